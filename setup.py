@@ -1,0 +1,25 @@
+"Packaging: everything is read from settings.ini, which nbdev reads too."
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+cp = ConfigParser(delimiters=['='])
+cp.read(Path(__file__).parent/'settings.ini', encoding='utf-8')
+cfg = cp['DEFAULT']
+pythons = ['3.10', '3.11', '3.12', '3.13']
+
+setup(
+    name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'],
+    long_description=Path('README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
+    author=cfg['author'], author_email=cfg['author_email'], url=cfg['git_url'],
+    license='Apache-2.0', license_files=['LICENSE'],
+    python_requires=f">={cfg['min_python']}",
+    packages=find_packages(include=['resnet_course', 'resnet_course.*']), include_package_data=True, zip_safe=False,
+    install_requires=cfg['requirements'].split(),
+    extras_require=dict(dev=cfg['dev_requirements'].split(), lessons=cfg['lessons_requirements'].split(),
+                        onnx=cfg['onnx_requirements'].split()),
+    entry_points=dict(console_scripts=cfg['console_scripts'].split(),
+                      nbdev=[f"{cfg['repo']}={cfg['repo']}._modidx:d"]),
+    classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Education', 'Natural Language :: English',
+                 *[f'Programming Language :: Python :: {v}' for v in pythons]])
