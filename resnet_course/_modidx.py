@@ -5,4 +5,9 @@ d = { 'settings': { 'branch': 'main',
                 'doc_host': 'https://resnet-course.github.io',
                 'git_url': 'https://github.com/resnet-course/resnet_course',
                 'lib_path': 'resnet_course'},
-  'syms': {}}
+  'syms': { 'resnet_course.core': { 'resnet_course.core.CourseError': ('api/core.html#courseerror', 'resnet_course/core.py'),
+                                    'resnet_course.core.MissingFileError': ('api/core.html#missingfileerror', 'resnet_course/core.py'),
+                                    'resnet_course.core.MissingFileError.__str__': ( 'api/core.html#missingfileerror.__str__',
+                                                                                     'resnet_course/core.py'),
+                                    'resnet_course.core.pick': ('api/core.html#pick', 'resnet_course/core.py'),
+                                    'resnet_course.core.write_beside': ('api/core.html#write_beside', 'resnet_course/core.py')}}}

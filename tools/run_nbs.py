@@ -1,0 +1,44 @@
+#!/usr/bin/env python3
+"""Run notebooks from a fresh kernel and store their outputs in them, as `nbdev_test` runs them without storing.
+
+    python tools/run_nbs.py nbs/lessons/01_first_classifier.ipynb [...] [--flags slow]
+
+Cells marked with one of settings.ini's `tst_flags` (slow, cuda, download) are left alone, outputs included,
+unless --flags names the flag. A failing cell stops its notebook, leaves the file as it was, and exits 1.
+"""
+import argparse, os, re, sys, time
+from pathlib import Path
+
+from execnb.nbio import read_nb, write_nb
+from execnb.shell import CaptureShell
+from fastcore.xtras import working_directory
+from nbdev.clean import clean_nb
+from nbdev.config import get_config
+
+def skipped(cell, flags):
+    "Is `cell` one that does not run here?"
+    return cell.cell_type != 'code' or bool(re.search(rf'^#\|\s*(eval:\s*false|{"|".join(flags)})\b', cell.source, re.M))
+
+def run_nb(path, flags):
+    "Execute `path` in place"
+    nb, shell, start = read_nb(path), CaptureShell(path, mpl_format='retina'), time.time()
+    with working_directory(path.parent): shell.run_all(nb, exc_stop=True, preproc=lambda c: skipped(c, flags))
+    clean_nb(nb, allowed_cell_metadata_keys=get_config().get('allowed_cell_metadata_keys', '').split())
+    write_nb(nb, path)
+    print(f'{path}: {time.time() - start:.0f} s')
+
+if __name__ == '__main__':
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('notebooks', nargs='+', type=Path)
+    p.add_argument('--flags', nargs='*', default=[], help='run cells with these flags too')
+    a = p.parse_args()
+    cfg = get_config()
+    sys.path.insert(0, str(cfg.config_path))
+    os.environ['IN_TEST'] = '1'
+    flags, failed = set(cfg.tst_flags.split()) - set(a.flags) or {'$^'}, []
+    for path in (p.absolute() for p in a.notebooks):
+        try: run_nb(path, flags)
+        except Exception as e:
+            failed.append(path)
+            print(f'{path}: {type(e).__name__}: {e}', file=sys.stderr)
+    sys.exit(bool(failed))
