@@ -1,4 +1,5 @@
 "Packaging: everything is read from settings.ini, which nbdev reads too."
+import re
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -7,11 +8,16 @@ from setuptools import find_packages, setup
 cp = ConfigParser(delimiters=['='])
 cp.read(Path(__file__).parent/'settings.ini', encoding='utf-8')
 cfg = cp['DEFAULT']
+# PyPI does not know where the repository is: links to its files become absolute, pictures to their raw form
+base = f"{cfg['git_url']}/blob/{cfg['branch']}/"
+readme = Path('README.md').read_text(encoding='utf-8')
+readme = re.sub(r'(!\[[^\]]*\]\(|src=")(?![a-z]+:|[#/])', rf"\g<1>{base.replace('/blob/', '/raw/')}", readme)
+readme = re.sub(r'(\]\(|href=")(?![a-z]+:|[#/])', rf'\g<1>{base}', readme)
 pythons = ['3.10', '3.11', '3.12', '3.13']
 
 setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'],
-    long_description=Path('README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
+    long_description=readme, long_description_content_type='text/markdown',
     author=cfg['author'], author_email=cfg['author_email'], url=cfg['git_url'],
     license='Apache-2.0', license_files=['LICENSE'],
     python_requires=f">={cfg['min_python']}",
