@@ -1,8 +1,9 @@
 "The project's own checks: that they pass as things are, and that they notice what they are for"
-import json, os, shutil, subprocess, sys
+import json, os, re, shutil, subprocess, sys
+from configparser import ConfigParser
 from pathlib import Path
 
-import pytest
+import pytest, yaml
 
 root = Path(__file__).resolve().parent.parent
 
@@ -93,3 +94,21 @@ def test_nothing_of_one_machine():
     found = [f for f in files.stdout.split('\0') if f and (root/f).suffix in ('.py', '.ipynb', '.md', '.json', '.yml', '.toml', '.ini')
              and (root/f).is_file() and any(h in (root/f).read_text(encoding='utf-8') for h in home)]
     assert not found
+
+def test_one_version():
+    "Everything that names the version names the same"
+    settings = ConfigParser(delimiters=['='])
+    settings.read(root/'settings.ini', encoding='utf-8')
+    version = settings['DEFAULT']['version']
+    assert re.search(r'^version: (.*)$', (root/'CITATION.cff').read_text(), re.M)[1] == version
+    assert f'"{version}"' in (root/'resnet_course/__init__.py').read_text()
+    assert re.search(r'^## (\S+)', (root/'CHANGELOG.md').read_text(), re.M)[1] == version
+
+@pytest.mark.parametrize('file', [*(root/'.github').rglob('*.yml'), root/'.pre-commit-config.yaml', root/'CITATION.cff', root/'_quarto.yml'],
+                         ids=lambda f: f.name)
+def test_yaml_reads(file): assert isinstance(yaml.safe_load(file.read_text(encoding='utf-8')), dict)
+
+def test_links_in_markdown():
+    "What CONTRIBUTING and README point to is there"
+    for f in ('CONTRIBUTING.md', 'README.md'):
+        for link in re.findall(r'\]\((?![a-z]+:|#)([^)#\s]+)', (root/f).read_text(encoding='utf-8')): assert (root/link).exists(), f'{f}: {link}'

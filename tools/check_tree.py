@@ -24,7 +24,8 @@ def remade(root, before):
             if f.endswith('.py') and not f.endswith('__init__.py'): continue
             (copy/f).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root/f, copy/f)
-        (copy/'nbs/_quarto.yml').symlink_to('../_quarto.yml')
+        # A copy, for the systems where making links is a privilege
+        shutil.copyfile(root/'_quarto.yml', copy/'nbs/_quarto.yml')
         code = ('from nbdev.clean import nbdev_clean; from nbdev.doclinks import nbdev_export; '
                 'from nbdev.quarto import refresh_quarto_yml; '
                 'nbdev_clean.__wrapped__(); nbdev_export.__wrapped__(); refresh_quarto_yml()')
