@@ -1,0 +1,18 @@
+"What several test files share"
+import os, subprocess, sys
+from pathlib import Path
+
+import pytest
+
+root = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(root/'tests'))
+
+@pytest.fixture(scope='session')
+def site():
+    "The built site's folder: the one that RESNET_COURSE_SITE names, or built now"
+    if 'RESNET_COURSE_SITE' in os.environ: return Path(os.environ['RESNET_COURSE_SITE'])
+    pytest.importorskip('smalldocs', reason='smalldocs, which builds the site offline, needs Python 3.11')
+    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
+    res = subprocess.run([sys.executable, 'tools/build_site.py'], cwd=root, env=env, capture_output=True, text=True)
+    assert res.returncode == 0, res.stdout[-2000:] + res.stderr[-6000:]
+    return root/'_docs'

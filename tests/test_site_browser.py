@@ -1,0 +1,117 @@
+"Every page of the site in a real browser: light, dark and on a phone"
+import re
+from pathlib import Path
+
+import pytest
+from browser import open_browser, watched
+
+pytestmark = pytest.mark.browser
+looks = dict(light=dict(color_scheme='light', viewport=dict(width=1280, height=900)),
+             dark=dict(color_scheme='dark', viewport=dict(width=1280, height=900)),
+             phone=dict(color_scheme='light', viewport=dict(width=390, height=844), has_touch=True, is_mobile=True))
+# Markup that a renderer should have turned into something; code is looked through elsewhere
+raw = [r':::', r'\{#', r'@fig-', r'@eq-', r'\\\(', r'\$\$', r'\]\(http', r'^#{1,4} ']
+visible = '''() => { const m = document.querySelector('main').cloneNode(true);
+    m.querySelectorAll('pre, code, script, style, .katex').forEach(e => e.remove()); return m.innerText || m.textContent; }'''
+
+@pytest.fixture(scope='module')
+def browser():
+    with open_browser() as b: yield b
+
+@pytest.fixture(scope='module')
+def axe():
+    return next(Path(pytest.importorskip('axe_playwright_python').__file__).parent.rglob('axe.min.js')).read_text(encoding='utf-8')
+
+def names(site): return sorted(f.relative_to(site).as_posix() for f in site.rglob('*.html'))
+
+def page_problems(page, name, look):
+    "What can be seen to be wrong with the page that is open"
+    yield from (f'raw markup {p}' for p in raw if re.search(p, page.evaluate(visible), re.M))
+    maths, done = page.locator('main span.math').count(), page.locator('main span.math .katex').count()
+    if maths != done: yield f'{maths - done} of {maths} formulas are not rendered'
+    if page.locator('.katex-error').count(): yield 'a formula with an error: ' + page.locator('.katex-error').first.inner_text()
+    wide = page.evaluate('document.documentElement.scrollWidth - innerWidth')
+    if wide > 1: yield f'{wide} px wider than the screen'
+
+@pytest.mark.parametrize('look', looks)
+def test_pages(site, browser, look):
+    wrong = []
+    context = browser.new_context(**looks[look])
+    for name in names(site):
+        page, said = watched(context)
+        page.goto((site/name).as_uri())
+        page.wait_for_timeout(120)
+        dark = page.evaluate("document.documentElement.classList.contains('quarto-dark')")
+        wrong += [f'{name}: {w}' for w in [*said, *page_problems(page, name, look)]]
+        if dark != (look == 'dark'): wrong.append(f'{name}: dark is {dark}')
+        page.close()
+    context.close()
+    assert not wrong, '\n'.join(wrong)
+
+@pytest.mark.parametrize('look', looks)
+def test_accessible(site, browser, axe, look):
+    "axe-core finds nothing serious"
+    found = {}
+    context = browser.new_context(**looks[look])
+    for name in names(site):
+        page = context.new_page()
+        page.goto((site/name).as_uri())
+        page.wait_for_timeout(150)
+        page.evaluate(axe)
+        for v in page.evaluate("axe.run(document, {resultTypes: ['violations']}).then(r => r.violations)"):
+            if v['impact'] in ('serious', 'critical'):
+                node = v['nodes'][0]
+                found.setdefault(v['id'], []).append(f"{name}: {node['html'][:160]} {node.get('failureSummary', '')[:200]} (and {len(v['nodes']) - 1} more)")
+        page.close()
+    context.close()
+    assert not found, '\n'.join(f'{k}: {len(v)} pages\n  ' + '\n  '.join(v[:3]) for k, v in found.items())
+
+def test_search(site, browser):
+    "Typing finds, arrows choose, Enter goes there"
+    page, said = watched(browser.new_context(**looks['light']))
+    page.goto((site/'index.html').as_uri())
+    page.keyboard.press('/')
+    page.keyboard.type('freeze_to', delay=20)
+    page.wait_for_selector('.search-result')
+    assert 'freeze_to' in page.locator('.smalldocs-search-results').inner_text()
+    page.keyboard.press('ArrowDown')
+    page.keyboard.press('Enter')
+    page.wait_for_url(lambda u: 'index.html' not in u)
+    assert 'freeze_to' in page.locator('main').inner_text() and not said
+
+def test_keyboard(site, browser):
+    "Tab alone reaches everything that can be clicked, and the first stop skips the menus"
+    page = browser.new_page(**looks['light'])
+    for name in ('index.html', 'papers.html'):
+        page.goto((site/name).as_uri())
+        page.wait_for_timeout(200)
+        page.evaluate('''() => { window.todo = new Set([...document.querySelectorAll('a[href], button, input, select, textarea, [tabindex="0"]')]
+            .filter(e => e.checkVisibility({visibilityProperty: true}) && e.tabIndex >= 0 && !e.disabled)); }''')
+        page.keyboard.press('Tab')
+        assert page.evaluate('document.activeElement.className') == 'skip-link'
+        for _ in range(page.evaluate('todo.size') + 5):
+            page.evaluate('todo.delete(document.activeElement)')
+            page.keyboard.press('Tab')
+        left = page.evaluate('[...todo].map(e => e.outerHTML.slice(0, 120))')
+        assert not left, left
+
+def test_theme_is_remembered(site, browser):
+    page = browser.new_page(**looks['light'])
+    page.goto((site/'index.html').as_uri())
+    page.locator('.quarto-color-scheme-toggle').first.click()
+    page.goto((site/'papers.html').as_uri())
+    page.wait_for_function("document.documentElement.classList.contains('quarto-dark')")
+
+def test_lesson_bar(site, browser):
+    "A lesson offers Colab and its notebook, and remembers that it was done"
+    lesson = next((n for n in names(site) if n.startswith('lessons/')), None)
+    if lesson is None: pytest.skip('no lesson yet')
+    page = browser.new_page(**looks['light'])
+    page.goto((site/lesson).as_uri())
+    colab, download = page.locator('.lesson-bar a').all()
+    assert colab.get_attribute('href').endswith(f"nbs/{lesson.replace('.html', '.ipynb')}")
+    assert (site/'lessons'/download.get_attribute('href')).is_file()
+    page.get_by_role('button', name='Mark this lesson as done').click()
+    page.reload()
+    assert page.locator('.lesson-done button').get_attribute('aria-pressed') == 'true'
+    assert page.locator('.sidebar-link.done').count() == 1 and page.locator('.course-progress').inner_text().startswith('1 of ')
