@@ -6,8 +6,9 @@
 __all__ = ['activations', 'shortcuts', 'variants', 'stems', 'conv', 'get_act', 'lrn', 'ZeroPad', 'make_shortcut', 'ResBlock',
            'BasicBlock', 'Bottleneck', 'make_stem', 'check_input']
 
-# %% ../nbs/api/02_layers.ipynb #b6420aea
+# %% ../nbs/api/02_layers.ipynb #4e6748e8
 import torch, torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
 from .core import CourseError, pick
 
@@ -41,7 +42,7 @@ def lrn(
     "Local response normalisation with the constants and the sum of Krizhevsky et al. 2012, section 3.3"
     return nn.LocalResponseNorm(n, alpha=alpha*n, beta=beta, k=k)
 
-# %% ../nbs/api/02_layers.ipynb #f899748c
+# %% ../nbs/api/02_layers.ipynb #63422be7
 class ZeroPad(nn.Module):
     "Option A (He et al. 2015, section 3.3): drop pixels to the stride, pad new channels with zeros; no parameters"
     def __init__(self,
@@ -52,6 +53,7 @@ class ZeroPad(nn.Module):
         super().__init__()
         self.ni, self.nf, self.stride = ni, nf, stride
     def forward(self, x):
+        "`x` with fewer pixels and more channels"
         n = self.nf - self.ni
         return F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, n//2, n - n//2))
     def extra_repr(self): return f'{self.ni}, {self.nf}, stride={self.stride}'
@@ -76,7 +78,7 @@ def make_shortcut(
 # %% ../nbs/api/02_layers.ipynb #5a0124eb
 variants = {'v1': 'He et al. 2015', 'v1.5': 'torchvision: stride on the 3×3 convolution', 'v2': 'pre-activation, He et al. 2016'}
 
-# %% ../nbs/api/02_layers.ipynb #8920812a
+# %% ../nbs/api/02_layers.ipynb #57b1cd7d
 class ResBlock(nn.Module):
     "A residual branch of convolutions and a shortcut around it: y = act(F(x) + x), or F(x) + x in v2"
     def __init__(self,
@@ -99,27 +101,40 @@ class ResBlock(nn.Module):
         stride = max(strides)
         self.downsample = make_shortcut(shortcut, szs[0], szs[-1], stride, norm=not self.pre)
 
-    def forward(self, x):
-        if self.pre: return self.forward_v2(x)
-        y = x
-        for i in range(1, self.n+1):
-            y = getattr(self, f'bn{i}')(getattr(self, f'conv{i}')(y))
-            if i < self.n: y = self.act(y)
-        return self.act(self.add(y, x))
+# %% ../nbs/api/02_layers.ipynb #cedb515d
+@patch
+def forward(self:ResBlock,
+    x:torch.Tensor # Maps (N, channels, height, width)
+):
+    "The branch, the shortcut, their sum; in v1 an activation after it"
+    if self.pre: return self.forward_v2(x)
+    y = x
+    for i in range(1, self.n+1):
+        y = getattr(self, f'bn{i}')(getattr(self, f'conv{i}')(y))
+        if i < self.n: y = self.act(y)
+    return self.act(self.add(y, x))
 
-    def forward_v2(self, x):
-        "The order of the 2016 paper; where the shortcut is a projection, both paths start after the first activation"
-        y = x if self.first else self.act(self.bn1(x))
-        skip = x if self.downsample is None else y
-        for i in range(1, self.n+1):
-            if i > 1: y = self.act(getattr(self, f'bn{i}')(y))
-            y = getattr(self, f'conv{i}')(y)
-        return self.add(y, skip)
+@patch
+def add(self:ResBlock,
+    y:torch.Tensor, # The branch's result
+    x:torch.Tensor # What goes into the shortcut
+):
+    "Branch plus shortcut (eq. 1 and 2 of He et al. 2015)"
+    if self.plain: return y
+    return y + (x if self.downsample is None else self.downsample(x))
 
-    def add(self, y, x):
-        "Branch plus shortcut"
-        if self.plain: return y
-        return y + (x if self.downsample is None else self.downsample(x))
+# %% ../nbs/api/02_layers.ipynb #2ab8a0d0
+@patch
+def forward_v2(self:ResBlock,
+    x:torch.Tensor # Maps (N, channels, height, width)
+):
+    "The order of He et al. 2016, Figure 1(b): the sum is passed on as it is"
+    y = x if self.first else self.act(self.bn1(x))
+    skip = x if self.downsample is None else y
+    for i in range(1, self.n+1):
+        if i > 1: y = self.act(getattr(self, f'bn{i}')(y))
+        y = getattr(self, f'conv{i}')(y)
+    return self.add(y, skip)
 
 # %% ../nbs/api/02_layers.ipynb #96b4f178
 class BasicBlock(ResBlock):

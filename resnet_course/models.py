@@ -64,13 +64,13 @@ def create_model(
     net.cfg = dict(name=name, n_out=n_out, n_in=n_in, **(free | given))
     return net
 
-# %% ../nbs/api/05_models.ipynb #cae9a4ec
+# %% ../nbs/api/05_models.ipynb #abc63149
 def options(
     name:str # One of `list_models()`
 )->dict:
     "What may be chosen for the network called `name`, with its defaults"
     cls, opts = registry[pick(name, registry, 'model')]
-    names = ['stem', 'shortcut', 'variant', 'act', 'zero_gamma'] if cls is ResNet else ['groups', 'act', 'norm', 'overlap', 'dropout', 'init']
+    names = ['stem', 'shortcut', 'variant', 'act', 'zero_gamma'] if cls is ResNet else ['groups', 'act', 'norm', 'overlap', 'omit', 'dropout', 'init']
     sig = inspect.signature(cls).parameters
     return {k: opts.get(k, sig[k].default) for k in names}
 

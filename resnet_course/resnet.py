@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['depths', 'cifar_depths', 'ResNet', 'init_resnet', 'param_groups', 'group_names']
 
-# %% ../nbs/api/04_resnet.ipynb #06bdbd81
+# %% ../nbs/api/04_resnet.ipynb #67a0851a
 import torch
+from fastcore.basics import patch
 from torch import nn
 from .core import CourseError, pick
 from .layers import BasicBlock, Bottleneck, check_input, get_act, make_stem, variants
@@ -16,7 +17,7 @@ depths = {18: (BasicBlock, (2, 2, 2, 2)), 34: (BasicBlock, (3, 4, 6, 3)), 50: (B
           101: (Bottleneck, (3, 4, 23, 3)), 152: (Bottleneck, (3, 8, 36, 3))}
 cifar_depths = {d: (BasicBlock, ((d - 2)//6,)*3) for d in (8, 14, 20, 32, 44, 56, 110, 1202)}
 
-# %% ../nbs/api/04_resnet.ipynb #618b0e8a
+# %% ../nbs/api/04_resnet.ipynb #15ad72c1
 class ResNet(nn.Module):
     "ResNets of He et al. 2015 and 2016, plain nets, ResNeXt and Wide ResNet"
     def __init__(self,
@@ -34,37 +35,55 @@ class ResNet(nn.Module):
     ):
         super().__init__()
         pick(variant, variants, 'variant')
-        if zero_gamma and shortcut == 'none': raise CourseError('zero_gamma with no shortcut gives a net that outputs '
-                                                                'nothing but a constant: drop one of the two')
         self.n_in, self.n_stages = n_in, len(n_blocks)
         self.conv1, pool = make_stem(stem, n_in, nf, act)
-        self.bn1, self.act, self.maxpool = nn.BatchNorm2d(nf), get_act(act), pool
-        ni = nf
+        self.bn1, self.act, self.maxpool, ni = nn.BatchNorm2d(nf), get_act(act), pool, nf
+        kwargs |= dict(shortcut=shortcut, variant=variant, act=act)
         for i, n in enumerate(n_blocks):
-            no, stage = nf*2**i, []
-            for j in range(n):
-                stage.append(block(ni, no, 2 if i and not j else 1, shortcut=shortcut, variant=variant, act=act,
-                                   first=not (i or j), **kwargs))
-                ni = no*block.expansion
+            no = nf*2**i
+            stage = [block(ni, no, 2 if i else 1, first=i == 0, **kwargs)]
+            ni = no*block.expansion
+            stage += [block(ni, no, **kwargs) for _ in range(n - 1)]
             self.add_module(f'layer{i+1}', nn.Sequential(*stage))
         # v2 blocks end in a bare addition; the last one is normalised and activated here (He et al. 2016, appendix)
         self.bn_out = nn.BatchNorm2d(ni) if variant == 'v2' else None
         self.avgpool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(ni, n_out)
         init_resnet(self, zero_gamma)
 
-    def forward(self, x):
-        check_input(x, self.n_in)
-        x = self.maxpool(self.act(self.bn1(self.conv1(x))))
-        for i in range(self.n_stages): x = getattr(self, f'layer{i+1}')(x)
-        if self.bn_out is not None: x = self.act(self.bn_out(x))
-        return self.fc(self.avgpool(x).flatten(1))
+# %% ../nbs/api/04_resnet.ipynb #a5a57dd5
+@patch
+def forward(self:ResNet,
+    x:torch.Tensor # Images (N, channels, height, width), normalised
+):
+    "Scores (N, classes), before the softmax"
+    self.check(x)
+    x = self.maxpool(self.act(self.bn1(self.conv1(x))))
+    for i in range(self.n_stages): x = getattr(self, f'layer{i+1}')(x)
+    if self.bn_out is not None: x = self.act(self.bn_out(x))
+    return self.fc(self.avgpool(x).flatten(1))
 
-# %% ../nbs/api/04_resnet.ipynb #1ce491e0
+# %% ../nbs/api/04_resnet.ipynb #8c2c3b81
+@patch
+def check(self:ResNet,
+    x:torch.Tensor # A batch
+):
+    "A `CourseError` that says what to do if `x` is not for this net"
+    check_input(x, self.n_in)
+    if not (self.training and len(x) == 1): return
+    last = getattr(self, f'layer{self.n_stages}')[-1].bn2
+    stride = 2**(self.n_stages - 1)*(1 if isinstance(self.maxpool, nn.Identity) else 4)
+    if last.training and max(x.shape[2:]) <= stride:
+        raise CourseError(f'one image of {x.shape[2]}×{x.shape[3]} px cannot train this net (BatchNorm needs more than one value '
+                          f'for each channel): use more images in a batch, or images of at least {stride + 1} px')
+
+# %% ../nbs/api/04_resnet.ipynb #9679e838
 def init_resnet(
     net:nn.Module, # Its weights are set in place
     zero_gamma:bool=False # Start every block as the identity?
 ):
-    "He et al. 2015b: convolutions N(0, √(2/fan-out)); BatchNorm γ=1, β=0"
+    "He et al. 2015b (Delving deep into rectifiers): convolutions N(0, √(2/fan-out)); BatchNorm γ=1, β=0"
+    if zero_gamma and any(getattr(m, 'plain', False) for m in net.modules()):
+        raise CourseError('zero_gamma without shortcuts gives a net whose output never depends on its input: drop one of the two')
     for m in net.modules():
         if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
     if not zero_gamma: return
@@ -72,7 +91,7 @@ def init_resnet(
         # a v1 branch ends in a BatchNorm (Goyal et al. 2017, section 5.1), a v2 branch in a convolution
         if isinstance(m, (BasicBlock, Bottleneck)): nn.init.zeros_(getattr(m, f'{"conv" if m.pre else "bn"}{m.n}').weight)
 
-# %% ../nbs/api/04_resnet.ipynb #c88bcdaa
+# %% ../nbs/api/04_resnet.ipynb #e99cf3f8
 def _groups(model):
     "Name → list of modules, from the input to the output"
     kids = dict(model.named_children())
@@ -84,7 +103,7 @@ def _groups(model):
     if 'features' in kids and 'classifier' in kids and isinstance(kids['classifier'], nn.Sequential):
         convs = [m for m in kids['features'] if isinstance(m, nn.Conv2d)]
         fcs = [m for m in kids['classifier'] if isinstance(m, nn.Linear)]
-        if len(convs) == 5 and len(fcs) == 3:
+        if len(convs) > 3 and len(fcs) == 3:
             return {'conv1': convs[:1], 'conv2': convs[1:2], 'conv3-5': convs[2:], 'fc6-7': fcs[:2], 'head': fcs[2:]}
     return {n: [m] for n, m in kids.items() if list(m.parameters())} or {'all': [model]}
 
