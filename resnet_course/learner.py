@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['torch_sgd', 'torch_adam', 'torch_adamw', 'StopOnNaN', 'History', 'set_seeds', 'course_learner']
 
-# %% ../nbs/api/09_learner.ipynb #b1519cd3
+# %% ../nbs/api/09_learner.ipynb #71f94cb8
 import random, time
 from functools import partial
 
@@ -24,6 +24,7 @@ from .amp import AutoPrecision
 from .core import CourseError
 from .models import create_model, default_stem
 from .resnet import param_groups
+from .weights import load_weights
 
 # %% ../nbs/api/09_learner.ipynb #daee3804
 torch_sgd   = partial(OptimWrapper, opt=torch.optim.SGD, momentum=0.9)
@@ -57,11 +58,6 @@ class History(Callback):
         self.rows.append(dict(epoch=len(self.rows), **dict(zip(rec.metric_names[1:], map(float, rec.final_record))),
                               lr=float(self.opt.hypers[-1]['lr']), train_seconds=self.trained, seconds=time.perf_counter() - self.start))
 
-# %% ../nbs/api/09_learner.ipynb #32faed0c
-def _load(model, weights):
-    from resnet_course.weights import load_weights
-    return load_weights(model, weights)
-
 # %% ../nbs/api/09_learner.ipynb #a3391dce
 def set_seeds(
     seed:int, # Any integer
@@ -72,7 +68,7 @@ def set_seeds(
     set_seed(seed, reproducible=deterministic)
     if dls is not None and hasattr(dls.train, 'rng'): dls.train.rng = random.Random(seed)
 
-# %% ../nbs/api/09_learner.ipynb #6e059262
+# %% ../nbs/api/09_learner.ipynb #6ae15098
 def course_learner(
     dls,                   # Loaders, from `get_dls` or any of fastai's
     arch='resnet20',       # A name from `list_models()`, or a model
@@ -92,7 +88,7 @@ def course_learner(
     if isinstance(arch, str):
         if stem is None: stem = default_stem(dls.size, arch) if hasattr(dls, 'size') else None
         arch = create_model(arch, n_out=dls.c, n_in=getattr(dls, 'n_in', 3), stem=stem, **(model_kwargs or {}))
-    report = _load(arch, weights) if weights is not None else None
+    report = load_weights(arch, weights) if weights is not None else None
     learn = Learner(dls, arch, loss_func=loss_func or CrossEntropyLossFlat(), opt_func=opt_func, splitter=param_groups,
                     metrics=metrics, cbs=[AutoPrecision(precision), StopOnNaN(), History(), *(cbs or [])], **kwargs)
     learn.seed, learn.weights_report, learn.recipe = seed, report, None
