@@ -1,9 +1,10 @@
 "Packaging: everything is read from settings.ini, which nbdev reads too."
-import re
+import json, re, shutil
 from configparser import ConfigParser
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 cp = ConfigParser(delimiters=['='])
 cp.read(Path(__file__).parent/'settings.ini', encoding='utf-8')
@@ -13,6 +14,23 @@ base = f"{cfg['git_url']}/blob/{cfg['branch']}/"
 readme = Path('README.md').read_text(encoding='utf-8')
 readme = re.sub(r'(!\[[^\]]*\]\(|src=")(?![a-z]+:|[#/])', rf"\g<1>{base.replace('/blob/', '/raw/')}", readme)
 readme = re.sub(r'(\]\(|href=")(?![a-z]+:|[#/])', rf'\g<1>{base}', readme)
+
+class BuildWithLessons(build_py):
+    "Puts the lessons into the wheel, where resnet_course.lessons finds them: without outputs, to be run by who reads them"
+    def run(self):
+        super().run()
+        if self.editable_mode: return   # a checkout has them in nbs
+        for f in sorted(Path('nbs').glob('*/*')):
+            if f.parent.name not in ('lessons', 'solutions', 'guides', 'images') or f.suffix not in ('.ipynb', '.png', '.svg', '.jpg'): continue
+            to = Path(self.build_lib)/'resnet_course/notebooks'/f.relative_to('nbs')
+            to.parent.mkdir(parents=True, exist_ok=True)
+            if f.suffix != '.ipynb': shutil.copyfile(f, to)
+            else:
+                nb = json.loads(f.read_text(encoding='utf-8'))
+                for c in nb['cells']:
+                    if c['cell_type'] == 'code': c.update(outputs=[], execution_count=None)
+                to.write_text(json.dumps(nb, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+
 pythons = ['3.10', '3.11', '3.12', '3.13']
 
 setup(
@@ -22,6 +40,7 @@ setup(
     license='Apache-2.0', license_files=['LICENSE'],
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=['resnet_course', 'resnet_course.*']), include_package_data=True, zip_safe=False,
+    cmdclass=dict(build_py=BuildWithLessons),
     install_requires=cfg['requirements'].split(),
     extras_require=dict(dev=cfg['dev_requirements'].split(), lessons=cfg['lessons_requirements'].split(),
                         onnx=cfg['onnx_requirements'].split()),
