@@ -39,7 +39,7 @@ setup(
     author=cfg['author'], author_email=cfg['author_email'], url=cfg['git_url'],
     license='Apache-2.0', license_files=['LICENSE'],
     python_requires=f">={cfg['min_python']}",
-    packages=find_packages(include=['resnet_course', 'resnet_course.*']), include_package_data=True, zip_safe=False,
+    packages=find_packages(include=['resnet_course', 'resnet_course.*']), include_package_data=False, package_data={'resnet_course': ['assets/**/*']}, zip_safe=False,
     cmdclass=dict(build_py=BuildWithLessons),
     install_requires=cfg['requirements'].split(),
     extras_require=dict(dev=cfg['dev_requirements'].split(), lessons=cfg['lessons_requirements'].split(),

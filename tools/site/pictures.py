@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw the site's icon and the card that is shown where a link to it is shared: nbs/images/favicon.png, social.png."""
+"""Draw the site's icon and the card that is shown where a link to it is shared: nbs/assets/favicon.png, social.png."""
 from pathlib import Path
 
 import matplotlib
@@ -7,7 +7,7 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-images = Path(__file__).resolve().parents[2]/'nbs/images'
+images = Path(__file__).resolve().parents[2]/'nbs/assets'
 blue, light, ink = '#1a5fb0', '#dbe9fb', '#14213d'
 
 def canvas(w, h, color):
