@@ -103,7 +103,7 @@ def new_run_dir(
         except FileExistsError: continue
         except OSError as e: raise CourseError(f'{path}: cannot make a folder for the run ({e.strerror}); choose another with `out`') from None
 
-# %% ../nbs/api/14_runs.ipynb #83d3536a
+# %% ../nbs/api/14_runs.ipynb #fbb64697
 def save_run(
     learn,       # A trained `Learner` from `course_learner`
     path,        # The run's folder
@@ -113,7 +113,8 @@ def save_run(
     "Write a run's four files into `path`; returns the record"
     path, rec = Path(path), run_record(learn, reports, **extra)
     dls = learn.dls
-    save_weights(learn.model, path/'model.safetensors', vocab=list(map(str, dls.vocab)), size=getattr(dls, 'size', None), stats=getattr(dls, 'stats', None))
+    save_weights(learn.model, path/'model.safetensors', vocab=list(map(str, dls.vocab)), size=getattr(dls, 'size', None),
+                 side=getattr(dls, 'side', None), stats=getattr(dls, 'stats', None))
     if rec['history']:
         with write_beside(path/'history.csv') as tmp, open(tmp, 'w', newline='', encoding='utf-8') as f:
             w = csv.DictWriter(f, list(rec['history'][0]))
