@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['exercises', 'Hint', 'Exercise', 'exercise', 'as_number', 'as_choice', 'as_list', 'same', 'close', 'list_exercises',
-           'explain', 'check']
+           'explain', 'hint_for', 'check']
 
 # %% ../nbs/api/16_exercises.ipynb #d0e7d742
 import importlib, linecache, math, numbers, random, re, traceback
@@ -159,21 +159,29 @@ def _fresh_random():
         try: yield
         finally: random.setstate(py); np.random.set_state(np_)
 
-# %% ../nbs/api/16_exercises.ipynb #3af806e6
+# %% ../nbs/api/16_exercises.ipynb #8bb8c8a1
+def hint_for(
+    id:str, # Lesson and number: '05.2'
+    answer  # The answer
+)->str: # '' if the answer is right
+    "The hint that `check` would give, without printing it"
+    ex = _load(id)
+    try:
+        with _fresh_random(): ex.f(answer)
+    except Hint as e: return str(e)
+    except Exception as e: return f'trying your answer ended in an error.\n  {explain(e)}'
+    return ''
+
+# %% ../nbs/api/16_exercises.ipynb #31eab0b8
 def check(
     id:str, # Lesson and number: '05.2'
     answer  # The answer; `...` is none yet
 )->bool:
     "Try `answer` on hidden tests and print the verdict, with a hint if it is wrong"
-    ex = _load(id)
+    _load(id)
     if answer is ...:
         print(f'○ {id}: not answered yet. Put your answer in place of the three dots and run the cell again.')
         return False
-    try:
-        with _fresh_random(): ex.f(answer)
-    except Hint as e: print(f'✗ {id}: {e}')
-    except Exception as e: print(f'✗ {id}: trying your answer ended in an error.\n  {explain(e)}')
-    else:
-        print(f'✓ {id}: right.')
-        return True
-    return False
+    hint = hint_for(id, answer)
+    print(f'✗ {id}: {hint}' if hint else f'✓ {id}: right.')
+    return not hint
