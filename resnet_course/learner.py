@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['torch_sgd', 'torch_adam', 'torch_adamw', 'StopOnNaN', 'History', 'set_seeds', 'course_learner']
 
-# %% ../nbs/api/09_learner.ipynb #71f94cb8
+# %% ../nbs/api/09_learner.ipynb #a26115c2
 import random, time
 from functools import partial
 
@@ -19,9 +19,11 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import set_seed
+from fastcore.foundation import L
 
 from .amp import AutoPrecision
 from .core import CourseError
+from .freeze import Frozen
 from .models import create_model, default_stem
 from .resnet import param_groups
 from .weights import load_weights
@@ -68,7 +70,7 @@ def set_seeds(
     set_seed(seed, reproducible=deterministic)
     if dls is not None and hasattr(dls.train, 'rng'): dls.train.rng = random.Random(seed)
 
-# %% ../nbs/api/09_learner.ipynb #6ae15098
+# %% ../nbs/api/09_learner.ipynb #672372c3
 def course_learner(
     dls,                   # Loaders, from `get_dls` or any of fastai's
     arch='resnet20',       # A name from `list_models()`, or a model
@@ -79,7 +81,7 @@ def course_learner(
     opt_func=torch_sgd,    # Optimizer: fastai's kind
     metrics=accuracy,
     loss_func=None,        # None: cross-entropy
-    cbs=None,              # More callbacks
+    cbs=None,              # Another callback, or several
     model_kwargs:dict|None=None, # More arguments for `create_model`
     **kwargs               # For `Learner`
 )->Learner:
@@ -90,6 +92,6 @@ def course_learner(
         arch = create_model(arch, n_out=dls.c, n_in=getattr(dls, 'n_in', 3), stem=stem, **(model_kwargs or {}))
     report = load_weights(arch, weights) if weights is not None else None
     learn = Learner(dls, arch, loss_func=loss_func or CrossEntropyLossFlat(), opt_func=opt_func, splitter=param_groups,
-                    metrics=metrics, cbs=[AutoPrecision(precision), StopOnNaN(), History(), *(cbs or [])], **kwargs)
+                    metrics=metrics, cbs=[AutoPrecision(precision), Frozen(), StopOnNaN(), History(), *L(cbs)], **kwargs)
     learn.seed, learn.weights_report, learn.recipe = seed, report, None
     return learn
