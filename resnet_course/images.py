@@ -228,7 +228,7 @@ def make_pool(
     x = decode_all(files, side, n_in) if in_memory else None
     return ImagePool(name, y, vocab, x=x, files=files, splits=splits, n_in=n_in, side=side, size=size, **kwargs)
 
-# %% ../nbs/api/00_images.ipynb #9c352850
+# %% ../nbs/api/00_images.ipynb #375936f8
 def open_folder(
     path, # Folder of class folders, or of train/valid/test folders with class folders in them
     size:int=None, # Side a network will see (px); None: the images' own if they are small and alike, else 128
@@ -239,7 +239,9 @@ def open_folder(
     if not path.is_dir(): raise MissingFileError(f'no such folder: {path}')
     files, y, names, splits = _listing(path)
     kw = dict(flip=True)
-    if (path/'dataset.json').is_file(): files, y, splits, kw = _described(path, files, y, names, splits)
+    if (path/'dataset.json').is_file():
+        files, y, splits, said = _described(path, files, y, names, splits)
+        kw = {**kw, **said}
     vocab = kw.pop('vocab', names)
     return make_pool(path.resolve().name, files, y, vocab, splits, size, in_memory, labels=kw.pop('labels', names), **kw)
 
