@@ -64,6 +64,7 @@ class Frozen(Callback):
     def before_fit(self):
         "Freeze anew: `fit` may have made another optimizer"
         opt = self.learn.opt
+        if opt is None: return  # predictions of a learner that has not been trained yet
         # a new optimizer knows nothing of what was frozen; the same one may have been told otherwise
         self.apply(self.n_frozen if opt is not self.seen else _group_number(self.learn, opt.frozen_idx))
     def before_train(self):
