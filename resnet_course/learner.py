@@ -47,18 +47,20 @@ class StopOnNaN(Callback):
             raise CourseError(f'the loss is {self.loss.item()} in epoch {self.epoch}, batch {self.iter}: '
                               'lower the learning rate (`learn.lr_find()` suggests one), or train with precision="fp32"')
 
-# %% ../nbs/api/09_learner.ipynb #532b5a6f
+# %% ../nbs/api/09_learner.ipynb #df3c42fa
 class History(Callback):
     "Keeps a row for every epoch of every fit: losses, metrics, last learning rate, seconds"
     order = 65  # after the Recorder
-    def __init__(self): self.rows = []
-    def before_epoch(self): self.start, self.trained = time.perf_counter(), None
+    def __init__(self): self.rows, self.spent = [], 0.
+    def before_epoch(self): self.start, self.trained, self.spent = time.perf_counter() - self.spent, None, 0.
     def after_train(self): self.trained = time.perf_counter() - self.start
     def after_epoch(self):
         if self.trained is None: return  # `validate` and `get_preds` come by here too
         rec = self.learn.recorder
         self.rows.append(dict(epoch=len(self.rows), **dict(zip(rec.metric_names[1:], map(float, rec.final_record))),
                               lr=float(self.opt.hypers[-1]['lr']), train_seconds=self.trained, seconds=time.perf_counter() - self.start))
+    def state_dict(self): return dict(rows=self.rows, spent=time.perf_counter() - self.start if self.training else 0.)
+    def load_state_dict(self, s): self.rows, self.spent = s['rows'], s['spent']
 
 # %% ../nbs/api/09_learner.ipynb #a3391dce
 def set_seeds(
@@ -81,6 +83,7 @@ def course_learner(
     opt_func=torch_sgd,    # Optimizer: fastai's kind
     metrics=accuracy,
     loss_func=None,        # None: cross-entropy
+    splitter=param_groups, # Model → parameter groups, for freezing
     cbs=None,              # Another callback, or several
     model_kwargs:dict|None=None, # More arguments for `create_model`
     **kwargs               # For `Learner`
@@ -91,7 +94,7 @@ def course_learner(
         if stem is None: stem = default_stem(dls.size, arch) if hasattr(dls, 'size') else None
         arch = create_model(arch, n_out=dls.c, n_in=getattr(dls, 'n_in', 3), stem=stem, **(model_kwargs or {}))
     report = load_weights(arch, weights) if weights is not None else None
-    learn = Learner(dls, arch, loss_func=loss_func or CrossEntropyLossFlat(), opt_func=opt_func, splitter=param_groups,
+    learn = Learner(dls, arch, loss_func=loss_func or CrossEntropyLossFlat(), opt_func=opt_func, splitter=splitter,
                     metrics=metrics, cbs=[AutoPrecision(precision), Frozen(), StopOnNaN(), History(), *L(cbs)], **kwargs)
     learn.seed, learn.weights_report, learn.recipe = seed, report, None
     return learn
