@@ -6,18 +6,20 @@
 __all__ = ['recipes', 'Recipe', 'list_recipes', 'steps', 'cosine', 'one_cycle', 'mom_cycle', 'triangle', 'get_recipe',
            'recipe_cbs', 'fit_recipe']
 
-# %% ../nbs/api/10_recipes.ipynb #9de09c69
+# %% ../nbs/api/10_recipes.ipynb #c50eed82
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import ReduceLROnPlateau
 from fastai.losses import CrossEntropyLossFlat
 
+from .checkpoint import resumable
 from .core import CourseError, pick
 from .learner import torch_adamw, torch_sgd
 
-# %% ../nbs/api/10_recipes.ipynb #ddaad313
+# %% ../nbs/api/10_recipes.ipynb #46a891fb
 @dataclass
 class Recipe:
     "How to train: optimizer, weight decay, and the learning rate as a function of the share of training done"
@@ -29,6 +31,7 @@ class Recipe:
     shape: object = None         # Share of training done (0..1) → share of `lr`; None: constant until `plateau`
     mom_shape: object = None     # Share of training done → momentum; None: constant
     opt_func: object = torch_sgd
+    lr_power: float = 1.         # `lr` grows with batch size to this power: 1 for SGD, 0.5 for Adam
     wd: float = 1e-4             # Weight decay, added to the gradient as in `torch.optim.SGD`
     hypers: dict = field(default_factory=dict) # More of the optimizer's, such as momentum
     plateau: dict | None = None  # Arguments of `ReduceLROnPlateau`: divide when validation no longer improves
@@ -84,9 +87,11 @@ def triangle(peak=0.2, start=0.2, end=0.):
     "Straight from `start` to 1 at `peak`, straight down to `end`"
     return lambda pct: start + (1 - start)*pct/peak if pct < peak else end + (1 - end)*(1 - pct)/(1 - peak)
 
-# %% ../nbs/api/10_recipes.ipynb #beb7919e
-_add('one_cycle', 'Smith & Topin 2018, as in fastai', lr=0.4, bs=128, epochs=5, wd=5e-4, shape=one_cycle(), mom_shape=mom_cycle(),
-     about='The default: good results from few epochs')
+# %% ../nbs/api/10_recipes.ipynb #f5bd7c25
+_add('one_cycle', 'Smith & Topin 2018, as in fastai, with AdamW', lr=5e-3, bs=128, epochs=5, wd=1e-2, shape=one_cycle(),
+     mom_shape=mom_cycle(), opt_func=torch_adamw, lr_power=0.5, about='The default: good results from few epochs')
+_add('one_cycle_sgd', 'Smith & Topin 2018', lr=0.4, bs=128, epochs=30, wd=5e-4, shape=one_cycle(), mom_shape=mom_cycle(),
+     about='The same with the papers\' optimizer: better when there are many epochs')
 _add('cosine', 'Loshchilov & Hutter 2017, without restarts', lr=0.1, bs=128, epochs=30, wd=5e-4, shape=cosine(warmup=0.05),
      about='The usual choice when there is time')
 _add('step', 'He et al. 2015, section 4.2, at any length', lr=0.1, bs=128, epochs=30, shape=steps([0.5, 0.75]),
@@ -120,19 +125,22 @@ def recipe_cbs(
     if r.mom_shape: scheds['mom'] = r.mom_shape
     return ([ParamScheduler(scheds)] if scheds else []) + ([ReduceLROnPlateau(monitor='valid_loss', **r.plateau)] if r.plateau else [])
 
-# %% ../nbs/api/10_recipes.ipynb #6cdfa528
+# %% ../nbs/api/10_recipes.ipynb #af285cb8
 def fit_recipe(
     learn,                # From `course_learner`, or any fastai `Learner`
     recipe='one_cycle',   # A name from `list_recipes()`, or a `Recipe`
     epochs:int=5,         # Passes over the training set; the schedule stretches to fit
     lr:float|None=None,   # Highest learning rate; None: the recipe's, scaled to the batch size
-    cbs=None              # More callbacks
+    cbs=None,             # More callbacks
+    checkpoint=None,      # Folder or file for checkpoints, to go on from after an interruption; None: none
+    resume:bool=False,    # Go on from `checkpoint`?
+    minutes:float=10      # Write a checkpoint within an epoch too, every so many minutes
 ):
     "Train `learn` by `recipe`, with a fresh optimizer; what is frozen stays frozen. Returns `learn`"
     r = get_recipe(recipe)
     if epochs < 1: raise CourseError(f'epochs={epochs}: at least one is needed to train')
     if not len(learn.dls.train): raise CourseError('the training loader has no batches: use a smaller `bs`, or more images')
-    if lr is None: lr = r.lr*getattr(learn.dls.train, 'bs', r.bs)/r.bs
+    if lr is None: lr = r.lr*(getattr(learn.dls.train, 'bs', r.bs)/r.bs)**r.lr_power
     frozen = learn.opt.frozen_idx if learn.opt else 0
     learn.opt_func = r.opt_func
     learn.create_opt()
@@ -140,5 +148,7 @@ def fit_recipe(
     if r.hypers: learn.opt.set_hypers(**r.hypers)
     if r.label_smoothing: learn.loss_func = CrossEntropyLossFlat(label_smoothing=r.label_smoothing)
     learn.recipe = dict(name=r.name, epochs=epochs, lr=lr, wd=r.wd, source=r.source)
-    learn.fit(epochs, lr=lr, wd=r.wd, cbs=[*recipe_cbs(r, lr), *(cbs or [])])
+    cfg = dict(data=getattr(learn.dls, 'cfg', None), model=getattr(learn.model, 'cfg', None), recipe=learn.recipe, seed=learn.seed)
+    with resumable(learn, checkpoint, resume, minutes, cfg) if checkpoint else nullcontext():
+        learn.fit(epochs, lr=lr, wd=r.wd, cbs=[*recipe_cbs(r, lr), *(cbs or [])])
     return learn
