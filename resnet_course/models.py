@@ -41,14 +41,14 @@ def list_models(
     "The names that `create_model` knows, those that match `pattern` if there is one"
     return [n for n in registry if pattern is None or fnmatch(n, pattern)]
 
-# %% ../nbs/api/05_models.ipynb #8102b69a
+# %% ../nbs/api/05_models.ipynb #321ea4d0
 def create_model(
     name:str, # One of `list_models()`
     n_out:int=10, # Number of classes
     n_in:int=3, # Channels of the images: 3 for colour, 1 for grey
     stem:str=None, # 'imagenet', 'cifar' or 'deep'; the name's own if `None`
     shortcut:str=None, # 'A', 'B', 'C' or 'none'; the name's own if `None`
-    **kwargs # Further options of `ResNet` (variant, act, zero_gamma) or `AlexNet` (act, dropout, norm, overlap, init, ...)
+    **kwargs # Further options of `ResNet` (variant, nf, act, zero_gamma) or `AlexNet` (act, dropout, norm, overlap, init, ...)
 )->nn.Module:
     "A new, untrained network; its `.cfg` makes another like it: `create_model(**net.cfg)`"
     cls, opts = registry[pick(name, registry, 'model')]
@@ -64,13 +64,13 @@ def create_model(
     net.cfg = dict(name=name, n_out=n_out, n_in=n_in, **(free | given))
     return net
 
-# %% ../nbs/api/05_models.ipynb #abc63149
+# %% ../nbs/api/05_models.ipynb #71b68c51
 def options(
     name:str # One of `list_models()`
 )->dict:
     "What may be chosen for the network called `name`, with its defaults"
     cls, opts = registry[pick(name, registry, 'model')]
-    names = ['stem', 'shortcut', 'variant', 'act', 'zero_gamma'] if cls is ResNet else ['groups', 'act', 'norm', 'overlap', 'omit', 'dropout', 'init']
+    names = ['stem', 'shortcut', 'variant', 'nf', 'act', 'zero_gamma'] if cls is ResNet else ['groups', 'act', 'norm', 'overlap', 'omit', 'dropout', 'init']
     sig = inspect.signature(cls).parameters
     return {k: opts.get(k, sig[k].default) for k in names}
 

@@ -6,8 +6,8 @@
 __all__ = ['nests', 'read_weights', 'canonical', 'LoadReport', 'adapt_channels', 'which_model', 'variant_of', 'torchvision_file',
            'load_weights', 'save_weights', 'load_model']
 
-# %% ../nbs/api/06_weights.ipynb #03b4b5ab
-import argparse, hashlib, json, pickle, re, zipfile
+# %% ../nbs/api/06_weights.ipynb #f06b0488
+import argparse, hashlib, json, pickle, re, warnings, zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from torch import nn
 import resnet_course
 from .core import CourseError, MissingFileError, pick, write_beside
 from .layers import variants
-from .models import create_model, list_models, registry
+from .models import create_model, list_models, options, registry
 
 # %% ../nbs/api/06_weights.ipynb #7803ccbb
 def _harmless():
@@ -27,27 +27,32 @@ def _harmless():
     dtypes = [type(np.dtype(t)) for t in ('float64', 'float32', 'int64', 'int32', 'bool')]
     return [core.multiarray.scalar, np.dtype, *dtypes, argparse.Namespace]
 
-# %% ../nbs/api/06_weights.ipynb #d5e65872
+# %% ../nbs/api/06_weights.ipynb #7700e0d8
 def _check_zip(path):
-    "Refuse an archive that unpacks to much more than its size"
-    with zipfile.ZipFile(path) as z: total = sum(i.file_size for i in z.infolist())
+    "Refuse an archive that unpacks to much more than its size, or that holds a program"
+    with zipfile.ZipFile(path) as z: total, names = sum(i.file_size for i in z.infolist()), z.namelist()
+    if any(n.endswith('/constants.pkl') for n in names):
+        raise CourseError(f'{path}: a TorchScript program, not weights; save the state_dict of torch.jit.load(path) where you trust it')
     if total > 4*path.stat().st_size + 2**20:
         raise CourseError(f'{path}: unpacks to {total:,} bytes from {path.stat().st_size:,}: not a checkpoint that PyTorch wrote; not loaded')
 
-# %% ../nbs/api/06_weights.ipynb #61dd25bb
+# %% ../nbs/api/06_weights.ipynb #159bdfb4
 def _read_torch(path):
     "What a PyTorch checkpoint holds, weights only"
     if zipfile.is_zipfile(path): _check_zip(path)
     try:
-        with torch.serialization.safe_globals(_harmless()): return torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as e:
-        if 'TorchScript' in str(e): raise CourseError(f'{path}: a TorchScript program, not weights; save the state_dict of '
-                                                      'torch.jit.load(path) instead') from None
-        what = re.search(r'GLOBAL ([\w.]+)', str(e))
-        raise CourseError(f'{path}: holds more than weights' + (f' ({what[1]})' if what else '') + ', and loading that could run '
-                          'code; nothing was loaded. Save `model.state_dict()`, best with save_weights') from None
-    except Exception as e: raise CourseError(f'{path}: not a whole PyTorch checkpoint ({str(e).splitlines()[0][:80] if str(e) else type(e).__name__}); '
-                                             'is it truncated, or another kind of file?') from None
+        # opened here: given a path, newer versions of torch choose a reader by the file's name
+        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings(), open(path, 'rb') as f:
+            warnings.simplefilter('ignore')
+            return torch.load(f, map_location='cpu', weights_only=True)
+    except Exception as e:
+        why = (str(e).partition('WeightsUnpickler error: ')[2] or str(e) or type(e).__name__).strip()
+        if isinstance(e, pickle.UnpicklingError) and not why.startswith('Unsupported operand'):
+            what = re.search(r'GLOBAL ([\w.]+)', why)
+            raise CourseError(f'{path}: holds more than weights' + (f' ({what[1]})' if what else '') + ', and loading that could '
+                              'run code; nothing was loaded. Save `model.state_dict()`, best with save_weights') from None
+        raise CourseError(f'{path}: not a whole PyTorch checkpoint ({why.splitlines()[0][:80]}); is it truncated, or another '
+                          'kind of file?') from None
 
 def _read_safetensors(path):
     "Tensors and metadata of a safetensors file"
@@ -56,25 +61,31 @@ def _read_safetensors(path):
     except (SafetensorError, ValueError, TypeError, KeyError) as e:
         raise CourseError(f'{path}: not a whole safetensors file ({e}); was the download cut off?') from None
 
-# %% ../nbs/api/06_weights.ipynb #af755fe3
+# %% ../nbs/api/06_weights.ipynb #b1962761
 def _open(path):
     "Check that `path` can be read; its first bytes"
-    if not path.exists(): raise MissingFileError(f'{path}: no such file')
+    try: path.stat()
+    except FileNotFoundError: raise MissingFileError(f'{path}: no such file') from None
+    except OSError as e: raise CourseError(f'{path}: cannot be read ({e.strerror})') from None
     if path.is_dir(): raise CourseError(f'{path}: a directory; name a weights file in it')
+    if not path.is_file(): raise CourseError(f'{path}: not a regular file') # reading a pipe would wait for ever
     try:
         with open(path, 'rb') as f: head = f.read(512)
     except OSError as e: raise CourseError(f'{path}: cannot be read ({e.strerror})') from None
     if not head: raise CourseError(f'{path}: empty file; fetch or save it again')
+    if head.startswith(b'version https://git-lfs'): raise CourseError(f'{path}: only a Git LFS pointer; run `git lfs pull` to get the file itself')
+    if head[8:9] != b'{' and head.lstrip()[:1] in (b'<', b'{'): raise CourseError(f'{path}: a text file ({head[:20].decode(errors="replace").split()[0]}…), not weights: '
+                                                            'did the download save a web page?')
     return head
 
-# %% ../nbs/api/06_weights.ipynb #7c85989a
+# %% ../nbs/api/06_weights.ipynb #ad1c8af4
 def read_weights(
     path # A `.safetensors`, `.pth`, `.pt`, `.th`, `.ckpt` or `.bin` file
 )->tuple:
     "The tensors of a weights file by name, and its metadata (a dict, empty unless `save_weights` wrote it); executes nothing"
     path = Path(path).expanduser()
     head = _open(path)
-    if head[8:9] == b'{' or path.suffix == '.safetensors':
+    if head[8:9] == b'{' or path.suffix == '.safetensors' and head[:2] != b'PK' and head[:1] != b'\x80':
         sd, meta = _read_safetensors(path)
         try: meta = json.loads(meta.get('resnet_course', '{}'))
         except ValueError: raise CourseError(f'{path}: its metadata is not JSON') from None
@@ -145,11 +156,12 @@ def adapt_channels(
     if n_in == 1: return w.sum(1, keepdim=True)
     return w[:, torch.arange(n_in) % c]*(c/n_in)
 
-# %% ../nbs/api/06_weights.ipynb #9d9ddd7a
+# %% ../nbs/api/06_weights.ipynb #ed03a4a2
 def _fit(v, like, name, first, head):
     "`v` in the shape and dtype of `like`, and what was done to it; `None` if it cannot be"
     done = []
-    if v.is_complex() or v.is_quantized or v.layout is not torch.strided: return None, f'a {v.layout} {v.dtype} tensor'
+    if v.is_quantized or v.layout is not torch.strided or v.is_meta or v.is_floating_point() != like.is_floating_point():
+        return None, f'a tensor of another kind ({v.dtype}, {v.layout}, {v.device})'.replace('torch.', '')
     if v.shape != like.shape:
         if name in head and v.ndim == like.ndim and v.shape[1:] == like.shape[1:]: return None, f'{v.shape[0]} classes, the model has {like.shape[0]}'
         if not (name == first and v.ndim == 4 and v.shape[0] == like.shape[0] and v.shape[2:] == like.shape[2:]):
@@ -208,25 +220,29 @@ def _refuse(own, bad, left, report):
     if extra: why.append(f'{len(extra)} of its tensors are not in the model ({show(extra)})')
     return '; '.join(why)
 
-# %% ../nbs/api/06_weights.ipynb #2c8ac028
+# %% ../nbs/api/06_weights.ipynb #f391cb5c
 def which_model(
     source # A file, or a state dict
 )->list:
     "What to give to `create_model` for a network that these weights fit: a list of options, the likeliest first"
     sd = {canonical(k): v for k, v in (source if isinstance(source, dict) else read_weights(source)[0]).items()}
     stem, out = sd.get('conv1.weight', sd.get('conv1.0.weight')), sd.get('fc.weight')
-    if stem is None or stem.ndim != 4 or 'layer1.0.conv1.weight' not in sd: return []
+    if stem is None or stem.ndim != 4 or not {'bn1.weight', 'layer1.0.conv1.weight'} <= {*sd}: return []
     kw = dict(n_in=stem.shape[1], n_out=len(out) if out is not None and out.ndim == 2 else 10,
               stem='deep' if 'conv1.0.weight' in sd else 'cifar' if stem.shape[-1] == 3 else 'imagenet')
-    kw |= dict(shortcut='C') if 'layer1.1.downsample.0.weight' in sd else {}
+    if 'layer1.0.downsample.0.weight' in sd and not 'layer1.0.conv3.weight' in sd: kw['shortcut'] = 'C'
+    if 'layer1.1.downsample.0.weight' in sd: kw['shortcut'] = 'C'
     if 'bn_out.weight' in sd: kw['variant'] = 'v2'
     kinds = [kw] if 'shortcut' in kw else [dict(kw, shortcut=s) for s in 'BA']
     body = lambda d: {k: tuple(v.shape) for k, v in d.items() if not (_spare.search(k) or _head.search(k))}
+    n_blocks = len({m[0] for k in sd if (m := re.match(r'layer\d+\.\d+\.', k))})
     fits = []
-    with torch.device('meta'):
-        for name in list_models('resn*') + list_models('wide*'):
-            if sum(map(int, registry[name][1]['n_blocks'])) != len({k[:k.index('.conv1')] for k in sd if re.match(r'layer\d+\.\d+\.conv1', k)}): continue
-            fits += [dict(name=name, **k) for k in kinds if body(create_model(name, **k).state_dict()) == body(sd)]
+    for name, (cls, opts) in registry.items():
+        if name.startswith('plain') or sum(opts.get('n_blocks', ())) != n_blocks: continue
+        nf = {} if len(sd['bn1.weight']) == options(name)['nf'] else dict(nf=len(sd['bn1.weight']))
+        for k in kinds:
+            with torch.device('meta'): same = body(create_model(name, **k, **nf).state_dict()) == body(sd)
+            if same: fits.append(dict(name=name, **k, **nf))
     return fits
 
 # %% ../nbs/api/06_weights.ipynb #df4a12e4

@@ -1,0 +1,206 @@
+"""Any network that can be described has the shapes and the layers that its description implies, learns, and survives saving"""
+import tempfile
+from pathlib import Path
+
+import pytest, torch, torchvision
+from hypothesis import HealthCheck, example, given, settings, strategies as st
+from torch import nn
+from torch.nn import functional as F
+from resnet_course.core import CourseError
+from resnet_course.models import create_model, default_stem, list_models, options
+from resnet_course.resnet import cifar_depths, depths, group_names, param_groups
+from resnet_course.summary import model_summary
+from resnet_course.weights import load_model, load_weights, save_weights
+
+slow = settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+
+@st.composite
+def resnets(draw):
+    "create_model's arguments for some ResNet, small enough to train here"
+    name = draw(st.sampled_from(['resnet8', 'resnet14', 'resnet20', 'plain8', 'plain14', 'resnet18', 'plain18', 'resnet34', 'resnet50',
+                                 'resnext50_32x4d']))
+    kw = dict(name=name, n_out=draw(st.integers(1, 12)), n_in=draw(st.integers(1, 4)), act=draw(st.sampled_from(['relu', 'elu', 'tanh', 'leaky_relu'])),
+              stem=draw(st.sampled_from(['imagenet', 'cifar', 'deep'])), variant=draw(st.sampled_from(['v1', 'v1.5', 'v2'])),
+              nf=draw(st.sampled_from([16, 32])))
+    if not name.startswith('plain'):
+        kw |= dict(shortcut=draw(st.sampled_from(['A', 'B', 'C', 'none'])))
+        kw |= dict(zero_gamma=kw['shortcut'] != 'none' and draw(st.booleans()))
+    return kw
+
+sizes = st.tuples(st.integers(16, 48), st.integers(16, 48))
+
+def n_of(net, cls): return sum(isinstance(m, cls) for m in net.modules())
+
+def described(kw):
+    "What the description implies: blocks, convolutions and BatchNorms, stage shapes"
+    name = kw['name']
+    digits = int(''.join(c for c in name.split('_')[0] if c.isdigit()))
+    block, n_blocks = (cifar_depths if digits in cifar_depths else depths)[digits]
+    wide = block.expansion == 4
+    n, convs, shortcut, v2 = sum(n_blocks), 3 if wide else 2, kw.get('shortcut', 'none'), kw['variant'] == 'v2'
+    proj = {'B': len(n_blocks) - (0 if wide else 1), 'C': n}.get(shortcut, 0)
+    stem = 3 if kw['stem'] == 'deep' else 1
+    # v2: the first block has no BatchNorm before its first convolution, the end has one more, projections have none
+    return dict(n_blocks=n_blocks, convs=stem + n*convs + proj, bns=stem + n*convs + (0 if v2 else proj), wide=wide)
+
+@slow
+@given(resnets(), sizes)
+@example(dict(name='resnet18', n_out=10, n_in=3, act='relu', stem='imagenet', variant='v1.5', nf=64, shortcut='B'), (16, 16))
+@example(dict(name='resnet50', n_out=10, n_in=3, act='relu', stem='cifar', variant='v1', nf=16, shortcut='A'), (17, 31))
+def test_structure(kw, size):
+    torch.manual_seed(0)
+    net, d = create_model(**kw), described(kw)
+    assert n_of(net, nn.Conv2d) == d['convs'] and n_of(net, nn.BatchNorm2d) == d['bns'] and n_of(net, nn.Linear) == 1
+    k = len(d['n_blocks'])
+    assert group_names(net) == ['stem', *(f'layer{i+1}' for i in range(k)), 'head']
+    ps = [p for g in param_groups(net) for p in g]
+    assert len({*map(id, ps)}) == len(ps) == len(list(net.parameters()))
+    shapes = {r['layer']: r['shape'] for r in model_summary(net, size, depth=1).rows}
+    h, w = size if kw['stem'] == 'cifar' else (-(-s//4) for s in size)
+    for i in range(k):
+        assert shapes[f'layer{i+1}'] == (kw['nf']*2**i*(4 if d['wide'] else 1), h, w)
+        h, w = -(-h//2), -(-w//2)
+
+@slow
+@given(resnets(), sizes)
+def test_trains_and_survives_saving(kw, size):
+    torch.manual_seed(0)
+    net = create_model(**kw)
+    x, y = torch.randn(4, kw['n_in'], *size), torch.randint(0, kw['n_out'], (4,))
+    opt = torch.optim.SGD(net.parameters(), lr=.01)
+    loss = F.cross_entropy(net(x), y)
+    loss.backward()
+    opt.step()
+    assert torch.isfinite(loss) and all(torch.isfinite(p).all() for p in net.parameters())
+    assert all(p.grad is not None for p in net.parameters())
+    with tempfile.TemporaryDirectory() as d, torch.no_grad():
+        path = save_weights(net, Path(d)/'net', size=list(size))
+        back, again = load_model(path), create_model(**net.cfg)
+        report = load_weights(again, path)
+        assert back.cfg == net.cfg == again.cfg and len(report.matched) == len(net.state_dict()) and not report.missing
+        out = net.eval()(x)
+        assert out.shape == (4, kw['n_out'])
+        assert torch.equal(out, back(x)) and torch.equal(out, again.eval()(x))
+
+@slow
+@given(st.sampled_from(list_models('alex*')), st.integers(1, 12), st.integers(1, 4), st.integers(1, 100),
+       st.sampled_from(['relu', 'tanh']), st.sampled_from([None, 3, 4, 5]))
+def test_alexnets(name, n_out, n_in, size, act, omit):
+    "Every size works from the smallest that the error names; below it the error names it"
+    if name == 'alexnet_tv': omit = None
+    with torch.device('meta'): net = create_model(name, n_out, n_in, act=act, omit=omit)
+    x = torch.empty(2, n_in, size, size, device='meta')
+    assert net.min_size == {'alexnet_tv': 63, 'alexnet_small': 1}.get(name, 67)
+    if size >= net.min_size: assert net(x).shape == (2, n_out)
+    else:
+        with pytest.raises(CourseError, match=f'smallest size that works is {net.min_size} px'): net(x)
+        with pytest.raises(RuntimeError): net.features(x)
+    assert n_of(net, nn.Conv2d) == 5 - (omit is not None) and n_of(net, nn.Linear) == 3
+    assert sum(map(len, param_groups(net))) == len(list(net.parameters())) == 2*(8 - (omit is not None))
+
+@pytest.mark.parametrize('name', list_models())
+def test_cfg_rebuilds(name):
+    with torch.device('meta'): a = create_model(name, 7, 1)
+    with torch.device('meta'): b = create_model(**a.cfg)
+    assert a.cfg == b.cfg and [(k, v.shape) for k, v in a.state_dict().items()] == [(k, v.shape) for k, v in b.state_dict().items()]
+
+# Published counts, a row each
+
+def counts(name, size=224, n_out=1000, **kw):
+    with torch.device('meta'): s = model_summary(create_model(name, n_out, **kw), size)
+    return s.params, s.macs
+
+@pytest.mark.parametrize('name, params, gmacs', [
+    ('resnet18', 11_689_512, 1.814), ('resnet34', 21_797_672, 3.664), ('resnet50', 25_557_032, 4.089), ('resnet101', 44_549_160, 7.801),
+    ('resnet152', 60_192_808, 11.514), ('resnext50_32x4d', 25_028_904, 4.230), ('wide_resnet50_2', 68_883_240, 11.398),
+    ('alexnet_tv', 61_100_840, 0.714)])
+def test_torchvisions_counts(name, params, gmacs):
+    p, m = counts(name)
+    assert (p, round(m/1e9, 3)) == (params, gmacs)
+    meta = torchvision.models.get_model_weights(name.removesuffix('_tv')).IMAGENET1K_V1.meta
+    assert (meta['num_params'], meta['_ops']) == (params, gmacs)
+
+@pytest.mark.parametrize('name, gmacs', [('resnet18', 1.8), ('resnet34', 3.6), ('resnet50', 3.8), ('resnet101', 7.6), ('resnet152', 11.3)])
+def test_table1(name, gmacs): assert abs(counts(name, variant='v1')[1]/1e9 - gmacs) < .065
+
+@pytest.mark.parametrize('depth, params, mmacs', [(18, 11_173_962, 555), (34, 21_282_122, 1159), (50, 23_520_842, 1298),
+                                                  (101, 42_512_970, 2510), (152, 58_156_618, 3722)])
+def test_cifar_stem_counts(depth, params, mmacs):
+    p, m = counts(f'resnet{depth}', 32, 10, stem='cifar')
+    assert (p, round(m/1e6)) == (params, mmacs)
+
+@pytest.mark.parametrize('depth, millions', [(20, .27), (32, .46), (44, .66), (56, .85), (110, 1.7), (1202, 19.4)])
+def test_table6(depth, millions):
+    p, m = counts(f'resnet{depth}', 32, 10)
+    assert round(p/1e6, 2 if depth < 100 else 1) == millions
+    assert depth == 1202 or counts(f'plain{depth}', 32, 10) == (p, m)
+
+@pytest.mark.parametrize('name, kw, params', [('alexnet_1gpu', dict(n_out=10, n_in=1), 58_299_082), ('alexnet', dict(n_out=1000), 60_965_224)])
+def test_alexnet_counts(name, kw, params): assert counts(name, 227, **kw)[0] == params
+
+# torchvision's networks, to the last digit
+
+ours_and_theirs = ['resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnext50_32x4d', 'resnext101_32x8d', 'wide_resnet50_2',
+                   'wide_resnet101_2', 'alexnet_tv']
+
+@pytest.mark.parametrize('name', ours_and_theirs)
+@torch.no_grad()
+def test_parity(name):
+    torch.manual_seed(0)
+    theirs = getattr(torchvision.models, name.removesuffix('_tv'))(weights=None)
+    with torch.device('meta'): ours = create_model(name, 1000)
+    ours.to_empty(device='cpu')
+    load_weights(ours, theirs.state_dict())
+    assert [*ours.state_dict()] == [*theirs.state_dict()]
+    for train in (True, False):
+        for size in ((64, 64), (97, 65), (160, 160) if name in ('resnet18', 'resnet50', 'alexnet_tv') else (80, 80)):
+            x, outs = torch.randn(2, 3, *size), []
+            for net in (ours, theirs):
+                torch.manual_seed(1)
+                outs.append(net.train(train)(x))
+            assert (outs[0] - outs[1]).abs().max() < 1e-5 and outs[1].abs().max() > 1e-3
+    for (k, a), b in zip(ours.state_dict().items(), theirs.state_dict().values()): assert torch.allclose(a, b, atol=1e-5), k
+
+def test_gradients_are_torchvisions():
+    torch.manual_seed(0)
+    ours, theirs = create_model('resnet18', 10), torchvision.models.resnet18(num_classes=10)
+    load_weights(ours, theirs.state_dict())
+    x, y = torch.randn(4, 3, 64, 64), torch.arange(4)
+    for net in (ours, theirs): F.cross_entropy(net(x), y).backward()
+    for (n, a), b in zip(ours.named_parameters(), theirs.parameters()): assert torch.allclose(a.grad, b.grad, atol=1e-5), n
+
+# Errors
+
+@pytest.mark.parametrize('args, says', [
+    (dict(name='resnte50'), "did you mean 'resnet50'"), (dict(name='Resnet18'), "did you mean 'resnet18'"),
+    (dict(name=''), 'choose from'), (dict(name=None), 'unknown model None'), (dict(name='resnet18', stem='cifr'), "did you mean 'cifar'"),
+    (dict(name='resnet18', shortcut='b'), 'choose from A, B, C'), (dict(name='resnet18', variant='v3'), 'unknown variant'),
+    (dict(name='resnet18', act='relo'), "did you mean 'relu'"), (dict(name='resnet18', n_in=0), 'positive whole number'),
+    (dict(name='resnet18', n_out=2.0), 'positive whole number'), (dict(name='resnet18', n_out=True), 'positive whole number'),
+    (dict(name='plain18', shortcut='A'), 'use resnet18'), (dict(name='plain8', zero_gamma=True), 'drop one of the two'),
+    (dict(name='resnet18', dropout=.5), 'no option'), (dict(name='alexnet', stem='cifar'), 'no option'),
+    (dict(name='alexnet', init='he'), 'unknown init'), (dict(name='alexnet', omit=1), 'omit must be'),
+], ids=str)
+def test_wrong_arguments(args, says):
+    with pytest.raises(CourseError, match=says): create_model(**args)
+
+@pytest.mark.parametrize('shape, says', [((3, 32, 32), r'x\[None\]'), ((2, 1, 32, 32), 'n_in=1'), ((32,), 'batch of images')])
+def test_wrong_input(shape, says):
+    with pytest.raises(CourseError, match=says): create_model('resnet8')(torch.zeros(shape))
+
+@pytest.mark.parametrize('name, stem, side', [('resnet18', 'imagenet', 33), ('resnet18', 'cifar', 9), ('resnet8', 'cifar', 5), ('resnet8', 'deep', 17)])
+def test_one_image_in_training(name, stem, side):
+    "The smallest size that the error names works, one less does not"
+    net = create_model(name, stem=stem)
+    assert net(torch.randn(1, 3, side, side)).shape == (1, 10)
+    with pytest.raises(CourseError, match=f'at least {side} px'): net(torch.randn(1, 3, side - 1, side - 1))
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d): m.eval()
+    assert net(torch.randn(1, 3, side - 1, side - 1)).shape == (1, 10)
+
+def test_default_stem_names_a_stem_or_nothing():
+    for n in list_models():
+        for s in (16, 28, 32, 64, 96, 224):
+            stem = default_stem(s, n)
+            assert stem is None if n.startswith('alex') else stem in ('cifar', 'imagenet')
+            if stem is not None and not n.startswith('alex'): assert 'stem' in options(n)
