@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['datasets', 'presets', 'read_idx', 'asset', 'read_pickle', 'imagenet_names', 'SetInfo', 'data_home', 'where',
-           'get_set', 'list_datasets', 'open_pool', 'stratified', 'make_splits', 'ToImage', 'ToLabel', 'PoolDL',
-           'CourseDataLoaders', 'pixel_stats', 'get_dls', 'TorchItem', 'TorchDL', 'as_dls', 'ShowAs']
+           'get_set', 'list_datasets', 'open_pool', 'stratified', 'make_splits', 'ToImage', 'ToLabel', 'SeededDL',
+           'PoolDL', 'CourseDataLoaders', 'pixel_stats', 'get_dls', 'TorchItem', 'TorchDL', 'as_dls', 'ShowAs',
+           'describe']
 
-# %% ../nbs/api/00_data.ipynb #62491190
+# %% ../nbs/api/00_data.ipynb #11c3fccd
 import lzma, os, pickle, random
 from copy import copy
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW, default_device, rank_distrib
 import fastai.vision.data  # teaches show_batch and show_results to lay images out in a grid
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader as TorchLoader, default_collate
 
 from .augment import (AlternatingMirror, BatchAugment, ColorJitter, Cutout, Erase, Lighting, MiddleCrop, Mirror,
                                    PadCrop, RandomWindow, ResizedCrop, ResizeTo, RotateShift, colour_components)
@@ -393,24 +394,9 @@ class ToLabel(Transform):
         return TensorCategory(self.labels.index(pick(Path(o).parent.name, self.labels, f'class of {o}')))
     def decodes(self, o:TensorCategory): return Category(self.vocab[o])
 
-# %% ../nbs/api/00_data.ipynb #530b8d8b
-class PoolDL(TfmdDL):
-    "A `TfmdDL` that takes whole batches out of a pool in memory, and reads anything else item by item"
-    @property
-    def _tfm(self):
-        "The `ToImage` whose pool batches can be cut from, if one can"
-        ds = self.dataset
-        if not isinstance(ds, Datasets) or not len(ds) or not isinstance(ds.tls[0].tfms.fs[0], ToImage): return
-        tfm, plain = ds.tls[0].tfms.fs[0], not len(self.after_item.fs) and not len(self.before_batch.fs)
-        return tfm if plain and tfm.pool is not None and tfm.pool.x is not None and isinstance(ds.items[0], (int, np.integer)) else None
-    def create_batches(self, samps):
-        "Indices → batches, not yet augmented"
-        if (tfm := self._tfm) is None: yield from super().create_batches(samps); return
-        items, n, device = self.dataset.items, len(self.dataset.tls), self.device
-        items, (x, y) = getattr(items, 'items', items), tfm.pool.on(device if not self.fake_l.num_workers else None)
-        for idxs in self.chunkify(samps):
-            i = torch.tensor([items[j] for j in idxs], device=x.device)
-            yield (tfm.cls(as_channels(x[i], tfm.n_in)), TensorCategory(y[i]))[:n]
+# %% ../nbs/api/00_data.ipynb #fbe2015f
+class SeededDL(TfmdDL):
+    "A `TfmdDL` whose batches depend on nothing but `rng`"
     def shuffle_fn(self, idxs):
         "As fastai's, without a Python loop over the images"
         return np.array(idxs)[np.random.RandomState(self.rng.getrandbits(32)).permutation(len(idxs))].tolist()
@@ -426,6 +412,25 @@ class PoolDL(TfmdDL):
         for f in self.after_batch.fs:
             if hasattr(f, 'start'): f.start([self.dataset.items[i] for i in idxs])
         return idxs
+
+# %% ../nbs/api/00_data.ipynb #caaeb2cb
+class PoolDL(SeededDL):
+    "A loader that takes whole batches out of a pool in memory, and reads anything else item by item"
+    @property
+    def _tfm(self):
+        "The `ToImage` whose pool batches can be cut from, if one can"
+        ds = self.dataset
+        if not isinstance(ds, Datasets) or not len(ds) or not isinstance(ds.tls[0].tfms.fs[0], ToImage): return
+        tfm, plain = ds.tls[0].tfms.fs[0], not len(self.after_item.fs) and not len(self.before_batch.fs)
+        return tfm if plain and tfm.pool is not None and tfm.pool.x is not None and isinstance(ds.items[0], (int, np.integer)) else None
+    def create_batches(self, samps):
+        "Indices → batches, not yet augmented"
+        if (tfm := self._tfm) is None: yield from super().create_batches(samps); return
+        items, n, device = self.dataset.items, len(self.dataset.tls), self.device
+        items, (x, y) = getattr(items, 'items', items), tfm.pool.on(device if not self.fake_l.num_workers else None)
+        for idxs in self.chunkify(samps):
+            i = torch.tensor([items[j] for j in idxs], device=x.device)
+            yield (tfm.cls(as_channels(x[i], tfm.n_in)), TensorCategory(y[i]))[:n]
 
 # %% ../nbs/api/00_data.ipynb #d6069760
 _dls_attrs = 'vocab c name n_in size side stats source cfg'.split()
@@ -597,7 +602,7 @@ class TorchDL(PoolDL):
     sampler = None
     def get_idxs(self): return list(self.sampler) if self.sampler is not None and self.shuffle else super().get_idxs()
 
-# %% ../nbs/api/00_data.ipynb #26c2e7b4
+# %% ../nbs/api/00_data.ipynb #696d41df
 def _below(ds, attr):
     "`ds.attr`, or that of the dataset that a `Subset` is taken from"
     while ds is not None:
@@ -606,8 +611,6 @@ def _below(ds, attr):
 
 def _torch_dl(dl, tfm, vocab, train, device):
     "One PyTorch loader as a `TorchDL`"
-    if not hasattr(dl, 'batch_size') or not hasattr(dl.dataset, '__len__') or not hasattr(dl.dataset, '__getitem__'):
-        raise CourseError(f'{dl!r} is no PyTorch DataLoader with a dataset that has a length')
     items = TfmdLists(list(range(len(dl.dataset))), TorchItem(dl.dataset, tfm, vocab), do_setup=False)
     collate = dl.collate_fn
     own = {} if collate is default_collate else dict(create_batch=lambda b: _typed(collate([tuple(o) for o in b])))
@@ -621,7 +624,7 @@ def _typed(b):
     "A batch in fastai's types"
     return TensorImage(b[0]), TensorCategory(b[1])
 
-# %% ../nbs/api/00_data.ipynb #744ef2f8
+# %% ../nbs/api/00_data.ipynb #905a4e20
 def as_dls(
     train, # PyTorch `DataLoader` of (image tensor C,H,W, class) pairs
     valid, # PyTorch `DataLoader` to validate on
@@ -631,6 +634,9 @@ def as_dls(
     device=None # Where the batches go; None: fastai's default device
 )->CourseDataLoaders:
     "Loaders of plain PyTorch with everything that fastai's can do"
+    for dl in (train, valid, *([test] if test is not None else [])):
+        if not isinstance(dl, TorchLoader) or not hasattr(dl.dataset, '__len__'):
+            raise CourseError(f'{dl!r} is no PyTorch DataLoader over a dataset that has a length')
     vocab = vocab or _below(train.dataset, 'classes')
     if vocab is None: raise CourseError('the dataset has no `classes`: give their names as vocab=')
     tfm, device = _below(valid.dataset, 'transform'), device or default_device()
@@ -647,3 +653,18 @@ class ShowAs(Transform):
     "Leaves batches alone, and undoes a normalisation when they are shown"
     def __init__(self, stats): self.mean, self.std = (torch.tensor(o)[:, None, None] for o in stats)
     def decodes(self, x:TensorImage): return (x*self.std.to(x.device) + self.mean.to(x.device)).clamp(0, 1)
+
+# %% ../nbs/api/00_data.ipynb #67cbf283
+def describe(
+    name:str, # A set's name
+    root=None # Where the standard sets are; None: fastai's data folder
+)->dict:
+    "What a set that is on disk really holds, and whether its files are the published ones"
+    folder, info = where(name, root), datasets[name]
+    if folder is None: return {}
+    pool = open_pool(name, root=root)
+    n = [len(pool.splits.get(s, [])) for s in ('train', 'test')]
+    x = pool.x if not pool.splits or pool.x is None else pool.x[pool.splits['train']]
+    stats = pixel_stats(x) if x is not None else None
+    checked = [matches(folder/f, s) for f, s in info.sums.items() if (folder/f).is_file()]
+    return dict(train=n[0] or len(pool), test=n[1], classes=len(pool.vocab), stats=stats, files=len(checked), published=all(checked))

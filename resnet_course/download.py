@@ -50,7 +50,7 @@ def _open(url, start, timeout):
     if first != str(start): raise OSError(f'the server sent bytes from {first}, not from {start}')
     return r, start, int(total) if total.isdigit() else None
 
-# %% ../nbs/api/00_download.ipynb #8441a23a
+# %% ../nbs/api/00_download.ipynb #3c7ba9df
 def _room(folder, n):
     "Raise if `n` more bytes do not fit"
     free = shutil.disk_usage(folder).free
@@ -61,7 +61,7 @@ def _attempt(url, part, timeout, progress):
     r, start, total = _open(url, part.stat().st_size if part.exists() else 0, timeout)
     with r, open(part, 'ab' if start else 'wb') as f:
         if total: _room(part.parent, total - start)
-        bar = progress_bar(range(total), leave=False, display=progress) if total else None
+        bar = progress_bar(range(total), leave=False) if total and progress else None
         if bar: bar.update(0)
         n = start
         while b := r.read1(1 << 16):
@@ -130,7 +130,7 @@ def _members(archive):
     with tarfile.open(archive) as t:
         return [(m.name, m.linkname if m.issym() else None, m.size, m.isreg() or m.isdir() or m.issym()) for m in t]
 
-# %% ../nbs/api/00_download.ipynb #2442b36a
+# %% ../nbs/api/00_download.ipynb #d9826268
 def unpack(
     archive, # .zip or .tar, however compressed
     dest # Folder to make; it must not exist
@@ -149,7 +149,7 @@ def unpack(
         shutil.unpack_archive(archive, tmp, **_how(archive))
         tmp.rename(dest)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as e:
-        raise CourseError(f'cannot unpack {archive}: {e}') from e
+        raise CourseError(f'cannot unpack {archive}: {str(e).splitlines()[0]}') from e
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return dest
 

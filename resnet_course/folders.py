@@ -20,7 +20,7 @@ from .core import CourseError, MissingFileError, pick
 from .data import imagenet_names, make_splits, open_pool
 from .images import class_folders, image_files, open_image, split_folders
 
-# %% ../nbs/api/00_folders.ipynb #c9db2acc
+# %% ../nbs/api/00_folders.ipynb #757923fd
 def _labels(vocab):
     "A folder name for each class, in the classes' order"
     names = [re.sub(r'[^\w.-]+', '_', v) for v in vocab]
@@ -30,7 +30,8 @@ def _labels(vocab):
 def _in_threads(f, items, progress):
     "Run `f` on all `items`; the first error stops it"
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as ex:
-        return list(progress_bar(ex.map(f, items), total=len(items), leave=False, display=progress))
+        done = ex.map(f, items)
+        return list(progress_bar(done, total=len(items), leave=False) if progress else done)
 
 # %% ../nbs/api/00_folders.ipynb #6b4fbd96
 def export_set(
@@ -60,7 +61,7 @@ def export_set(
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return dest
 
-# %% ../nbs/api/00_folders.ipynb #e169ff61
+# %% ../nbs/api/00_folders.ipynb #2daff113
 def _chosen(have, classes, seed):
     "The class folders meant by `classes`: a number, folder names, or ImageNet's own names"
     if isinstance(classes, int):
@@ -72,6 +73,7 @@ def _chosen(have, classes, seed):
     if len(picked) < 2: raise CourseError('a classifier needs two classes or more')
     return picked
 
+# %% ../nbs/api/00_folders.ipynb #a3f2a6fb
 def make_subset(
     source, # Folder of class folders, or of train/valid/test folders with class folders in them
     dest, # Folder to make
@@ -195,7 +197,7 @@ def _known_classes(labels):
     return [Finding('note', f'{len(seen)} of {len(labels)} classes are ImageNet\'s own ({", ".join(seen[:4])}): weights trained there have seen '
                             'them, perhaps these very pictures. That is no test of transfer')]
 
-# %% ../nbs/api/00_folders.ipynb #7d540cfa
+# %% ../nbs/api/00_folders.ipynb #01d523fc
 def _file_findings(looks, others, small, large):
     "Findings about single files"
     found, name = [], lambda o: '/'.join(o.path.parts[-2:])
@@ -213,9 +215,11 @@ def _file_findings(looks, others, small, large):
 def _balance(counts):
     "Findings about classes"
     found, first = [], next(iter(counts.values()))
-    if len(first) < 2: found.append(Finding('error', f'{len(first)} class folders: a classifier needs two or more'))
+    nothing = {k for k in first if not any(c.get(k) for c in counts.values())}
+    if nothing: found.append(Finding('warning', f'no images at all of {", ".join(sorted(nothing)[:5])}: left out'))
+    if len(set(first) - nothing) < 2: found.append(Finding('error', f'{len(set(first) - nothing)} class folders with images: a classifier needs two or more'))
     for s, c in counts.items():
-        if empty := sorted(set(first) - {k for k, v in c.items() if v}): found.append(Finding('error', f'{s}: no images of {", ".join(empty[:5])}'))
+        if empty := sorted({k for k in first if k not in nothing} - {k for k, v in c.items() if v}): found.append(Finding('error', f'{s}: no images of {", ".join(empty[:5])}'))
         if new := sorted(set(c) - set(first)): found.append(Finding('error', f'{s}: classes that are not trained on: {", ".join(new[:5])}'))
         full = {k: v for k, v in c.items() if v}
         if full and max(full.values()) > 10*min(full.values()):

@@ -178,7 +178,7 @@ def _listing(folder):
         if s: splits[s] = np.arange(start, len(files))
     return files, np.array(y), names, splits
 
-# %% ../nbs/api/00_images.ipynb #edfaa786
+# %% ../nbs/api/00_images.ipynb #e20e4456
 def _common_look(files):
     "The side and channels that all of `files` share if they are small squares, else `(None, 3)`"
     def look(f):
@@ -204,7 +204,8 @@ def decode_all(
         except CourseError as e: bad.append((i, e))
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as ex:
         done = ex.map(one, range(len(files)))
-        for _ in progress_bar(done, total=len(files), leave=False, display=progress or len(files) >= 2000): pass
+        if len(files) >= 2000 if progress is None else progress: done = progress_bar(done, total=len(files), leave=False)
+        for _ in done: pass
     if bad: raise CourseError(f'{len(bad)} of {len(files)} images are unreadable, the first: {min(bad, key=lambda o: o[0])[1]}')
     return x
 
