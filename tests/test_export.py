@@ -1,0 +1,40 @@
+"""Exported files compute what the network computes, or are not there"""
+import json, sys
+
+import pytest, torch
+from resnet_course.core import CourseError
+from resnet_course.export import OnnxModel, export_model
+from resnet_course.models import create_model
+from resnet_course.weights import load_model, save_weights
+
+pytest.importorskip('onnxruntime'), pytest.importorskip('onnxscript')
+
+@pytest.mark.parametrize('kw, size', [(dict(name='resnet8', variant='v2'), 32), (dict(name='resnet50', nf=8, variant='v1'), 48),
+                                      (dict(name='plain8', n_in=1, act='tanh'), 28), (dict(name='alexnet_small'), 40)], ids=str)
+def test_parity(tmp_path, kw, size):
+    net = create_model(**kw)
+    net(torch.randn(16, net.n_in, size, size))   # statistics that are not the initial ones
+    before, mode = {k: v.clone() for k, v in net.state_dict().items()}, net.training
+    xb = torch.randn(5, net.n_in, size, size)
+    res = export_model(net, tmp_path/'a.onnx', images=xb)
+    assert res.difference < 1e-4 and net.training == mode
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+    net.eval()
+    with torch.no_grad():
+        for n in (1, 2, 5): assert (OnnxModel(tmp_path/'a.onnx')(xb[:n]) - net(xb[:n])).abs().max() < 1e-4
+
+def test_the_file_knows_its_classes(tmp_path):
+    net = load_model(save_weights(create_model('resnet8', 2), tmp_path/'w', size=20, vocab=['cat', 'dog']))
+    assert export_model(net, tmp_path/'a.onnx').size == (3, 20, 20)
+    meta = OnnxModel(tmp_path/'a.onnx').meta
+    assert meta['vocab'] == ['cat', 'dog'] and meta['size'] == 20 and meta['cfg'] == net.cfg
+
+def test_without_the_packages(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'onnxscript', None)
+    with pytest.raises(CourseError, match=r"pip install 'resnet-course\[onnx\]'"): export_model(create_model('resnet8'), tmp_path/'a.onnx', 32)
+    assert not list(tmp_path.iterdir())
+
+def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(OnnxModel, '__call__', lambda self, x: torch.zeros(len(x), 10))
+    with pytest.raises(CourseError, match='not written'): export_model(create_model('resnet8'), tmp_path/'a.onnx', 32)
+    assert not list(tmp_path.iterdir())
