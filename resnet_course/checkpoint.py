@@ -109,7 +109,7 @@ def load_learner_state(
     for k, o in s['cbs'].items():
         if k in cbs: _load_cb(cbs[k][0], o)
 
-# %% ../nbs/api/09a_checkpoint.ipynb #f8081c08
+# %% ../nbs/api/09a_checkpoint.ipynb #ecfc4eae
 def _lock(f):
     try:
         import fcntl
@@ -124,19 +124,27 @@ def only_one(
     folder # Made if need be
 ):
     "Holds `folder` for this process; a `CourseError` if another one does"
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder/'.lock', 'a+') as f:
-        try: _lock(f)
+    path = Path(folder)/'.lock'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'a+') as f:
+        try:
+            _lock(f)
+            if not path.exists() or os.fstat(f.fileno()).st_ino != path.stat().st_ino: raise OSError('its owner has just gone')
         except OSError:
             f.seek(0)
             raise CourseError(f'{folder} is in use by process {f.read().strip() or "?"}: wait for it, or choose another folder') from None
         f.seek(0); f.truncate(); f.write(f'{os.getpid()}\n'); f.flush()
-        yield
+        try: yield
+        finally:
+            try: path.unlink(missing_ok=True)
+            except OSError: pass  # Windows does not remove a file that is open
 
-# %% ../nbs/api/09a_checkpoint.ipynb #55a1efcf
+# %% ../nbs/api/09a_checkpoint.ipynb #87b9a09c
 class Interrupted(KeyboardInterrupt):
-    "Training was asked to stop, and has saved what it needs to go on"
+    "Training was asked to stop, and has saved what it needs to go on, in `path`"
+    def __init__(self, msg, path=None):
+        super().__init__(msg)
+        self.path = path
 
 @contextmanager
 def _polite_signals():
@@ -229,7 +237,7 @@ def after_train(self:Checkpoint):
     self.learn.__dict__.pop('all_batches', None)
     self.state = None
 
-# %% ../nbs/api/09a_checkpoint.ipynb #a9afc904
+# %% ../nbs/api/09a_checkpoint.ipynb #34684505
 def _pending(learn): return any(cb.__dict__.get('pending', False) for cb in learn.cbs)
 
 @patch
@@ -247,7 +255,7 @@ def after_epoch(self:Checkpoint):
 def stop(self:Checkpoint):
     if self.saved_at is None: raise Interrupted('stopped; there is no checkpoint to go on from')
     e, i = self.saved_at
-    raise Interrupted(f'stopped; {self.path} holds epoch {e + 1} of {self.n_epoch} from batch {i + 1} on')
+    raise Interrupted(f'stopped; {self.path} holds epoch {e + 1} of {self.n_epoch} from batch {i + 1} on', self.path)
 
 # %% ../nbs/api/09a_checkpoint.ipynb #f28cfa77
 def read_checkpoint(
@@ -274,7 +282,7 @@ def _warn_if_other(made_by, path):
     if diff := [f'{k} {v} (now {here.get(k)})' for k, v in made_by.items() if here.get(k) != v]:
         warnings.warn(f'{path} was made with {", ".join(diff)}: the result may differ in the last digits')
 
-# %% ../nbs/api/09a_checkpoint.ipynb #43634b3c
+# %% ../nbs/api/09a_checkpoint.ipynb #a0428fb9
 @contextmanager
 def resumable(
     learn,                # A fastai `Learner`
@@ -287,7 +295,9 @@ def resumable(
     path = Path(path)
     if path.suffix != '.pt': path = path/'checkpoint.pt'
     with ExitStack() as stack:
-        if not rank_distrib(): stack.enter_context(only_one(path.parent))
+        if not rank_distrib():
+            stack.enter_context(only_one(path.parent))
+            for old in path.parent.glob(f'.{path.stem}-*.tmp'): old.unlink()  # of a process that was killed while it wrote
         state = read_checkpoint(path) if resume else None
         asked = stack.enter_context(_polite_signals())
         stack.callback(lambda: [learn.__dict__.pop(k, None) for k in ('_do_fit', 'all_batches')])

@@ -45,8 +45,18 @@ Data = Annotated[str, typer.Option('--data', '-d', help="a set's name (`resnet-c
 Out  = Annotated[Path, typer.Option(help='folder for runs; each gets a numbered folder of its own')]
 Precision = Annotated[str, typer.Option(help="'auto', 'fp32', 'bf16' or 'fp16'")]
 
-# %% ../nbs/api/18_cli.ipynb #980cf8e1
-@app.command(epilog=_examples('resnet-course train', 'resnet-course train --data cifar10 --arch resnet18 --epochs 10',
+# %% ../nbs/api/18_cli.ipynb #b860ea35
+def _announce(learn):
+    "Say what is going to be trained, and make the learner quiet"
+    dls = learn.dls
+    if learn.weights_report: say(learn.weights_report)
+    say(f"{learn.model.cfg['name']} on {dls.name}: {len(dls.train_ds):,} training, {len(dls.valid_ds):,} validation, {len(dls.test_ds):,} test images; "
+        f"seed {learn.seed}, precision {learn.precision.resolved}")
+    _quiet(learn)
+
+# %% ../nbs/api/18_cli.ipynb #e56131c4
+@app.command(epilog=_examples('resnet-course train', 'resnet-course train --data cifar10 --arch resnet18 --epochs 10 --seeds 3',
+                              'resnet-course train --resume runs/cifar10-resnet18-001',
                               'resnet-course train --data photos/ --size 128 --weights torchvision --arch resnet34'))
 def train(
     data:Data='fashion_mnist_mini',
@@ -60,25 +70,24 @@ def train(
     weights:Annotated[Optional[str], typer.Option(help="start from a file, or from 'torchvision'")]=None,
     precision:Precision='auto',
     seed:Annotated[int, typer.Option(help='the same seed gives the same run')]=42,
+    seeds:Annotated[int, typer.Option(min=1, help='train so many times, with seeds SEED, SEED+1, …; the end gives mean and spread')]=1,
+    resume:Annotated[Optional[Path], typer.Option(help='go on with this interrupted run instead; its folder says everything else')]=None,
     out:Out=Path('runs'),
 ):
     "Train a network, test it once, and keep the record. With no options: `resnet20` on the embedded Fashion-MNIST."
-    from resnet_course.data import get_dls
-    from resnet_course.evaluate import evaluate
-    from resnet_course.learner import course_learner
-    from resnet_course.recipes import fit_recipe
-    from resnet_course.runs import new_run_dir, save_run
-    dls = get_dls(data, bs=bs, size=size, n_train=n_train, seed=seed)
-    learn = course_learner(dls, arch, weights=weights, precision=precision, seed=seed)
-    run = new_run_dir(f'{dls.name}-{arch}', out)
-    if learn.weights_report: say(learn.weights_report)
-    say(f"{arch} on {dls.name}: {len(dls.train_ds):,} training, {len(dls.valid_ds):,} validation, {len(dls.test_ds):,} test images; "
-        f"precision {learn.precision.resolved}")
-    fit_recipe(_quiet(learn), recipe, epochs, lr)
-    report = evaluate(learn)
-    rec = save_run(learn, run, [report], command=' '.join(['resnet-course', *sys.argv[1:]]))
-    say(f"\n{report}\n\ntest accuracy {report.top1:.2%} after {rec['train_seconds']:.1f} s of training")
-    say(f'curves   {run/"curves.png"}\nrecord   {run/"run.json"}\nweights  {run/"model.safetensors"}')
+    from resnet_course.runs import mean_spread, train_run
+    kw = dict(data=data, arch=arch, epochs=epochs, recipe=recipe, lr=lr, bs=bs, size=size, n_train=n_train, weights=weights,
+              precision=precision, out=out, resume=resume, setup=_announce, command=' '.join(['resnet-course', *sys.argv[1:]]))
+    top1 = []
+    for s in range(seed, seed + (1 if resume else seeds)):
+        rec, report = train_run(seed=s, **kw)
+        top1.append(report.top1)
+        run = Path(rec['path'])
+        say(f"\n{report}\n\ntest accuracy {report.top1:.2%} after {rec['train_seconds']:.1f} s of training")
+        say(f'curves   {run/"curves.png"}\nrecord   {run/"run.json"}\nweights  {run/"model.safetensors"}')
+    if len(top1) > 1:
+        m = mean_spread(top1)
+        say(f"\n{m['n']} seeds: test accuracy {m['mean']:.2%}, standard deviation {m['sd']:.2%}, 95 % interval of the mean ± {m['ci']:.2%}")
 
 # %% ../nbs/api/18_cli.ipynb #d7b7d0cf
 def _learner_of(run, data=None):
@@ -198,7 +207,7 @@ def lessons(
     if start: raise typer.Exit(open_lessons(folder))
     say(f'open them:  resnet-course lessons {folder} --open')
 
-# %% ../nbs/api/18_cli.ipynb #44a06bb8
+# %% ../nbs/api/18_cli.ipynb #13a9b891
 _disk = {errno.ENOSPC: 'the disk is full', errno.EDQUOT: 'the disk quota is used up', errno.EACCES: 'permission denied',
          errno.EROFS: 'the file system is read-only', errno.EPERM: 'permission denied'}
 
@@ -206,8 +215,9 @@ def main():
     "The command `resnet-course`"
     try: app()
     except CourseError as e: say(f'error: {e}', err=True)
-    except KeyboardInterrupt:
-        say('interrupted', err=True)
+    except KeyboardInterrupt as e:
+        say(str(e) or 'interrupted', err=True)
+        if path := getattr(e, 'path', None): say(f'go on with: resnet-course train --resume {path.parent}', err=True)
         sys.exit(130)
     except OSError as e:
         if e.errno not in _disk: raise

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['recipes', 'Recipe', 'list_recipes', 'steps', 'cosine', 'one_cycle', 'mom_cycle', 'triangle', 'get_recipe',
-           'recipe_cbs', 'fit_recipe']
+           'recipe_cbs', 'fit_recipe', 'learner_from_checkpoint']
 
-# %% ../nbs/api/10_recipes.ipynb #c50eed82
+# %% ../nbs/api/10_recipes.ipynb #098ef7f7
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -14,10 +14,13 @@ from dataclasses import dataclass, field
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import ReduceLROnPlateau
 from fastai.losses import CrossEntropyLossFlat
+from fastcore.foundation import L
 
-from .checkpoint import resumable
+from .checkpoint import read_checkpoint, resumable
 from .core import CourseError, pick
-from .learner import torch_adamw, torch_sgd
+from .data import get_dls
+from .learner import course_learner, torch_adamw, torch_sgd
+from .models import create_model
 
 # %% ../nbs/api/10_recipes.ipynb #46a891fb
 @dataclass
@@ -125,7 +128,7 @@ def recipe_cbs(
     if r.mom_shape: scheds['mom'] = r.mom_shape
     return ([ParamScheduler(scheds)] if scheds else []) + ([ReduceLROnPlateau(monitor='valid_loss', **r.plateau)] if r.plateau else [])
 
-# %% ../nbs/api/10_recipes.ipynb #af285cb8
+# %% ../nbs/api/10_recipes.ipynb #13936c2f
 def fit_recipe(
     learn,                # From `course_learner`, or any fastai `Learner`
     recipe='one_cycle',   # A name from `list_recipes()`, or a `Recipe`
@@ -148,7 +151,21 @@ def fit_recipe(
     if r.hypers: learn.opt.set_hypers(**r.hypers)
     if r.label_smoothing: learn.loss_func = CrossEntropyLossFlat(label_smoothing=r.label_smoothing)
     learn.recipe = dict(name=r.name, epochs=epochs, lr=lr, wd=r.wd, source=r.source)
-    cfg = dict(data=getattr(learn.dls, 'cfg', None), model=getattr(learn.model, 'cfg', None), recipe=learn.recipe, seed=learn.seed)
+    cfg = dict(data=getattr(learn.dls, 'cfg', None), model=getattr(learn.model, 'cfg', None), recipe=learn.recipe, seed=getattr(learn, 'seed', None),
+               precision=learn.precision.resolved if hasattr(learn, 'precision') else 'fp32')
     with resumable(learn, checkpoint, resume, minutes, cfg) if checkpoint else nullcontext():
-        learn.fit(epochs, lr=lr, wd=r.wd, cbs=[*recipe_cbs(r, lr), *(cbs or [])])
+        learn.fit(epochs, lr=lr, wd=r.wd, cbs=[*recipe_cbs(r, lr), *L(cbs)])
     return learn
+
+# %% ../nbs/api/10_recipes.ipynb #c0e233c0
+def learner_from_checkpoint(
+    path # A run's folder with a checkpoint, or the file
+)->tuple: # (learner, arguments for `fit_recipe`)
+    "Build the learner of an interrupted run again"
+    cfg = read_checkpoint(path)['cfg']
+    if not (cfg.get('data') and cfg.get('model') and cfg.get('recipe')):
+        raise CourseError(f'{path} does not say how its data or network was made: make the same learner and call `fit_recipe(..., checkpoint=..., resume=True)`')
+    r = cfg['recipe']
+    get_recipe(r['name'])
+    learn = course_learner(get_dls(**cfg['data']), create_model(**cfg['model']), precision=cfg['precision'], seed=cfg['seed'])
+    return learn, dict(recipe=r['name'], epochs=r['epochs'], lr=r['lr'], checkpoint=path, resume=True)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['machine', 'cpu_name', 'versions', 'run_record', 'plot_history', 'write_json', 'new_run_dir', 'save_run', 'load_run',
-           'list_runs', 'runs_table']
+           'list_runs', 'runs_table', 'train_run', 'mean_spread']
 
-# %% ../nbs/api/14_runs.ipynb #9c6e0286
-import csv, json, os, platform, sys, time
+# %% ../nbs/api/14_runs.ipynb #7f907791
+import csv, json, math, os, platform, statistics, sys, time
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +17,10 @@ import torch
 from matplotlib.figure import Figure
 
 from .core import CourseError, MissingFileError, write_beside
+from .data import get_dls
+from .evaluate import evaluate
+from .learner import course_learner
+from .recipes import fit_recipe, learner_from_checkpoint
 from .weights import save_weights
 
 # %% ../nbs/api/14_runs.ipynb #79afed15
@@ -152,3 +156,54 @@ def runs_table(
                     recipe=(r.get('recipe') or {}).get('name'), epochs=len(r['history']), seed=r['seed'], precision=r['precision'],
                     seconds=round(r['train_seconds'], 1), test=t.get('top1'), low=ci[0], high=ci[1])
     return [row(r) for r in records]
+
+# %% ../nbs/api/14_runs.ipynb #a4725ed3
+def _new_learner(data, arch, epochs, recipe, lr, bs, size, n_train, weights, precision, seed, out):
+    dls = get_dls(data, bs=bs, size=size, n_train=n_train, seed=seed)
+    learn = course_learner(dls, arch, weights=weights, precision=precision, seed=seed)
+    run = new_run_dir(f'{dls.name}-{arch}', out)
+    return learn, run, dict(recipe=recipe, epochs=epochs, lr=lr, checkpoint=run/'checkpoint.pt')
+
+def _old_learner(run):
+    run = Path(run)
+    if (run/'run.json').is_file(): raise CourseError(f'{run} is finished: `resnet-course evaluate {run}` says how well it does')
+    learn, how = learner_from_checkpoint(run/'checkpoint.pt')
+    return learn, run, how
+
+# %% ../nbs/api/14_runs.ipynb #205c66d3
+def train_run(
+    data='fashion_mnist_mini', # A set's name or a folder
+    arch='resnet20',  # A name from `list_models()`
+    epochs:int=5,     # Passes over the training images
+    recipe='one_cycle', # A name from `list_recipes()`
+    lr=None,          # Highest learning rate; None: the recipe's
+    bs:int=128,       # Images per batch
+    size=None, n_train=None, # As for `get_dls`
+    weights=None,     # What to start from
+    precision='auto', # 'auto', 'fp32', 'bf16' or 'fp16'
+    seed:int=42,      # The same seed gives the same run
+    out='runs',       # Folder of runs
+    resume=None,      # Go on with this run's folder instead; all of the above come from there
+    setup=None,       # Called with the learner before it trains
+    **extra           # More for `run.json`
+)->tuple: # (record, test report)
+    "Train, test once, and keep the record in a folder of its own"
+    learn, run, how = _old_learner(resume) if resume else _new_learner(data, arch, epochs, recipe, lr, bs, size, n_train, weights, precision, seed, out)
+    if setup: setup(learn)
+    fit_recipe(learn, **how)
+    report = evaluate(learn)
+    rec = save_run(learn, run, [report], **extra)
+    (run/'checkpoint.pt').unlink(missing_ok=True)
+    return {**rec, 'path': str(run)}, report
+
+# %% ../nbs/api/14_runs.ipynb #7ead6ed6
+_t95 = [12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26]  # Student's t, 97.5 %, 1 to 9 degrees of freedom
+
+def mean_spread(
+    xs # One number a seed
+)->dict: # n, mean, sd, and ci: half the width of the mean's 95 % interval
+    "Mean, standard deviation and the mean's 95 % interval"
+    n = len(xs)
+    if n < 2: return dict(n=n, mean=sum(xs)/n, sd=None, ci=None)
+    sd = statistics.stdev(xs)
+    return dict(n=n, mean=statistics.mean(xs), sd=sd, ci=sd/math.sqrt(n)*(_t95[n - 2] if n <= 10 else 1.96))

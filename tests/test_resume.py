@@ -1,0 +1,84 @@
+"""Training that is killed without warning, again and again, ends with the bits of a run that was left alone"""
+import os, random, signal, sys, time, traceback
+
+import pytest
+import torch
+from resnet_course.checkpoint import resumable
+from resnet_course.core import CourseError
+from resnet_course.data import get_dls
+from resnet_course.learner import course_learner
+
+pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork: a fresh interpreter for each kill would take minutes')
+KILLS = 32
+
+def train(folder):
+    "Train a tiny network, going on from `folder` where there is a checkpoint; leave the weights in final.pt"
+    torch.set_num_threads(1)
+    dls = get_dls('digits', bs=16, n_train=64, valid_pct=0.05)
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, stride=4), torch.nn.BatchNorm2d(4), torch.nn.Flatten(),
+                              torch.nn.Dropout(0.5), torch.nn.Linear(256, 10))
+    learn = course_learner(dls, net, seed=1, precision='fp32', splitter=lambda m: [list(m.parameters())])
+    resume = (folder/'checkpoint.pt').exists()
+    with learn.no_bar(), learn.no_logging(), resumable(learn, folder, resume, minutes=0): learn.fit_one_cycle(3, 0.1)
+    final = {k: v for k, v in net.state_dict().items()}
+    final['losses'] = torch.tensor([r['train_loss'] for r in learn.history.rows], dtype=torch.float64)
+    torch.save(final, folder/'final.tmp')
+    os.replace(folder/'final.tmp', folder/'final.pt')
+
+def in_child(folder):
+    "Run `train` in a forked process; returns its id"
+    pid = os.fork()
+    if pid: return pid
+    status = 1
+    try:
+        with open(os.devnull, 'w') as sys.stdout: train(folder)
+        status = 0
+    except BaseException: traceback.print_exc()
+    finally: os._exit(status)
+
+def wait(pid, seconds):
+    "The exit status, or None if `pid` is still running after `seconds`"
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done: return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+
+def test_killed_at_random_points(tmp_path):
+    get_dls('digits', n_train=64)  # read once, here; the children inherit it
+    rng, start = random.Random(20151210), time.monotonic()
+    assert wait(in_child(tmp_path/'whole'), 120) == 0
+    whole, took = torch.load(tmp_path/'whole'/'final.pt', weights_only=True), time.monotonic() - start
+    kills = runs = 0
+    while kills < KILLS:
+        folder, runs = tmp_path/f'run{runs}', runs + 1
+        for _ in range(200):
+            pid = in_child(folder)
+            status = wait(pid, rng.uniform(0, took/2))
+            if status is not None: break
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            kills += 1
+        assert status == 0
+        got = torch.load(folder/'final.pt', weights_only=True)
+        assert all(torch.equal(got[k], v) for k, v in whole.items())
+        assert sorted(p.name for p in folder.iterdir()) == ['checkpoint.pt', 'final.pt']
+    print(f'{kills} kills in {runs} runs')
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    "A second process, as a user has it"
+    pid = in_child(tmp_path/'run')
+    while not (tmp_path/'run'/'checkpoint.pt').exists(): time.sleep(0.01)
+    os.kill(pid, signal.SIGINT)
+    assert wait(pid, 60) is not None
+    assert (tmp_path/'run'/'checkpoint.pt').exists() and not list((tmp_path/'run').glob('.*'))
+
+def test_two_runs_in_one_folder(tmp_path):
+    pid = in_child(tmp_path/'run')
+    while not (tmp_path/'run'/'checkpoint.pt').exists(): time.sleep(0.01)
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(CourseError, match=f'in use by process {pid}'): train(tmp_path/'run')
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    train(tmp_path/'run')  # the lock went with its owner
