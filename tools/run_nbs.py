@@ -22,6 +22,8 @@ def skipped(cell, flags):
 def run_nb(path, flags):
     "Execute `path` in place"
     nb, shell, start = read_nb(path), CaptureShell(path, mpl_format='retina'), time.time()
+    for c in nb.cells:
+        if c.cell_type == 'code' and not skipped(c, flags): c.outputs = []   # execnb leaves the old ones where a cell now prints nothing
     with working_directory(path.parent): shell.run_all(nb, exc_stop=True, preproc=lambda c: skipped(c, flags))
     clean_nb(nb, allowed_cell_metadata_keys=get_config().get('allowed_cell_metadata_keys', '').split())
     write_nb(nb, path)
