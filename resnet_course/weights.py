@@ -206,19 +206,20 @@ def _match(own, sd, label):
     r.adapted = {k: v for k, v in r.adapted.items() if v}
     return new, bad, left, r
 
-# %% ../nbs/api/06_weights.ipynb #4867b8db
+# %% ../nbs/api/06_weights.ipynb #8cebc52c
 _spare = re.compile(r'(^(fc|linear|classifier|classifer|head|last_linear|aux\w*|criterion|loss\w*|normali[sz]e\w*|mean|std)\b'
                     r'|^1\.\d+\.|(total_ops|total_params|num_batches_tracked)$)')
 
-def _refuse(own, bad, left, report):
-    "Raise a `CourseError` unless every tensor of the body has its value and nothing of another body is left"
+def _misfit(own, bad, left, report):
+    "Why this file must not be loaded (nothing: it may be), and whether it is because it is another network's"
     head = _ends(own)[0]
     lost, extra = [k for k in report.missing if k not in head], [k for k in left if not _spare.search(k)]
     show = lambda ks: ', '.join(ks[:3]) + (f' and {len(ks) - 3} more' if len(ks) > 3 else '')
     why = [f'{show([f"{k}: {v}" for k, v in bad.items()])}'] if bad else []
     if lost: why.append(f'{len(lost)} of {len(own) - len(head)} tensors are not in it ({show(lost)})')
     if extra: why.append(f'{len(extra)} of its tensors are not in the model ({show(extra)})')
-    return '; '.join(why)
+    text = '; '.join(why)
+    return text, bool(lost or extra or 'shape' in text)
 
 # %% ../nbs/api/06_weights.ipynb #f391cb5c
 def which_model(
@@ -305,7 +306,7 @@ def _source(model, source):
         pick(source, ['torchvision', 'IMAGENET1K_V1', 'IMAGENET1K_V2', 'a path to a file'], 'weights')
     return *read_weights(source), Path(source).name
 
-# %% ../nbs/api/06_weights.ipynb #3593ed1a
+# %% ../nbs/api/06_weights.ipynb #783de24c
 def load_weights(
     model:nn.Module, # Changed in place, or not at all
     source, # A file; `'torchvision'`, `'IMAGENET1K_V1'` or `'IMAGENET1K_V2'`; or a state dict
@@ -317,8 +318,9 @@ def load_weights(
     _check_kind(model, variant, cfg, label)
     own = model.state_dict()
     new, bad, left, report = _match(own, sd, label)
-    if why := _refuse(own, bad, left, report):
-        other = next(iter(which_model(sd)), None)
+    why, foreign = _misfit(own, bad, left, report)
+    if why:
+        other = next(iter(which_model(sd)), None) if foreign else None
         hint = f'; it fits create_model({", ".join(f"{k}={v!r}" for k, v in other.items())})' if other else ''
         raise CourseError(f'{label} does not fit this model: {why}; nothing was loaded{hint}')
     report.skipped |= {k: 'the model has no such tensor' for k in left}
