@@ -29,7 +29,7 @@ def test_wheel_holds_what_it_should():
     wheel = built('*.whl')
     names = zipfile.ZipFile(wheel).namelist()
     assert wheel.stat().st_size < 12e6
-    mods = {f.name for f in (root/'resnet_course').glob('*.py')}
+    mods = {f.relative_to(root/'resnet_course').as_posix() for f in (root/'resnet_course').rglob('*.py')}
     assert mods <= {n.removeprefix('resnet_course/') for n in names}
     for f in (root/'resnet_course/assets').rglob('*'): assert f.is_dir() or f.relative_to(root).as_posix() in names
     for f in (root/'nbs/lessons').glob('*.ipynb'): assert f'resnet_course/notebooks/lessons/{f.name}' in names

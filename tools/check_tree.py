@@ -9,7 +9,7 @@ from pathlib import Path
 
 def contents(root):
     "Every notebook and module under `root`, by relative path"
-    files = [*(root/'nbs').rglob('*.ipynb'), *(root/'resnet_course').glob('*.py'), root/'nbs/nbdev.yml']
+    files = [*(root/'nbs').rglob('*.ipynb'), *(root/'resnet_course').rglob('*.py'), root/'nbs/nbdev.yml']
     keep = lambda f: not any(p.startswith(('.', '_')) for p in f.relative_to(root).parts[:-1])
     return {str(f.relative_to(root)): f.read_bytes() for f in files if keep(f)}
 
