@@ -33,6 +33,7 @@ test: check notebooks pytest
 check: $(VENV)/.installed-dev
 	@$(RUN) python tools/check_tree.py
 	@$(RUN) python tools/readme.py --check
+	@$(RUN) python tools/split_imports.py --check
 
 notebooks: $(VENV)/.installed-dev
 	@echo 'Notebooks, each from a fresh kernel:'

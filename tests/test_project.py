@@ -112,3 +112,19 @@ def test_links_in_markdown():
     "What CONTRIBUTING and README point to is there"
     for f in ('CONTRIBUTING.md', 'README.md'):
         for link in re.findall(r'\]\((?![a-z]+:|#)([^)#\s]+)', (root/f).read_text(encoding='utf-8')): assert (root/link).exists(), f'{f}: {link}'
+
+def test_imports_stand_alone():
+    "nbdev can run the cells that it needs for the documentation"
+    res = run(sys.executable, root/'tools/split_imports.py', '--check')
+    assert res.returncode == 0, res.stdout
+
+def test_imports_are_split(project):
+    "The tool moves imports, their flags with them, and nothing else"
+    src = '#| hide\nx = 1\nfrom os import (path,\n    sep)\nimport re; y = x + 1\nprint(y)'
+    edit(project/'nbs/api/00_core.ipynb', lambda cells: cells.append(dict(cell_type='code', execution_count=None, id='deadbeef', metadata={},
+                                                                          outputs=[], source=src.splitlines(keepends=True))))
+    assert run(sys.executable, root/'tools/split_imports.py', '--check', '--root', project).returncode == 1
+    assert run(sys.executable, root/'tools/split_imports.py', '--root', project).returncode == 0
+    a, b = [''.join(c['source']) for c in json.loads((project/'nbs/api/00_core.ipynb').read_text())['cells'][-2:]]
+    assert (a, b) == ('#| hide\nfrom os import (path,\n    sep)\nimport re', '#| hide\nx = 1\ny = x + 1\nprint(y)')
+    assert run(sys.executable, root/'tools/split_imports.py', '--check', '--root', project).returncode == 0
