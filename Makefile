@@ -33,7 +33,7 @@ test: check notebooks pytest
 check: $(VENV)/.installed-dev
 	@$(RUN) python tools/check_tree.py
 	@$(RUN) python tools/readme.py --check
-	@$(RUN) python tools/split_imports.py --check
+	@$(RUN) python tools/tidy_nbs.py --check
 
 notebooks: $(VENV)/.installed-dev
 	@echo 'Notebooks, each from a fresh kernel:'

@@ -113,9 +113,9 @@ def test_links_in_markdown():
     for f in ('CONTRIBUTING.md', 'README.md'):
         for link in re.findall(r'\]\((?![a-z]+:|#)([^)#\s]+)', (root/f).read_text(encoding='utf-8')): assert (root/link).exists(), f'{f}: {link}'
 
-def test_imports_stand_alone():
-    "nbdev can run the cells that it needs for the documentation"
-    res = run(sys.executable, root/'tools/split_imports.py', '--check')
+def test_tidy():
+    "nbdev can run the cells that it needs for the documentation, and drops no text"
+    res = run(sys.executable, root/'tools/tidy_nbs.py', '--check')
     assert res.returncode == 0, res.stdout
 
 def test_imports_are_split(project):
@@ -123,8 +123,16 @@ def test_imports_are_split(project):
     src = '#| hide\nx = 1\nfrom os import (path,\n    sep)\nimport re; y = x + 1\nprint(y)'
     edit(project/'nbs/api/00_core.ipynb', lambda cells: cells.append(dict(cell_type='code', execution_count=None, id='deadbeef', metadata={},
                                                                           outputs=[], source=src.splitlines(keepends=True))))
-    assert run(sys.executable, root/'tools/split_imports.py', '--check', '--root', project).returncode == 1
-    assert run(sys.executable, root/'tools/split_imports.py', '--root', project).returncode == 0
+    assert run(sys.executable, root/'tools/tidy_nbs.py', '--check', '--root', project).returncode == 1
+    assert run(sys.executable, root/'tools/tidy_nbs.py', '--root', project).returncode == 0
     a, b = [''.join(c['source']) for c in json.loads((project/'nbs/api/00_core.ipynb').read_text())['cells'][-2:]]
     assert (a, b) == ('#| hide\nfrom os import (path,\n    sep)\nimport re', '#| hide\nx = 1\ny = x + 1\nprint(y)')
-    assert run(sys.executable, root/'tools/split_imports.py', '--check', '--root', project).returncode == 0
+    assert run(sys.executable, root/'tools/tidy_nbs.py', '--check', '--root', project).returncode == 0
+
+def test_title_is_split(project):
+    "Text in the title's cell would not be on the site"
+    def crowd(cells): cells[0]['source'] = ['# core\n', '\n', '> Summary\n', '\n', 'And a paragraph.\n', '\n', '- A: list']
+    edit(project/'nbs/api/00_core.ipynb', crowd)
+    assert run(sys.executable, root/'tools/tidy_nbs.py', '--check', '--root', project).returncode == 1
+    assert run(sys.executable, root/'tools/tidy_nbs.py', '--root', project).returncode == 0
+    assert [''.join(c['source']) for c in json.loads((project/'nbs/api/00_core.ipynb').read_text())['cells'][:2]] == ['# core\n\n> Summary', 'And a paragraph.\n\n- A: list']
