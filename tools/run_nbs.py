@@ -19,12 +19,18 @@ def skipped(cell, flags):
     "Is `cell` one that does not run here?"
     return cell.cell_type != 'code' or bool(re.search(rf'^#\|\s*(eval:\s*false|{"|".join(flags)})\b', cell.source, re.M))
 
+def as_seen(text):
+    "`text` as a terminal shows it in the end: of what a progress bar wrote over itself, the last"
+    return ''.join(l.rstrip('\r').rsplit('\r', 1)[-1].rstrip() + '\n' for l in text.split('\n')).rstrip('\n') + '\n'
+
 def run_nb(path, flags):
     "Execute `path` in place"
     nb, shell, start = read_nb(path), CaptureShell(path, mpl_format='retina'), time.time()
     for c in nb.cells:
         if c.cell_type == 'code' and not skipped(c, flags): c.outputs = []   # execnb leaves the old ones where a cell now prints nothing
     with working_directory(path.parent): shell.run_all(nb, exc_stop=True, preproc=lambda c: skipped(c, flags))
+    for o in (o for c in nb.cells for o in c.get('outputs', []) if '\r' in ''.join(o.get('text', ''))):
+        o['text'] = as_seen(''.join(o['text'])).splitlines(keepends=True)
     clean_nb(nb, allowed_cell_metadata_keys=get_config().get('allowed_cell_metadata_keys', '').split())
     write_nb(nb, path)
     print(f'{path}: {time.time() - start:.0f} s')
