@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['torch_sgd', 'torch_adam', 'torch_adamw', 'StopOnNaN', 'History', 'set_seeds', 'course_learner']
 
-# %% ../nbs/api/09_learner.ipynb #a26115c2
+# %% ../nbs/api/09_learner.ipynb #220b59eb
 import random, time
 from functools import partial
 
@@ -23,6 +23,7 @@ from fastcore.foundation import L
 
 from .amp import AutoPrecision
 from .core import CourseError
+from .data import as_dls
 from .freeze import Frozen
 from .models import create_model, default_stem
 from .resnet import param_groups
@@ -57,7 +58,7 @@ class History(Callback):
     def after_epoch(self):
         if self.trained is None: return  # `validate` and `get_preds` come by here too
         rec = self.learn.recorder
-        self.rows.append(dict(epoch=len(self.rows), **dict(zip(rec.metric_names[1:], map(float, rec.final_record))),
+        self.rows.append(dict(epoch=len(self.rows), **dict(zip(rec.metric_names[1:], (float('nan') if o is None else float(o) for o in rec.final_record))),
                               lr=float(self.opt.hypers[-1]['lr']), train_seconds=self.trained, seconds=time.perf_counter() - self.start))
     def state_dict(self): return dict(rows=self.rows, spent=time.perf_counter() - self.start if self.training else 0.)
     def load_state_dict(self, s): self.rows, self.spent = s['rows'], s['spent']
@@ -72,9 +73,9 @@ def set_seeds(
     set_seed(seed, reproducible=deterministic)
     if dls is not None and hasattr(dls.train, 'rng'): dls.train.rng = random.Random(seed)
 
-# %% ../nbs/api/09_learner.ipynb #672372c3
+# %% ../nbs/api/09_learner.ipynb #74d5af54
 def course_learner(
-    dls,                   # Loaders, from `get_dls` or any of fastai's
+    dls,                   # Loaders, from `get_dls` or any of fastai's; or two or three of plain PyTorch's: train, valid, test
     arch='resnet20',       # A name from `list_models()`, or a model
     weights=None,          # What to start from: a file, or a name that `load_weights` knows; None: from scratch
     precision:str='auto',  # 'auto', 'fp32', 'bf16' or 'fp16'
@@ -89,6 +90,8 @@ def course_learner(
     **kwargs               # For `Learner`
 )->Learner:
     "A fastai `Learner` for `arch` on `dls`"
+    loaders = getattr(dls, 'loaders', dls)
+    if any(isinstance(dl, torch.utils.data.DataLoader) for dl in loaders): dls = as_dls(*loaders)
     if seed is not None: set_seeds(seed, dls)
     if isinstance(arch, str):
         if stem is None: stem = default_stem(dls.size, arch) if hasattr(dls, 'size') else None

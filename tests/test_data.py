@@ -5,15 +5,16 @@ import matplotlib; matplotlib.use('Agg')
 import numpy as np, pytest, torch
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.distributed import DistributedDL
-from fastai.vision.all import (ClassificationInterpretation, Flatten, Learner, PILImage, accuracy, load_learner, nn, plt)
+from fastai.vision.all import (ClassificationInterpretation, DataLoaders, Flatten, Learner, PILImage, accuracy, load_learner, nn, plt)
 from PIL import Image
-from torch.utils.data import DataLoader, Subset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Subset, TensorDataset, WeightedRandomSampler
 from torchvision import datasets as tv, transforms as T
 
 from resnet_course.augment import ten_crop_preds
 from resnet_course.core import CourseError
 from resnet_course.data import as_dls, get_dls, open_pool, where
-from resnet_course.images import read_image
+from resnet_course.evaluate import evaluate
+from resnet_course.learner import course_learner
 
 warnings.filterwarnings('ignore')
 
@@ -207,3 +208,14 @@ def test_plain_pytorch_loaders(photos, tmp_path):
     assert {int(y) for _, yb in as_dls(heavy, DataLoader(valid, 8), device='cpu').train for y in yb} == {0}
     with pytest.raises(CourseError, match='no test set'): as_dls(heavy, DataLoader(valid, 8), device='cpu').test
     plt.close('all')
+
+def test_course_learner_takes_pytorch_loaders(tmp_path):
+    pool = open_pool('digits')
+    ds = TensorDataset(pool.x[:200]/255, pool.y[:200])
+    ds.classes = pool.vocab
+    for loaders in ([DataLoader(ds, 50)]*3, DataLoaders(*[DataLoader(ds, 50)]*2)):
+        learn = course_learner(loaders, 'resnet20', path=tmp_path)
+        with learn.no_bar(), learn.no_logging(): learn.fit(1, 0.01)
+        assert learn.get_preds()[0].shape == (200, 10)
+    report = evaluate(course_learner([DataLoader(ds, 50)]*3, 'resnet20'), 'test')
+    assert report.n == 200 and list(report.vocab if hasattr(report, 'vocab') else pool.vocab) == pool.vocab
