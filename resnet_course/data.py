@@ -8,7 +8,7 @@ __all__ = ['datasets', 'presets', 'read_idx', 'asset', 'read_pickle', 'imagenet_
            'PoolDL', 'CourseDataLoaders', 'pixel_stats', 'get_dls', 'TorchItem', 'TorchDL', 'as_dls', 'ShowAs',
            'describe']
 
-# %% ../nbs/api/00_data.ipynb #11c3fccd
+# %% ../nbs/api/00_data.ipynb #79932e34
 import lzma, os, pickle, random
 from copy import copy
 from dataclasses import dataclass, field
@@ -23,8 +23,8 @@ from fastai.data.all import (Category, CategoryMap, DataLoaders, Datasets, IntTo
                              Pipeline, TfmdDL, TfmdLists, Transform, test_set)
 from fastai.data.external import fastai_path
 from fastai.losses import CrossEntropyLossFlat
+from filelock import FileLock
 from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW, default_device, rank_distrib
-import fastai.vision.data  # teaches show_batch and show_results to lay images out in a grid
 from torch import Tensor
 from torch.utils.data import DataLoader as TorchLoader, default_collate
 
@@ -259,7 +259,7 @@ def _complete(info, folder):
     names = ['data_batch_5', 'test_batch'] if info.classes == 10 else ['train', 'test']
     return all((folder/n).is_file() or (folder/f'{n}.bin').is_file() for n in names)
 
-# %% ../nbs/api/00_data.ipynb #4fb4b957
+# %% ../nbs/api/00_data.ipynb #5ef8da15
 def get_set(
     name:str, # A set's name
     root=None, # Where the standard sets are; None: fastai's data folder
@@ -272,10 +272,13 @@ def get_set(
     if not info.urls:
         raise MissingFileError(f'{name} is not on this machine, and its publisher gives it to registered users only ({info.publisher}). '
                                f'Put its folders train and val into {dest}')
-    try: return _download(info, dest, progress)
+    try:
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(dest.parent/f'.{dest.name}.lock'):   # another process may have fetched it meanwhile
+            return where(name, root) or _download(info, dest, progress)
     except CourseError as e:
         raise CourseError(f"{e}. You can put the file there yourself; 'fashion_mnist_mini' and 'digits' work now, without a network") from e
-    except OSError as e: raise CourseError(f'cannot write to {dest.parent}: {e}; choose another folder with root=') from e
+    except OSError as e: raise CourseError(f'cannot write to {dest.parent}: {e.strerror}; choose another folder with root=') from e
 
 # %% ../nbs/api/00_data.ipynb #662f6e2e
 def _download(info, dest, progress):
@@ -433,7 +436,7 @@ class PoolDL(SeededDL):
             yield (tfm.cls(as_channels(x[i], tfm.n_in)), TensorCategory(y[i]))[:n]
 
 # %% ../nbs/api/00_data.ipynb #d6069760
-_dls_attrs = 'vocab c name n_in size side stats source cfg'.split()
+_dls_attrs = 'vocab c name n_in size stats source cfg'.split()
 
 def _without_pool(ds):
     "An empty copy of a `Datasets` whose transforms do not hold the images"
@@ -576,7 +579,7 @@ def get_dls(
     dsets = Datasets(list(range(len(pool))), [[ToImage(pool, n_in)], [ToLabel(pool)]], splits=[o.tolist() for o in splits])
     if num_workers is None: num_workers = 0 if pool.x is not None else min(8, os.cpu_count() or 1)
     dls = _loaders(dsets, bs, _batch_tfms(pool, size, n_in, stats, augment, splits[0]), seed, num_workers, device or default_device())
-    for k, v in zip(_dls_attrs, (dsets.tls[1].vocab, len(pool.vocab), pool.name, n_in, size, pool.side, stats, str(name_or_path), cfg)): setattr(dls, k, v)
+    for k, v in zip(_dls_attrs, (dsets.tls[1].vocab, len(pool.vocab), pool.name, n_in, size, stats, str(name_or_path), cfg)): setattr(dls, k, v)
     return dls
 
 # %% ../nbs/api/00_data.ipynb #4724e9a4
@@ -645,7 +648,7 @@ def as_dls(
     dls = CourseDataLoaders(*(_torch_dl(dl, tfm, list(vocab), i == 0, device) for i, dl in enumerate((train, valid, test)) if dl is not None),
                             device=device)
     if stats: dls.add_tfms([ShowAs(stats)], 'after_batch')
-    for k, v in zip(_dls_attrs, (dls.train.dataset.tfms.fs[0].vocab, len(vocab), type(train.dataset).__name__, x.shape[0], x.shape[-1], x.shape[-1],
+    for k, v in zip(_dls_attrs, (dls.train.dataset.tfms.fs[0].vocab, len(vocab), type(train.dataset).__name__, x.shape[0], x.shape[-1],
                                  stats, 'torch', None)): setattr(dls, k, v)
     return dls
 

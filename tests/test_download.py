@@ -1,10 +1,12 @@
 "What can go wrong while a file is downloaded, one by one, against a server on this machine"
-import errno, hashlib, os, re, signal, subprocess, sys, threading, time
+import errno, gzip, hashlib, os, re, shutil, signal, subprocess, sys, threading, time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
-from resnet_course import download
+from resnet_course import data, download
 from resnet_course.core import CourseError
 from resnet_course.download import fetch
 
@@ -162,3 +164,46 @@ def test_two_at_once(srv, tmp_path):
     ps = [child(srv, tmp_path) for _ in range(2)]
     assert [p.wait(60) for p in ps] == [0, 0]
     assert (tmp_path/'sub'/'file.bin').read_bytes() == BODY and len(srv.seen) == 1
+
+def published(tmp_path, monkeypatch, srv, name, body, files, sums={}):
+    "Makes `srv` the publisher of a set"
+    monkeypatch.setitem(globals(), 'BODY', body)
+    info = replace(data.datasets[name], urls={srv.url.replace('file.bin', u): (len(body), hashlib.md5(body).hexdigest()) for u in files}, sums=sums)
+    monkeypatch.setitem(data.datasets, name, info)
+
+def test_a_set_from_its_publisher(srv, tmp_path, monkeypatch):
+    src = tmp_path/'src'/'cifar-100-python'
+    src.mkdir(parents=True)
+    for n in ('train', 'test', 'meta'): (src/n).write_bytes(n.encode())
+    body = Path(shutil.make_archive(tmp_path/'set', 'gztar', tmp_path/'src')).read_bytes()
+    published(tmp_path, monkeypatch, srv, 'cifar100', body, ['cifar-100-python.tar.gz'])
+    srv.faults = ['short', 500]
+    root = tmp_path/'root'
+    folder = data.get_set('cifar100', root, progress=False)
+    assert folder == root/'cifar-100-python' and (folder/'meta').read_bytes() == b'meta'
+    assert data.get_set('cifar100', root) == folder and len(srv.seen) == 3          # not fetched again
+    assert {p.name for p in root.iterdir() if p.name[0] != '.'} == {'cifar-100-python', 'archives'} and not list((root/'archives').glob('[!.]*'))
+
+def test_a_set_of_single_files(srv, tmp_path, monkeypatch):
+    raw, names = bytes([0, 0, 8, 1, 0, 0, 0, 1, 7]), list(data.datasets['fashion_mnist'].sums)
+    published(tmp_path, monkeypatch, srv, 'fashion_mnist', gzip.compress(raw), [f'{n}.gz' for n in names],
+              {n: hashlib.sha256(raw).hexdigest() for n in names})
+    folder = data.get_set('fashion_mnist', tmp_path/'root', progress=False)
+    assert folder == tmp_path/'root/FashionMNIST/raw'
+    assert data.read_idx(folder/'t10k-labels-idx1-ubyte').tolist() == [7]
+
+def test_a_set_without_a_network(tmp_path, monkeypatch):
+    info = data.datasets['cifar10']
+    monkeypatch.setitem(data.datasets, 'cifar10', replace(info, urls={'http://127.0.0.1:9/cifar.tgz': next(iter(info.urls.values()))}))
+    monkeypatch.setattr(download.time, 'sleep', lambda s: None)
+    with pytest.raises(CourseError, match="no connection.*Wanted as .*cifar.tgz.*'fashion_mnist_mini' and 'digits' work now"):
+        data.get_dls('cifar10', root=tmp_path)
+
+def test_a_damaged_set_is_not_kept(srv, tmp_path, monkeypatch):
+    published(tmp_path, monkeypatch, srv, 'cifar100', b'no archive', ['cifar-100-python.tar.gz'])
+    with pytest.raises(CourseError, match='cannot unpack'): data.get_set('cifar100', tmp_path, progress=False)
+    assert not (tmp_path/'cifar-100-python').exists()
+
+def test_a_data_folder_one_cannot_write_to(tmp_path):
+    (tmp_path/'file').write_text('')
+    with pytest.raises(CourseError, match='cannot write to'): data.get_set('cifar100', tmp_path/'file')
