@@ -1,0 +1,79 @@
+"""Staged fine-tuning of He et al.'s ResNet-50 (v1) on photos of flowers, beside four baselines.
+
+    python benchmarks/finetune_flowers.py --seeds 0 1 2
+
+One fixed stratified split into training, validation and test images; the seed changes the new head, the order and the
+augmentation. Each arm is a plan of `run_stages`; a run that was killed goes on where it was. Writes
+results/finetune_flowers.json, which holds every arm of every seed, and means over seeds once there are three.
+Needs `flowers` and `weights/resnet50-imagenet-v1.pth` in fastai's data folder.
+"""
+import argparse, json, statistics, time
+from pathlib import Path
+
+from resnet_course.data import data_home, get_dls
+from resnet_course.finetune import Stage, get_plan, run_stages
+from resnet_course.learner import course_learner
+from resnet_course.runs import machine, versions, write_json
+from resnet_course.weights import load_weights
+
+root = Path(__file__).resolve().parent.parent
+p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+p.add_argument('--size', type=int, default=128, help='side of the images (px)')
+p.add_argument('--bs', type=int, default=32)
+p.add_argument('--n-train', type=int, default=1000, help='training images')
+p.add_argument('--epochs', type=int, default=4, help='of each stage that trains more than the head')
+p.add_argument('--head-epochs', type=int, default=12, help='of the head, on cached features')
+p.add_argument('--lr', type=float, default=0.02, help='of the head; the later stages take a tenth')
+p.add_argument('--precision', default='auto')
+p.add_argument('--work', type=Path, default=root/'runs/finetune_flowers', help='checkpoints')
+p.add_argument('--results', type=Path, default=root/'results/finetune_flowers.json')
+a = p.parse_args()
+
+weights = data_home()/'weights/resnet50-imagenet-v1.pth'
+dls = get_dls(data_home()/'flowers', bs=a.bs, size=a.size, valid_pct=0.15, seed=42, n_train=a.n_train, stats='imagenet')
+arch = dict(n_out=dls.c)
+
+def learner(seed, pretrained=True):
+    "A ResNet-50 v1, with a new head"
+    learn = course_learner(dls, 'resnet50', seed=seed, precision=a.precision, stem='imagenet', model_kwargs=dict(variant='v1'))
+    if pretrained: load_weights(learn.model, weights, variant='v1')
+    return learn
+
+views, e, lr = 4, a.epochs, a.lr
+head = Stage('head', -1, a.head_epochs, lr, cache=views)
+arms = {
+    'staged': [head, Stage('layer4 + head', 'layer4', e, lr/10, start_from='head'),
+               Stage('layer3 + layer4 + head', 'layer3', e, lr/10, start_from='head')],
+    'head only, longer': [Stage('head', -1, 4*a.head_epochs, lr, cache=views)],
+    'all at once, at the head\'s rate': [Stage('all', 0, e, lr)],
+    'fine_tune': get_plan('fine_tune', epochs=e, lr=lr),
+    'from scratch': [Stage('all', 0, 2*e, 0.05)],
+}
+
+def key(name): return ''.join(c if c.isalnum() else '_' for c in name)
+
+done = json.loads(a.results.read_text())['runs'] if a.results.exists() else []
+config = {k: v for k, v in vars(a).items() if k not in ('seeds', 'work', 'results')}
+if done and json.loads(a.results.read_text())['config'] != config: raise SystemExit(f'{a.results} holds other settings: choose another --results')
+
+def summary(runs):
+    "Mean and sample deviation of each stage's accuracies over seeds"
+    rows = {}
+    for r in runs:
+        for s in r['stages']: rows.setdefault((r['arm'], s['name']), []).append(s)
+    spread = lambda xs: dict(mean=statistics.mean(xs), sd=statistics.stdev(xs) if len(xs) > 1 else None, n=len(xs))
+    return [dict(arm=arm, stage=name, **{k: spread([s[k] for s in ss]) for k in ('train', 'valid', 'test', 'gap', 'seconds')}) for (arm, name), ss in rows.items()]
+
+for seed in a.seeds:
+    for arm, stages in arms.items():
+        if any(r['arm'] == arm and r['seed'] == seed for r in done): continue
+        began = time.perf_counter()
+        learn = learner(seed, pretrained=arm != 'from scratch')
+        with learn.no_bar(): res = run_stages(learn, stages, a.work/f'{key(arm)}-{seed}')
+        done.append(dict(arm=arm, seed=seed, wall_seconds=time.perf_counter() - began, **res.to_dict()))
+        images = {s: len(dl.dataset) for s, dl in zip(('train', 'valid', 'test'), (dls.train, dls.valid, dls.test))}
+        write_json(dict(config=config, images=images, data=dls.cfg | dict(name_or_path='flowers'), classes=list(map(str, dls.vocab)),
+                        weights=weights.name, precision=learn.precision.resolved, runs=done, summary=summary(done),
+                        machine=machine(dls.device), versions=versions(), command='python benchmarks/finetune_flowers.py --seeds ' + ' '.join(map(str, a.seeds))), a.results)
+        print(f'\nseed {seed}, {arm}\n{res}', flush=True)
