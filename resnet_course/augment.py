@@ -32,7 +32,7 @@ class BatchAugment(DisplayedTransform):
     def rand(self, n, lo=0., hi=1.): return torch.rand(n, generator=self.gen)*(hi - lo) + lo
     def randint(self, high, n): return torch.randint(high, (n,), generator=self.gen)
 
-# %% ../nbs/api/01_augment.ipynb #4b5d2721
+# %% ../nbs/api/01_augment.ipynb #2c1653d1
 def crop_at(
     x:Tensor, # Batch N,C,H,W
     top:Tensor, # First row of each window (N)
@@ -40,6 +40,10 @@ def crop_at(
     size:int # Side of the windows (px)
 )->Tensor: # N,C,size,size
     "A window of every image, each at its own place"
+    if x.device.type == 'cpu':   # a copy for each image costs less than half of one gather, which GPUs prefer
+        out = x.new_empty(*x.shape[:2], size, size)
+        for o, i, t, l in zip(out.numpy(), x.numpy(), top.tolist(), left.tolist()): o[:] = i[:, t:t + size, l:l + size]
+        return out
     windows = x.unfold(2, size, 1).unfold(3, size, 1)   # a view: N,C,rows,columns,size,size
     return windows[torch.arange(len(x), device=x.device), :, top, left]
 
@@ -50,13 +54,16 @@ class PadCrop(BatchAugment):
     def draw(self, x): return self.randint(2*self.pad + 1, len(x)), self.randint(2*self.pad + 1, len(x))
     def apply(self, x, top, left): return crop_at(F.pad(x, [self.pad]*4), top, left, x.shape[-1])
 
-# %% ../nbs/api/01_augment.ipynb #0374833e
+# %% ../nbs/api/01_augment.ipynb #1ad00589
 def mirror_where(
     x:Tensor, # Batch N,C,H,W
     mask:Tensor # True for the images to mirror (N)
 )->Tensor: # N,C,H,W
     "Mirror some images left to right"
-    return torch.where(mask[:, None, None, None], x.flip(-1), x)
+    if x.device.type != 'cpu': return torch.where(mask[:, None, None, None], x.flip(-1), x)
+    x, mask = x.clone(), mask.numpy()
+    x.numpy()[mask] = x.numpy()[mask][..., ::-1]   # on a CPU three times as fast as `where`
+    return x
 
 class Mirror(BatchAugment):
     "Mirror each image with probability `p`"
