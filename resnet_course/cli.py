@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'say', 'Data', 'Out', 'Precision', 'data_app', 'Root', 'train', 'evaluate_cmd', 'predict', 'export_cmd', 'data',
-           'data_get', 'data_export', 'data_subset', 'data_check', 'runs', 'doctor', 'lessons', 'main']
+           'data_get', 'data_export', 'data_subset', 'data_check', 'lr_find', 'runs', 'doctor', 'lessons', 'main']
 
 # %% ../nbs/api/18_cli.ipynb #ecbd607d
 import errno, json, sys
@@ -30,7 +30,7 @@ def _quiet(learn):
     from fastai.callback.progress import ProgressCallback
     if sys.stdout.isatty(): return learn
     class EpochLine(Callback):
-        order = 66  # after History
+        order = 56  # after History
         def after_epoch(self):
             if self.learn.history.trained is None: return
             r = self.learn.history.rows[-1]
@@ -240,6 +240,30 @@ def data_check(folder:Annotated[Path, typer.Argument(help='folder of class folde
     report = check_folder(folder, near=near, progress=sys.stdout.isatty())
     say(str(report))
     if not report.ok: raise typer.Exit(1)
+
+# %% ../nbs/api/18_cli.ipynb #345f8149
+@app.command('lr-find', epilog=_examples('resnet-course lr-find', 'resnet-course lr-find --data photos/ --arch resnet34 --plot lr.png'))
+def lr_find(
+    data:Data='fashion_mnist_mini',
+    arch:Annotated[str, typer.Option('--arch', '-a', help='network')]='resnet20',
+    bs:Annotated[int, typer.Option(help='images per batch')]=128,
+    size:Annotated[Optional[int], typer.Option(help='side of the images in px')]=None,
+    weights:Annotated[Optional[str], typer.Option(help="start from a file, or from 'torchvision'")]=None,
+    precision:Precision='auto',
+    n:Annotated[int, typer.Option('-n', min=6, help='batches to try')]=100,
+    plot:Annotated[Optional[Path], typer.Option(help='draw the curve into this file (.png or .svg)')]=None,
+):
+    "Suggest a learning rate for SGD, and say whether to trust it. Trains nothing that is kept."
+    from resnet_course.core import write_beside
+    from resnet_course.data import get_dls
+    from resnet_course.learner import course_learner
+    from resnet_course.lrfind import find_lr
+    learn = course_learner(get_dls(data, bs=bs, size=size), arch, weights=weights, precision=precision, seed=42)
+    curve = find_lr(learn, num_it=n)
+    say(curve)
+    if plot:
+        with write_beside(plot) as tmp: curve.plot().savefig(tmp, format=plot.suffix[1:] or 'png', dpi=110)
+        say(f'curve: {plot}')
 
 # %% ../nbs/api/18_cli.ipynb #adf3804b
 @app.command(epilog=_examples('resnet-course runs', 'resnet-course runs --out experiments'))

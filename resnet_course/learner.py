@@ -51,7 +51,7 @@ class StopOnNaN(Callback):
 # %% ../nbs/api/09_learner.ipynb #df3c42fa
 class History(Callback):
     "Keeps a row for every epoch of every fit: losses, metrics, last learning rate, seconds"
-    order = 65  # after the Recorder
+    order = 55  # after the Recorder, and before anything that may end training
     def __init__(self): self.rows, self.spent = [], 0.
     def before_epoch(self): self.start, self.trained, self.spent = time.perf_counter() - self.spent, None, 0.
     def after_train(self): self.trained = time.perf_counter() - self.start

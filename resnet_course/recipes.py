@@ -4,25 +4,27 @@
 
 # %% auto #0
 __all__ = ['recipes', 'Recipe', 'list_recipes', 'steps', 'cosine', 'one_cycle', 'mom_cycle', 'triangle', 'get_recipe',
-           'recipe_cbs', 'fit_recipe', 'learner_from_checkpoint']
+           'recipe_cbs', 'plateau_cbs', 'trick_cbs', 'fit_recipe', 'learner_from_checkpoint']
 
-# %% ../nbs/api/10_recipes.ipynb #098ef7f7
+# %% ../nbs/api/10_recipes.ipynb #9405016c
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from fastai.callback.schedule import ParamScheduler
-from fastai.callback.tracker import ReduceLROnPlateau
+from fastai.callback.mixup import CutMix, MixUp
+from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau
 from fastai.losses import CrossEntropyLossFlat
 from fastcore.foundation import L
 
 from .checkpoint import read_checkpoint, resumable
 from .core import CourseError, pick
 from .data import get_dls
-from .learner import course_learner, torch_adamw, torch_sgd
+from .learner import course_learner, torch_adam, torch_adamw, torch_sgd
 from .models import create_model
+from .tricks import EMA, SWA, Accumulate, ClipNorm, Grow, KeepBest, TorchPlateau
 
-# %% ../nbs/api/10_recipes.ipynb #46a891fb
+# %% ../nbs/api/10_recipes.ipynb #f238ac23
 @dataclass
 class Recipe:
     "How to train: optimizer, weight decay, and the learning rate as a function of the share of training done"
@@ -38,7 +40,16 @@ class Recipe:
     wd: float = 1e-4             # Weight decay, added to the gradient as in `torch.optim.SGD`
     hypers: dict = field(default_factory=dict) # More of the optimizer's, such as momentum
     plateau: dict | None = None  # Arguments of `ReduceLROnPlateau`: divide when validation no longer improves
-    label_smoothing: float = 0.
+    label_smoothing: float = 0.  # Share of the target that is spread over all classes
+    mixup: float = 0.            # MixUp's alpha
+    cutmix: float = 0.           # CutMix's alpha
+    ema: float = 0.              # Decay of an average of the weights
+    swa: float = 0.              # Average the weights of the epochs after this share of training
+    clip: float = 0.             # Longest gradient
+    accumulate: int = 1          # Batches for each step
+    grow: float = 0.             # Share of their side with which images start
+    keep_best: bool = False      # End with the epoch that was best on validation?
+    early_stop: dict | None = None # Arguments of `EarlyStoppingCallback`
     about: str = ''
 
 # %% ../nbs/api/10_recipes.ipynb #5b66e26c
@@ -112,12 +123,24 @@ _add('he2015_cifar', 'He et al. 2015, section 4.2', lr=0.1, bs=128, epochs=182, 
 _add('he2015_cifar_110', 'He et al. 2015, section 4.2', lr=0.1, bs=128, epochs=182, shape=steps([0.5, 0.75], warm=(400/64_000, 0.1)),
      about='The same after 400 iterations at 0.01, for nets of 110 layers and more')
 
+# %% ../nbs/api/10_recipes.ipynb #5f13e8e5
+_add('kuangliu', 'kuangliu/pytorch-cifar, main.py of 2021', lr=0.1, bs=128, epochs=200, wd=5e-4, shape=cosine(),
+     about='A cosine over 200 epochs')
+_add('keras_resnet18', 'a Keras tutorial on ResNet-18 for CIFAR-10', lr=1e-3, bs=8, epochs=50, wd=0., opt_func=torch_adam, lr_power=0.,
+     early_stop=dict(monitor='train_loss', min_delta=1e-3, patience=3), about='Adam, ended by the training loss')
+_add('pytorch_resnet34', 'a PyTorch tutorial on ResNet-18 to 152 for CIFAR-10', lr=0.1, bs=128, epochs=50, wd=5e-4,
+     plateau=dict(torch=True, monitor='train_loss', threshold=0.1, patience=3), about='Divided when the training loss stalls')
+_add('alexnet_adam', 'an AlexNet tutorial on Fashion-MNIST', lr=1e-3, bs=32, epochs=10, wd=0., opt_func=torch_adam, lr_power=0.,
+     keep_best=True, about='Adam, and the epoch that is best on validation')
+_add('fast_cifar', 'after cifar10-fast and airbench', lr=0.4, bs=128, epochs=10, wd=5e-4, shape=triangle(), label_smoothing=0.2, ema=0.995,
+     hypers=dict(nesterov=True), about='A triangle, label smoothing 0.2, averaged weights')
+
 # %% ../nbs/api/10_recipes.ipynb #0f3b2127
 def get_recipe(name)->Recipe:
     "The recipe called `name`; a `Recipe` is returned as it is"
     return name if isinstance(name, Recipe) else recipes[pick(name, recipes, 'recipe')]
 
-# %% ../nbs/api/10_recipes.ipynb #fd05be30
+# %% ../nbs/api/10_recipes.ipynb #0cc20d20
 def recipe_cbs(
     r:Recipe,
     lr:float # Highest learning rate
@@ -126,7 +149,23 @@ def recipe_cbs(
     scheds = {}
     if r.shape: scheds['lr'] = lambda pct: lr*r.shape(pct)
     if r.mom_shape: scheds['mom'] = r.mom_shape
-    return ([ParamScheduler(scheds)] if scheds else []) + ([ReduceLROnPlateau(monitor='valid_loss', **r.plateau)] if r.plateau else [])
+    return ([ParamScheduler(scheds)] if scheds else []) + plateau_cbs(r) + trick_cbs(r)
+
+def plateau_cbs(r):
+    "The callback that divides the rate when `monitor` stalls: PyTorch's, as the sources have it, where `torch` is set"
+    if not r.plateau: return []
+    kw = dict(monitor='valid_loss', **r.plateau) if 'monitor' not in r.plateau else dict(r.plateau)
+    return [TorchPlateau(**kw) if kw.pop('torch', False) else ReduceLROnPlateau(**kw)]
+
+def trick_cbs(r):
+    "The callbacks for what `r` adds to plain training"
+    if r.mixup and r.cutmix: raise CourseError(f'{r.name} has mixup={r.mixup} and cutmix={r.cutmix}: choose one of the two')
+    made = [(r.mixup, MixUp), (r.cutmix, CutMix), (r.ema, EMA), (r.swa, SWA), (r.clip, ClipNorm), (r.grow, Grow)]
+    cbs = [cb(v) for v, cb in made if v]
+    if r.accumulate > 1: cbs.append(Accumulate(r.accumulate))
+    if r.keep_best: cbs.append(KeepBest())
+    if r.early_stop: cbs.append(EarlyStoppingCallback(**r.early_stop))
+    return cbs
 
 # %% ../nbs/api/10_recipes.ipynb #13936c2f
 def fit_recipe(

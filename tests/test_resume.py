@@ -53,14 +53,13 @@ def test_killed_at_random_points(tmp_path):
     kills = runs = 0
     while kills < KILLS:
         folder, runs = tmp_path/f'run{runs}', runs + 1
-        for _ in range(200):
+        for _ in range(6):  # up to six kills, then in peace to the end
             pid = in_child(folder)
-            status = wait(pid, rng.uniform(0, took/2))
-            if status is not None: break
+            if wait(pid, rng.uniform(0, took)) is not None: break
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             kills += 1
-        assert status == 0
+        else: assert wait(in_child(folder), 120) == 0
         got = torch.load(folder/'final.pt', weights_only=True)
         assert all(torch.equal(got[k], v) for k, v in whole.items())
         assert sorted(p.name for p in folder.iterdir()) == ['checkpoint.pt', 'final.pt']

@@ -1,0 +1,134 @@
+"""Training throughput, images a second: this course against what one would run instead, in one process tree on one machine
+
+    python benchmarks/throughput.py [--seconds 4] [--rounds 2] [--data cifar10] [--out results/throughput.json]
+
+For every network the same batches of 128 images of 32×32 are trained on in four ways:
+
+- `plain`   float32, a PyTorch loop over torchvision's dataset transforms, image by image, in two worker processes
+- `fastai`  fastai's own Learner and data block on the same images, float32, flips in batches, in two worker processes
+- `hand`    a hand-written loop: images in memory, bfloat16 autocast, channels-last, crops and flips of whole batches
+- `ours`    `get_dls`, `course_learner(precision='auto')`, `fit`
+
+Rounds go through all ways in turn, so that a slow minute of the machine hits all of them; the fastest round of each counts.
+"""
+import argparse, json, time, warnings
+from pathlib import Path
+
+import torch, torch.nn.functional as F
+from torch import nn
+
+warnings.filterwarnings('ignore')
+from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.progress import ProgressCallback
+from fastai.data.all import CategoryBlock, DataBlock, Normalize, RandomSplitter
+from fastai.learner import Learner
+from fastai.vision.augment import Flip
+from fastai.vision.core import PILImage
+from fastai.vision.data import ImageBlock
+from torchvision import transforms as T
+
+from resnet_course.data import get_dls, open_pool
+from resnet_course.learner import course_learner, torch_sgd
+from resnet_course.models import create_model
+from resnet_course.runs import machine, versions, write_json
+
+nets = dict(resnet20=('resnet20', {}, 32), resnet18=('resnet18', dict(stem='cifar'), 32), alexnet=('alexnet_small', {}, 32))
+bs, warm, mean, std = 128, 2, [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
+
+def make(net):
+    torch.manual_seed(0)
+    name, kw, _ = nets[net]
+    return create_model(name, n_out=10, n_in=3, **kw)
+
+class Clock:
+    "Counts images from the end of the warm-up until `seconds` are over"
+    def __init__(self, seconds): self.seconds, self.n, self.start = seconds, -warm, None
+    def tick(self):
+        "Call after every batch; true when the time is over"
+        self.n += 1
+        if self.n <= 0: self.start = time.perf_counter(); return False
+        self.took = time.perf_counter() - self.start
+        return self.took >= self.seconds and self.n >= 3
+    @property
+    def rate(self): return self.n*bs/self.took
+
+class Photos(torch.utils.data.Dataset):
+    "Images that are decoded and transformed one by one"
+    def __init__(self, pool, n, tfm): self.x, self.y, self.n, self.tfm = pool.x.permute(0, 2, 3, 1).numpy(), pool.y, n, tfm
+    def __len__(self): return self.n
+    def __getitem__(self, i): return self.tfm(self.x[i]), int(self.y[i])
+
+def plain(net, pool, clock):
+    tfm = T.Compose([T.ToPILImage(), T.RandomCrop(32, 4), T.RandomHorizontalFlip(), T.ToTensor(), T.Normalize(mean, std)])
+    dl = torch.utils.data.DataLoader(Photos(pool, 45_000, tfm), batch_size=bs, shuffle=True, num_workers=2, drop_last=True)
+    model = make(net).train()
+    opt = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    for xb, yb in dl:
+        opt.zero_grad()
+        loss = F.cross_entropy(model(xb), yb)
+        loss.backward()
+        opt.step()
+        loss.item()  # the sources print a running loss
+        if clock.tick(): break
+
+def hand(net, pool, clock):
+    x, y = pool.x[:45_000], pool.y[:45_000]
+    mu, sd = (torch.tensor(o)[:, None, None]*255 for o in (mean, std))
+    model = make(net).train().to(memory_format=torch.channels_last)
+    opt = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    for idx in torch.randperm(len(x)).split(bs):
+        top, left = torch.randint(9, (2, bs))
+        w = F.pad(x[idx], [4]*4).unfold(2, 32, 1).unfold(3, 32, 1)
+        xb = w[torch.arange(bs), :, top, left]
+        xb = torch.where(torch.rand(bs, 1, 1, 1) < 0.5, xb.flip(-1), xb)
+        xb = ((xb.float() - mu)/sd).contiguous(memory_format=torch.channels_last)
+        with torch.autocast('cpu', torch.bfloat16): pred = model(xb)
+        loss = F.cross_entropy(pred.float(), y[idx])
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        if clock.tick(): break
+
+class Timed(Callback):
+    "Ends training when the clock says so"
+    order = 200
+    def __init__(self, clock): self.clock = clock
+    def after_batch(self):
+        if self.training and self.clock.tick(): raise CancelFitException
+
+def fit(learn, clock):
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 0.01, cbs=Timed(clock))
+
+def fastai(net, pool, clock):
+    x, y = pool.x.permute(0, 2, 3, 1).numpy(), pool.y.tolist()
+    block = DataBlock((ImageBlock, CategoryBlock), get_x=lambda i: x[i], get_y=lambda i: y[i], splitter=RandomSplitter(0.1, seed=42),
+                      batch_tfms=[Flip(p=0.5), Normalize.from_stats(mean, std)])
+    dls = block.dataloaders(range(20_000), bs=bs, num_workers=2)
+    fit(Learner(dls, make(net), loss_func=nn.CrossEntropyLoss(), opt_func=torch_sgd), clock)
+
+def ours(net, pool, clock):
+    fit(course_learner(get_dls('cifar10', bs=bs), make(net)), clock)
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--seconds', type=float, default=4, help='at least so long for each measurement')
+    p.add_argument('--rounds', type=int, default=2)
+    p.add_argument('--nets', nargs='+', default=list(nets), choices=list(nets))
+    p.add_argument('--out', type=Path, default=Path(__file__).parent.parent/'results'/'throughput.json')
+    a = p.parse_args()
+    pool, rows, begin = open_pool('cifar10'), [], time.time()
+    for net in a.nets:
+        rates = {way.__name__: [] for way in (plain, fastai, hand, ours)}
+        for _ in range(a.rounds):
+            for way in (plain, fastai, hand, ours):
+                clock = Clock(a.seconds)
+                way(net, pool, clock)
+                rates[way.__name__].append(round(clock.rate, 1))
+        best = {k: max(v) for k, v in rates.items()}
+        row = dict(net=net, images_per_second=best, rounds=rates, **{f'ours_over_{k}': round(best['ours']/best[k], 3) for k in ('plain', 'fastai', 'hand')})
+        rows.append(row)
+        print(f'{net:9}', *(f'{k} {v}' for k, v in best.items()), *(f'{k} {v}' for k, v in row.items() if k.startswith('ours_')), sep='  ', flush=True)
+    write_json(dict(what='training throughput, images a second, batches of 128 of 3×32×32', rows=rows, seconds_each=a.seconds,
+                    took=round(time.time() - begin, 1), machine=machine(), versions=versions()), a.out)
+
+if __name__ == '__main__': main()
