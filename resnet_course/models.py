@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['registry', 'list_models', 'create_model', 'options', 'default_stem']
 
-# %% ../nbs/api/05_models.ipynb #6f8bc503
+# %% ../nbs/api/05_models.ipynb #c867dbcc
 import inspect
 from fnmatch import fnmatch
 from torch import nn
 from .core import CourseError, pick
 from .layers import Bottleneck, shortcuts, stems
 from .alexnet import AlexNet, alexnets
-from .resnet import ResNet, cifar_depths, depths
+from .resnet import ResNet, cifar_depths, depths, preact_depths
 
-# %% ../nbs/api/05_models.ipynb #7b485656
+# %% ../nbs/api/05_models.ipynb #2217603a
 def _registry():
     "Name → (class, default options)"
     r = {}
@@ -24,6 +24,8 @@ def _registry():
     for d, (block, n) in cifar_depths.items():
         cifar = dict(block=block, n_blocks=n, nf=16, stem='cifar')
         r[f'resnet{d}'], r[f'plain{d}'] = (ResNet, dict(cifar, shortcut='A')), (ResNet, dict(cifar, shortcut='none'))
+    for d, (block, n) in preact_depths.items():
+        r[f'resnet{d}'] = ResNet, dict(block=block, n_blocks=n, nf=16, stem='cifar', variant='v2')
     fifty, hundred = ({'block': Bottleneck, 'n_blocks': depths[d][1]} for d in (50, 101))
     r |= dict(resnext50_32x4d=(ResNet, dict(fifty, groups=32, base_width=4)),
               resnext101_32x8d=(ResNet, dict(hundred, groups=32, base_width=8)),

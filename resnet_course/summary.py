@@ -64,7 +64,7 @@ def run_meta(
     finally:
         for m, mode in modes: m.training = mode
 
-# %% ../nbs/api/07_summary.ipynb #5c26f9b1
+# %% ../nbs/api/07_summary.ipynb #5b7855af
 def model_summary(
     model:nn.Module, # Any network that takes a batch of images
     size:int=224, # Side of the images, px, or (height, width)
@@ -76,6 +76,7 @@ def model_summary(
     if n_in is None: n_in = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
     rows, seen = {}, set()
     def note(name, m, out):
+        "Add what layer `name` returned to its row"
         key, leaf = '.'.join(name.split('.')[:depth]), not list(m.children())
         row = rows.setdefault(key, dict(layer=key, kind='', shape=(), params=0, macs=0))
         if key == name: row |= dict(kind=type(m).__name__, shape=tuple(out.shape[1:]))

@@ -2,7 +2,7 @@
 
 `tests/test_weights.py` holds every case to its word; the notebook of `weights` prints them as a table.
 """
-import argparse, collections, io, json, os, pickle, struct, tarfile, zipfile
+import argparse, collections, io, json, os, pickle, struct, tarfile, warnings, zipfile
 from dataclasses import dataclass, field
 
 import numpy as np, torch
@@ -157,7 +157,9 @@ def _(d, sd): return raw(d, pickle.dumps(Touch(d/'owned'), protocol=2))
 def _(d, sd): return put(d, create_model('resnet8'))
 @bad('a TorchScript program', 'TorchScript')
 def _(d, sd):
-    torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)).save(str(d/'w.pt'))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)).save(str(d/'w.pt'))
     return d/'w.pt'
 @bad('a truncated .pth', 'not a whole PyTorch checkpoint')
 def _(d, sd): return raw(d, as_bytes(sd)[:-5000])
