@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['plans', 'Stage', 'check_plan', 'group_lrs', 'BestEpoch', 'features', 'FeatureDL', 'StageResults', 'run_stages',
-           'get_plan', 'save_plan', 'load_plan', 'freeze_to', 'freeze_report', 'snapshot', 'Frozen']
+           'get_plan', 'save_plan', 'load_plan', 'finetune_learner', 'freeze_to', 'freeze_report', 'snapshot', 'Frozen']
 
-# %% ../nbs/api/11_finetune.ipynb #5482d18e
+# %% ../nbs/api/11_finetune.ipynb #79697c24
 import hashlib, json, re, time
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -24,13 +24,13 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from .core import CourseError, pick, write_beside
-from .data import PoolDL
+from .data import PoolDL, get_dls
 from .evaluate import evaluate, split_dl
 from .freeze import Frozen, bn_modes, freeze_report, freeze_to, snapshot
-from .learner import History, set_seeds
+from .learner import History, course_learner, set_seeds
 from .recipes import Recipe, fit_recipe, get_recipe, one_cycle, mom_cycle
 from .resnet import group_names, unwrapped
-from .weights import read_weights, save_weights
+from .weights import load_weights, read_weights, save_weights, which_model
 
 # %% ../nbs/api/11_finetune.ipynb #ad0ac875
 _all_ = ['freeze_to', 'freeze_report', 'snapshot', 'Frozen']
@@ -415,3 +415,25 @@ def _stage_from(r, path):
     lr = r['lr']
     if isinstance(lr, dict): lr = slice(*[lr.get(k) for k in ('low', 'high')])
     return Stage(**{**r, 'lr': lr})
+
+# %% ../nbs/api/11_finetune.ipynb #7d629f47
+def finetune_learner(
+    data='digits',          # A set's name or a folder
+    weights='torchvision',  # A file, or 'torchvision'
+    arch:str|None=None,     # Network; None: the file's own, or resnet34 for 'torchvision'
+    variant:str|None=None,  # 'v1' or 'v1.5', where the weights' publisher says so (He et al.'s own are 'v1')
+    precision:str='auto',   # As for `course_learner`
+    seed:int=0,             # Of the head, the batches and the split
+    **kwargs                # For `get_dls`: bs, size, n_train
+)->Learner:
+    "A learner on `data` with the body of `weights` and a new head"
+    named = not Path(str(weights)).suffix
+    sd, meta = ({}, {}) if named else read_weights(weights)
+    cfg = dict(meta.get('cfg') or next(iter(which_model(sd)), {})) if sd else dict(name='resnet34', stem='imagenet', n_in=3)
+    if not (arch or cfg): raise CourseError(f'{weights}: which network these weights are for cannot be told; give its name as `arch`')
+    dls = get_dls(data, seed=seed, stats=meta.get('stats') or ('imagenet' if cfg.get('n_in', 3) == 3 else None), **kwargs)
+    own = {k: v for k, v in cfg.items() if k not in ('name', 'n_out', 'n_in', 'stem')} if arch in (None, cfg.get('name')) else {}
+    learn = course_learner(dls, arch or cfg['name'], precision=precision, seed=seed, stem=cfg.get('stem'),
+                           model_kwargs=own | (dict(variant=variant) if variant else {}))
+    learn.weights_report = load_weights(learn.model, weights, variant=variant)
+    return learn

@@ -155,3 +155,20 @@ def test_killed_plan_goes_on(tmp_path):
     assert all(again[k] == done[k] for k in done) and len(again) == 3
     a, b = (torch.load(tmp_path/f'{n}.pt', weights_only=True) for n in ('whole', 'cut'))
     assert all(torch.equal(a[k], b[k]) for k in a)
+
+@pytest.mark.slow
+def test_command(tmp_path):
+    "`resnet-course finetune` goes from a weights file to a tested model; a mistyped plan is one line"
+    from resnet_course.models import create_model
+    from resnet_course.weights import load_model, save_weights
+    save_weights(create_model('resnet8', n_in=1, n_out=7), tmp_path/'w.safetensors', stats=([.3], [.3]))
+    def cli(*args): return subprocess.run([sys.executable, '-m', 'resnet_course.cli', 'finetune', '--data', 'digits', '--n-train', '64', *args], cwd=tmp_path,
+                                          env=dict(os.environ, PYTHONPATH=str(root)), capture_output=True, text=True, timeout=300)
+    res = cli('--weights', 'w.safetensors', '--epochs', '1', '--bs', '32', '--precision', 'fp32')
+    assert res.returncode == 0, res.stderr
+    run = tmp_path/'runs/digits-resnet8-finetune-001'
+    rec = json.loads((run/'run.json').read_text())
+    assert [s['start_from'] for s in rec['finetune']['stages']] == ['initial', 'head', 'head']
+    assert load_model(run/'model.safetensors').meta['vocab'] == list('0123456789')
+    bad = cli('--weights', 'w.safetensors', '--plan', 'stagd')
+    assert bad.returncode == 1 and "did you mean 'staged'" in bad.stderr and len(bad.stderr.strip().splitlines()) == 1
