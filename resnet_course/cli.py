@@ -76,12 +76,16 @@ def train(
     out:Out=Path('runs'),
 ):
     "Train a network, test it once, and keep the record. With no options: `resnet20` on the embedded Fashion-MNIST."
+    from resnet_course.checkpoint import Interrupted
     from resnet_course.runs import mean_spread, train_run
     kw = dict(data=data, arch=arch, epochs=epochs, recipe=recipe, lr=lr, bs=bs, size=size, n_train=n_train, weights=weights,
               precision=precision, out=out, resume=resume, setup=_announce, command=' '.join(['resnet-course', *sys.argv[1:]]))
     top1 = []
     for s in range(seed, seed + (1 if resume else seeds)):
-        rec, report = train_run(seed=s, **kw)
+        try: rec, report = train_run(seed=s, **kw)
+        except Interrupted as e:  # here, because typer would only say that it was aborted
+            say(f'{e}\ngo on with: resnet-course train --resume {e.path.parent}', err=True)
+            raise typer.Exit(130)
         top1.append(report.top1)
         run = Path(rec['path'])
         say(f"\n{report}\n\ntest accuracy {report.top1:.2%} after {rec['train_seconds']:.1f} s of training")
@@ -378,7 +382,6 @@ def main():
     except CourseError as e: say(f'error: {e}', err=True)
     except KeyboardInterrupt as e:
         say(str(e) or 'interrupted', err=True)
-        if path := getattr(e, 'path', None): say(f'go on with: resnet-course train --resume {path.parent}', err=True)
         sys.exit(130)
     except OSError as e:
         if e.errno not in _disk: raise
