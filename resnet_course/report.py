@@ -55,7 +55,7 @@ def _facts(d):
 _style = '''body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:860px;margin:2rem auto;padding:0 1rem}
 h1,h2{line-height:1.2}h2{margin-top:2.2rem;border-bottom:1px solid #ddd}img{max-width:100%}code,pre{background:#f4f4f4;padding:.1rem .3rem}
 pre{padding:.6rem;overflow-x:auto}table{border-collapse:collapse;font-size:.92rem}td,th{padding:.2rem .7rem;border-bottom:1px solid #eee;text-align:left;
-vertical-align:top;overflow-wrap:anywhere}.big{font-size:1.25rem}'''
+vertical-align:top;overflow-wrap:anywhere}th{white-space:nowrap}.big{font-size:1.25rem}'''
 
 def _page(title, parts):
     "A page that needs nothing from outside"
