@@ -55,7 +55,7 @@ def test_killed_at_random_points(tmp_path):
         folder, runs = tmp_path/f'run{runs}', runs + 1
         for _ in range(6):  # up to six kills, then in peace to the end
             pid = in_child(folder)
-            if wait(pid, rng.uniform(0, took)) is not None: break
+            if wait(pid, rng.uniform(0, 0.6*took)) is not None: break
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             kills += 1
