@@ -65,7 +65,7 @@ def train(
     epochs:Annotated[int, typer.Option('--epochs', '-e', help='passes over the training images')]=5,
     recipe:Annotated[str, typer.Option(help='training schedule: one_cycle, cosine, step, plateau, he2015_cifar …')]='one_cycle',
     lr:Annotated[Optional[float], typer.Option(help="highest learning rate [default: the recipe's]")]=None,
-    bs:Annotated[int, typer.Option(help='images per batch')]=128,
+    bs:Annotated[int, typer.Option(help='images per batch')]=64,
     size:Annotated[Optional[int], typer.Option(help="side of the images in px [default: the set's own; 128 for photos]")]=None,
     n_train:Annotated[Optional[int], typer.Option(help='train on this many images only')]=None,
     weights:Annotated[Optional[str], typer.Option(help="start from a file, or from 'torchvision'")]=None,
@@ -317,7 +317,7 @@ def data_check(folder:Annotated[Path, typer.Argument(help='folder of class folde
 def lr_find(
     data:Data='fashion_mnist_mini',
     arch:Annotated[str, typer.Option('--arch', '-a', help='network')]='resnet20',
-    bs:Annotated[int, typer.Option(help='images per batch')]=128,
+    bs:Annotated[int, typer.Option(help='images per batch')]=64,
     size:Annotated[Optional[int], typer.Option(help='side of the images in px')]=None,
     weights:Annotated[Optional[str], typer.Option(help="start from a file, or from 'torchvision'")]=None,
     precision:Precision='auto',
