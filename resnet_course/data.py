@@ -25,6 +25,7 @@ from fastai.data.external import fastai_path
 from fastai.losses import CrossEntropyLossFlat
 from filelock import FileLock
 from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW, default_device, rank_distrib
+import fastai.vision.data  # teaches show_batch and show_results to lay images out in a grid
 from torch import Tensor
 from torch.utils.data import DataLoader as TorchLoader, default_collate
 
@@ -436,7 +437,7 @@ class PoolDL(SeededDL):
             yield (tfm.cls(as_channels(x[i], tfm.n_in)), TensorCategory(y[i]))[:n]
 
 # %% ../nbs/api/00_data.ipynb #d6069760
-_dls_attrs = 'vocab c name n_in size stats source cfg'.split()
+_dls_attrs = 'vocab c name n_in size side stats source cfg'.split()
 
 def _without_pool(ds):
     "An empty copy of a `Datasets` whose transforms do not hold the images"
@@ -579,7 +580,7 @@ def get_dls(
     dsets = Datasets(list(range(len(pool))), [[ToImage(pool, n_in)], [ToLabel(pool)]], splits=[o.tolist() for o in splits])
     if num_workers is None: num_workers = 0 if pool.x is not None else min(8, os.cpu_count() or 1)
     dls = _loaders(dsets, bs, _batch_tfms(pool, size, n_in, stats, augment, splits[0]), seed, num_workers, device or default_device())
-    for k, v in zip(_dls_attrs, (dsets.tls[1].vocab, len(pool.vocab), pool.name, n_in, size, stats, str(name_or_path), cfg)): setattr(dls, k, v)
+    for k, v in zip(_dls_attrs, (dsets.tls[1].vocab, len(pool.vocab), pool.name, n_in, size, pool.side, stats, str(name_or_path), cfg), strict=True): setattr(dls, k, v)
     return dls
 
 # %% ../nbs/api/00_data.ipynb #4724e9a4
@@ -648,8 +649,8 @@ def as_dls(
     dls = CourseDataLoaders(*(_torch_dl(dl, tfm, list(vocab), i == 0, device) for i, dl in enumerate((train, valid, test)) if dl is not None),
                             device=device)
     if stats: dls.add_tfms([ShowAs(stats)], 'after_batch')
-    for k, v in zip(_dls_attrs, (dls.train.dataset.tfms.fs[0].vocab, len(vocab), type(train.dataset).__name__, x.shape[0], x.shape[-1],
-                                 stats, 'torch', None)): setattr(dls, k, v)
+    for k, v in zip(_dls_attrs, (dls.train.dataset.tfms.fs[0].vocab, len(vocab), type(train.dataset).__name__, x.shape[0], x.shape[-1], x.shape[-1],
+                                 stats, 'torch', None), strict=True): setattr(dls, k, v)
     return dls
 
 class ShowAs(Transform):

@@ -74,7 +74,7 @@ BAD = [
     (['train', '--data', 'digits', '--n-train', '-3'],                          'n_train'),
     (['train', '--data', 'digits', '--recipe', 'one-cycle'],                    "did you mean 'one_cycle'"),
     (['train', '--data', 'digits', '--precision', 'bf61'],                      "did you mean 'bf16'"),
-    (['train', '--data', 'digits', '--size', '4'],                              'size'),
+    (['train', '--data', 'digits', '--size', '0'],                               'size'),
     (['train', '--data', 'digits', '--weights', 'no.safetensors'],              'no.safetensors'),
     (['evaluate', 'no-such-run'],                                               'no such run'),
     (['predict', 'no-such.jpg'],                                                'no-such.jpg'),

@@ -56,6 +56,7 @@ def relink(text, top='nbs'):
 def readme(root):
     "The README's text, and the pictures that go with it"
     nb = prepare(nbformat.read(root/'nbs/index.ipynb', 4))
+    nb.metadata.setdefault('language_info', dict(name='python'))  # nbdev_clean takes it away; the code fences need it
     exporter = MarkdownExporter()
     body, res = exporter.from_notebook_node(nb, resources=dict(unique_key='readme', output_files_dir='images'))
     # nbconvert leaves an empty fence where a cell's input is not shown
