@@ -29,6 +29,8 @@ def run_nb(path, flags):
     for c in nb.cells:
         if c.cell_type == 'code' and not skipped(c, flags): c.outputs = []   # execnb leaves the old ones where a cell now prints nothing
     with working_directory(path.parent): shell.run_all(nb, exc_stop=True, preproc=lambda c: skipped(c, flags))
+    for c in nb.cells:  # a library's warning about itself names the machine's folders, and teaches nobody
+        if c.get('outputs'): c.outputs = [o for o in c.outputs if not (o.get('name') == 'stderr' and 'site-packages' in ''.join(o['text']))]
     for o in (o for c in nb.cells for o in c.get('outputs', []) if '\r' in ''.join(o.get('text', ''))):
         o['text'] = as_seen(''.join(o['text'])).splitlines(keepends=True)
     clean_nb(nb, allowed_cell_metadata_keys=get_config().get('allowed_cell_metadata_keys', '').split())
