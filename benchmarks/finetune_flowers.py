@@ -7,13 +7,14 @@ augmentation. Each arm is a plan of `run_stages`; a run that was killed goes on 
 results/finetune_flowers.json, which holds every arm of every seed, and means over seeds once there are three.
 Needs `flowers` and `weights/resnet50-imagenet-v1.pth` in fastai's data folder.
 """
-import argparse, json, statistics, time
+import argparse, json, time
+from dataclasses import replace
 from pathlib import Path
 
 from resnet_course.data import data_home, get_dls
 from resnet_course.finetune import Stage, get_plan, run_stages
 from resnet_course.learner import course_learner
-from resnet_course.runs import machine, versions, write_json
+from resnet_course.runs import machine, stage_means, versions, write_json
 from resnet_course.weights import load_weights
 
 root = Path(__file__).resolve().parent.parent
@@ -32,8 +33,6 @@ a = p.parse_args()
 
 weights = data_home()/'weights/resnet50-imagenet-v1.pth'
 dls = get_dls(data_home()/'flowers', bs=a.bs, size=a.size, valid_pct=0.15, seed=42, n_train=a.n_train, stats='imagenet')
-arch = dict(n_out=dls.c)
-
 def learner(seed, pretrained=True):
     "A ResNet-50 v1, with a new head"
     learn = course_learner(dls, 'resnet50', seed=seed, precision=a.precision, stem='imagenet', model_kwargs=dict(variant='v1'))
@@ -45,9 +44,11 @@ head = Stage('head', -1, a.head_epochs, lr, cache=views)
 arms = {
     'staged': [head, Stage('layer4 + head', 'layer4', e, lr/10, start_from='head'),
                Stage('layer3 + layer4 + head', 'layer3', e, lr/10, start_from='head')],
-    'head only, longer': [Stage('head', -1, 4*a.head_epochs, lr, cache=views)],
+    # without the cache, so that it takes about as long as the staged plan, and sees new crops in every epoch
+    'head only, as long': [Stage('head', -1, a.head_epochs + 2*e, lr)],
     'all at once, at the head\'s rate': [Stage('all', 0, e, lr)],
-    'fine_tune': get_plan('fine_tune', epochs=e, lr=lr),
+    # `fine_tune`'s order and rates, and as everywhere else the best epoch on validation
+    'fine_tune': [replace(s, restore_best=True) for s in get_plan('fine_tune', epochs=e, lr=lr)],
     'from scratch': [Stage('all', 0, 2*e, 0.05)],
 }
 
@@ -56,14 +57,6 @@ def key(name): return ''.join(c if c.isalnum() else '_' for c in name)
 done = json.loads(a.results.read_text())['runs'] if a.results.exists() else []
 config = {k: v for k, v in vars(a).items() if k not in ('seeds', 'work', 'results')}
 if done and json.loads(a.results.read_text())['config'] != config: raise SystemExit(f'{a.results} holds other settings: choose another --results')
-
-def summary(runs):
-    "Mean and sample deviation of each stage's accuracies over seeds"
-    rows = {}
-    for r in runs:
-        for s in r['stages']: rows.setdefault((r['arm'], s['name']), []).append(s)
-    spread = lambda xs: dict(mean=statistics.mean(xs), sd=statistics.stdev(xs) if len(xs) > 1 else None, n=len(xs))
-    return [dict(arm=arm, stage=name, **{k: spread([s[k] for s in ss]) for k in ('train', 'valid', 'test', 'gap', 'seconds')}) for (arm, name), ss in rows.items()]
 
 for seed in a.seeds:
     for arm, stages in arms.items():
@@ -74,6 +67,6 @@ for seed in a.seeds:
         done.append(dict(arm=arm, seed=seed, wall_seconds=time.perf_counter() - began, **res.to_dict()))
         images = {s: len(dl.dataset) for s, dl in zip(('train', 'valid', 'test'), (dls.train, dls.valid, dls.test))}
         write_json(dict(config=config, images=images, data=dls.cfg | dict(name_or_path='flowers'), classes=list(map(str, dls.vocab)),
-                        weights=weights.name, precision=learn.precision.resolved, runs=done, summary=summary(done),
+                        weights=weights.name, precision=learn.precision.resolved, runs=done, summary=stage_means(done),
                         machine=machine(dls.device), versions=versions(), command='python benchmarks/finetune_flowers.py --seeds ' + ' '.join(map(str, a.seeds))), a.results)
         print(f'\nseed {seed}, {arm}\n{res}', flush=True)

@@ -30,11 +30,13 @@ def _seconds(dtype, dev, reps=5):
         best = min(best, time.perf_counter() - start)
     return best
 
-# %% ../nbs/api/08_amp.ipynb #58210ad1
+# %% ../nbs/api/08_amp.ipynb #22776096
 @lru_cache
 def cpu_bf16_speedup()->float:
     "How many times faster bfloat16 is than float32 on this CPU; measured once a process, in milliseconds"
-    with torch.random.fork_rng(devices=[]): return _seconds(torch.float32, 'cpu')/_seconds(torch.bfloat16, 'cpu')
+    # it may be asked for first while predicting, where gradients are off
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
+        return _seconds(torch.float32, 'cpu')/_seconds(torch.bfloat16, 'cpu')
 
 # %% ../nbs/api/08_amp.ipynb #a54213b3
 precisions = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)

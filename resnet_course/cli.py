@@ -94,12 +94,12 @@ def train(
         m = mean_spread(top1)
         say(f"\n{m['n']} seeds: test accuracy {m['mean']:.2%}, standard deviation {m['sd']:.2%}, 95 % interval of the mean ± {m['ci']:.2%}")
 
-# %% ../nbs/api/18_cli.ipynb #23711ed5
+# %% ../nbs/api/18_cli.ipynb #29ae7462
 @app.command(epilog=_examples('resnet-course finetune --data photos/ --weights torchvision --arch resnet50',
-                              'resnet-course finetune --data digits --weights runs/fashion_mnist-resnet20-001/model.safetensors --plan gradual',
+                              'resnet-course finetune --data digits --weights resnet20-fashion_mnist --plan gradual',
                               'resnet-course finetune --data photos/ --weights resnet50.pth --variant v1 --plan plan.yaml'))
 def finetune(
-    weights:Annotated[str, typer.Option('--weights', '-w', help="a weights file, or 'torchvision'")]='torchvision',
+    weights:Annotated[str, typer.Option('--weights', '-w', help="a weights file, 'torchvision', or 'resnet20-fashion_mnist', which comes with the package")]='torchvision',
     data:Data='digits',
     plan:Annotated[str, typer.Option('--plan', '-p', help='staged, chain, gradual, fine_tune, head, all, or a .yaml file')]='staged',
     arch:Annotated[Optional[str], typer.Option('--arch', '-a', help="network [default: the file's own; resnet34 for torchvision]")]=None,
@@ -241,7 +241,7 @@ def predict(
         say(f'{bad} of {len(files)} files could not be read', err=True)
         raise typer.Exit(1)
 
-# %% ../nbs/api/18_cli.ipynb #7f72359d
+# %% ../nbs/api/18_cli.ipynb #275d2fb4
 @app.command('export', epilog=_examples('resnet-course export', 'resnet-course export runs/flowers-resnet34-001 --out flowers.onnx',
                                         'resnet-course export model.safetensors --size 224'))
 def export_cmd(
@@ -253,7 +253,7 @@ def export_cmd(
     from resnet_course.export import export_model
     from resnet_course.weights import load_model
     model = _model_file(model)
-    out = out or model.with_suffix('.onnx')
+    out = out or (model if model.exists() else Path(model.name)).with_suffix('.onnx')
     say(f'{out}\n{export_model(load_model(model), out, size)}')
 
 # %% ../nbs/api/18_cli.ipynb #89092cd2

@@ -6,7 +6,7 @@
 __all__ = ['plans', 'Stage', 'check_plan', 'group_lrs', 'BestEpoch', 'features', 'FeatureDL', 'StageResults', 'run_stages',
            'get_plan', 'save_plan', 'load_plan', 'finetune_learner', 'freeze_to', 'freeze_report', 'snapshot', 'Frozen']
 
-# %% ../nbs/api/11_finetune.ipynb #79697c24
+# %% ../nbs/api/11_finetune.ipynb #515a8acc
 import hashlib, json, re, time
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -30,7 +30,7 @@ from .freeze import Frozen, bn_modes, freeze_report, freeze_to, snapshot
 from .learner import History, course_learner, set_seeds
 from .recipes import Recipe, fit_recipe, get_recipe, one_cycle, mom_cycle
 from .resnet import group_names, unwrapped
-from .weights import load_weights, read_weights, save_weights, which_model
+from .weights import load_weights, read_weights, save_weights, shipped_weights, which_model
 
 # %% ../nbs/api/11_finetune.ipynb #ad0ac875
 _all_ = ['freeze_to', 'freeze_report', 'snapshot', 'Frozen']
@@ -416,10 +416,10 @@ def _stage_from(r, path):
     if isinstance(lr, dict): lr = slice(*[lr.get(k) for k in ('low', 'high')])
     return Stage(**{**r, 'lr': lr})
 
-# %% ../nbs/api/11_finetune.ipynb #7d629f47
+# %% ../nbs/api/11_finetune.ipynb #dcf014a6
 def finetune_learner(
     data='digits',          # A set's name or a folder
-    weights='torchvision',  # A file, or 'torchvision'
+    weights='torchvision',  # A file, 'torchvision', or a name in `shipped_weights()`
     arch:str|None=None,     # Network; None: the file's own, or resnet34 for 'torchvision'
     variant:str|None=None,  # 'v1' or 'v1.5', where the weights' publisher says so (He et al.'s own are 'v1')
     precision:str='auto',   # As for `course_learner`
@@ -427,7 +427,7 @@ def finetune_learner(
     **kwargs                # For `get_dls`: bs, size, n_train
 )->Learner:
     "A learner on `data` with the body of `weights` and a new head"
-    named = not Path(str(weights)).suffix
+    named = not Path(str(weights)).suffix and str(weights) not in shipped_weights()
     sd, meta = ({}, {}) if named else read_weights(weights)
     cfg = dict(meta.get('cfg') or next(iter(which_model(sd)), {})) if sd else dict(name='resnet34', stem='imagenet', n_in=3)
     if not (arch or cfg): raise CourseError(f'{weights}: which network these weights are for cannot be told; give its name as `arch`')

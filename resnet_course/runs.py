@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['machine', 'cpu_name', 'versions', 'run_record', 'plot_history', 'write_json', 'new_run_dir', 'save_run', 'load_run',
-           'list_runs', 'runs_table', 'train_run', 'mean_spread']
+           'list_runs', 'runs_table', 'train_run', 'mean_spread', 'stage_means']
 
 # %% ../nbs/api/14_runs.ipynb #7f907791
 import csv, json, math, os, platform, statistics, sys, time
@@ -207,3 +207,16 @@ def mean_spread(
     if n < 2: return dict(n=n, mean=sum(xs)/n, sd=None, ci=None)
     sd = statistics.stdev(xs)
     return dict(n=n, mean=statistics.mean(xs), sd=sd, ci=sd/math.sqrt(n)*(_t95[n - 2] if n <= 10 else 1.96))
+
+# %% ../nbs/api/14_runs.ipynb #0bb41340
+def stage_means(
+    runs # Dicts with 'arm', 'seed' and 'stages', as the studies in `benchmarks/` write them
+)->list[dict]:
+    "Each arm's stages over seeds: accuracies and seconds as `mean_spread` gives them; `gain` is on test, over the study's first stage"
+    rows, base = {}, {}
+    for r in runs:
+        for s in r['stages']:
+            base.setdefault(r['seed'], s)
+            rows.setdefault((r['arm'], s['name']), []).append((s, base[r['seed']]))
+    return [dict(arm=arm, stage=stage, **{k: mean_spread([s[k] for s, _ in ss]) for k in ('train', 'valid', 'test', 'gap', 'seconds')},
+                 gain=mean_spread([s['test'] - b['test'] for s, b in ss])) for (arm, stage), ss in rows.items()]

@@ -1,0 +1,66 @@
+"""Clothes to digits and back: what a small network keeps when it is fine-tuned to another domain.
+
+    python benchmarks/transfer_small.py --seeds 0 1 2
+
+Three directions: the package's resnet20 (trained on Fashion-MNIST) on scikit-learn's digits scaled to 32 px, on the same
+digits inverted (dark on bright), and a resnet20 trained on digits here on Fashion-MNIST. In each, the staged plan, the head
+alone, everything at once, and from scratch, from few training images. Offline; writes results/transfer_small.json.
+"""
+import argparse, json, time
+from pathlib import Path
+
+from resnet_course.data import get_dls
+from resnet_course.evaluate import evaluate
+from resnet_course.finetune import Stage, run_stages
+from resnet_course.learner import course_learner
+from resnet_course.recipes import fit_recipe
+from resnet_course.runs import machine, stage_means, versions, write_json
+from resnet_course.weights import load_weights, read_weights
+
+root = Path(__file__).resolve().parent.parent
+p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+p.add_argument('--n-train', type=int, default=240, help='training images of the new task')
+p.add_argument('--epochs', type=int, default=6, help='of each stage')
+p.add_argument('--lr', type=float, default=0.02, help='of the head; the later stages take a tenth')
+p.add_argument('--results', type=Path, default=root/'results/transfer_small.json')
+a = p.parse_args()
+
+def digits(stats=None, n_train=a.n_train): return get_dls('digits', bs=32, valid_pct=0.3, n_train=n_train, stats=stats)
+
+clothes, clothes_meta = read_weights('resnet20-fashion_mnist')
+m, s = (o[0] for o in get_dls('digits').stats)
+teacher = course_learner(digits(n_train=None), 'resnet20', seed=0)
+with teacher.no_bar(): fit_recipe(teacher, 'one_cycle', 12)
+print('the teacher of digits:', f'{evaluate(teacher).top1:.2%} right on its test images')
+
+# (1 − x − m)/s, the normalised inverse, is what a mean of 1 − m and a deviation of −s give
+ways = {'clothes → digits': (clothes, digits()),
+        'clothes → inverted digits': (clothes, digits(([1 - m], [-s]))),
+        'digits → clothes': (teacher.model.state_dict(), get_dls('fashion_mnist_mini', bs=32, n_train=a.n_train))}
+e, lr = a.epochs, a.lr
+head = Stage('head', -1, e, lr)
+arms = {'staged': [head, Stage('layer3 + head', -2, e, lr/10, start_from='head'), Stage('layer2 + layer3 + head', -3, e, lr/10, start_from='head')],
+        'head only, as long': [Stage('head', -1, 3*e, lr)],
+        "all at once, at the head's rate": [Stage('all', 0, 2*e, lr)],
+        'fine_tune, best epoch': [Stage('head', -1, 1, lr), Stage('all', 0, 2*e, slice(lr/200, lr/2))],
+        'from scratch': [Stage('all', 0, 2*e, lr)]}
+
+runs = []
+for way, (weights, dls) in ways.items():
+    body = {k: v for k, v in weights.items() if not k.startswith('fc.')}
+    for seed in a.seeds:
+        for arm, stages in arms.items():
+            began = time.perf_counter()
+            learn = course_learner(dls, 'resnet20', seed=seed)
+            if arm != 'from scratch': load_weights(learn.model, body)
+            with learn.no_bar(), learn.no_logging(): res = run_stages(learn, stages)
+            runs.append(dict(way=way, arm=arm, seed=seed, wall_seconds=time.perf_counter() - began, **res.to_dict()))
+            print(f'\n{way}, seed {seed}, {arm}\n{res}', flush=True)
+
+config = {k: v for k, v in vars(a).items() if k not in ('seeds', 'results')}
+write_json(dict(what='fine-tuning a small network to another domain, from few images', config=config, seeds=a.seeds,
+                images={way: [len(dl.dataset) for dl in (dls.train, dls.valid, dls.test)] for way, (_, dls) in ways.items()},
+                teachers=dict(clothes=clothes_meta, digits=dict(test_top1=evaluate(teacher).top1)), runs=runs,
+                summary={way: stage_means([r for r in runs if r['way'] == way]) for way in ways}, machine=machine(dls.device), versions=versions(),
+                command='python benchmarks/transfer_small.py --seeds ' + ' '.join(map(str, a.seeds))), a.results)
