@@ -32,6 +32,8 @@ def page_problems(page, name, look):
     if page.locator('.katex-error').count(): yield 'a formula with an error: ' + page.locator('.katex-error').first.inner_text()
     wide = page.evaluate('document.documentElement.scrollWidth - innerWidth')
     if wide > 1: yield f'{wide} px wider than the screen'
+    mute = page.locator('main [tabindex="0"]:not(a, button, input, [aria-label])').count()
+    if mute: yield f'{mute} scroll regions without a name'
 
 @pytest.mark.parametrize('look', looks)
 def test_pages(site, browser, look):
