@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['torch_sgd', 'torch_adam', 'torch_adamw', 'StopOnNaN', 'History', 'set_seeds', 'course_learner']
 
-# %% ../nbs/api/09_learner.ipynb #220b59eb
+# %% ../nbs/api/09_learner.ipynb #5b83fce0
 import random, time
 from functools import partial
 
@@ -25,7 +25,7 @@ from .amp import AutoPrecision
 from .core import CourseError
 from .data import as_dls
 from .freeze import Frozen
-from .models import create_model, default_stem
+from .models import create_model, default_stem, options
 from .resnet import param_groups
 from .weights import load_weights
 
@@ -73,7 +73,14 @@ def set_seeds(
     set_seed(seed, reproducible=deterministic)
     if dls is not None and hasattr(dls.train, 'rng'): dls.train.rng = random.Random(seed)
 
-# %% ../nbs/api/09_learner.ipynb #74d5af54
+# %% ../nbs/api/09_learner.ipynb #1d20d4dd
+def _stem_for(name, size):
+    "The stem that suits images of `size` px; says so where it is not the network's own"
+    stem, own = default_stem(size, name), options(name).get('stem')
+    if stem != own: print(f"{name} for images of {size} px: stem={stem!r} (stem={own!r} is the paper's, for 224 px)")
+    return stem
+
+# %% ../nbs/api/09_learner.ipynb #121324c2
 def course_learner(
     dls,                   # Loaders, from `get_dls` or any of fastai's; or two or three of plain PyTorch's: train, valid, test
     arch='resnet20',       # A name from `list_models()`, or a model
@@ -94,7 +101,7 @@ def course_learner(
     if any(isinstance(dl, torch.utils.data.DataLoader) for dl in loaders): dls = as_dls(*loaders)
     if seed is not None: set_seeds(seed, dls)
     if isinstance(arch, str):
-        if stem is None: stem = default_stem(dls.size, arch) if hasattr(dls, 'size') else None
+        if stem is None and hasattr(dls, 'size'): stem = _stem_for(arch, dls.size)
         arch = create_model(arch, n_out=dls.c, n_in=getattr(dls, 'n_in', 3), stem=stem, **(model_kwargs or {}))
     report = load_weights(arch, weights) if weights is not None else None
     learn = Learner(dls, arch, loss_func=loss_func or CrossEntropyLossFlat(), opt_func=opt_func, splitter=splitter,

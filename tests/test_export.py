@@ -1,11 +1,12 @@
 """Exported files compute what the network computes, or are not there"""
 import json, sys
 
-import pytest, torch
+import pytest, torch, torch.nn.functional as F
 from resnet_course.core import CourseError
 from resnet_course.export import OnnxModel, export_model
 from resnet_course.models import create_model
 from resnet_course.weights import load_model, save_weights
+from sklearn.datasets import load_sample_images
 
 pytest.importorskip('onnxruntime'), pytest.importorskip('onnxscript')
 
@@ -22,6 +23,18 @@ def test_parity(tmp_path, kw, size):
     net.eval()
     with torch.no_grad():
         for n in (1, 2, 5): assert (OnnxModel(tmp_path/'a.onnx')(xb[:n]) - net(xb[:n])).abs().max() < 1e-4
+
+@pytest.mark.parametrize('name, size', [('resnet18', 224), ('alexnet', 227), ('resnet20', 32)])
+def test_photos(tmp_path, name, size):
+    "The networks that the course is about agree on photographs, too"
+    photos = torch.stack([torch.tensor(im[:400, 100:500]).permute(2, 0, 1).float()/255 for im in load_sample_images().images])
+    xb = F.interpolate(photos, size=(size, size), mode='bilinear', antialias=True)
+    xb = (xb - xb.mean((0, 2, 3), keepdim=True))/xb.std((0, 2, 3), keepdim=True)
+    net = create_model(name, 10, **(dict(init='kaiming') if name == 'alexnet' else {}))
+    net(xb.repeat(2, 1, 1, 1))
+    res = export_model(net, tmp_path/'a.onnx', images=xb)
+    assert res.difference < 1e-4
+    with torch.no_grad(): assert (OnnxModel(tmp_path/'a.onnx')(xb) - net.eval()(xb)).abs().max() < 1e-4
 
 def test_the_file_knows_its_classes(tmp_path):
     net = load_model(save_weights(create_model('resnet8', 2), tmp_path/'w', size=20, vocab=['cat', 'dog']))
