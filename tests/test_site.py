@@ -87,3 +87,14 @@ def test_what_machines_read(site, pages):
 
 def test_lessons_can_be_downloaded(site):
     for f in (root/'nbs/lessons').glob('*.ipynb'): assert json.loads((site/'lessons'/f.name).read_text(encoding='utf-8'))['cells']
+
+def test_paper_map_names_what_is_there():
+    "Every name in the map from papers to code is a symbol of the package, a network, or a recipe"
+    from resnet_course import _modidx
+    from resnet_course.models import list_models
+    from resnet_course.recipes import recipes
+    names = {s.split('.')[-1] for m in _modidx.d['syms'].values() for s in m} | set(list_models()) | set(recipes) | {'alexnets', 'depths', 'cifar_depths'}
+    rows = [l for c in cells(root/'nbs/papers.ipynb') for l in c.split('\n') if l.startswith('|')]
+    assert len(rows) > 40 and not [l for l in rows if 'not yet' in l]
+    said = {m for l in rows for m in re.findall(r'`([A-Za-z_]\w+)`', l.rsplit('|', 2)[1])}
+    assert len(said) > 50 and not said - names
