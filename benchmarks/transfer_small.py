@@ -9,6 +9,9 @@ alone, everything at once, and from scratch, from few training images. Offline; 
 import argparse, json, time
 from pathlib import Path
 
+from fastai.torch_core import TensorImage
+from fastai.data.all import Transform
+
 from resnet_course.data import get_dls
 from resnet_course.evaluate import evaluate
 from resnet_course.finetune import Stage, run_stages
@@ -26,17 +29,24 @@ p.add_argument('--lr', type=float, default=0.02, help='of the head; the later st
 p.add_argument('--results', type=Path, default=root/'results/transfer_small.json')
 a = p.parse_args()
 
-def digits(stats=None, n_train=a.n_train): return get_dls('digits', bs=32, valid_pct=0.3, n_train=n_train, stats=stats)
+def digits(n_train=a.n_train): return get_dls('digits', bs=32, valid_pct=0.3, n_train=n_train)
 
 clothes, clothes_meta = read_weights('resnet20-fashion_mnist')
-m, s = (o[0] for o in get_dls('digits').stats)
 teacher = course_learner(digits(n_train=None), 'resnet20', seed=0)
 with teacher.no_bar(): fit_recipe(teacher, 'one_cycle', 12)
 print('the teacher of digits:', f'{evaluate(teacher).top1:.2%} right on its test images')
 
-# (1 − x − m)/s, the normalised inverse, is what a mean of 1 − m and a deviation of −s give
+class Invert(Transform):
+    "Dark strokes on bright paper"
+    order = 50  # between the numbers from 0 to 1, and their normalisation
+    def encodes(self, x:TensorImage): return 1 - x
+
+def inverted(dls):
+    for dl in (dls.train, dls.valid, dls.test): dl.after_batch.add(Invert())
+    return dls
+
 ways = {'clothes → digits': (clothes, digits()),
-        'clothes → inverted digits': (clothes, digits(([1 - m], [-s]))),
+        'clothes → inverted digits': (clothes, inverted(digits())),
         'digits → clothes': (teacher.model.state_dict(), get_dls('fashion_mnist_mini', bs=32, n_train=a.n_train))}
 e, lr = a.epochs, a.lr
 head = Stage('head', -1, e, lr)
