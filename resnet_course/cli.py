@@ -7,8 +7,8 @@ __all__ = ['app', 'say', 'Data', 'Out', 'Precision', 'data_app', 'Root', 'train'
            'report_cmd', 'predict', 'export_cmd', 'data', 'data_get', 'data_export', 'data_subset', 'data_check',
            'lr_find', 'runs', 'doctor', 'lessons', 'main']
 
-# %% ../nbs/api/18_cli.ipynb #ecbd607d
-import errno, json, sys
+# %% ../nbs/api/18_cli.ipynb #1b43095e
+import errno, json, sys, time, warnings
 from pathlib import Path
 from typing import Annotated, List, Optional
 
@@ -55,7 +55,7 @@ def _announce(learn):
         f"seed {learn.seed}, precision {learn.precision.resolved}")
     _quiet(learn)
 
-# %% ../nbs/api/18_cli.ipynb #e56131c4
+# %% ../nbs/api/18_cli.ipynb #b1e5b8ea
 @app.command(epilog=_examples('resnet-course train', 'resnet-course train --data cifar10 --arch resnet18 --epochs 10 --seeds 3',
                               'resnet-course train --resume runs/cifar10-resnet18-001',
                               'resnet-course train --data photos/ --size 128 --weights torchvision --arch resnet34'))
@@ -76,13 +76,17 @@ def train(
     out:Out=Path('runs'),
 ):
     "Train a network, test it once, and keep the record. With no options: `resnet20` on the embedded Fashion-MNIST."
+    _train(range(seed, seed + (1 if resume else seeds)), data=data, arch=arch, epochs=epochs, recipe=recipe, lr=lr, bs=bs, size=size,
+           n_train=n_train, weights=weights, precision=precision, out=out, resume=resume)
+
+# %% ../nbs/api/18_cli.ipynb #7e9285d2
+def _train(seeds, **kw):
+    "A run for each of `seeds`, and what came out"
     from resnet_course.checkpoint import Interrupted
     from resnet_course.runs import mean_spread, train_run
-    kw = dict(data=data, arch=arch, epochs=epochs, recipe=recipe, lr=lr, bs=bs, size=size, n_train=n_train, weights=weights,
-              precision=precision, out=out, resume=resume, setup=_announce, command=' '.join(['resnet-course', *sys.argv[1:]]))
     top1 = []
-    for s in range(seed, seed + (1 if resume else seeds)):
-        try: rec, report = train_run(seed=s, **kw)
+    for s in seeds:
+        try: rec, report = train_run(seed=s, setup=_announce, command=' '.join(['resnet-course', *sys.argv[1:]]), **kw)
         except Interrupted as e:  # here, because typer would only say that it was aborted
             say(f'{e}\ngo on with: resnet-course train --resume {e.path.parent}', err=True)
             raise typer.Exit(130)
@@ -139,7 +143,15 @@ def _finetune(resume, out, plan, epochs, lr, kw):
     say(f"\n{res}\n\nbest stage by validation: {res.best['name']}\n{report}\nmodel    {run/'model.safetensors'}\nstages   {run/'stages.png'}")
     if not all(r['ok'] for r in res.reports.values()): say('some tensors that train did not move: see finetune.freeze_reports in run.json')
 
-# %% ../nbs/api/18_cli.ipynb #58a9c07d
+# %% ../nbs/api/18_cli.ipynb #3c6384a1
+def _several_views(learn, split, kind):
+    "`tta`; what it warns of in a line each"
+    from resnet_course.evaluate import tta
+    with warnings.catch_warnings(record=True) as notes: res = tta(learn, split, kind, name=kind)
+    for w in notes: say(f'warning: {w.message}', err=True)
+    return res
+
+# %% ../nbs/api/18_cli.ipynb #c432bb57
 @app.command('evaluate', epilog=_examples('resnet-course evaluate runs/fashion_mnist_mini-resnet20-001', 'resnet-course evaluate RUN --split valid',
                                           'resnet-course evaluate RUN --tta ten_crop', 'resnet-course evaluate model.safetensors --data photos/'))
 def evaluate_cmd(
@@ -151,11 +163,11 @@ def evaluate_cmd(
     out:Annotated[Optional[Path], typer.Option(help='draw the confusion matrix into this file (.png or .svg)')]=None,
 ):
     "Evaluate a finished run: top-1, top-5, intervals, per class, most confused pairs."
-    from resnet_course.evaluate import compare, evaluate, tta
+    from resnet_course.evaluate import compare, evaluate
     from resnet_course.report import run_learner
     learn, _ = run_learner(run, data)
     report = evaluate(learn, split, name='one view')
-    seen = tta(learn, split, views, name=views) if views else None
+    seen = _several_views(learn, split, views) if views else None
     if as_json: say(json.dumps({**report.to_dict(), **({'tta': seen.to_dict()} if seen else {})}, indent=1))
     else:
         say(report)
@@ -214,7 +226,18 @@ def _model_file(model=None):
         model = Path(runs[-1]['path'])
     return model/'model.safetensors' if model.is_dir() else model
 
-# %% ../nbs/api/18_cli.ipynb #c5db3c60
+# %% ../nbs/api/18_cli.ipynb #f7ee5d64
+def _counted(it, n, after=2., every=10.):
+    "The items of `it`, of which there are `n`; once `after` seconds have passed, how far it is on stderr"
+    tty, due, shown = sys.stderr.isatty(), time.monotonic() + after, False
+    for i, o in enumerate(it, 1):
+        if shown: print('\r\033[K', end='', file=sys.stderr, flush=True)  # make room for what is printed about `o`
+        yield o
+        if i == n or time.monotonic() < due: continue
+        print(f'{i:,} of {n:,} files', end='' if tty else '\n', file=sys.stderr, flush=True)
+        shown, due = tty, due if tty else due + every
+
+# %% ../nbs/api/18_cli.ipynb #8de65ff4
 @app.command(epilog=_examples('resnet-course predict photo.jpg', 'resnet-course predict photos/ --model runs/flowers-resnet34-001 --top 3',
                               'resnet-course predict *.png --json > answers.json'))
 def predict(
@@ -232,7 +255,7 @@ def predict(
     model = _model_file(model)
     net, bad = load_model(model), 0
     if not as_json: say(f'{model}: {net.cfg["name"]}, {len(net.meta["vocab"])} classes', err=True)
-    for p in predict_images(net, files, k=top):
+    for p in _counted(predict_images(net, files, k=top), len(files)):
         bad += bool(p.error)
         if as_json: say(json.dumps(asdict(p), ensure_ascii=False))
         elif p.error: say(f'{p.file}: cannot be read: {p.error}', err=True)
@@ -277,7 +300,7 @@ def data_get(name:Annotated[str, typer.Argument(help="a set's name")], root:Root
     from resnet_course.data import get_set
     say(f'{name} is in {get_set(name, root)}')
 
-# %% ../nbs/api/18_cli.ipynb #f52d1403
+# %% ../nbs/api/18_cli.ipynb #40bfa433
 @data_app.command('export', epilog=_examples('resnet-course data export cifar10 cifar10-png/'))
 def data_export(
     name:Annotated[str, typer.Argument(help="a set's name")],
@@ -303,6 +326,7 @@ def data_subset(
     out = make_subset(source, dest, int(classes) if classes.isdigit() else [c.strip() for c in classes.split(',')], seed, copy)
     say(f'{", ".join(json.loads((out/"dataset.json").read_text(encoding="utf-8"))["classes"].values())} in {out}')
 
+# %% ../nbs/api/18_cli.ipynb #cb2d0889
 @data_app.command('check', epilog=_examples('resnet-course data check photos/'))
 def data_check(folder:Annotated[Path, typer.Argument(help='folder of class folders, or of train/valid/test folders')],
                near:Annotated[bool, typer.Option(help='look for pictures that are nearly the same, too')]=True):

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['wilson', 'Report', 'split_dl', 'unaugmented', 'evaluate', 'raw_image', 'show_raw', 'mcnemar', 'Comparison', 'compare',
-           'tta', 'Prediction', 'predict_images']
+           'mirrors', 'tta', 'Prediction', 'predict_images']
 
-# %% ../nbs/api/12_evaluate.ipynb #c431e313
-import math
+# %% ../nbs/api/12_evaluate.ipynb #81aea952
+import math, warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +26,7 @@ from torch import nn
 from .amp import AutoPrecision, set_precision
 from .augment import MiddleCrop, TenCrop
 from .core import CourseError, pick
-from .data import read_image
+from .data import datasets, read_image
 
 # %% ../nbs/api/12_evaluate.ipynb #ff689a43
 def wilson(
@@ -40,7 +40,7 @@ def wilson(
     mid, half = (p + z*z/(2*n))/d, z*math.sqrt(p*(1 - p)/n + z*z/(4*n*n))/d
     return max(0., mid - half), min(1., mid + half)
 
-# %% ../nbs/api/12_evaluate.ipynb #b239a357
+# %% ../nbs/api/12_evaluate.ipynb #7898ee6b
 class Report:
     "What a network said about every image of a split, and views of it"
     def __init__(self,
@@ -61,19 +61,28 @@ class Report:
         if not torch.isfinite(self.probs).all(): raise CourseError('the predictions hold NaN or infinity: did training diverge?')
         self.losses = -self.probs[range(self.n), self.targets].clamp_min(1e-12).log() if losses is None else losses
 
-    @property
-    def n(self)->int: return len(self.targets)
     @cached_property
-    def preds(self): return self.probs.argmax(1)
-    @property
-    def loss(self)->float: return float(self.losses.mean())
+    def preds(self):
+        "The most probable class of each image"
+        return self.probs.argmax(1)
     @cached_property
     def confusion(self):
         "C×C counts: rows are the true class, columns the predicted one"
         c = len(self.vocab)
         return torch.bincount(self.targets*c + self.preds, minlength=c*c).reshape(c, c)
 
-# %% ../nbs/api/12_evaluate.ipynb #0d8160d0
+# %% ../nbs/api/12_evaluate.ipynb #a5888845
+@patch(as_prop=True)
+def n(self:Report)->int:
+    "Images"
+    return len(self.targets)
+
+@patch(as_prop=True)
+def loss(self:Report)->float:
+    "Mean over the images"
+    return float(self.losses.mean())
+
+# %% ../nbs/api/12_evaluate.ipynb #5c469b10
 @patch
 def n_right(self:Report, k:int=1)->int:
     "Images whose class is among the `k` most probable"
@@ -81,10 +90,14 @@ def n_right(self:Report, k:int=1)->int:
     return int((self.probs.topk(k, 1).indices == self.targets[:, None]).any(1).sum())
 
 @patch(as_prop=True)
-def top1(self:Report)->float: return self.n_right(1)/self.n
+def top1(self:Report)->float:
+    "Share of images whose most probable class is right"
+    return self.n_right(1)/self.n
 
 @patch(as_prop=True)
-def top5(self:Report)->float: return self.n_right(5)/self.n
+def top5(self:Report)->float:
+    "Share of images whose class is among the five most probable"
+    return self.n_right(5)/self.n
 
 @patch(as_prop=True)
 def top1_ci(self:Report)->tuple[float, float]:
@@ -318,7 +331,7 @@ def mcnemar(
     log = lambda i: math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) - n*math.log(2)
     return min(1., 2*math.fsum(math.exp(log(i)) for i in range(k + 1)))
 
-# %% ../nbs/api/12_evaluate.ipynb #e7837659
+# %% ../nbs/api/12_evaluate.ipynb #ec6f20eb
 @dataclass
 class Comparison:
     "Two reports on the same images"
@@ -331,7 +344,9 @@ class Comparison:
     only_second: int
     agreement: float    # Share of images on which both give the same answer, right or wrong
     p: float            # McNemar's exact test
-    def to_dict(self): return {**self.__dict__}
+    def to_dict(self):
+        "For JSON"
+        return {**self.__dict__}
     def __str__(self):
         a, b = self.names
         pval = f'= {self.p:.2g}' if self.p >= 1e-4 else '< 0.0001'
@@ -372,7 +387,15 @@ def _views(kind, size, pad_value):
         return TenCrop(size)(TensorImage(x)).as_subclass(torch.Tensor).unflatten(0, (len(x), 10)).unbind(1)
     return crops
 
-# %% ../nbs/api/12_evaluate.ipynb #bec2f841
+# %% ../nbs/api/12_evaluate.ipynb #756d99ab
+def mirrors(
+    dls # Loaders
+)->bool:
+    "May images of this set be mirrored and keep their class? Sets we know nothing about: yes"
+    info = datasets.get(str(getattr(dls, 'source', '')))
+    return info is None or info.flip
+
+# %% ../nbs/api/12_evaluate.ipynb #fdee58cf
 def tta(
     learn,              # As for `evaluate`
     split:str='test',
@@ -384,6 +407,7 @@ def tta(
     pick(kind, ['flip', 'ten_crop'], 'kind of test-time augmentation')
     model = _model_of(learn, dls) or learn.model
     dls = dls or learn.dls
+    if not mirrors(dls): warnings.warn(f'{dls.name}: a mirrored image may be of another class or of none; expect this average to do worse than one look')
     dl = split_dl(dls, split)
     # photos are kept a little larger than the network's view: ten crops are taken before the middle is cut out
     if kind == 'ten_crop': dl = dl.new(after_batch=Pipeline([f for f in dl.after_batch.fs if not isinstance(f, MiddleCrop)], split_idx=1))

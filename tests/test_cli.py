@@ -61,6 +61,29 @@ def test_predict_goes_on_after_a_bad_file(trained, picture, capfd):
     rows = {Path(r['file']).name: r for r in map(json.loads, out.splitlines())}
     assert code == 1 and rows['broken.png']['error'] and rows[picture.name]['classes'] and '1 of 2 files could not be read' in err
 
+def test_predict_many_with_progress(trained, picture, capfd, monkeypatch):
+    "A folder of more images than a batch: every one answered, the bad ones listed, and on stderr how far it is"
+    monkeypatch.setattr(cli._counted, '__defaults__', (0., 0.))
+    for i in range(70): (picture.parent/f'{i}.png').write_bytes(picture.read_bytes())
+    for n in ('bad.png', 'worse.jpg'): (picture.parent/n).write_bytes(b'no image')
+    code, out, err = run(capfd, 'predict', picture.parent, '--model', trained[1])
+    assert (code, out.count('.png: ')) == (1, 71) and '2 of 73 files could not be read' in err and '70 of 73 files\n' in err
+    assert all(f'{n}: cannot be read' in err for n in ('bad.png', 'worse.jpg'))
+
+def test_flips_of_digits_are_warned_of(trained, capfd):
+    "A mirrored digit is another digit, or none"
+    code, out, err = run(capfd, 'evaluate', trained[1], '--tta', 'flip')
+    assert code == 0 and 'warning: digits: a mirrored image' in err and 'flip' in out
+    assert 'warning' not in run(capfd, 'evaluate', trained[1])[2]
+
+def test_compare_and_report(trained, capfd, tmp_path):
+    code, out, _ = run(capfd, 'compare', trained[1], trained[1], '--json')
+    res = json.loads(out)
+    assert (code, res['diff'], res['agreement'], res['p']) == (0, 0, 1, 1)
+    code, out, _ = run(capfd, 'report', trained[1], '--out', tmp_path/'page.html')
+    page = (tmp_path/'page.html').read_text(encoding='utf-8')
+    assert code == 0 and page.count('<img') >= 4 and 'src="http' not in page and 'href="http' not in page
+
 def test_runs_and_data(trained, capfd):
     assert trained[1].name in run(capfd, 'runs', '--out', trained[0]/'runs')[1]
     assert 'fashion_mnist_mini' in run(capfd, 'data')[1]
