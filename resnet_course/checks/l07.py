@@ -13,21 +13,24 @@ from torch import nn
 
 from ..exercises import Hint, as_number, close, exercise
 
-# %% ../../nbs/api/checks/07_precision_and_speed.ipynb #b8694d91
+# %% ../../nbs/api/checks/07_precision_and_speed.ipynb #91575d5e
 @exercise('07.1', 'images per second')
 def rate_check(f):
-    n, calls, first, later = random.randint(60, 90), [], 0.2, 0.005
+    n, reps, took = random.randint(60, 90), 8, []
     def step():
-        time.sleep(later if calls else first)
-        calls.append(1)
-    got = as_number(f(step, n, 3))
-    if len(calls) < 3: raise Hint(f'`step` was called {len(calls)} times; time it `reps` times, after one call to warm up.')
-    want = n/later
-    if 0.2*want < got < 1.1*want: return
+        start = time.perf_counter()
+        time.sleep(0.005 if took else 0.4)
+        took.append(time.perf_counter() - start)
+    got = as_number(f(step, n, reps))
+    if len(took) < reps: raise Hint(f'`step` was called {len(took)} times; time it `reps` times, after one call to warm up.')
+    later = took[1:]
+    want, most = n*len(later)/sum(later), n/min(later)
+    if 0.5*want < got < 1.1*most: return
     if got < 1: raise Hint('That looks like seconds per image or per call: the answer is images per second.')
-    if got < 1.1/later: raise Hint('That is calls per second; each call works on `n` images.')
-    if got < 0.2*want: raise Hint('The first call, which is slow, is in the time: call `step()` once before you start the clock.')
-    if len(calls) > 1 and got < 1.1*want*len(calls): raise Hint('Too many: divide the images of all the calls you count by the time of those calls.')
+    if got < 1.1*most/n: raise Hint('That is calls per second; each call works on `n` images.')
+    if len(took) > reps and 0.5*want < got*reps < 2*want: raise Hint(f'All {reps} calls are in the time, and the images of one: each call works on `n` images.')
+    if got < want: raise Hint('The first call, which is slow, is in the time: call `step()` once before you start the clock.')
+    if got < 1.1*most*len(took): raise Hint('Too many: divide the images of all the calls you count by the time of those calls.')
     raise Hint(f'About {want:.0f} images a second are right for this step; you return {got:.0f}.')
 
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #a85bd039
