@@ -81,7 +81,11 @@ def test_trains_and_survives_saving(kw, size):
         assert back.cfg == net.cfg == again.cfg and len(report.matched) == len(net.state_dict()) and not report.missing
         out = net.eval()(x)
         assert out.shape == (4, kw['n_out'])
-        assert torch.equal(out, back(x)) and torch.equal(out, again.eval()(x))
+        for other in (back, again.eval()):
+            sd = other.state_dict()
+            assert all(torch.equal(v, sd[k]) for k, v in net.state_dict().items())
+            # equal weights; but a product with a single column may round by where in memory they lie
+            torch.testing.assert_close(other(x), out, rtol=1e-5, atol=1e-6)
 
 @slow
 @given(st.sampled_from(list_models('alex*')), st.integers(1, 12), st.integers(1, 4), st.integers(1, 100),
