@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['precisions', 'cpu_bf16_speedup', 'resolve_precision', 'AutoPrecision', 'set_precision']
 
-# %% ../nbs/api/08_amp.ipynb #bfcf4824
+# %% ../nbs/api/08_amp.ipynb #251a2135
 import time
 from functools import lru_cache
 
 import torch
 from torch import nn
 from fastai.callback.core import Callback, CancelStepException
-from fastai.torch_core import default_device, to_float
+from fastai.torch_core import apply, default_device, to_float
 from fastcore.basics import patch
 
 from .core import CourseError, pick
@@ -56,24 +56,30 @@ def resolve_precision(
     if dev == 'cpu':  return 'bf16' if cpu_bf16_speedup() > 1.1 else 'fp32'
     return 'fp32'
 
-# %% ../nbs/api/08_amp.ipynb #f359fef3
+# %% ../nbs/api/08_amp.ipynb #2f3f649b
 class _AutocastForward:
-    "Stands in for `model.forward` during one call, which runs under autocast; puts the old one back before it does"
-    def __init__(self, model, dtype, device_type):
-        self.model, self.dtype, self.device_type = model, dtype, device_type
-        self.own = model.__dict__.get('forward')  # compiled models keep theirs on the instance
-        self.old = model.forward
+    "Stands in for what `model(...)` runs, for one call, which is then under autocast; puts the old one back before"
+    def __init__(self, model, dtype, device_type, inference=False):
+        self.model, self.dtype, self.device_type, self.inference = model, dtype, device_type, inference
+        self.name = 'forward' if model.__dict__.get('_compiled_call_impl') is None else '_compiled_call_impl'
+        self.own, self.old = model.__dict__.get(self.name), getattr(model, self.name)
+    def install(self): setattr(self.model, self.name, self)
     def restore(self):
-        if self.own is None: self.model.__dict__.pop('forward', None)
-        else: self.model.forward = self.own
+        "Put the old one back"
+        if self.own is None: self.model.__dict__.pop(self.name, None)
+        else: setattr(self.model, self.name, self.own)
     def __call__(self, *args, **kwargs):
         self.restore()
-        with torch.autocast(self.device_type, dtype=self.dtype): return self.old(*args, **kwargs)
+        with torch.inference_mode(self.inference), torch.autocast(self.device_type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            return self.old(*args, **kwargs)
+
+# %% ../nbs/api/08_amp.ipynb #0cb00b35
+def _usable(t): return t.clone() if t.is_inference() else t
 
 # %% ../nbs/api/08_amp.ipynb #35100bf8
 def _to_channels_last(t): return t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
 
-# %% ../nbs/api/08_amp.ipynb #12f217c8
+# %% ../nbs/api/08_amp.ipynb #483d1f31
 class AutoPrecision(Callback):
     "Runs the model in `precision` and the loss in float32; images and weights channels-last; float16 with gradient scaling"
     name, order = 'precision', 100  # after every callback that changes the batch
@@ -90,26 +96,31 @@ class AutoPrecision(Callback):
     def resolved(self)->str: return resolve_precision(self.asked, self.device)
 
     def before_fit(self):
+        "Weights channels-last, and a fresh scaler"
         if self.channels_last: self.learn.model.to(memory_format=torch.channels_last)
         self.scaler = torch.amp.GradScaler(self.device.type) if self.resolved == 'fp16' else None
         self.n_skipped = 0
 
     def before_batch(self):
+        "Images channels-last; arrange for the next call of the model"
         if self.channels_last: self.learn.xb = tuple(map(_to_channels_last, self.xb))
         model = self.learn.model
-        if isinstance(model.forward, _AutocastForward): model.forward.restore()  # an earlier batch never came to it
-        if self.resolved != 'fp32':
-            model.forward = _AutocastForward(model, precisions[self.resolved], self.xb[0].device.type)
+        for o in list(model.__dict__.values()):
+            if isinstance(o, _AutocastForward): o.restore()  # an earlier batch never came to it
+        if self.resolved != 'fp32' or not self.training:
+            _AutocastForward(model, precisions[self.resolved], self.xb[0].device.type, inference=not self.training).install()
 
-    def after_pred(self): self.learn.pred = to_float(self.pred)
+    def after_pred(self): self.learn.pred = apply(_usable, to_float(self.pred))
 
-# %% ../nbs/api/08_amp.ipynb #7ef6e9a8
+# %% ../nbs/api/08_amp.ipynb #ea44b487
 @patch
 def before_backward(self:AutoPrecision):
+    "Scale the loss"
     if self.scaler: self.learn.loss_grad = self.scaler.scale(self.loss_grad)
 
 @patch
 def before_step(self:AutoPrecision):
+    "Scale the gradients back; no step if one has overflowed"
     if not self.scaler: return
     self.finite = False
     self.scaler.step(self)

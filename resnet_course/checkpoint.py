@@ -6,7 +6,7 @@
 __all__ = ['get_random_state', 'set_random_state', 'learner_state', 'load_learner_state', 'only_one', 'Interrupted', 'Checkpoint',
            'read_checkpoint', 'resumable']
 
-# %% ../nbs/api/09a_checkpoint.ipynb #fb5f4e4b
+# %% ../nbs/api/09a_checkpoint.ipynb #bd7593b0
 import os, random, signal, threading, time, warnings
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.tracker import TrackerCallback
-from fastai.torch_core import get_model, rank_distrib, to_device
+from fastai.torch_core import get_model, num_distrib, rank_distrib, to_device
 from fastcore.foundation import L
 from torch import Tensor
 
 from .core import CourseError, MissingFileError, write_beside
+from .distributed import all_states, any_process
 
 # %% ../nbs/api/09a_checkpoint.ipynb #a56e85c8
 def get_random_state(
@@ -139,7 +140,7 @@ def only_one(
             try: path.unlink(missing_ok=True)
             except OSError: pass  # Windows does not remove a file that is open
 
-# %% ../nbs/api/09a_checkpoint.ipynb #87b9a09c
+# %% ../nbs/api/09a_checkpoint.ipynb #c20690eb
 class Interrupted(KeyboardInterrupt):
     "Training was asked to stop, and has saved what it needs to go on, in `path`"
     def __init__(self, msg, path=None):
@@ -153,14 +154,14 @@ def _polite_signals():
     def ask(num, frame):
         if asked: raise KeyboardInterrupt
         asked.append(num)
-        print('\nStopping after this batch (or this validation); once more to stop at once', flush=True)
+        if not rank_distrib(): print('\nStopping after this batch (or this validation); once more to stop at once', flush=True)
     if threading.current_thread() is threading.main_thread():
         old = {num: signal.signal(num, ask) for num in (signal.SIGINT, signal.SIGTERM)}
     try: yield asked
     finally:
         for num, f in old.items(): signal.signal(num, f)
 
-# %% ../nbs/api/09a_checkpoint.ipynb #39b2a34b
+# %% ../nbs/api/09a_checkpoint.ipynb #706a4d2c
 class Checkpoint(Callback):
     "Writes `path` at the start, after every epoch and every `minutes`; `resumable` uses it"
     order = 110  # after everything that has something to remember
@@ -175,21 +176,27 @@ class Checkpoint(Callback):
         self.started = self.warned = False
     @property
     def _dls(self): return list(self.learn.dls.loaders)
+    @property
+    def _own(self):
+        "What the checkpoint has for this process: its random state, and within an epoch that when it began, and the mean loss"
+        each = self.state['each']
+        return each[rank_distrib()%len(each)]
 
-# %% ../nbs/api/09a_checkpoint.ipynb #9b87f51d
+# %% ../nbs/api/09a_checkpoint.ipynb #c32b4dd7
 from fastcore.basics import patch
 
-def _here(): return dict(torch=str(torch.__version__), threads=torch.get_num_threads())
+def _here(): return dict(torch=str(torch.__version__), threads=torch.get_num_threads(), processes=max(1, num_distrib()))
 
 @patch
 def save(self:Checkpoint, epoch, it):
     "Write the file, unless the weights are spoilt or the disk is full"
     if not all(p.isfinite().all() for p in self.learn.model.parameters()):
         raise CourseError(f'weights are no longer finite in epoch {self.epoch}: lower the learning rate. {self.path} holds the last good ones')
-    if rank_distrib(): return
+    own = (get_random_state(self._dls), self.epoch_random, self.learn.recorder.smooth_loss.val) if it else (get_random_state(self._dls),)
+    each = all_states(own)
+    if rank_distrib(): self.last, self.saved_at = time.monotonic(), (epoch, it); return
     pos = dict(epoch=epoch, iter=it, n_epoch=self.n_epoch, train_iter=self.train_iter, pct_train=self.pct_train)
-    state = _plain(dict(learner_state(self.learn), pos=pos, epoch_random=self.epoch_random if it else None, cfg=self.cfg,
-                        random=get_random_state(self._dls), made_by=_here()))
+    state = _plain(dict(learner_state(self.learn), pos=pos, each=each, cfg=self.cfg, made_by=_here()))
     try:
         with write_beside(self.path) as tmp: torch.save(state, tmp)
         self.saved_at, self.warned = (epoch, it), False
@@ -198,7 +205,7 @@ def save(self:Checkpoint, epoch, it):
         self.warned = True
     self.last = time.monotonic()
 
-# %% ../nbs/api/09a_checkpoint.ipynb #76a3c7e7
+# %% ../nbs/api/09a_checkpoint.ipynb #fd504b3d
 @patch
 def before_fit(self:Checkpoint):
     self.skip, self.epoch_random, self.last, self.saved_at = 0, None, time.monotonic(), None
@@ -216,18 +223,18 @@ def before_epoch(self:Checkpoint):
 @patch
 def before_train(self:Checkpoint):
     if self.state:
-        pos, s = self.state['pos'], self.state
-        set_random_state(s['epoch_random'] if pos['iter'] else s['random'], self._dls)
-        if pos['iter']: self.learn.pct_train = pos['pct_train']
+        pos, own = self.state['pos'], self._own
+        set_random_state(own[1] if pos['iter'] else own[0], self._dls)
+        if pos['iter']: self.learn.pct_train, self.learn.recorder.smooth_loss.val = pos['pct_train'], own[2]
     self.epoch_random = get_random_state(self._dls)
     if not self.started and not self.state: self.save(self.epoch, 0)
     self.started = True
 
-# %% ../nbs/api/09a_checkpoint.ipynb #2ee8c6da
+# %% ../nbs/api/09a_checkpoint.ipynb #3790cbc5
 @patch
 def rest_of_batches(self:Checkpoint, skip):
     "In place of `Learner.all_batches` in the epoch that was cut: deal all batches again, train with those after `skip`"
-    self.learn.n_iter, now = len(self.learn.dl), self.state['random']
+    self.learn.n_iter, now = len(self.learn.dl), self._own[0]
     for i, b in enumerate(self.learn.dl):
         if i >= skip: self.learn.one_batch(i, b)
         elif i == skip - 1: set_random_state(now)
@@ -237,19 +244,25 @@ def after_train(self:Checkpoint):
     self.learn.__dict__.pop('all_batches', None)
     self.state = None
 
-# %% ../nbs/api/09a_checkpoint.ipynb #34684505
+# %% ../nbs/api/09a_checkpoint.ipynb #9e2531ed
+_ask_every = 10  # batches: how often processes ask each other whether to stop
+
 def _pending(learn): return any(cb.__dict__.get('pending', False) for cb in learn.cbs)
 
 @patch
 def after_batch(self:Checkpoint):
     if not self.training or _pending(self.learn): return
-    if self.asked: self.save(self.epoch, self.iter + 1); self.stop()
-    if self.minutes is not None and time.monotonic() - self.last > 60*self.minutes: self.save(self.epoch, self.iter + 1)
+    asked, due = bool(self.asked), self.minutes is not None and time.monotonic() - self.last > 60*self.minutes
+    if num_distrib() > 1:  # all or none, and asking takes time
+        if self.iter%_ask_every: return
+        asked, due = any_process(asked, due)
+    if asked or due: self.save(self.epoch, self.iter + 1)
+    if asked: self.stop()
 
 @patch
 def after_epoch(self:Checkpoint):
     self.save(self.epoch + 1, 0)
-    if self.asked and self.epoch + 1 < self.n_epoch: self.stop()
+    if self.epoch + 1 < self.n_epoch and any_process(bool(self.asked))[0]: self.stop()
 
 @patch
 def stop(self:Checkpoint):

@@ -6,7 +6,7 @@
 __all__ = ['recipes', 'Recipe', 'list_recipes', 'steps', 'cosine', 'one_cycle', 'mom_cycle', 'triangle', 'get_recipe',
            'recipe_cbs', 'plateau_cbs', 'trick_cbs', 'fit_recipe', 'learner_from_checkpoint']
 
-# %% ../nbs/api/10_recipes.ipynb #9405016c
+# %% ../nbs/api/10_recipes.ipynb #2ea90d1a
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ from fastcore.foundation import L
 
 from .checkpoint import read_checkpoint, resumable
 from .core import CourseError, pick
+from .distributed import in_step
 from .data import get_dls
 from .learner import course_learner, torch_adam, torch_adamw, torch_sgd
 from .models import create_model
@@ -167,7 +168,7 @@ def trick_cbs(r):
     if r.early_stop: cbs.append(EarlyStoppingCallback(**r.early_stop))
     return cbs
 
-# %% ../nbs/api/10_recipes.ipynb #13936c2f
+# %% ../nbs/api/10_recipes.ipynb #ceb21927
 def fit_recipe(
     learn,                # From `course_learner`, or any fastai `Learner`
     recipe='one_cycle',   # A name from `list_recipes()`, or a `Recipe`
@@ -191,12 +192,12 @@ def fit_recipe(
     if r.label_smoothing: learn.loss_func = CrossEntropyLossFlat(label_smoothing=r.label_smoothing)
     learn.recipe = dict(name=r.name, epochs=epochs, lr=lr, wd=r.wd, source=r.source)
     cfg = dict(data=getattr(learn.dls, 'cfg', None), model=getattr(learn.model, 'cfg', None), recipe=learn.recipe, seed=getattr(learn, 'seed', None),
-               precision=learn.precision.resolved if hasattr(learn, 'precision') else 'fp32')
-    with resumable(learn, checkpoint, resume, minutes, cfg) if checkpoint else nullcontext():
+               precision=learn.precision.resolved if hasattr(learn, 'precision') else 'fp32', compile=getattr(learn, 'compiled', False))
+    with in_step(learn), resumable(learn, checkpoint, resume, minutes, cfg) if checkpoint else nullcontext():
         learn.fit(epochs, lr=lr, wd=r.wd, cbs=[*recipe_cbs(r, lr), *L(cbs)])
     return learn
 
-# %% ../nbs/api/10_recipes.ipynb #c0e233c0
+# %% ../nbs/api/10_recipes.ipynb #f5468004
 def learner_from_checkpoint(
     path # A run's folder with a checkpoint, or the file
 )->tuple: # (learner, arguments for `fit_recipe`)
@@ -206,5 +207,6 @@ def learner_from_checkpoint(
         raise CourseError(f'{path} does not say how its data or network was made: make the same learner and call `fit_recipe(..., checkpoint=..., resume=True)`')
     r = cfg['recipe']
     get_recipe(r['name'])
-    learn = course_learner(get_dls(**cfg['data']), create_model(**cfg['model']), precision=cfg['precision'], seed=cfg['seed'])
+    learn = course_learner(get_dls(**cfg['data']), create_model(**cfg['model']), precision=cfg['precision'], seed=cfg['seed'],
+                           compile=cfg.get('compile', False))
     return learn, dict(recipe=r['name'], epochs=r['epochs'], lr=r['lr'], checkpoint=path, resume=True)

@@ -6,7 +6,7 @@
 __all__ = ['machine', 'cpu_name', 'versions', 'run_record', 'plot_history', 'write_json', 'new_run_dir', 'save_run', 'load_run',
            'list_runs', 'runs_table', 'train_run', 'mean_spread', 'stage_means']
 
-# %% ../nbs/api/14_runs.ipynb #7f907791
+# %% ../nbs/api/14_runs.ipynb #7571354a
 import csv, json, math, os, platform, statistics, sys, time
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -14,10 +14,12 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+from fastai.torch_core import num_distrib, rank_distrib
 from matplotlib.figure import Figure
 
 from .core import CourseError, MissingFileError, write_beside
 from .data import get_dls
+from .distributed import connect, from_first
 from .evaluate import evaluate
 from .learner import course_learner
 from .recipes import fit_recipe, learner_from_checkpoint
@@ -157,11 +159,11 @@ def runs_table(
                     seconds=round(r['train_seconds'], 1), test=t.get('top1'), low=ci[0], high=ci[1])
     return [row(r) for r in records]
 
-# %% ../nbs/api/14_runs.ipynb #a4725ed3
-def _new_learner(data, arch, epochs, recipe, lr, bs, size, n_train, weights, precision, seed, out):
+# %% ../nbs/api/14_runs.ipynb #bc7a93ae
+def _new_learner(data, arch, epochs, recipe, lr, bs, size, n_train, weights, precision, seed, compile, out):
     dls = get_dls(data, bs=bs, size=size, n_train=n_train, seed=seed)
-    learn = course_learner(dls, arch, weights=weights, precision=precision, seed=seed)
-    run = new_run_dir(f'{dls.name}-{arch}', out)
+    learn = course_learner(dls, arch, weights=weights, precision=precision, seed=seed, compile=compile)
+    run = from_first(None if rank_distrib() else new_run_dir(f'{dls.name}-{arch}', out))
     return learn, run, dict(recipe=recipe, epochs=epochs, lr=lr, checkpoint=run/'checkpoint.pt')
 
 def _old_learner(run):
@@ -170,7 +172,15 @@ def _old_learner(run):
     learn, how = learner_from_checkpoint(run/'checkpoint.pt')
     return learn, run, how
 
-# %% ../nbs/api/14_runs.ipynb #205c66d3
+def _finish(learn, run, extra):
+    "Test, and write the record: in one process, whose loaders hold every image once"
+    n = num_distrib()
+    report = evaluate(learn) if n < 2 else evaluate(learn.model, dls=learn.dls)
+    rec = save_run(learn, run, [report], **(dict(processes=n) if n > 1 else {}), **extra)
+    (run/'checkpoint.pt').unlink(missing_ok=True)
+    return {**rec, 'path': str(run)}, report
+
+# %% ../nbs/api/14_runs.ipynb #9d1520c9
 def train_run(
     data='fashion_mnist_mini', # A set's name or a folder
     arch='resnet20',  # A name from `list_models()`
@@ -182,19 +192,18 @@ def train_run(
     weights=None,     # What to start from
     precision='auto', # 'auto', 'fp32', 'bf16' or 'fp16'
     seed:int=42,      # The same seed gives the same run
+    compile=False,    # `torch.compile` the network?
     out='runs',       # Folder of runs
     resume=None,      # Go on with this run's folder instead; all of the above come from there
     setup=None,       # Called with the learner before it trains
     **extra           # More for `run.json`
 )->tuple: # (record, test report)
     "Train, test once, and keep the record in a folder of its own"
-    learn, run, how = _old_learner(resume) if resume else _new_learner(data, arch, epochs, recipe, lr, bs, size, n_train, weights, precision, seed, out)
+    connect()
+    learn, run, how = _old_learner(resume) if resume else _new_learner(data, arch, epochs, recipe, lr, bs, size, n_train, weights, precision, seed, compile, out)
     if setup: setup(learn)
     fit_recipe(learn, **how)
-    report = evaluate(learn)
-    rec = save_run(learn, run, [report], **extra)
-    (run/'checkpoint.pt').unlink(missing_ok=True)
-    return {**rec, 'path': str(run)}, report
+    return from_first(None if rank_distrib() else _finish(learn, run, extra))
 
 # %% ../nbs/api/14_runs.ipynb #7ead6ed6
 _t95 = [12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26]  # Student's t, 97.5 %, 1 to 9 degrees of freedom
