@@ -23,12 +23,14 @@ from .layers import conv, get_act
 from .learner import course_learner
 from .recipes import fit_recipe
 
-# %% ../nbs/api/13_experiments.ipynb #30f4b0c8
+# %% ../nbs/api/13_experiments.ipynb #028b69e8
 class ErrorRates(Callback):
     "After each epoch, the share of wrong answers on training and validation images, as `evaluate` counts"
     order = 70
     def __init__(self): self.rows = []
-    def after_fit(self): self.learn.remove_cb(self)
+    def after_fit(self):
+        "One fit, one list"
+        self.learn.remove_cb(self)
     def after_epoch(self):
         "Notes one row"
         rate = lambda split: 1 - split_accuracy(self.learn, split)
@@ -42,7 +44,7 @@ def split_accuracy(learn, split):
         for xb, yb in dl: right += int((model(xb).argmax(1) == yb).sum())
     return right/len(dl.dataset)
 
-# %% ../nbs/api/13_experiments.ipynb #bf64a7cf
+# %% ../nbs/api/13_experiments.ipynb #b0fc96b8
 @dataclass
 class Race:
     "The curves of networks trained side by side"
@@ -55,13 +57,14 @@ class Race:
             if r['epoch'] == last: out.setdefault(r['net'], []).append(r[split])
         return {n: (sum(v)/len(v), min(v), max(v)) for n, v in out.items()}
     def __repr__(self):
-        t, v = self.final('train'), self.final('valid')
-        line = lambda n: f'{n:24} {t[n][0]:9.1%} ({t[n][1]:.1%} to {t[n][2]:.1%}) {v[n][0]:9.1%} ({v[n][1]:.1%} to {v[n][2]:.1%})'
-        return '\n'.join([f'{"error after the last epoch":24} training (over seeds)  validation', *map(line, t)])
+        both = [self.final(s) for s in ('train', 'valid')]
+        cell = lambda v: f'{v[0]:.1%}' + (f' ({v[1]:.1%} to {v[2]:.1%})' if v[2] > v[1] else '')
+        return '\n'.join([f'{"error at the end":20} {"training":>24} {"validation":>24}',
+                          *(f'{n:20} {cell(both[0][n]):>24} {cell(both[1][n]):>24}' for n in both[0])])
 
-# %% ../nbs/api/13_experiments.ipynb #99b35efd
+# %% ../nbs/api/13_experiments.ipynb #7832392c
 def race(
-    nets,               # Label → name of a net, or dict of `arch` and options for `create_model`; or a list of names
+    nets,               # Label → name of a net, dict of `arch` and options for `create_model`, or function that makes a net; or a list of names
     dls,                # Loaders
     epochs:int=5,
     lr:float=0.1,       # Highest learning rate: one for all, or a dict by label
@@ -74,7 +77,9 @@ def race(
     for label, net in nets.items():
         kw = dict(net) if isinstance(net, dict) else dict(arch=net)
         for seed in seeds:
-            learn = course_learner(dls, kw['arch'], precision=precision, seed=seed, cbs=(cb := ErrorRates()),
+            set_seed(seed)
+            arch = kw['arch']() if callable(kw['arch']) else kw['arch']
+            learn = course_learner(dls, arch, precision=precision, seed=seed, cbs=(cb := ErrorRates()),
                                    model_kwargs={k: v for k, v in kw.items() if k != 'arch'})
             with learn.no_bar(), learn.no_logging(): fit_recipe(learn, recipe, epochs, lr[label] if isinstance(lr, dict) else lr)
             res.rows += [dict(net=label, seed=seed, **r) for r in cb.rows]
@@ -180,7 +185,7 @@ def plot_identity(
     axs[1].legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1))
     return fig
 
-# %% ../nbs/api/13_experiments.ipynb #c95a4bf8
+# %% ../nbs/api/13_experiments.ipynb #2d48b301
 def four_layers(
     act:str,     # One of `layers.activations`
     n_in:int=3,  # Channels of the images
@@ -188,7 +193,7 @@ def four_layers(
     nf:int=32    # Width
 )->nn.Module:
     "Three 5×5 convolutions with pooling and one linear layer; initialised as suits `act`"
-    def block(ni, nf): return [nn.Conv2d(ni, nf, 5, padding=2), get_act(act), nn.MaxPool2d(3, 2, padding=1)]
+    block = lambda ni, nf: [nn.Conv2d(ni, nf, 5, padding=2), get_act(act), nn.MaxPool2d(3, 2, padding=1)]
     net = nn.Sequential(*block(n_in, nf), *block(nf, nf), *block(nf, 2*nf), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(8*nf, n_out))
     for m in net:
         if isinstance(m, (nn.Conv2d, nn.Linear)):
@@ -196,48 +201,56 @@ def four_layers(
             nn.init.zeros_(m.bias)
     return net
 
-# %% ../nbs/api/13_experiments.ipynb #43588a84
+# %% ../nbs/api/13_experiments.ipynb #5813dab4
 class StopAt(Callback):
     "Measures the error on the first training images every so many batches, and ends the fit once it is at `target`"
     order = 75
     def __init__(self,
         target:float=.25, # Error rate to reach
-        every:int=4,      # Batches between measurements
+        every:int=8,      # Batches between measurements
+        give_up:int=200,  # Batches after which to end in any case
         n:int=512         # Images to measure on
-    ): self.target, self.every, self.n, self.batches, self.errors, self.reached = target, every, n, [], [], None
+    ):
+        self.target, self.every, self.give_up, self.n = target, every, give_up, n
+        self.batches, self.errors, self.reached = [], [], None
     def before_fit(self):
         "The images to measure on, the same for every net"
         dl = split_dl(self.dls, 'train')
         with unaugmented(dl): self.x, self.y = (o.as_subclass(torch.Tensor) for o in next(iter(dl.new(bs=self.n))))
     def after_batch(self):
         "Outside of validation only"
-        if not self.training or (self.train_iter)%self.every: return
+        if not self.training or self.train_iter%self.every: return
         with torch.no_grad(), eval_mode(self.learn) as model: err = float((model(self.x).argmax(1) != self.y).sum())/len(self.y)
         self.batches.append(self.train_iter); self.errors.append(err)
-        if err <= self.target: self.reached = self.train_iter; raise CancelFitException
+        if err <= self.target: self.reached = self.train_iter
+        if self.reached or self.train_iter >= self.give_up: raise CancelFitException
 
-# %% ../nbs/api/13_experiments.ipynb #fa723282
+# %% ../nbs/api/13_experiments.ipynb #4b6b7d7a
 def sprint(
     nets:dict,        # Label → function that makes the net
     dls,              # Loaders
     target:float=.25, # Training error to reach
-    lrs=(.003, .01, .03), # Constant learning rates (SGD, momentum 0.9) to try for each
+    lrs=(.03, .01, .1), # Constant learning rates (SGD, momentum 0.9) to try for each, the likeliest first
     max_batches:int=200, # Give up after so many
+    every:int=8,      # Batches between measurements
     seed:int=0
 )->dict:
     "Label → the `StopAt` of the learning rate that reached `target` in the fewest batches; its `.rate` says which"
-    def run(make, lr):
+    def run(make, lr, limit):
         "One attempt"
         set_seed(seed); model = make()
-        learn = course_learner(dls, model, precision='fp32', seed=seed, cbs=(cb := StopAt(target)))
-        n = len(dls.train)
+        learn = course_learner(dls, model, precision='fp32', seed=seed, cbs=(cb := StopAt(target, every, limit)))
         with learn.no_bar(), learn.no_logging():
-            try: learn.fit(-(-max_batches//n), lr=lr, wd=0)
+            try: learn.fit(-(-limit//len(dls.train)) + 1, lr=lr, wd=0)
             except CourseError: pass  # this rate was too high
         cb.rate = lr
         return cb
-    key = lambda cb: (cb.reached or float('inf'), min(cb.errors, default=1.))
-    return {label: min((run(make, lr) for lr in lrs), key=key) for label, make in nets.items()}
+    def best(make):
+        "The fastest of all rates"
+        tried, limit = [], max_batches
+        for lr in lrs: tried.append(run(make, lr, limit)); limit = tried[-1].reached or limit
+        return min(tried, key=lambda cb: (cb.reached or float('inf'), min(cb.errors, default=1.)))
+    return {label: best(make) for label, make in nets.items()}
 
 # %% ../nbs/api/13_experiments.ipynb #c2f16e7b
 def plot_sprint(

@@ -294,7 +294,7 @@ def layer_responses(
         for h in hooks: h.remove()
     return rows
 
-# %% ../nbs/api/13_interpret.ipynb #31c1be52
+# %% ../nbs/api/13_interpret.ipynb #d896430d
 palette = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000', '#999999']
 
 def styles(
@@ -306,7 +306,8 @@ def styles(
     return {n: dict(color=palette[depths.index(depth(n))%8], ls='--' if n.startswith('plain') else '-', label=n) for n in names}
 
 def plot_responses(
-    responses:dict # Name of a net → what `layer_responses` gave for it
+    responses:dict, # Name of a net → what `layer_responses` gave for it
+    top=None        # Cut the scale off here; None: everything is shown
 ):
     "As figure 7: above in the order of the layers, below sorted by size"
     fig, axs = plt.subplots(2, 1, figsize=(7, 4.6), layout='constrained', sharey=True)
@@ -314,7 +315,7 @@ def plot_responses(
         sd = [o for _, o in responses[name]]
         for ax, v in zip(axs, (sd, sorted(sd, reverse=True))): ax.plot(range(1, len(sd) + 1), v, marker='.', **style)
     axs[0].set(xlabel='layer, from the input', ylabel='standard deviation'); axs[1].set(xlabel='layer, by size', ylabel='standard deviation')
-    axs[0].legend(ncols=3, fontsize=8)
+    axs[0].set_ylim(0, top); axs[0].legend(ncols=3, fontsize=8)
     return fig
 
 # %% ../nbs/api/13_interpret.ipynb #1876b317

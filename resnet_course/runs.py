@@ -47,6 +47,7 @@ def cpu_name()->str:
 def versions()->dict:
     "Versions of what a result depends on"
     def v(pkg):
+        "None where it is not installed"
         try: return version(pkg)
         except PackageNotFoundError: return None
     return {pkg: v(pkg) for pkg in ('resnet-course', 'fastai', 'fastcore', 'torch', 'torchvision', 'numpy')}
@@ -152,6 +153,7 @@ def runs_table(
 )->list[dict]:
     "A row a run: what was trained on what, for how long, and what came out"
     def row(r):
+        "One run"
         t = r.get('test') or {}
         ci = t.get('top1_ci') or (float('nan'),)*2
         return dict(run=Path(r.get('path', '')).name, data=r['data'].get('name_or_path'), arch=r['model'].get('name'),
