@@ -28,7 +28,11 @@ def run_nb(path, flags):
     nb, shell, start = read_nb(path), CaptureShell(path, mpl_format='retina'), time.time()
     for c in nb.cells:
         if c.cell_type == 'code' and not skipped(c, flags): c.outputs = []   # execnb leaves the old ones where a cell now prints nothing
+    # execnb takes a semicolon at the end for "show nothing at all"; in Jupyter it hides the value, and what was printed stays
+    mute = [c for c in nb.cells if c.cell_type == 'code' and c.source.rstrip().endswith(';')]
+    for c in mute: c.source = c.source.rstrip()[:-1]
     with working_directory(path.parent): shell.run_all(nb, exc_stop=True, preproc=lambda c: skipped(c, flags))
+    for c in mute: c.source, c.outputs = c.source + ';', [o for o in c.get('outputs', []) if o.output_type != 'execute_result']
     for c in nb.cells:  # a library's warning about itself names the machine's folders, and teaches nobody
         if c.get('outputs'): c.outputs = [o for o in c.outputs if not (o.get('name') == 'stderr' and 'site-packages' in ''.join(o['text']))]
     for o in (o for c in nb.cells for o in c.get('outputs', []) if '\r' in ''.join(o.get('text', ''))):
