@@ -105,7 +105,7 @@ def _train(seeds, **kw):
         m = mean_spread(top1)
         say(f"\n{m['n']} seeds: test accuracy {m['mean']:.2%}, standard deviation {m['sd']:.2%}, 95 % interval of the mean ± {m['ci']:.2%}")
 
-# %% ../nbs/api/18_cli.ipynb #29ae7462
+# %% ../nbs/api/18_cli.ipynb #12c67890
 @app.command(epilog=_examples('resnet-course finetune --data photos/ --weights torchvision --arch resnet50',
                               'resnet-course finetune --data digits --weights resnet20-fashion_mnist --plan gradual',
                               'resnet-course finetune --data photos/ --weights resnet50.pth --variant v1 --plan plan.yaml'))
@@ -116,7 +116,7 @@ def finetune(
     arch:Annotated[Optional[str], typer.Option('--arch', '-a', help="network [default: the file's own; resnet34 for torchvision]")]=None,
     variant:Annotated[Optional[str], typer.Option(help="'v1' for He et al.'s own weights, 'v1.5' for torchvision's")]=None,
     epochs:Annotated[int, typer.Option('--epochs', '-e', help='of each stage')]=5,
-    lr:Annotated[float, typer.Option(help='highest learning rate of the head; the later stages take a tenth')]=0.02,
+    lr:Annotated[float, typer.Option(help='highest learning rate of the head; the later stages take a tenth')]=0.002,
     bs:Annotated[int, typer.Option(help='images per batch')]=64,
     size:Annotated[Optional[int], typer.Option(help="side of the images in px [default: the set's own; 128 for photos]")]=None,
     n_train:Annotated[Optional[int], typer.Option(help='train on this many images only')]=None,

@@ -373,7 +373,7 @@ def _fine_tune(n, epochs, lr):
     return [Stage('head', -1, 1, lr, recipe=head, restore_best=False),
             Stage('all', 0, epochs, slice(lr/200, lr/2), recipe=body, restore_best=False)]
 
-# %% ../nbs/api/11_finetune.ipynb #9801138d
+# %% ../nbs/api/11_finetune.ipynb #428574ae
 plans = dict(staged=_staged, chain=_chain, gradual=_gradual, fine_tune=_fine_tune,
              head=lambda n, epochs, lr: [Stage('head', -1, epochs, lr)],
              all=lambda n, epochs, lr: [Stage('all', 0, epochs, lr)])
@@ -382,7 +382,7 @@ def get_plan(
     plan,         # A name from `plans`, or a YAML file
     learn=None,   # The learner it is for; needed by 'gradual', which has a stage for each group
     epochs:int=5, # Of each stage; a file has its own
-    lr:float=0.02 # Of the head; a file has its own
+    lr:float=0.002 # Highest, of the head; the plans give later stages a tenth or less; a file has its own
 )->list:
     "The stages of a plan: 'staged' branches from the head's checkpoint, 'chain' goes on from stage to stage"
     if str(plan).endswith(('.yml', '.yaml')): return load_plan(plan)

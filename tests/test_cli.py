@@ -131,7 +131,8 @@ def test_help_needs_no_torch():
 @pytest.mark.skipif(os.name == 'nt', reason='signals are POSIX')
 def test_interrupt(tmp_path):
     p = subprocess.Popen([sys.executable, '-u', '-m', 'resnet_course.cli', 'train', '--data', 'fashion_mnist_mini', '--epochs', '50'],
-                         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a background job of a shell inherits that it is ignored
     assert 'training' in p.stdout.readline()
     time.sleep(3)
     p.send_signal(signal.SIGINT)
