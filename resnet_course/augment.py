@@ -26,6 +26,7 @@ class BatchAugment(DisplayedTransform):
     def draw(self, x:Tensor): return ()
     def apply(self, x:Tensor, *params): return x
     def encodes(self, x:TensorImage):
+        "Draw, and apply to the whole batch"
         b = x.as_subclass(Tensor)
         params = (p.to(b.device, non_blocking=True) for p in self.draw(b))
         return self.apply(b, *params).as_subclass(type(x))
@@ -83,6 +84,7 @@ class AlternatingMirror(BatchAugment):
         if len(ids) and (n := int(self.ids.max()) + 1) > len(self.coins):
             self.coins = torch.randint(2, (n,), generator=torch.Generator().manual_seed(self.seed))
     def draw(self, x):
+        "Which of the next images are mirrored in this epoch"
         if self.ids is None: raise CourseError('AlternatingMirror needs a loader of get_dls: nothing has told it which image is which')
         ids = self.ids[self.pos:self.pos + len(x)]
         self.pos += len(x)
@@ -101,6 +103,7 @@ class MiddleCrop(DisplayedTransform):
     order = 13
     def __init__(self, size:int): self.size = size
     def encodes(self, x:TensorImage):
+        "Cut the middle out"
         top, left = ((n - self.size)//2 for n in x.shape[-2:])
         return x[..., top:top + self.size, left:left + self.size]
 
@@ -137,6 +140,7 @@ class ResizedCrop(BatchAugment):
                  ratio=(3/4, 4/3)): # Least and greatest width/height
         self.size, self.scale, self.ratio = size, scale, ratio
     def draw(self, x):
+        "Top, left, height and width for each image: the first of ten tries that fits, or the largest square"
         (H, W), n = x.shape[-2:], len(x)
         area = self.rand(10*n, *self.scale).view(10, n)*H*W                      # ten tries for each image
         ratio = self.rand(10*n, *map(math.log, self.ratio)).view(10, n).exp()
@@ -153,6 +157,7 @@ class ResizeTo(DisplayedTransform):
     order = 20
     def __init__(self, size:int): self.size = size
     def encodes(self, x:TensorImage):
+        "Resize the batch"
         b = x.as_subclass(Tensor)
         return F.interpolate(b, size=(self.size,)*2, mode='bilinear', antialias=True).as_subclass(type(x))
 
@@ -175,6 +180,7 @@ class RotateShift(BatchAugment):
     order = 16
     def __init__(self, degrees:float=15., shift:float=0.1): self.degrees, self.shift = degrees, shift
     def draw(self, x):
+        "Angle and shifts for each image"
         n, (H, W) = len(x), x.shape[-2:]
         return self.rand(n, -self.degrees, self.degrees), *((self.rand(n, -1, 1)*self.shift*s).round() for s in (W, H))
     def apply(self, x, angle, dx, dy): return rotate_shift(x, angle, dx, dy)
@@ -219,9 +225,11 @@ class ColorJitter(BatchAugment):
     def __init__(self, brightness:float=0.2, contrast:float=0.2, saturation:float=0.2, hue:float=0.):
         self.amounts = (brightness, contrast, saturation, hue)
     def draw(self, x):
+        "The order, and a factor of each kind for each image"
         fs = [self.rand(len(x), -a, a) + (0 if i == 3 else 1) for i, a in enumerate(self.amounts)]
         return (torch.randperm(4, generator=self.gen), *(f.clamp(min=0) if i < 3 else f for i, f in enumerate(fs)))
     def apply(self, x, order, *fs):
+        "One after the other, in the order drawn"
         todo = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
         for i in order.tolist():
             if self.amounts[i]: x = todo[i](x, fs[i])
@@ -262,6 +270,7 @@ def erase_at(
 )->Tensor: # N,C,H,W
     "Set a rectangle of every image to 0"
     def span(start, length, n):
+        "Which of `n` positions lie in each stretch"
         i = torch.arange(n, device=x.device)
         return (i >= start[:, None]) & (i < (start + length)[:, None])
     hide = span(top, height, x.shape[-2])[:, None, :, None] & span(left, width, x.shape[-1])[:, None, None, :]
@@ -273,6 +282,7 @@ class Cutout(BatchAugment):
     order = 100
     def __init__(self, size:int=8): self.size = size
     def draw(self, x):
+        "A square for each image, perhaps sticking out"
         side = torch.full((len(x),), self.size)
         return *(self.randint(n, len(x)) - self.size//2 for n in x.shape[-2:]), side, side
     def apply(self, x, *box): return erase_at(x, *box)
@@ -282,6 +292,7 @@ class Erase(ResizedCrop):
     order = 100
     def __init__(self, p:float=0.5, scale=(0.02, 0.33), ratio=(0.3, 3.3)): self.p, self.scale, self.ratio = p, scale, ratio
     def draw(self, x):
+        "A rectangle for each image, of no size in those that are spared"
         *at, h, w = super().draw(x)
         on = self.rand(len(x)) < self.p
         return *at, h*on, w*on
@@ -293,6 +304,7 @@ class TenCrop(DisplayedTransform):
     order = 13
     def __init__(self, size:int): self.size = size
     def encodes(self, x:TensorImage):
+        "Corners and middle, then the same mirrored"
         (H, W), s = x.shape[-2:], self.size
         if s > min(H, W): raise CourseError(f'windows of {s} px do not fit into images of {H}×{W}')
         at = [(0, 0), (0, W - s), (H - s, 0), (H - s, W - s), (round((H - s)/2), round((W - s)/2))]

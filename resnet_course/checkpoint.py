@@ -152,6 +152,7 @@ def _polite_signals():
     "Yields a list that is empty until someone asks the process to stop; a second request raises at once"
     asked, old = [], {}
     def ask(num, frame):
+        "Take note; the second time, stop"
         if asked: raise KeyboardInterrupt
         asked.append(num)
         if not rank_distrib(): print('\nStopping after this batch (or this validation); once more to stop at once', flush=True)
@@ -208,6 +209,7 @@ def save(self:Checkpoint, epoch, it):
 # %% ../nbs/api/09a_checkpoint.ipynb #fd504b3d
 @patch
 def before_fit(self:Checkpoint):
+    "Take up the state of the run that is gone on with"
     self.skip, self.epoch_random, self.last, self.saved_at = 0, None, time.monotonic(), None
     if not self.state: return
     pos = self.state['pos']
@@ -218,10 +220,12 @@ def before_fit(self:Checkpoint):
 
 @patch
 def before_epoch(self:Checkpoint):
+    "Only what is left of the epoch that was cut"
     if self.state and (skip := self.state['pos']['iter']): self.learn.all_batches = partial(self.rest_of_batches, skip)
 
 @patch
 def before_train(self:Checkpoint):
+    "Random numbers as they were; and a first checkpoint"
     if self.state:
         pos, own = self.state['pos'], self._own
         set_random_state(own[1] if pos['iter'] else own[0], self._dls)
@@ -241,6 +245,7 @@ def rest_of_batches(self:Checkpoint, skip):
 
 @patch
 def after_train(self:Checkpoint):
+    "The cut epoch is over: all is as usual"
     self.learn.__dict__.pop('all_batches', None)
     self.state = None
 
@@ -251,6 +256,7 @@ def _pending(learn): return any(cb.__dict__.get('pending', False) for cb in lear
 
 @patch
 def after_batch(self:Checkpoint):
+    "Save if it is time, and stop if somebody asks"
     if not self.training or _pending(self.learn): return
     asked, due = bool(self.asked), self.minutes is not None and time.monotonic() - self.last > 60*self.minutes
     if num_distrib() > 1:  # all or none, and asking takes time
@@ -261,11 +267,13 @@ def after_batch(self:Checkpoint):
 
 @patch
 def after_epoch(self:Checkpoint):
+    "Save, and stop if somebody asks"
     self.save(self.epoch + 1, 0)
     if self.epoch + 1 < self.n_epoch and any_process(bool(self.asked))[0]: self.stop()
 
 @patch
 def stop(self:Checkpoint):
+    "Leave, and say what the checkpoint holds"
     if self.saved_at is None: raise Interrupted('stopped; there is no checkpoint to go on from')
     e, i = self.saved_at
     raise Interrupted(f'stopped; {self.path} holds epoch {e + 1} of {self.n_epoch} from batch {i + 1} on', self.path)

@@ -54,6 +54,7 @@ _array_parts = {('numpy', 'ndarray'): np.ndarray, ('numpy', 'dtype'): np.dtype,
 class _ArrayUnpickler(pickle.Unpickler):
     "Reads pickles of arrays, bytes, lists and dicts"
     def find_class(self, module, name):
+        "Only what arrays are made of"
         key = ('_reconstruct', '') if name == '_reconstruct' and module.startswith('numpy') else (module, name)
         if key not in _array_parts: raise pickle.UnpicklingError(f'it wants {module}.{name}')
         return _array_parts[key]
@@ -301,6 +302,7 @@ def list_datasets(
 )->pd.DataFrame:
     "Every set by name: what it is, and where it is or what a download would cost"
     def place(o):
+        "Where a set is, or what getting it would cost"
         if o.embedded: return 'in the package'
         if f := where(o.name, root): return str(f).replace(str(Path.home()), '~')
         return f'download: {sum(n for n, _ in o.urls.values())/1e6:,.0f} MB' if o.urls else 'from the publisher, by hand'
@@ -358,6 +360,7 @@ def make_splits(
     train = np.asarray(s.get('train', np.arange(len(pool))))
     n = round(valid_pct*len(train)) or (1 if valid_pct else 0)
     def draw(n, seed):
+        "`n` of the images that are left, which then are no longer left"
         nonlocal train
         keep, drawn = stratified(y[train], n, seed)
         drawn, train = train[drawn], train[keep]
@@ -377,6 +380,7 @@ class ToImage(Transform):
     @property
     def cls(self): return TensorImage if self.n_in == 3 else TensorImageBW
     def encodes(self, o):
+        "An image of the set by its number; anything else is read"
         if not isinstance(o, (int, np.integer)): return self.cls(read_image(o, self.side, self.n_in))
         if self.pool is None: raise CourseError('an exported learner has no images: hand over a file, an image or an array')
         if self.pool.x is None: return self.cls(read_image(self.pool.files[o], self.side, self.n_in))
@@ -387,6 +391,7 @@ class ToLabel(Transform):
     loss_func = CrossEntropyLossFlat()
     def __init__(self, pool): self.pool, self.vocab, self.labels, self.c = pool, CategoryMap(pool.vocab, sort=False), pool.labels, len(pool.vocab)
     def encodes(self, o):
+        "The class of an image of the set, or of the folder that a file is in"
         if isinstance(o, (int, np.integer)): return TensorCategory(self.pool.y[o])
         return TensorCategory(self.labels.index(pick(Path(o).parent.name, self.labels, f'class of {o}')))
     def decodes(self, o:TensorCategory): return Category(self.vocab[o])
@@ -435,6 +440,7 @@ _dls_attrs = 'vocab c name n_in size side stats source cfg'.split()
 def _without_pool(ds):
     "An empty copy of a `Datasets` whose transforms do not hold the images"
     def bare(f):
+        "A copy of a transform that holds no images"
         f = copy(f)
         if hasattr(f, 'pool'): f.pool = None
         return f
@@ -584,6 +590,7 @@ class TorchItem(Transform):
         self.pool, self.tfm, self.vocab, self.c = pool, tfm, CategoryMap(vocab, sort=False), len(vocab)
     def _image(self, x): return (TensorImageBW if x.shape[-3] == 1 else TensorImage)(x)
     def encodes(self, o):
+        "An item of the dataset by its number; anything else through its transform"
         if isinstance(o, (int, np.integer)):
             if self.pool is None: raise CourseError('an exported learner has no images: hand over a file, an image or an array')
             x, y = self.pool[int(o)]

@@ -150,6 +150,7 @@ def diagnose()->list[Check]:
     rest = [check_fastai, check_device, check_data, check_cache, check_disk] if first[-1].ok else []
     rest += [check_here, check_notebooks, check_proxy]
     def run(f):
+        "One check; one that fails is a finding too"
         try: return f()
         except Exception as e: return Check(f.__name__[6:], False, f'{type(e).__name__}: {e}', 'please report this')
     return first + [run(f) for f in rest]

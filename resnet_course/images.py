@@ -182,6 +182,7 @@ def _listing(folder):
 def _common_look(files):
     "The side and channels that all of `files` share if they are small squares, else `(None, 3)`"
     def look(f):
+        "Size and mode, without decoding"
         with Image.open(f) as im: return im.size, im.mode
     try: first = look(files[0])
     except Exception: return None, 3   # decoding will say what is wrong with it
@@ -200,6 +201,7 @@ def decode_all(
     "Read `files` in threads; raises one `CourseError` that counts the unreadable ones"
     x, bad = torch.empty(len(files), n_in, side, side, dtype=torch.uint8), []
     def one(i):
+        "Read an image into its place, or note what is wrong with it"
         try: x[i] = read_image(files[i], side, n_in)
         except CourseError as e: bad.append((i, e))
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as ex:

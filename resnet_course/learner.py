@@ -76,18 +76,21 @@ def _value(o): return o.detach().as_subclass(torch.Tensor) if isinstance(o, torc
 class DeviceMean(AvgMetric):
     "fastai's `AvgMetric`, added up on the device"
     def accumulate(self, learn):
+        "Add a batch"
         bs = find_bs(learn.yb)
         self.total, self.count = self.total + _value(self.func(learn.pred, *learn.yb))*bs, self.count + bs
 
 class DeviceLoss(AvgLoss):
     "fastai's `AvgLoss`, added up on the device"
     def accumulate(self, learn):
+        "Add a batch"
         bs = find_bs(learn.yb)
         self.total, self.count = self.total + _value(learn.loss.mean())*bs, self.count + bs
 
 class DeviceSmoothLoss(AvgSmoothLoss):
     "fastai's `AvgSmoothLoss`, averaged on the device"
     def accumulate(self, learn):
+        "Move towards the loss of a batch"
         loss = _value(learn.loss.mean())
         self.count, self.val = self.count + 1, torch.lerp(loss, self.val.to(loss.device), self.beta)
 

@@ -96,6 +96,7 @@ class _Range(Callback):
     def __init__(self, start, end, n): self.start, self.end, self.n, self.lrs, self.losses, self.best, self.avg = start, end, n, [], [], math.inf, 0.
     def before_batch(self): self.opt.set_hyper('lr', self.start*(self.end/self.start)**(len(self.lrs)/max(self.n - 1, 1)))
     def after_batch(self):
+        "Note rate and smoothed loss; stop at the end, or at four times the best"
         self.avg = 0.9*self.avg + 0.1*self.loss.item()
         self.lrs.append(float(self.opt.hypers[-1]['lr'])); self.losses.append(self.avg/(1 - 0.9**len(self.lrs)))
         self.best = min(self.best, self.losses[-1])

@@ -69,6 +69,7 @@ def steps(
 ):
     "Piecewise constant"
     def f(pct):
+        "Share of `lr` at `pct` of training"
         if warm and pct < warm[0]: return warm[1]
         return factor**sum(pct >= a for a in at)
     return f
@@ -79,6 +80,7 @@ def cosine(
 ):
     "Linear warm-up, then half a cosine to zero"
     def f(pct):
+        "Share of `lr` at `pct` of training"
         if pct < warmup: return 0.01 + 0.99*pct/warmup
         return (1 + math.cos(math.pi*(pct - warmup)/(1 - warmup)))/2
     return f
@@ -89,6 +91,7 @@ def _cos(a, b, pct): return a + (b - a)*(1 - math.cos(math.pi*pct))/2
 def one_cycle(pct_start=0.25, div=25., div_final=1e5):
     "Cosine up from 1/`div`, cosine down to 1/`div_final`"
     def f(pct):
+        "Share of `lr` at `pct` of training"
         if pct < pct_start: return _cos(1/div, 1, pct/pct_start)
         return _cos(1, 1/div_final, (pct - pct_start)/(1 - pct_start))
     return f

@@ -25,16 +25,20 @@ class EMA(Callback):
         decay:float=0.998 # Share of the average that stays at each step
     ): self.decay, self.raw, self.avg = decay, None, None
     def before_fit(self):
+        "Start to average"
         self.back()
         self.avg = AveragedModel(get_model(self.learn.model), multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)
     def back(self):
+        "Put the weights that train back"
         if self.raw is not None: self.learn.model, self.raw = self.raw, None
     def after_step(self): self.avg.update_parameters(get_model(self.learn.model))
     def before_validate(self):
+        "Validate with the average"
         if self.avg is not None: self.raw, self.learn.model = self.learn.model, self.avg.module
     def after_validate(self): self.back()
     def before_train(self): self.back()
     def after_fit(self):
+        "End with the average"
         self.back()
         if self.avg.n_averaged: get_model(self.learn.model).load_state_dict(self.avg.module.state_dict())
         self.avg = None
@@ -50,8 +54,10 @@ class SWA(Callback):
     ): self.start = start
     def before_fit(self): self.avg = AveragedModel(get_model(self.learn.model))
     def after_epoch(self):
+        "Add these weights, if it is late enough"
         if self.learn.epoch + 1 > self.start*self.n_epoch: self.avg.update_parameters(get_model(self.learn.model))
     def after_fit(self):
+        "End with the mean, and statistics of its own"
         if not self.avg.n_averaged: return
         update_bn(self.dls.train, self.avg.module)
         get_model(self.learn.model).load_state_dict(self.avg.module.state_dict())
@@ -68,6 +74,7 @@ class Accumulate(Callback):
     def before_train(self): self.count, self.pending = 0, False
     def before_backward(self): self.learn.loss_grad = self.learn.loss_grad/self.n
     def before_step(self):
+        "Wait for the last of `n` batches; the epoch may end with fewer"
         self.count += 1
         last = self.iter + 1 == self.n_iter
         self.pending = self.count < self.n and not last
@@ -90,9 +97,11 @@ class Grow(Callback):
     order, run_valid = 50, False
     def __init__(self, start:float=0.6, until:float=0.75): self.start, self.until = start, until
     def side(self, full):
+        "What `full` px are at this point of training, a multiple of 4"
         share = self.start + (1 - self.start)*self.learn.epoch/max(self.until*self.n_epoch, 1e-6)
         return full if share >= 1 else min(full, 4*round(full*share/4))
     def before_batch(self):
+        "Shrink the batch"
         full = self.xb[0].shape[-1]
         if (s := self.side(full)) < full:
             self.learn.xb = (F.interpolate(self.xb[0], size=(s, s), mode='bilinear', antialias=True), *self.xb[1:])
@@ -105,12 +114,15 @@ class KeepBest(TrackerCallback):
         super().__init__(monitor=monitor, **kwargs)
         self.weights = None
     def before_fit(self):
+        "Forget an earlier fit"
         super().before_fit()
         self.weights = self.best_epoch = None
     def after_epoch(self):
+        "Keep the weights if this epoch is the best so far"
         super().after_epoch()
         if self.new_best: self.weights, self.best_epoch = copy.deepcopy(get_model(self.learn.model).state_dict()), self.learn.epoch
     def after_fit(self):
+        "Go back to them"
         if self.weights: get_model(self.learn.model).load_state_dict(self.weights)
         super().after_fit()
     def state_dict(self): return dict(best=self.best, weights=self.weights, best_epoch=self.best_epoch)
