@@ -6,8 +6,8 @@
 __all__ = ['plans', 'Stage', 'check_plan', 'group_lrs', 'BestEpoch', 'features', 'FeatureDL', 'StageResults', 'run_stages',
            'get_plan', 'save_plan', 'load_plan', 'finetune_learner', 'freeze_to', 'freeze_report', 'snapshot', 'Frozen']
 
-# %% ../nbs/api/11_finetune.ipynb #515a8acc
-import hashlib, json, re, time
+# %% ../nbs/api/11_finetune.ipynb #3c478bbe
+import copy, hashlib, json, re, time
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -15,10 +15,10 @@ import numpy as np
 import torch
 import yaml
 from fastai.callback.core import Callback, CancelFitException
-from fastai.callback.tracker import TrackerCallback
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
+from fastai.torch_core import get_model
 from fastcore.basics import noop, patch
 from matplotlib.figure import Figure
 from torch import nn
@@ -30,6 +30,7 @@ from .freeze import Frozen, bn_modes, freeze_report, freeze_to, snapshot
 from .learner import History, course_learner, set_seeds
 from .recipes import Recipe, fit_recipe, get_recipe, one_cycle, mom_cycle
 from .resnet import group_names, unwrapped
+from .tricks import KeepBest
 from .weights import load_weights, read_weights, save_weights, shipped_weights, which_model
 
 # %% ../nbs/api/11_finetune.ipynb #ad0ac875
@@ -92,26 +93,26 @@ def group_lrs(
     if not all(isinstance(o, (int, float)) and 0 < o < float('inf') for o in lrs): raise CourseError(f'learning rate {lr}: rates are positive numbers')
     return [float(o) for o in [lrs[0]]*frozen + lrs]
 
-# %% ../nbs/api/11_finetune.ipynb #3beffb1e
-class BestEpoch(TrackerCallback):
-    "Puts back the weights of the best epoch by validation; with `patience`, stops when there has been no better one for so long"
-    order = TrackerCallback.order + 3
+# %% ../nbs/api/11_finetune.ipynb #f819d3ac
+class BestEpoch(KeepBest):
+    "`KeepBest`, which with `patience` also stops when there has been no better epoch for so long"
+    order = KeepBest.order + 2
     def __init__(self, monitor='valid_loss', patience=None, restore=True):
         super().__init__(monitor)
-        self.patience, self.restore, self.at, self.weights = patience, restore, None, None
+        self.patience, self.restore = patience, restore
     def before_fit(self):
         "Check the name of what is monitored"
         pick(self.monitor, list(self.recorder.metric_names[1:-1]), 'monitor')
         super().before_fit()
     def after_epoch(self):
-        "Keep the weights if this epoch is the best so far"
+        "Keep the weights if this epoch is the best so far; the first is, whatever its loss"
         super().after_epoch()
-        if self.new_best or self.at is None: self.at, self.weights = self.epoch, snapshot(self.learn)
-        elif self.patience and self.epoch - self.at >= self.patience: raise CancelFitException
+        if self.best_epoch is None: self.weights, self.best_epoch = copy.deepcopy(get_model(self.learn.model).state_dict()), self.epoch
+        elif self.patience and self.epoch - self.best_epoch >= self.patience: raise CancelFitException
     def after_fit(self):
-        "Go back to them"
+        "Go back to them, if that is asked for"
+        if not self.restore: self.weights = None
         super().after_fit()
-        if self.restore and self.weights: unwrapped(self.learn.model).load_state_dict(self.weights)
 
 # %% ../nbs/api/11_finetune.ipynb #f208703c
 def _head(learn):
@@ -181,7 +182,7 @@ def _head_learner(learn, views):
     small.logger = learn.logger
     return small
 
-# %% ../nbs/api/11_finetune.ipynb #55e9456d
+# %% ../nbs/api/11_finetune.ipynb #29a9c7b8
 def _fit_stage(learn, stage):
     "Freeze and train as `stage` says; returns the epochs' history, and which was the best"
     freeze_to(learn, stage.freeze_to, bn=stage.bn)
@@ -196,7 +197,7 @@ def _fit_stage(learn, stage):
     learn.recipe = dict(trained.recipe, lr=lrs[learn.opt.frozen_idx:])
     rows = trained.history.rows[kept:] if hasattr(trained, 'history') else []
     if trained is not learn and hasattr(learn, 'history'): learn.history.rows += [dict(r, epoch=len(learn.history.rows) + i) for i, r in enumerate(rows)]
-    return rows, best.at
+    return rows, best.best_epoch
 
 # %% ../nbs/api/11_finetune.ipynb #13ac7e3c
 @dataclass
