@@ -7,7 +7,7 @@ __all__ = ['datasets', 'presets', 'read_idx', 'read_pickle', 'imagenet_names', '
            'list_datasets', 'open_pool', 'stratified', 'make_splits', 'ToImage', 'ToLabel', 'SeededDL', 'PoolDL',
            'CourseDataLoaders', 'pixel_stats', 'get_dls', 'TorchItem', 'TorchDL', 'as_dls', 'ShowAs', 'describe']
 
-# %% ../nbs/api/00_data.ipynb #1722df31
+# %% ../nbs/api/00_data.ipynb #102f2c09
 import lzma, os, pickle, random
 from copy import copy
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from fastai.data.all import (Category, CategoryMap, DataLoaders, Datasets, IntToFloatTensor, Normalize,
+from fastai.data.all import (Category, CategoryMap, DataLoaders, Datasets,
                              Pipeline, TfmdDL, TfmdLists, Transform, test_set)
 from fastai.data.external import fastai_path
 from fastai.losses import CrossEntropyLossFlat
@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader as TorchLoader, default_collate
 
 from .augment import (AlternatingMirror, BatchAugment, ColorJitter, Cutout, Erase, Lighting, MiddleCrop, Mirror,
-                                   PadCrop, RandomWindow, ResizedCrop, ResizeTo, RotateShift, colour_components)
+                                   PadCrop, RandomWindow, ResizedCrop, ResizeTo, RotateShift, Standardize, ToFloat, colour_components)
 from .core import asset, CourseError, MissingFileError, pick, write_beside
 from .download import fetch, matches, unpack
 from .images import ImagePool, array_image, as_channels, decode_all, open_csv, open_image, open_folder, read_image
@@ -415,7 +415,7 @@ class SeededDL(TfmdDL):
             if hasattr(f, 'start'): f.start([self.dataset.items[i] for i in idxs])
         return idxs
 
-# %% ../nbs/api/00_data.ipynb #caaeb2cb
+# %% ../nbs/api/00_data.ipynb #38d0274e
 class PoolDL(SeededDL):
     "A loader that takes whole batches out of a pool in memory, and reads anything else item by item"
     @property
@@ -429,10 +429,10 @@ class PoolDL(SeededDL):
         "Indices → batches, not yet augmented"
         if (tfm := self._tfm) is None: yield from super().create_batches(samps); return
         items, n, device = self.dataset.items, len(self.dataset.tls), self.device
-        items, (x, y) = getattr(items, 'items', items), tfm.pool.on(device if not self.fake_l.num_workers else None)
+        items, (x, y) = np.asarray(getattr(items, 'items', items)), tfm.pool.on(device if not self.fake_l.num_workers else None)
         for idxs in self.chunkify(samps):
-            i = torch.tensor([items[j] for j in idxs], device=x.device)
-            yield (tfm.cls(as_channels(x[i], tfm.n_in)), TensorCategory(y[i]))[:n]
+            i = torch.from_numpy(items[idxs]).to(x.device)
+            yield (tfm.cls(as_channels(x.index_select(0, i), tfm.n_in)), TensorCategory(y.index_select(0, i)))[:n]
 
 # %% ../nbs/api/00_data.ipynb #d6069760
 _dls_attrs = 'vocab c name n_in size side stats source cfg'.split()
@@ -476,10 +476,10 @@ class CourseDataLoaders(DataLoaders):
         return f'{self.name}: {" / ".join(n)} images to train / validate / test, {self.n_in}×{self.size}×{self.size}, {self.c} classes'
 
 # %% ../nbs/api/00_data.ipynb #33c16830
-presets = dict(default='crop+mirror', alexnet='crop+mirror+lighting', imagenet='resized_crop+mirror')
+presets = dict(default='crop+mirror', alexnet='crop+mirror+lighting', imagenet='resized_crop+mirror', fast='shift+alternate')
 _augments = dict(
     crop=lambda size, **kw: RandomWindow(size) if kw['big'] else PadCrop(4),
-    mirror=lambda **kw: Mirror(), alternate=lambda **kw: AlternatingMirror(),
+    shift=lambda **kw: PadCrop(2), mirror=lambda **kw: Mirror(), alternate=lambda **kw: AlternatingMirror(),
     resized_crop=lambda size, **kw: ResizedCrop(size), rotate=lambda **kw: RotateShift(), jitter=lambda **kw: ColorJitter(),
     cutout=lambda seen, **kw: Cutout(seen//2), erase=lambda **kw: Erase(), lighting=lambda x, **kw: Lighting(*colour_components(x())))
 
@@ -498,14 +498,14 @@ def _augmentations(augment, pool, size, n_in, train, big):
     names = presets.get(augment, augment).split('+')
     return [_augments[pick(n.strip(), _augments, 'augmentation')](size=size, seen=min(size, pool.side), big=big, x=sample) for n in names]
 
-# %% ../nbs/api/00_data.ipynb #b4cc3417
+# %% ../nbs/api/00_data.ipynb #d4a73328
 def _batch_tfms(pool, size, n_in, stats, augment, train):
     "What happens to a batch on the device"
     big = size < pool.side and pool.size < pool.side   # photos are kept larger than the network sees them
     tfms = _augmentations(augment, pool, size, n_in, train, big)
     if big: tfms.append(MiddleCrop(size))
     elif size != pool.side and not any(type(t) is ResizedCrop for t in tfms): tfms.append(ResizeTo(size))
-    return tfms + [IntToFloatTensor(), Normalize.from_stats(*stats, cuda=False)]
+    return tfms + [ToFloat(), Standardize.from_stats(*stats, cuda=False)]
 
 # %% ../nbs/api/00_data.ipynb #74c92442
 def pixel_stats(
