@@ -82,12 +82,14 @@ def loss(self:Report)->float:
     "Mean over the images"
     return float(self.losses.mean())
 
-# %% ../nbs/api/12_evaluate.ipynb #5c469b10
+# %% ../nbs/api/12_evaluate.ipynb #89d1c752
 @patch
 def n_right(self:Report, k:int=1)->int:
-    "Images whose class is among the `k` most probable"
-    k = min(k, self.probs.shape[1])
-    return int((self.probs.topk(k, 1).indices == self.targets[:, None]).any(1).sum())
+    "Images whose class is among the `k` most probable; of equally probable classes the first counts, as for `preds`"
+    y = self.targets[:, None]
+    own, number = self.probs.gather(1, y), torch.arange(self.probs.shape[1])
+    ahead = (self.probs > own) | ((self.probs == own) & (number < y))
+    return int((ahead.sum(1) < k).sum())
 
 @patch(as_prop=True)
 def top1(self:Report)->float:

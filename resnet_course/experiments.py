@@ -6,10 +6,11 @@
 __all__ = ['ErrorRates', 'split_accuracy', 'Race', 'race', 'plot_race', 'IdentityBlock', 'identity_error', 'shrink_to_zero',
            'fit_identity', 'plot_identity', 'four_layers', 'StopAt', 'sprint', 'plot_sprint', 'dropout_accuracies']
 
-# %% ../nbs/api/13_experiments.ipynb #419f21d3
+# %% ../nbs/api/13_experiments.ipynb #84a0c57d
 from dataclasses import dataclass, field
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 import torch, torch.nn.functional as F
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.progress import ProgressCallback  # for Learner.no_bar
@@ -86,7 +87,7 @@ def race(
             res.learns[label] = learn
     return res
 
-# %% ../nbs/api/13_experiments.ipynb #7a38e3b4
+# %% ../nbs/api/13_experiments.ipynb #680b5138
 def plot_race(
     res:Race,
     title:str='' # Over the panels
@@ -101,7 +102,7 @@ def plot_race(
                 if r['net'] == n: by.setdefault(r['epoch'], []).append(100*r[split])
             ax.plot(list(by), [sum(v)/len(v) for v in by.values()], marker='.', **style)
             ax.fill_between(list(by), [min(v) for v in by.values()], [max(v) for v in by.values()], alpha=.2, color=style['color'])
-        ax.set(xlabel='epoch', title=name, ylim=(0, None)); ax.grid(alpha=.3)
+        ax.set(xlabel='epoch', title=name, ylim=(0, None)); ax.grid(alpha=.3); ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     axs[0].set_ylabel('error (%)'); axs[1].legend(fontsize=8)
     if title: fig.suptitle(title)
     return fig
@@ -252,7 +253,7 @@ def sprint(
         return min(tried, key=lambda cb: (cb.reached or float('inf'), min(cb.errors, default=1.)))
     return {label: best(make) for label, make in nets.items()}
 
-# %% ../nbs/api/13_experiments.ipynb #c2f16e7b
+# %% ../nbs/api/13_experiments.ipynb #22c82afa
 def plot_sprint(
     results:dict, # What `sprint` returned
     target:float=.25
@@ -261,7 +262,7 @@ def plot_sprint(
     fig, ax = plt.subplots(figsize=(7, 3), layout='constrained')
     for i, (label, cb) in enumerate(results.items()):
         ax.plot(cb.batches, [100*e for e in cb.errors], color=palette[i%8], ls=['-', '--', ':'][i%3], marker='.', label=f'{label}, learning rate {cb.rate:g}')
-    ax.axhline(100*target, color='grey', lw=1); ax.grid(alpha=.3)
+    ax.axhline(100*target, color='grey', lw=1, label=f'target, {target:.0%}'); ax.grid(alpha=.3)
     ax.set(xlabel='batches', ylabel='training error (%)', ylim=(0, None)); ax.legend(fontsize=8)
     return fig
 

@@ -294,7 +294,7 @@ def layer_responses(
         for h in hooks: h.remove()
     return rows
 
-# %% ../nbs/api/13_interpret.ipynb #d896430d
+# %% ../nbs/api/13_interpret.ipynb #01297adf
 palette = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000', '#999999']
 
 def styles(
@@ -309,13 +309,18 @@ def plot_responses(
     responses:dict, # Name of a net → what `layer_responses` gave for it
     top=None        # Cut the scale off here; None: everything is shown
 ):
-    "As figure 7: above in the order of the layers, below sorted by size"
-    fig, axs = plt.subplots(2, 1, figsize=(7, 4.6), layout='constrained', sharey=True)
-    for name, style in styles(responses).items():
-        sd = [o for _, o in responses[name]]
-        for ax, v in zip(axs, (sd, sorted(sd, reverse=True))): ax.plot(range(1, len(sd) + 1), v, marker='.', **style)
-    axs[0].set(xlabel='layer, from the input', ylabel='standard deviation'); axs[1].set(xlabel='layer, by size', ylabel='standard deviation')
-    axs[0].set_ylim(0, top); axs[0].legend(ncols=3, fontsize=8)
+    "As figure 7: above in the order of the layers, below sorted by size; plain nets left, the others right, on one scale"
+    plain = [n for n in responses if n.startswith('plain')]
+    sides = [o for o in (plain, [n for n in responses if n not in plain]) if o]
+    fig, axs = plt.subplots(2, len(sides), figsize=(7, 4.6), layout='constrained', sharex=True, sharey=True, squeeze=False)
+    for col, names in zip(axs.T, sides):
+        for n in names:
+            sd, style = [o for _, o in responses[n]], dict(styles(responses)[n], lw=1.2)
+            for ax, v in zip(col, (sd, sorted(sd, reverse=True))): ax.plot(range(1, len(sd) + 1), v, **style)
+        col[0].set_xlabel('layer, from the input'); col[1].set_xlabel('layer, by size'); col[0].legend(fontsize=8, loc='upper right')
+    for ax in axs.flat: ax.grid(alpha=.3); ax.tick_params(labelbottom=True)
+    for ax in axs[:, 0]: ax.set_ylabel('standard deviation')
+    axs[0, 0].set_ylim(0, top)
     return fig
 
 # %% ../nbs/api/13_interpret.ipynb #1876b317

@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['run_learner', 'html_report']
 
-# %% ../nbs/api/14_report.ipynb #2129c357
+# %% ../nbs/api/14_report.ipynb #72cb33ac
 import base64, io, json
 from html import escape
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from PIL import Image
 
 from .core import CourseError, write_beside
 from .data import get_dls
-from .evaluate import Report, evaluate
+from .evaluate import Report, evaluate, raw_image
 from .learner import course_learner
 from .runs import load_run, plot_history
 from .weights import load_model
@@ -37,25 +38,44 @@ def run_learner(
         raise CourseError(f"{dls.name} has the classes {', '.join(have)[:80]}; this network was trained for {', '.join(want)[:80]}")
     return course_learner(dls, model), rec
 
-# %% ../nbs/api/14_report.ipynb #47fa62ab
-def _picture(fig, alt):
-    "`fig` as an `<img>` with the picture inside"
+# %% ../nbs/api/14_report.ipynb #bc7293cc
+def _img(buf, kind, alt):
+    "The bytes of a picture as an `<img>`"
+    return f'<img alt="{escape(alt)}" src="data:image/{kind};base64,{base64.b64encode(buf.getvalue()).decode()}">'
+
+def _picture(fig, alt, wide=False):
+    "`fig` with the picture inside the page; a `wide` one is scrolled on a small screen, where it would be illegible"
     buf = io.BytesIO()
     fig.savefig(buf, format='png', dpi=130)
     plt.close(fig)
-    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(buf.getvalue()).decode()}">'
+    return f'<div class="wide" tabindex="0" role="region" aria-label="{escape(alt)}">{_img(buf, "png", alt)}</div>' if wide else _img(buf, 'png', alt)
+
+def _photo(im, caption):
+    "An image of a data set with a line below it: small grey ones without loss, photos as JPEG"
+    buf, kind = io.BytesIO(), 'png' if im.ndim == 2 else 'jpeg'
+    Image.fromarray(im).save(buf, kind)
+    return f'<figure>{_img(buf, kind, "")}<figcaption>{escape(caption)}</figcaption></figure>'
+
+# %% ../nbs/api/14_report.ipynb #d407aaf6
+def _show(v):
+    "A value for people: settings line by line, numbers without their last digits"
+    if isinstance(v, dict): return '<br>'.join(f'{escape(str(k))}: {_show(o)}' for k, o in v.items() if o is not None)
+    if isinstance(v, (list, tuple)): return ', '.join(map(_show, v))
+    return f'{v:.4g}' if isinstance(v, float) else escape(str(v))
 
 def _facts(d):
     "A dictionary as a table of two columns"
-    show = lambda v: json.dumps(v, ensure_ascii=False) if isinstance(v, (dict, list)) else str(v)
-    rows = (f'<tr><th>{escape(str(k))}</th><td>{escape(show(v))}</td></tr>' for k, v in d.items() if v is not None)
+    rows = (f'<tr><th>{escape(str(k))}</th><td>{_show(v)}</td></tr>' for k, v in d.items() if v is not None)
     return f'<table>{"".join(rows)}</table>'
 
-# %% ../nbs/api/14_report.ipynb #22783ea2
+# %% ../nbs/api/14_report.ipynb #6e031e3b
 _style = '''body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:860px;margin:2rem auto;padding:0 1rem}
 h1,h2{line-height:1.2}h2{margin-top:2.2rem;border-bottom:1px solid #ddd}img{max-width:100%}code,pre{background:#f4f4f4;padding:.1rem .3rem}
-pre{padding:.6rem;overflow-x:auto}table{border-collapse:collapse;font-size:.92rem}td,th{padding:.2rem .7rem;border-bottom:1px solid #eee;text-align:left;
-vertical-align:top;overflow-wrap:anywhere}th{white-space:nowrap}.big{font-size:1.25rem}'''
+pre{padding:.6rem;white-space:pre-wrap;overflow-wrap:anywhere}table{border-collapse:collapse;font-size:.92rem}td,th{padding:.2rem .7rem;border-bottom:1px solid #eee;text-align:left;
+vertical-align:top;overflow-wrap:anywhere}th{white-space:nowrap}.big{font-size:1.25rem}h1{overflow-wrap:anywhere}.wide{overflow-x:auto}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(112px,1fr));gap:.8rem}figure{margin:0;font-size:.85rem;line-height:1.3}
+figure img{width:112px;height:112px;object-fit:contain;image-rendering:pixelated;background:#eee}
+@media(max-width:640px){.wide img{max-width:none;width:640px}td,th{padding:.2rem .4rem}}'''
 
 def _page(title, parts):
     "A page that needs nothing from outside"
@@ -79,23 +99,28 @@ def _repeat(rec):
     return (f'{cmd}<p>Seed {rec.get("seed")}, precision {escape(str(rec.get("precision")))}; {escape(v)}. '
             'The same command, seed, versions and kind of processor give the same run; other versions or processors a similar one.</p>')
 
-# %% ../nbs/api/14_report.ipynb #8199dde7
+# %% ../nbs/api/14_report.ipynb #490dd6f3
 def _config(rec):
     "What was trained on what"
     recipe, mach = rec.get('recipe') or {}, rec.get('machine') or {}
-    return _facts(dict(network=rec['model'].get('name'), parameters=f"{rec['n_params']:,}", options=rec['model'], data=rec['data'],
-                       images=rec.get('images'), recipe=recipe, seconds_of_training=round(rec['train_seconds'], 1),
-                       machine=mach, finished=rec.get('finished')))
+    return _facts(dict(network=rec['model'].get('name'), parameters=f"{rec['n_params']:,}", options={k: v for k, v in rec['model'].items() if k != 'name'}, data=rec['data'],
+                       images=rec.get('images'), recipe=recipe, training=f"{rec['train_seconds']:.1f} s",
+                       machine=mach, finished=(rec.get('finished') or '').replace('T', ' ')[:16] or None))
 
 def _failures(report, dls):
     "Where the network fails: tables and pictures"
     confused = ''.join(f'<li>{escape(a)} taken for {escape(b)}: {n}</li>' for a, b, n in report.most_confused(8))
-    return [('Per class', report._repr_html_()), ('Confusion', _picture(report.plot_confusion().figure, 'confusion matrix') + f'<ol>{confused}</ol>'),
+    return [('Per class', report._repr_html_()), ('Confusion', _picture(report.plot_confusion().figure, 'confusion matrix', wide=True) + f'<ol>{confused}</ol>'),
             ('Calibration', _picture(report.plot_reliability().figure, 'accuracy against confidence')),
-            ('Worst mistakes', '<p>The images with the highest loss: what they are → what they were taken for.</p>'
-                               + _picture(report.plot_worst(dls, 18), 'worst mistakes'))]
+            ('Worst mistakes', '<p>The images with the highest loss: what they are → what they were taken for, and how probable that seemed.</p>'
+                               + f'<div class="grid">{"".join(_mistake(report, dls, i) for i in report.worst(18))}</div>')]
 
-# %% ../nbs/api/14_report.ipynb #2d7b02a0
+def _mistake(report, dls, i):
+    "One image with what it is, and what it was taken for"
+    v = report.vocab
+    return _photo(raw_image(dls, report.split, i), f'{v[report.targets[i]]} → {v[report.preds[i]]} {report.probs[i].max():.0%}')
+
+# %% ../nbs/api/14_report.ipynb #6b2d6f10
 def html_report(
     run,        # A run's folder
     out=None,   # Where to write; None: `report.html` in the run's folder
@@ -105,7 +130,7 @@ def html_report(
     rec = load_run(run)
     name, out = Path(rec['path']).resolve().name, Path(out or Path(rec['path'])/'report.html')
     parts = [('Result', _result(rec)), ('How to repeat it', _repeat(rec))]
-    if rec.get('history'): parts.append(('Curves', _picture(plot_history(rec['history'], fig=Figure(figsize=(8, 3), layout='constrained')), 'losses and accuracy')))
+    if rec.get('history'): parts.append(('Curves', _picture(plot_history(rec['history'], fig=Figure(figsize=(8, 3), layout='constrained')), 'losses and accuracy', wide=True)))
     try:
         learn, _ = run_learner(run, data)
         parts += _failures(evaluate(learn, 'test'), learn.dls)

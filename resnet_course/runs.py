@@ -69,7 +69,7 @@ def run_record(
                 **{r.split: r.to_dict() for r in reports}, machine=machine(getattr(dls, 'device', None)), versions=versions(),
                 finished=datetime.now(timezone.utc).isoformat(timespec='seconds'), **extra)
 
-# %% ../nbs/api/14_runs.ipynb #70367c80
+# %% ../nbs/api/14_runs.ipynb #574bb8a2
 def plot_history(
     rows,       # A run's history: one dictionary an epoch
     title='',   # Over both panels
@@ -86,7 +86,7 @@ def plot_history(
     if 'accuracy' in rows[0]:
         ax2.plot(ep, [100*r['accuracy'] for r in rows], 's--', ms=3, color='#d55e00')
         ax2.set(xlabel='epoch', ylabel='validation accuracy (%)')
-    for ax in (ax1, ax2): ax.grid(alpha=.3); ax.xaxis.get_major_locator().set_params(integer=True)
+    for ax in (ax1, ax2): ax.grid(alpha=.3); ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     if title: fig.suptitle(title)
     return fig
 
@@ -126,7 +126,9 @@ def save_run(
         with write_beside(path/'history.csv') as tmp, open(tmp, 'w', newline='', encoding='utf-8') as f:
             w = csv.DictWriter(f, list(rec['history'][0]))
             w.writeheader(); w.writerows(rec['history'])
-        with write_beside(path/'curves.png') as tmp: plot_history(rec['history'], path.name).savefig(tmp, format='png', dpi=110)
+        fig = plot_history(rec['history'], path.name)
+        for ext in ('png', 'svg'):
+            with write_beside(path/f'curves.{ext}') as tmp: fig.savefig(tmp, format=ext, dpi=110)
     write_json(rec, path/'run.json')
     return rec
 
@@ -162,8 +164,8 @@ def runs_table(
     return [row(r) for r in records]
 
 # %% ../nbs/api/14_runs.ipynb #bc7a93ae
-def _new_learner(data, arch, epochs, recipe, lr, bs, size, n_train, weights, precision, seed, compile, out):
-    dls = get_dls(data, bs=bs, size=size, n_train=n_train, seed=seed)
+def _new_learner(data, arch, epochs, recipe, lr, bs, size, n_train, augment, weights, precision, seed, compile, out):
+    dls = get_dls(data, bs=bs, size=size, n_train=n_train, augment=augment, seed=seed)
     learn = course_learner(dls, arch, weights=weights, precision=precision, seed=seed, compile=compile)
     run = from_first(None if rank_distrib() else new_run_dir(f'{dls.name}-{arch}', out))
     return learn, run, dict(recipe=recipe, epochs=epochs, lr=lr, checkpoint=run/'checkpoint.pt')
@@ -190,7 +192,7 @@ def train_run(
     recipe='one_cycle', # A name from `list_recipes()`
     lr=None,          # Highest learning rate; None: the recipe's
     bs:int=128,       # Images per batch
-    size=None, n_train=None, # As for `get_dls`
+    size=None, n_train=None, augment=True, # As for `get_dls`
     weights=None,     # What to start from
     precision='auto', # 'auto', 'fp32', 'bf16' or 'fp16'
     seed:int=42,      # The same seed gives the same run
@@ -202,7 +204,7 @@ def train_run(
 )->tuple: # (record, test report)
     "Train, test once, and keep the record in a folder of its own"
     connect()
-    learn, run, how = _old_learner(resume) if resume else _new_learner(data, arch, epochs, recipe, lr, bs, size, n_train, weights, precision, seed, compile, out)
+    learn, run, how = _old_learner(resume) if resume else _new_learner(data, arch, epochs, recipe, lr, bs, size, n_train, augment, weights, precision, seed, compile, out)
     if setup: setup(learn)
     fit_recipe(learn, **how)
     return from_first(None if rank_distrib() else _finish(learn, run, extra))
