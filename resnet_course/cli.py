@@ -53,12 +53,19 @@ Out  = Annotated[Path, typer.Option(help='folder for runs; each gets a numbered 
 Precision = Annotated[str, typer.Option(help="'auto', 'fp32', 'bf16' or 'fp16'")]
 
 # %% ../nbs/api/18_cli.ipynb #b860ea35
+def _few_steps(n, bs):
+    "What to do where an epoch of `n` images is hardly a step; `None` where it has enough of them"
+    if n//bs >= 5: return
+    less = 1 << max(2, (n//8).bit_length() - 1)
+    if less < bs: return f'{n} images in batches of {bs} are too few steps an epoch to learn from: try --bs {less}'
+
 def _announce(learn):
     "Say what is going to be trained, and make the learner quiet"
     dls = learn.dls
     if learn.weights_report: say(learn.weights_report)
     say(f"{learn.model.cfg['name']} on {dls.name}: {len(dls.train_ds):,} training, {len(dls.valid_ds):,} validation, {len(dls.test_ds):,} test images; "
         f"seed {learn.seed}, precision {learn.precision.resolved}")
+    if few := _few_steps(len(dls.train_ds), dls.train.bs): say(few)
     _quiet(learn)
 
 # %% ../nbs/api/18_cli.ipynb #b1e5b8ea
@@ -74,6 +81,7 @@ def train(
     bs:Annotated[int, typer.Option(help='images per batch')]=64,
     size:Annotated[Optional[int], typer.Option(help="side of the images in px [default: the set's own; 128 for photos]")]=None,
     n_train:Annotated[Optional[int], typer.Option(help='train on this many images only')]=None,
+    augment:Annotated[Optional[str], typer.Option(help="how training images vary, such as 'crop+mirror+cutout', or 'none' [default: what suits the set]")]=None,
     weights:Annotated[Optional[str], typer.Option(help="start from a file, or from 'torchvision'")]=None,
     precision:Precision='auto',
     seed:Annotated[int, typer.Option(help='the same seed gives the same run')]=42,
@@ -84,7 +92,7 @@ def train(
 ):
     "Train a network, test it once, and keep the record. With no options: `resnet20` on the embedded Fashion-MNIST."
     _train(range(seed, seed + (1 if resume else seeds)), data=data, arch=arch, epochs=epochs, recipe=recipe, lr=lr, bs=bs, size=size,
-           n_train=n_train, weights=weights, precision=precision, compile=compile, out=out, resume=resume)
+           n_train=n_train, augment=dict(none=False).get(augment, augment or True), weights=weights, precision=precision, compile=compile, out=out, resume=resume)
 
 # %% ../nbs/api/18_cli.ipynb #7e9285d2
 def _train(seeds, **kw):
@@ -161,12 +169,13 @@ def _several_views(learn, split, kind):
 
 # %% ../nbs/api/18_cli.ipynb #c432bb57
 @app.command('evaluate', epilog=_examples('resnet-course evaluate runs/fashion_mnist_mini-resnet20-001', 'resnet-course evaluate RUN --split valid',
-                                          'resnet-course evaluate RUN --tta ten_crop', 'resnet-course evaluate model.safetensors --data photos/'))
+                                          'resnet-course evaluate RUN --tta', 'resnet-course evaluate model.safetensors --data photos/'))
 def evaluate_cmd(
     run:Annotated[Path, typer.Argument(help="a run's folder, or a .safetensors file with --data")],
     data:Annotated[Optional[str], typer.Option('--data', '-d', help="another set or folder with the same classes [default: the run's]")]=None,
     split:Annotated[str, typer.Option(help="'train', 'valid' or 'test'")]='test',
-    views:Annotated[Optional[str], typer.Option('--tta', help="also report the mean over several views: 'flip' or 'ten_crop'")]=None,
+    flips:Annotated[bool, typer.Option('--tta', help='also report the mean over each image and its mirror image')]=False,
+    ten_crop:Annotated[bool, typer.Option('--ten-crop', help='also report the mean over ten crops, as AlexNet was tested')]=False,
     as_json:Annotated[bool, typer.Option('--json', help='print the report as JSON')]=False,
     out:Annotated[Optional[Path], typer.Option(help='draw the confusion matrix into this file (.png or .svg)')]=None,
 ):
@@ -175,7 +184,7 @@ def evaluate_cmd(
     from resnet_course.report import run_learner
     learn, _ = run_learner(run, data)
     report = evaluate(learn, split, name='one view')
-    seen = _several_views(learn, split, views) if views else None
+    seen = _several_views(learn, split, 'ten_crop' if ten_crop else 'flip') if flips or ten_crop else None
     if as_json: say(json.dumps({**report.to_dict(), **({'tta': seen.to_dict()} if seen else {})}, indent=1))
     else:
         say(report)

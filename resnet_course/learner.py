@@ -6,7 +6,7 @@
 __all__ = ['torch_sgd', 'torch_adam', 'torch_adamw', 'StopOnNaN', 'History', 'DeviceMean', 'DeviceLoss', 'DeviceSmoothLoss',
            'no_waiting', 'why_not_compile', 'set_seeds', 'course_learner']
 
-# %% ../nbs/api/09_learner.ipynb #eed06aa1
+# %% ../nbs/api/09_learner.ipynb #c0574432
 import random, time, warnings
 from functools import partial
 from importlib.util import find_spec
@@ -26,6 +26,7 @@ from fastcore.foundation import L
 from .amp import AutoPrecision
 from .core import CourseError
 from .data import as_dls
+from .distributed import any_process
 from .freeze import Frozen
 from .models import create_model, default_stem, options
 from .resnet import param_groups
@@ -36,7 +37,7 @@ torch_sgd   = partial(OptimWrapper, opt=torch.optim.SGD, momentum=0.9)
 torch_adam  = partial(OptimWrapper, opt=torch.optim.Adam)
 torch_adamw = partial(OptimWrapper, opt=torch.optim.AdamW)
 
-# %% ../nbs/api/09_learner.ipynb #9c964a5b
+# %% ../nbs/api/09_learner.ipynb #252a332d
 class StopOnNaN(Callback):
     "Ends training with a `CourseError` when the loss is no longer finite"
     order = 70
@@ -47,8 +48,10 @@ class StopOnNaN(Callback):
         "Look at the loss"
         if not self.training or self.loss is None: return
         if self.loss.is_cuda and self.iter%self.every: return
-        if not torch.isfinite(self.loss):
-            raise CourseError(f'the loss is {self.loss.item()} in epoch {self.epoch}, batch {self.iter}: '
+        bad = mine = not torch.isfinite(self.loss)
+        if hasattr(self.learn, 'in_step'): bad, = any_process(mine)   # one that stopped alone would leave the others waiting for it
+        if bad:
+            raise CourseError(f'the loss is {self.loss.item() if mine else "not finite in another process"} in epoch {self.epoch}, batch {self.iter}: '
                               'lower the learning rate (`learn.lr_find()` suggests one), or train with precision="fp32"')
 
 # %% ../nbs/api/09_learner.ipynb #4bc06172

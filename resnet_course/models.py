@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['registry', 'list_models', 'create_model', 'options', 'default_stem']
 
-# %% ../nbs/api/05_models.ipynb #c867dbcc
+# %% ../nbs/api/05_models.ipynb #653267c7
 import inspect
 from fnmatch import fnmatch
 from torch import nn
 from .core import CourseError, pick
 from .layers import Bottleneck, shortcuts, stems
 from .alexnet import AlexNet, alexnets
+from .fast import FastResNet
 from .resnet import ResNet, cifar_depths, depths, preact_depths
 
-# %% ../nbs/api/05_models.ipynb #2217603a
+# %% ../nbs/api/05_models.ipynb #aeb360d1
 def _registry():
     "Name → (class, default options)"
     r = {}
@@ -32,9 +33,12 @@ def _registry():
               wide_resnet50_2=(ResNet, dict(fifty, base_width=128)),
               wide_resnet101_2=(ResNet, dict(hundred, base_width=128)))
     for name, kw in alexnets.items(): r[name] = AlexNet, kw
+    r |= dict(fast_resnet=(FastResNet, {}), fast_resnet64=(FastResNet, dict(nf=64)))
     return r
 
 registry = _registry()
+_options = {ResNet: ['stem', 'shortcut', 'variant', 'nf', 'act', 'zero_gamma'], AlexNet: ['groups', 'act', 'norm', 'overlap', 'omit', 'dropout', 'init'],
+            FastResNet: ['nf', 'n_blocks', 'act', 'scale']}
 
 # %% ../nbs/api/05_models.ipynb #d102daca
 def list_models(
@@ -43,14 +47,14 @@ def list_models(
     "The names that `create_model` knows, those that match `pattern` if there is one"
     return [n for n in registry if pattern is None or fnmatch(n, pattern)]
 
-# %% ../nbs/api/05_models.ipynb #321ea4d0
+# %% ../nbs/api/05_models.ipynb #e11e7c87
 def create_model(
     name:str, # One of `list_models()`
     n_out:int=10, # Number of classes
     n_in:int=3, # Channels of the images: 3 for colour, 1 for grey
     stem:str=None, # 'imagenet', 'cifar' or 'deep'; the name's own if `None`
     shortcut:str=None, # 'A', 'B', 'C' or 'none'; the name's own if `None`
-    **kwargs # Further options of `ResNet` (variant, nf, act, zero_gamma) or `AlexNet` (act, dropout, norm, overlap, init, ...)
+    **kwargs # Further options of `ResNet` (variant, nf, act, zero_gamma), `AlexNet` (act, dropout, norm, overlap, init, ...) or `FastResNet` (nf, n_blocks, ...)
 )->nn.Module:
     "A new, untrained network; its `.cfg` makes another like it: `create_model(**net.cfg)`"
     cls, opts = registry[pick(name, registry, 'model')]
@@ -66,15 +70,14 @@ def create_model(
     net.cfg = dict(name=name, n_out=n_out, n_in=n_in, **(free | given))
     return net
 
-# %% ../nbs/api/05_models.ipynb #71b68c51
+# %% ../nbs/api/05_models.ipynb #631307ff
 def options(
     name:str # One of `list_models()`
 )->dict:
     "What may be chosen for the network called `name`, with its defaults"
     cls, opts = registry[pick(name, registry, 'model')]
-    names = ['stem', 'shortcut', 'variant', 'nf', 'act', 'zero_gamma'] if cls is ResNet else ['groups', 'act', 'norm', 'overlap', 'omit', 'dropout', 'init']
     sig = inspect.signature(cls).parameters
-    return {k: opts.get(k, sig[k].default) for k in names}
+    return {k: opts.get(k, sig[k].default) for k in _options[cls]}
 
 # %% ../nbs/api/05_models.ipynb #0c1fe82d
 def default_stem(

@@ -6,14 +6,14 @@
 __all__ = ['recipes', 'Recipe', 'list_recipes', 'steps', 'cosine', 'one_cycle', 'mom_cycle', 'triangle', 'get_recipe',
            'recipe_cbs', 'plateau_cbs', 'trick_cbs', 'fit_recipe', 'learner_from_checkpoint']
 
-# %% ../nbs/api/10_recipes.ipynb #2ea90d1a
+# %% ../nbs/api/10_recipes.ipynb #9e9e2adb
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.mixup import CutMix, MixUp
-from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau
+from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.losses import CrossEntropyLossFlat
 from fastcore.foundation import L
 
@@ -23,9 +23,9 @@ from .distributed import in_step
 from .data import get_dls
 from .learner import course_learner, torch_adam, torch_adamw, torch_sgd
 from .models import create_model
-from .tricks import EMA, SWA, Accumulate, ClipNorm, Grow, KeepBest, TorchPlateau
+from .tricks import EMA, SWA, Accumulate, ClipNorm, FitWhiten, Grow, KeepBest, TorchPlateau, torch_muon
 
-# %% ../nbs/api/10_recipes.ipynb #f238ac23
+# %% ../nbs/api/10_recipes.ipynb #fb0bb098
 @dataclass
 class Recipe:
     "How to train: optimizer, weight decay, and the learning rate as a function of the share of training done"
@@ -40,7 +40,7 @@ class Recipe:
     lr_power: float = 1.         # `lr` grows with batch size to this power: 1 for SGD, 0.5 for Adam
     wd: float = 1e-4             # Weight decay, added to the gradient as in `torch.optim.SGD`
     hypers: dict = field(default_factory=dict) # More of the optimizer's, such as momentum
-    plateau: dict | None = None  # Arguments of `ReduceLROnPlateau`: divide when validation no longer improves
+    plateau: dict | None = None  # Arguments of `TorchPlateau`: divide when validation no longer improves
     label_smoothing: float = 0.  # Share of the target that is spread over all classes
     mixup: float = 0.            # MixUp's alpha
     cutmix: float = 0.           # CutMix's alpha
@@ -49,6 +49,7 @@ class Recipe:
     clip: float = 0.             # Longest gradient
     accumulate: int = 1          # Batches for each step
     grow: float = 0.             # Share of their side with which images start
+    whiten: int = 0              # Images from which a `Whiten` layer takes its filters
     keep_best: bool = False      # End with the epoch that was best on validation?
     early_stop: dict | None = None # Arguments of `EarlyStoppingCallback`
     about: str = ''
@@ -61,7 +62,7 @@ def _add(*args, **kwargs):
 
 def list_recipes(): return [(r.name, r.source) for r in recipes.values()]
 
-# %% ../nbs/api/10_recipes.ipynb #443b4988
+# %% ../nbs/api/10_recipes.ipynb #2a17fc81
 def steps(
     at,         # Shares of training (0..1) at which the rate falls
     factor=0.1, # By what it is multiplied there
@@ -70,6 +71,7 @@ def steps(
     "Piecewise constant"
     def f(pct):
         "Share of `lr` at `pct` of training"
+        pct += 1e-9   # fastai adds up shares, and a sum of floats comes out a hair below a half
         if warm and pct < warm[0]: return warm[1]
         return factor**sum(pct >= a for a in at)
     return f
@@ -105,7 +107,7 @@ def triangle(peak=0.2, start=0.2, end=0.):
     "Straight from `start` to 1 at `peak`, straight down to `end`"
     return lambda pct: start + (1 - start)*pct/peak if pct < peak else end + (1 - end)*(1 - pct)/(1 - peak)
 
-# %% ../nbs/api/10_recipes.ipynb #f5bd7c25
+# %% ../nbs/api/10_recipes.ipynb #d6d12b07
 _add('one_cycle', 'Smith & Topin 2018, as in fastai, with AdamW', lr=5e-3, bs=128, epochs=5, wd=1e-2, shape=one_cycle(),
      mom_shape=mom_cycle(), opt_func=torch_adamw, lr_power=0.5, about='The default: good results from few epochs')
 _add('one_cycle_sgd', 'Smith & Topin 2018', lr=0.4, bs=128, epochs=30, wd=5e-4, shape=one_cycle(), mom_shape=mom_cycle(),
@@ -114,37 +116,37 @@ _add('cosine', 'Loshchilov & Hutter 2017, without restarts', lr=0.1, bs=128, epo
      about='The usual choice when there is time')
 _add('step', 'He et al. 2015, section 4.2, at any length', lr=0.1, bs=128, epochs=30, shape=steps([0.5, 0.75]),
      about='Divide by ten at a half and at three quarters')
-_add('plateau', 'He et al. 2015, section 3.4, on validation', lr=0.1, bs=128, epochs=30, plateau=dict(patience=3, factor=10),
+_add('plateau', 'He et al. 2015, section 3.4, on validation', lr=0.1, bs=128, epochs=30, plateau=dict(patience=2, threshold=0),
      about='Divide by ten when the validation loss has not improved for three epochs')
 
-# %% ../nbs/api/10_recipes.ipynb #75dfbadb
+# %% ../nbs/api/10_recipes.ipynb #56805629
 _add('alexnet2012', 'Krizhevsky et al. 2012, section 5', lr=0.01, bs=128, epochs=90, wd=5e-4,
-     plateau=dict(patience=3, factor=10), about='The rate was divided by ten, by hand, three times')
-_add('he2015_imagenet', 'He et al. 2015, section 3.4', lr=0.1, bs=256, epochs=120, plateau=dict(patience=5, factor=10),
+     plateau=dict(patience=2, threshold=0), about='The rate was divided by ten, by hand, three times')
+_add('he2015_imagenet', 'He et al. 2015, section 3.4', lr=0.1, bs=256, epochs=120, plateau=dict(patience=4, threshold=0),
      about='600,000 iterations of 256 images')
 _add('he2015_cifar', 'He et al. 2015, section 4.2', lr=0.1, bs=128, epochs=182, shape=steps([0.5, 0.75]),
      about='64,000 iterations; divided at 32,000 and 48,000')
 _add('he2015_cifar_110', 'He et al. 2015, section 4.2', lr=0.1, bs=128, epochs=182, shape=steps([0.5, 0.75], warm=(400/64_000, 0.1)),
      about='The same after 400 iterations at 0.01, for nets of 110 layers and more')
 
-# %% ../nbs/api/10_recipes.ipynb #5f13e8e5
+# %% ../nbs/api/10_recipes.ipynb #15e43597
 _add('kuangliu', 'kuangliu/pytorch-cifar, main.py of 2021', lr=0.1, bs=128, epochs=200, wd=5e-4, shape=cosine(),
      about='A cosine over 200 epochs')
 _add('keras_resnet18', 'a Keras tutorial on ResNet-18 for CIFAR-10', lr=1e-3, bs=8, epochs=50, wd=0., opt_func=torch_adam, lr_power=0.,
      early_stop=dict(monitor='train_loss', min_delta=1e-3, patience=3), about='Adam, ended by the training loss')
 _add('pytorch_resnet34', 'a PyTorch tutorial on ResNet-18 to 152 for CIFAR-10', lr=0.1, bs=128, epochs=50, wd=5e-4,
-     plateau=dict(torch=True, monitor='train_loss', threshold=0.1, patience=3), about='Divided when the training loss stalls')
+     plateau=dict(monitor='train_loss', threshold=0.1, patience=3), about='Divided when the training loss stalls')
 _add('alexnet_adam', 'an AlexNet tutorial on Fashion-MNIST', lr=1e-3, bs=32, epochs=10, wd=0., opt_func=torch_adam, lr_power=0.,
      keep_best=True, about='Adam, and the epoch that is best on validation')
-_add('fast_cifar', 'after cifar10-fast and airbench', lr=0.4, bs=128, epochs=10, wd=5e-4, shape=triangle(), label_smoothing=0.2, ema=0.995,
-     hypers=dict(nesterov=True), about='A triangle, label smoothing 0.2, averaged weights')
+_add('fast_cifar', 'after cifar10-fast and airbench', lr=0.4, bs=512, epochs=8, wd=5e-4, shape=triangle(), opt_func=torch_muon, lr_power=0.5,
+     label_smoothing=0.2, whiten=2000, about='Whitened images, Muon, a triangle, label smoothing: for `fast_resnet`')
 
 # %% ../nbs/api/10_recipes.ipynb #0f3b2127
 def get_recipe(name)->Recipe:
     "The recipe called `name`; a `Recipe` is returned as it is"
     return name if isinstance(name, Recipe) else recipes[pick(name, recipes, 'recipe')]
 
-# %% ../nbs/api/10_recipes.ipynb #0cc20d20
+# %% ../nbs/api/10_recipes.ipynb #aa35eafe
 def recipe_cbs(
     r:Recipe,
     lr:float # Highest learning rate
@@ -155,16 +157,12 @@ def recipe_cbs(
     if r.mom_shape: scheds['mom'] = r.mom_shape
     return ([ParamScheduler(scheds)] if scheds else []) + plateau_cbs(r) + trick_cbs(r)
 
-def plateau_cbs(r):
-    "The callback that divides the rate when `monitor` stalls: PyTorch's, as the sources have it, where `torch` is set"
-    if not r.plateau: return []
-    kw = dict(monitor='valid_loss', **r.plateau) if 'monitor' not in r.plateau else dict(r.plateau)
-    return [TorchPlateau(**kw) if kw.pop('torch', False) else ReduceLROnPlateau(**kw)]
+def plateau_cbs(r): return [TorchPlateau(**r.plateau)] if r.plateau else []
 
 def trick_cbs(r):
     "The callbacks for what `r` adds to plain training"
     if r.mixup and r.cutmix: raise CourseError(f'{r.name} has mixup={r.mixup} and cutmix={r.cutmix}: choose one of the two')
-    made = [(r.mixup, MixUp), (r.cutmix, CutMix), (r.ema, EMA), (r.swa, SWA), (r.clip, ClipNorm), (r.grow, Grow)]
+    made = [(r.mixup, MixUp), (r.cutmix, CutMix), (r.ema, EMA), (r.swa, SWA), (r.clip, ClipNorm), (r.grow, Grow), (r.whiten, FitWhiten)]
     cbs = [cb(v) for v, cb in made if v]
     if r.accumulate > 1: cbs.append(Accumulate(r.accumulate))
     if r.keep_best: cbs.append(KeepBest())

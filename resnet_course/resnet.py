@@ -112,7 +112,7 @@ def _groups(model):
         stages = {n: [m] for n, m in kids.items() if n.startswith('layer')}
         last = list(stages)[-1]
         if kids.get('bn_out') is not None: stages[last] = stages[last] + [kids['bn_out']]
-        return dict(stem=[kids['conv1'], kids['bn1']], **stages, head=[kids['fc']])
+        return dict(stem=[kids[n] for n in ('conv1', 'bn1') if n in kids], **stages, head=[kids['fc']])
     if 'features' in kids and 'classifier' in kids and isinstance(kids['classifier'], nn.Sequential):
         convs = [m for m in kids['features'] if isinstance(m, nn.Conv2d)]
         fcs = [m for m in kids['classifier'] if isinstance(m, nn.Linear)]

@@ -41,6 +41,12 @@ def test_train_says_how_it_did_and_where_things_are(trained):
     assert rec['command'].endswith('train --data digits --epochs 1 --bs 64 --n-train 512') and rec['images'] == dict(train=512, valid=180, test=180)
     assert str(path.relative_to(d)) in out
 
+@pytest.mark.parametrize('asked, kept', [('crop+cutout', 'crop+cutout'), ('none', False)])
+def test_train_varies_images_as_asked(asked, kept, capfd, tmp_path):
+    code, _, err = run(capfd, 'train', '--data', 'digits', '--epochs', 1, '--n-train', 64, '--augment', asked, '--out', tmp_path)
+    assert code == 0, err
+    assert json.loads(next(tmp_path.glob('*/run.json')).read_text(encoding='utf-8'))['data']['augment'] == kept
+
 def test_evaluate_repeats_the_number(trained, capfd):
     _, path, _ = trained
     code, out, _ = run(capfd, 'evaluate', path, '--json')
@@ -72,8 +78,10 @@ def test_predict_many_with_progress(trained, picture, capfd, monkeypatch):
 
 def test_flips_of_digits_are_warned_of(trained, capfd):
     "A mirrored digit is another digit, or none"
-    code, out, err = run(capfd, 'evaluate', trained[1], '--tta', 'flip')
+    code, out, err = run(capfd, 'evaluate', trained[1], '--tta')
     assert code == 0 and 'warning: digits: a mirrored image' in err and 'flip' in out
+    code, out, _ = run(capfd, 'evaluate', trained[1], '--ten-crop', '--json')
+    assert code == 0 and json.loads(out)['tta']['split'] == 'test, ten_crop'
     assert 'warning' not in run(capfd, 'evaluate', trained[1])[2]
 
 def test_compare_and_report(trained, capfd, tmp_path):

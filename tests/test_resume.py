@@ -3,10 +3,12 @@ import os, random, signal, sys, time, traceback
 
 import pytest
 import torch
-from resnet_course.checkpoint import resumable
+from fastai.callback.core import Callback
+from resnet_course.checkpoint import Interrupted, resumable
 from resnet_course.core import CourseError
 from resnet_course.data import get_dls
 from resnet_course.learner import course_learner
+from resnet_course.recipes import fit_recipe, learner_from_checkpoint
 
 pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork: a fresh interpreter for each kill would take minutes')
 KILLS = 32
@@ -81,3 +83,20 @@ def test_two_runs_in_one_folder(tmp_path):
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     train(tmp_path/'run')  # the lock went with its owner
+
+class Stop(Callback):
+    "Ctrl-C in the middle of the second epoch"
+    order = 200
+    def after_batch(self):
+        if self.training and (self.epoch, self.iter) == (1, 1): signal.raise_signal(signal.SIGINT)
+
+def test_the_fastest_recipe_goes_on_to_the_same_bits(tmp_path):
+    "Whitened filters, Muon's momentum and alternating flips are part of what a checkpoint holds"
+    def learner(): return course_learner(get_dls(bs=32, n_train=128, augment='fast', seed=3), 'fast_resnet', seed=3, precision='fp32')
+    whole = learner()
+    with whole.no_bar(), whole.no_logging(): fit_recipe(whole, 'fast_cifar', 3, checkpoint=tmp_path/'whole')
+    first = learner()
+    with first.no_bar(), first.no_logging(), pytest.raises(Interrupted): fit_recipe(first, 'fast_cifar', 3, cbs=Stop(), checkpoint=tmp_path/'cut', minutes=0)
+    second, how = learner_from_checkpoint(tmp_path/'cut')
+    with second.no_bar(), second.no_logging(): fit_recipe(second, **how)
+    for (n, a), b in zip(whole.model.state_dict().items(), second.model.state_dict().values(), strict=True): assert torch.equal(a, b), n

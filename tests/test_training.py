@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from fastai.callback.core import Callback
 from fastai.metrics import F1Score, accuracy
+from fastai.torch_core import rank_distrib
 from resnet_course.checkpoint import Interrupted
 from resnet_course.core import CourseError
 from resnet_course.data import get_dls
@@ -131,6 +133,24 @@ def test_ctrl_c_in_one_process_stops_all(tmp_path):
     assert wait(pids) == [130, 130]
     assert [p.name for p in (tmp_path/'cut').iterdir()] == ['checkpoint.pt']
 
+class Poison(Callback):
+    "The loss of the second batch is NaN in some processes"
+    order = -100
+    def __init__(self, who): self.who = who
+    def after_loss(self):
+        if self.training and self.iter == 1 and rank_distrib() in self.who:
+            self.learn.loss_grad = self.learn.loss_grad*float('nan')
+            self.learn.loss = self.learn.loss_grad.clone()
+
+def poisoned(rank, who):
+    learn = learner()
+    says = 'the loss is nan in epoch 0, batch 1: lower' if rank in who else 'the loss is not finite in another process in epoch 0, batch 1'
+    with learn.no_bar(), learn.no_logging(), pytest.raises(CourseError, match=says): fit_recipe(learn, 'step', epochs=2, lr=0.05, cbs=Poison(who))
+
+@forks
+@pytest.mark.parametrize('who', [(0, 1), (0,), (1,)], ids=['both', 'first', 'second'])
+def test_nan_in_one_process_stops_both_with_a_sentence(who): assert wait(start(2, poisoned, who)) == [0, 0]
+
 def whole_run(rank, out):
     rec, report = train_run('digits', 'resnet20', epochs=1, bs=16, n_train=32, out=out/'runs')
     (out/f'{rank}.json').write_text(json.dumps(dict(path=rec['path'], top1=report.top1, n=report.n)))
@@ -141,7 +161,7 @@ def test_only_the_first_process_writes(tmp_path):
     a, b = (json.loads((tmp_path/f'{r}.json').read_text()) for r in range(2))
     rec, = list_runs(tmp_path/'runs')
     assert a == b and a['n'] == rec['test']['n'] == rec['images']['test'] == 180 and rec['processes'] == 2
-    assert sorted(p.name for p in Path(a['path']).iterdir()) == ['curves.png', 'history.csv', 'model.safetensors', 'run.json']
+    assert sorted(p.name for p in Path(a['path']).iterdir()) == ['curves.png', 'curves.svg', 'history.csv', 'model.safetensors', 'run.json']
     dls = get_dls('digits', n_train=32)
     assert evaluate(Path(a['path'])/'model.safetensors', dls=dls).top1 == a['top1']
 
