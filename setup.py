@@ -21,7 +21,7 @@ class BuildWithLessons(build_py):
         super().run()
         if self.editable_mode: return   # a checkout has them in nbs
         for f in sorted(Path('nbs').glob('*/*')):
-            if f.parent.name not in ('lessons', 'solutions', 'guides', 'images') or f.suffix not in ('.ipynb', '.png', '.svg', '.jpg'): continue
+            if f.parent.name not in ('lessons', 'solutions', 'guides', 'images') or f.suffix not in ('.ipynb', '.png', '.svg', '.jpg') or f.name.startswith('readme_'): continue
             to = Path(self.build_lib)/'resnet_course/notebooks'/f.relative_to('nbs')
             to.parent.mkdir(parents=True, exist_ok=True)
             if f.suffix != '.ipynb': shutil.copyfile(f, to)
@@ -37,6 +37,7 @@ setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'],
     long_description=readme, long_description_content_type='text/markdown',
     author=cfg['author'], author_email=cfg['author_email'], url=cfg['git_url'],
+    project_urls={'Documentation': cfg['doc_host'] + cfg['doc_baseurl'], 'Changelog': f'{base}CHANGELOG.md', 'Issues': f"{cfg['git_url']}/issues"},
     license='Apache-2.0', license_files=['LICENSE'],
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=['resnet_course', 'resnet_course.*']), include_package_data=False, package_data={'resnet_course': ['assets/**/*']}, zip_safe=False,

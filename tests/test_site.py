@@ -81,8 +81,8 @@ def test_what_machines_read(site, pages):
     for loc in re.findall(r'<loc>([^<]*)</loc>', (site/'sitemap.xml').read_text(encoding='utf-8')):
         assert html.unescape(loc).removeprefix(home + '/') in pages
     for link in re.findall(rf'\({home}/([^)]*)\)', (site/'llms.txt').read_text(encoding='utf-8')): assert (site/link).is_file(), link
-    front = (site/'index.html').read_text(encoding='utf-8')
-    assert f'content="{home}/assets/social.png"' in front and (root/'nbs/assets/social.png').is_file()
+    for name in ('index.html', 'lessons/first_classifier.html'):
+        assert f'content="{home}/assets/social.png"' in (site/name).read_text(encoding='utf-8') and (site/'assets/social.png').is_file()
     assert (site/'assets/favicon.png').is_file() and (site/'404.html').is_file()
 
 def test_lessons_can_be_downloaded(site):
