@@ -14,8 +14,6 @@ looks = dict(light=dict(color_scheme='light', viewport=dict(width=1280, height=9
 raw = [r':::', r'\{#', r'@fig-', r'@eq-', r'\\\(', r'\$\$', r'\]\(http', r'^#{1,4} ']
 visible = '''() => { const m = document.querySelector('main').cloneNode(true);
     m.querySelectorAll('pre, code, script, style, .katex').forEach(e => e.remove()); return m.innerText || m.textContent; }'''
-# Thousands of coloured words a page take axe most of its time; those of a page's first blocks have every colour there is
-plain = "document.querySelectorAll('main pre code').forEach((e, i) => { if (i > 5) e.textContent = e.textContent; })"
 
 @pytest.fixture(scope='module')
 def browser():
@@ -42,8 +40,6 @@ def page_problems(page):
 def visited(request, site, browser, axe):
     "Every page opened once in one look: what it did wrong, and what axe-core says of it"
     look, found = request.param, {}
-    # Contrast takes longest by far, and a phone has the colours of the light look
-    options = dict(resultTypes=['violations'], rules={'color-contrast': dict(enabled=look != 'phone')})
     context = browser.new_context(**looks[look])
     for name in names(site):
         page, said = watched(context)
@@ -52,9 +48,8 @@ def visited(request, site, browser, axe):
         wrong = [*said, *page_problems(page)]
         dark = page.evaluate("document.documentElement.classList.contains('quarto-dark')")
         if dark != (look == 'dark'): wrong.append(f'dark is {dark}')
-        page.evaluate(plain)
         page.evaluate(axe)
-        found[name] = wrong, page.evaluate("o => axe.run(document, o).then(r => r.violations)", options)
+        found[name] = wrong, page.evaluate("axe.run(document, {resultTypes: ['violations']}).then(r => r.violations)")
         page.close()
     context.close()
     return found
