@@ -5,16 +5,19 @@
 
 CIFAR-10, batches of 128, every pipeline decodes, pads and crops, mirrors, batches and normalises. The course's
 loader and torchvision's start from arrays in memory, fastai's `from_folder` from PNG files, as each is used. Then
-`resnet20` trains at the precision that this machine prefers: what share of an epoch waits for data?
+`resnet20` trains at the precision that this machine prefers: what share of an epoch waits for data? The pipelines run
+in turns, several rounds of them, and each has its median: a machine's speed wanders while it is measured.
 """
 import argparse, json, os, platform, sys, tempfile, time
 from pathlib import Path
+from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 p.add_argument('--device', default='cpu')
 p.add_argument('--threads', type=int, default=2)
-p.add_argument('--seconds', type=float, default=6, help='of measurement for each pipeline')
+p.add_argument('--seconds', type=float, default=2, help='of measurement for each pipeline in each round')
+p.add_argument('--rounds', type=int, default=5)
 p.add_argument('--steps', type=int, default=60, help='training steps')
 p.add_argument('--out', type=Path, default=Path(__file__).resolve().parents[1]/'results/data_loading.json')
 a = p.parse_args()
@@ -114,10 +117,12 @@ with tempfile.TemporaryDirectory() as d:
         'torchvision v2 on Pillow images, 2 workers': lambda: torch_dl(pil2, True, 2),
         'torchvision v2 on tensors, 0 workers': lambda: torch_dl(tensor, False, 0),
         'torchvision v2 on tensors, 2 workers': lambda: torch_dl(tensor, False, 2)}
-    rates = {}
-    for name, make in pipelines.items():
-        rates[name] = rate(make())
-        print(f'{rates[name]:>10,.0f} images/s  {name}', flush=True)
+    loaders, rounds = {name: make() for name, make in pipelines.items()}, {name: [] for name in pipelines}
+    for i in range(a.rounds):
+        for name, dl in loaders.items(): rounds[name].append(rate(dl))
+        print(f'round {i + 1} of {a.rounds}: ours {rounds["ours"][-1]:,.0f} images/s', flush=True)
+    rates = {name: median(o) for name, o in rounds.items()}
+    for name, r in rates.items(): print(f'{r:>10,.0f} images/s  {name}')
 
 train, wait, precision = train_rate()
 ours, best = rates['ours'], max((k for k in rates if k != 'ours'), key=rates.get)
@@ -126,6 +131,6 @@ print(f'ours: {ours/rates[best]:.1f} times the best per-item pipeline ({best}), 
 gpu = torch.cuda.get_device_name() if a.device.startswith('cuda') else None
 res = dict(set='cifar10', bs=BS, device=a.device, gpu=gpu, machine=platform.machine(), threads=a.threads, cores=os.cpu_count(),
            versions=dict(torch=torch.__version__, torchvision=torchvision.__version__, fastai=fastai.__version__, python=platform.python_version()),
-           images_per_second={k: round(v) for k, v in rates.items()}, training_images_per_second=round(train), training_precision=precision,
+           images_per_second={k: round(v) for k, v in rates.items()}, rounds={k: [round(v) for v in o] for k, o in rounds.items()}, training_images_per_second=round(train), training_precision=precision,
            share_waiting=round(wait, 4), times_best_per_item=round(ours/rates[best], 1), times_training=round(ours/train, 1))
 with write_beside(a.out) as f: f.write_text(json.dumps(res, indent=1) + '\n')
