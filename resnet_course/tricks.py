@@ -159,7 +159,7 @@ torch_muon = partial(OptimWrapper, opt=Muon)
 
 # %% ../nbs/api/09b_tricks.ipynb #e4a59f35
 class Grow(Callback):
-    "Training images start at share `start` of their side and reach the whole at share `until` of training"
+    "Training images start at share `start` of their side and reach the whole at share `until` of training; for networks that take any size"
     order, run_valid = 50, False
     def __init__(self, start:float=0.6, until:float=0.75): self.start, self.until = start, until
     def side(self, full):

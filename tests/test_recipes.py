@@ -7,8 +7,10 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, MultiStepLR, OneCycleLR, ReduceLROnPlateau, SequentialLR
 from torch.utils.data import DataLoader, TensorDataset
 
+from resnet_course.fast import FastResNet
 from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe, list_recipes, recipes
+from resnet_course.tricks import Muon
 
 BS = 10
 
@@ -178,3 +180,36 @@ def test_rate_follows_the_batch(name, power):
     r = recipes[name]
     watch, learn = fit(name, 1, 20, bs=4)
     assert learn.recipe['lr'] == pytest.approx(r.lr*(4/r.bs)**power) and max(watch.lrs) <= learn.recipe['lr']*(1 + 1e-9)
+
+class Double(Callback):
+    "fastai's loaders make float32 of everything"
+    order = 49   # before images shrink
+    def before_batch(self): self.learn.xb = tuple(x.double() for x in self.xb)
+
+def test_fast_cifar(epochs=5, steps=8, lr=0.2):
+    "A triangle, images that grow, whitening filters that stay, smoothed labels and Muon: against the same in plain PyTorch"
+    g = torch.Generator().manual_seed(0)
+    x, y, n = torch.randn(steps*BS, 1, 24, 24, generator=g), torch.randint(3, (steps*BS,), generator=g), epochs*steps
+    def make():
+        torch.manual_seed(1)
+        return FastResNet(nf=4, n_in=1, n_out=3).double()   # Muon makes large what rounding made small
+    dls = [DataLoader(TensorDataset(x, y), BS) for _ in range(2)]
+    dls[0].dataset.classes = list('abc')
+    learn, watch, seen = course_learner(dls, make(), precision='fp32'), Watch(), []
+    learn.model.register_forward_pre_hook(lambda m, a: seen.append(a[0].shape[-1]) if m.training else None)
+    with learn.no_bar(), learn.no_logging(): fit_recipe(learn, 'fast_cifar', epochs, lr, cbs=[watch, Double()])
+    want, sides = np.interp(np.arange(n)/n, [0, .2, 1], [.2*lr, lr, 0]), [16, 20, 20, 24, 24]   # 0.75 of the side, rising until 0.75 of training; by fours
+    assert watch.lrs == pytest.approx(want, rel=1e-6, abs=1e-9) and seen == [s for s in sides for _ in range(steps)]
+    m = make()
+    m.conv1.fit(x)
+    x = x.double()
+    first, opt = m.conv1.weight.clone(), Muon(m.parameters(), weight_decay=5e-4)
+    for i, rate in enumerate(want):
+        b = slice(i%steps*BS, i%steps*BS + BS)
+        opt.param_groups[0]['lr'] = rate
+        xb = nn.functional.interpolate(x[b], size=(sides[i//steps],)*2, mode='bilinear', antialias=True) if sides[i//steps] < 24 else x[b]
+        opt.zero_grad(); nn.functional.cross_entropy(m(xb), y[b], label_smoothing=0.2).backward(); opt.step()
+    torch.testing.assert_close(m.conv1.weight, first, rtol=0, atol=0)
+    for (k, a), b in zip(learn.model.state_dict().items(), m.state_dict().values()): torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=lambda s: f'{k}: {s}')
+    r = recipes['fast_cifar']
+    assert (r.lr, r.bs, r.wd, r.epochs) == (.4, 512, 5e-4, 8)
