@@ -11,7 +11,7 @@ looks = dict(light=dict(color_scheme='light', viewport=dict(width=1280, height=9
              dark=dict(color_scheme='dark', viewport=dict(width=1280, height=900)),
              phone=dict(color_scheme='light', viewport=dict(width=390, height=844), has_touch=True, is_mobile=True))
 # Markup that a renderer should have turned into something; code is looked through elsewhere
-raw = [r':::', r'\{#', r'@fig-', r'@eq-', r'\\\(', r'\$\$', r'\]\(http', r'^#{1,4} ']
+raw = [r':::', r'\{#', r'@fig-', r'@eq-', r'\\\(', r'\$\$', r'\]\(', r'^#{1,4} ']
 visible = '''() => { const m = document.querySelector('main').cloneNode(true);
     m.querySelectorAll('pre, code, script, style, .katex').forEach(e => e.remove()); return m.innerText || m.textContent; }'''
 
