@@ -159,18 +159,32 @@ torch_muon = partial(OptimWrapper, opt=Muon)
 
 # %% ../nbs/api/09b_tricks.ipynb #e4a59f35
 class Grow(Callback):
-    "Training images start at share `start` of their side and reach the whole at share `until` of training; for networks that take any size"
+    "Training images start at share `start` of their side and reach the whole at share `until` of training"
     order, run_valid = 50, False
     def __init__(self, start:float=0.6, until:float=0.75): self.start, self.until = start, until
     def side(self, full):
         "What `full` px are at this point of training, a multiple of 4"
         share = self.start + (1 - self.start)*self.learn.epoch/max(self.until*self.n_epoch, 1e-6)
         return full if share >= 1 else min(full, 4*round(full*share/4))
+    def before_fit(self): self.tried = False
     def before_batch(self):
         "Shrink the batch"
         full = self.xb[0].shape[-1]
-        if (s := self.side(full)) < full:
-            self.learn.xb = (F.interpolate(self.xb[0], size=(s, s), mode='bilinear', antialias=True), *self.xb[1:])
+        if (s := self.side(full)) >= full: return
+        self.learn.xb = (F.interpolate(self.xb[0], size=(s, s), mode='bilinear', antialias=True), *self.xb[1:])
+        if not self.tried: self.try_on()
+    def try_on(self):
+        "Does the network take images of this size? Leaves no trace in it"
+        self.tried, net = True, self.learn.model
+        modes = [(m, m.training) for m in net.modules()]   # frozen layers are in evaluation mode already
+        net.eval()
+        try:
+            with torch.no_grad(): net(*(x[:1] for x in self.xb))
+        except RuntimeError as e:
+            raise CourseError(f'the network does not take images of {self.xb[0].shape[-1]} px, with which training would start: train without `grow`, '
+                              f'or let an adaptive pooling precede the linear layers ({e})') from None
+        finally:
+            for m, mode in modes: m.training = mode
 
 # %% ../nbs/api/09b_tricks.ipynb #f6600c8e
 class KeepBest(TrackerCallback):
