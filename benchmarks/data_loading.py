@@ -131,6 +131,7 @@ print(f'ours: {ours/rates[best]:.1f} times the best per-item pipeline ({best}), 
 gpu = torch.cuda.get_device_name() if a.device.startswith('cuda') else None
 res = dict(set='cifar10', bs=BS, device=a.device, gpu=gpu, machine=platform.machine(), threads=a.threads, cores=os.cpu_count(),
            versions=dict(torch=torch.__version__, torchvision=torchvision.__version__, fastai=fastai.__version__, python=platform.python_version()),
-           images_per_second={k: round(v) for k, v in rates.items()}, rounds={k: [round(v) for v in o] for k, o in rounds.items()}, training_images_per_second=round(train), training_precision=precision,
+           images_per_second={k: round(v) for k, v in rates.items()}, rounds={k: [round(v) for v in o] for k, o in rounds.items()},
+           training_images_per_second=round(train), training_precision=precision,
            share_waiting=round(wait, 4), times_best_per_item=round(ours/rates[best], 1), times_training=round(ours/train, 1))
 with write_beside(a.out) as f: f.write_text(json.dumps(res, indent=1) + '\n')
