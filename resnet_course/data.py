@@ -411,8 +411,8 @@ class SeededDL(TfmdDL):
     def get_idxs(self):
         "As fastai's; tells the transforms that ask for it which image comes when"
         idxs = super().get_idxs()
-        for f in self.after_batch.fs:
-            if hasattr(f, 'start'): f.start([self.dataset.items[i] for i in idxs])
+        for f in self.after_batch.fs:   # a validation loader has the same transforms, and uses those that are not for training only
+            if hasattr(f, 'start') and f.split_idx in (None, self.after_batch.split_idx): f.start([self.dataset.items[i] for i in idxs])
         return idxs
 
 # %% ../nbs/api/00_data.ipynb #38d0274e

@@ -111,7 +111,11 @@ def test_alternating_mirror_over_epochs():
     "Without shuffling, an image and its mirror image take turns"
     dls = get_dls(n_train=200, bs=50, augment='alternate', device='cpu')
     dl = dls.train.new(shuffle=False)
-    a, b, c = (torch.cat([x for x, _ in dl]) for _ in range(3))
+    def epoch():
+        x = torch.cat([x for x, _ in dl])
+        for _ in dls.valid: pass   # as in training, between two epochs: it must not take a turn
+        return x
+    a, b, c = epoch(), epoch(), epoch()
     assert torch.equal(a.flip(-1), b) and torch.equal(a, c)
     plain = torch.cat([x for x, _ in get_dls(n_train=200, bs=50, augment=False, device='cpu').train.new(shuffle=False)])
     turned = (a != plain).flatten(1).any(1).float().mean()
