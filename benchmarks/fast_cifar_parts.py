@@ -9,6 +9,8 @@ import argparse, time
 from dataclasses import replace
 from pathlib import Path
 
+from torch import nn
+
 from resnet_course.data import get_dls
 from resnet_course.evaluate import evaluate, tta
 from resnet_course.learner import course_learner, torch_sgd
@@ -19,7 +21,9 @@ fast = get_recipe('fast_cifar')
 parts = {
     'all of it': {},
     'SGD instead of Muon': dict(recipe=replace(fast, opt_func=torch_sgd, hypers=dict(nesterov=True))),
-    'full size from the start': dict(recipe=replace(fast, grow=0)),
+    'ReLU instead of GELU': dict(model_kwargs=dict(act='relu')),
+    'BatchNorm with gains': dict(gains=True),
+    'images that grow from three quarters of their side': dict(recipe=replace(fast, grow=0.75)),
     'random first filters instead of whitening ones': dict(recipe=replace(fast, whiten=0)),
     'random instead of alternating flips': dict(augment='shift+mirror'),
     'padded by 4 instead of 2': dict(augment='crop+alternate'),
@@ -30,9 +34,18 @@ parts = {
     'resnet20 instead of fast_resnet': dict(arch='resnet20'),
     'one_cycle instead of fast_cifar': dict(recipe='one_cycle')}
 
-def run(epochs, seed, bs=512, arch='fast_resnet', recipe=fast, augment='fast'):
+def add_gains(net):
+    "Let BatchNorm's gains be trained, as usual"
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            gain = m.weight
+            del m.weight
+            m.weight = nn.Parameter(gain)
+
+def run(epochs, seed, bs=512, arch='fast_resnet', recipe=fast, augment='fast', gains=False, model_kwargs=None):
     "Train; validation accuracy, of how many images, and seconds"
-    learn = course_learner(get_dls('cifar10', bs=bs, augment=augment, seed=seed), arch, seed=seed)
+    learn = course_learner(get_dls('cifar10', bs=bs, augment=augment, seed=seed), arch, seed=seed, model_kwargs=model_kwargs)
+    if gains: add_gains(learn.model)
     with learn.no_bar(), learn.no_logging(): fit_recipe(learn, recipe, epochs)
     once, both = evaluate(learn, 'valid'), tta(learn, 'valid')
     return dict(valid_flips=both.top1, valid=once.top1, n_valid=once.n, train_seconds=sum(r['train_seconds'] for r in learn.history.rows))

@@ -24,7 +24,7 @@ def conv(
     return nn.Conv2d(ni, nf, ks, stride, padding=ks//2, groups=groups, bias=False)
 
 # %% ../nbs/api/02_layers.ipynb #a2c74e0e
-activations = dict(relu=nn.ReLU, leaky_relu=nn.LeakyReLU, elu=nn.ELU, tanh=nn.Tanh, sigmoid=nn.Sigmoid)
+activations = dict(relu=nn.ReLU, leaky_relu=nn.LeakyReLU, elu=nn.ELU, gelu=nn.GELU, tanh=nn.Tanh, sigmoid=nn.Sigmoid)
 
 def get_act(
     name:str='relu' # One of `activations`

@@ -132,9 +132,9 @@ class Muon(torch.optim.Optimizer):
     def __init__(self,
         params, # As for any optimizer of PyTorch
         lr:float=0.4, # Learning rate of all that is no convolution
-        momentum:float=0.9, # Of all that is no convolution
+        momentum:float=0.85, # Of all that is no convolution
         weight_decay:float=0., # Of all that is no convolution: their filters keep one length
-        conv_lr:float=0.25, # Convolutions step by this share of `lr`
+        conv_lr:float=0.3, # Convolutions step by this share of `lr`
         conv_momentum:float=0.6
     ): super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, conv_lr=conv_lr, conv_momentum=conv_momentum))
     @torch.no_grad()
