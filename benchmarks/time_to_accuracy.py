@@ -37,9 +37,8 @@ def run(name, seed, bs):
 
 def summary(runs):
     "A row a goal: means over seeds"
-    for name in dict.fromkeys(r['goal'] for r in runs):
-        rs = [r for r in runs if r['goal'] == name]
-        yield dict(goal=name, **goals[name], **{k: mean_spread([r[k] for r in rs]) for k in ('test_flips', 'test', 'train_seconds')})
+    for name in goals:
+        if rs := [r for r in runs if r['goal'] == name]: yield dict(goal=name, **goals[name], **{k: mean_spread([r[k] for r in rs]) for k in ('test_flips', 'test', 'train_seconds')})
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
