@@ -27,11 +27,13 @@ from .distributed import all_states, any_process
 def get_random_state(
     dls=() # Loaders whose own generators to include
 )->dict:
-    "The states of all random number generators that training draws from"
+    "The states of all random number generators that training draws from, and whose turn it is where images take turns"
     kind, keys, *rest = np.random.get_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return dict(python=random.getstate(), numpy=(kind, keys.tolist(), *rest), torch=torch.get_rng_state(), cuda=cuda,
-                loaders=[dl.rng.getstate() if hasattr(dl, 'rng') else None for dl in dls])
+                loaders=[dl.rng.getstate() if hasattr(dl, 'rng') else None for dl in dls], turns=[f.epoch for f in _take_turns(dls)])
+
+def _take_turns(dls): return [f for dl in dls for f in getattr(getattr(dl, 'after_batch', None), 'fs', ()) if hasattr(f, 'start')]
 
 # %% ../nbs/api/09a_checkpoint.ipynb #ccca7cb8
 def set_random_state(
@@ -43,6 +45,7 @@ def set_random_state(
     if len(s['cuda']) and torch.cuda.is_available(): torch.cuda.set_rng_state_all(s['cuda'])
     for dl, o in zip(dls, s['loaders']):
         if o is not None: dl.rng.setstate(_tuples(o))
+    for f, o in zip(_take_turns(dls), s.get('turns', ())): f.epoch = o
 
 def _tuples(o): return tuple(map(_tuples, o)) if isinstance(o, (list, tuple)) else o
 
