@@ -38,7 +38,8 @@ def run(name, seed, bs):
 def summary(runs):
     "A row a goal: means over seeds"
     for name in goals:
-        if rs := [r for r in runs if r['goal'] == name]: yield dict(goal=name, **goals[name], **{k: mean_spread([r[k] for r in rs]) for k in ('test_flips', 'test', 'train_seconds')})
+        if rs := [r for r in runs if r['goal'] == name]:
+            yield dict(goal=name, **goals[name], **{k: mean_spread([r[k] for r in rs]) for k in ('test_flips', 'test', 'train_seconds')})
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
