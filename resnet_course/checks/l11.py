@@ -179,7 +179,7 @@ def head_check(f):
         grad, = torch.autograd.grad(out.pow(2).sum(), x)
         used = (grad != 0).float().mean().item()
         if used < 0.9: raise Hint(f'At {hw[0]}×{hw[1]} only {used:.0%} of the map has a say. ' +
-            ('A maximum listens to one place of each channel; take the average.' if round(used*hw[0]*hw[1]) <= 1 else 'A fixed window cuts off the edge.'))
+            ('A maximum listens to one place of each channel; take the average.' if round(used*hw[0]*hw[1]) <= 1 else 'A window of fixed size cuts off the edge.'))
         flat.append(_scores(m, torch.ones(2, ni, *hw), n_out).detach())
     if any(not torch.allclose(o, flat[0], atol=1e-4) for o in flat):
         raise Hint('A map of ones gives other scores at another size: you add up where you should average, so that a larger picture speaks louder.')
