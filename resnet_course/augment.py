@@ -66,10 +66,13 @@ def crop_at(
 
 # %% ../nbs/api/01_augment.ipynb #432aee80
 class PadCrop(BatchAugment):
-    "Pad `pad` zeros on each side, then crop a random window of the original size"
-    def __init__(self, pad:int=4): self.pad = pad
+    "Pad each side by `pad`, then crop a random window of the original size"
+    def __init__(self,
+        pad:int=4, # Pixels on each side
+        mode:str='constant' # 'constant' (zeros) or 'reflect' (the image goes back the way it came)
+    ): self.pad, self.mode = pad, mode
     def draw(self, x): return self.randint(2*self.pad + 1, len(x)), self.randint(2*self.pad + 1, len(x))
-    def apply(self, x, top, left): return crop_at(F.pad(x, [self.pad]*4), top, left, x.shape[-1])
+    def apply(self, x, top, left): return crop_at(F.pad(x, [self.pad]*4, mode=self.mode), top, left, x.shape[-1])
 
 # %% ../nbs/api/01_augment.ipynb #6157bfb6
 def mirror_where(

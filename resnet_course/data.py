@@ -479,7 +479,7 @@ class CourseDataLoaders(DataLoaders):
 presets = dict(default='crop+mirror', alexnet='crop+mirror+lighting', imagenet='resized_crop+mirror', fast='shift+alternate')
 _augments = dict(
     crop=lambda size, **kw: RandomWindow(size) if kw['big'] else PadCrop(4),
-    shift=lambda **kw: PadCrop(2), mirror=lambda **kw: Mirror(), alternate=lambda **kw: AlternatingMirror(),
+    shift=lambda **kw: PadCrop(2, 'reflect'), mirror=lambda **kw: Mirror(), alternate=lambda **kw: AlternatingMirror(),
     resized_crop=lambda size, **kw: ResizedCrop(size), rotate=lambda **kw: RotateShift(), jitter=lambda **kw: ColorJitter(),
     cutout=lambda seen, **kw: Cutout(seen//2), erase=lambda **kw: Erase(), lighting=lambda x, **kw: Lighting(*colour_components(x())))
 

@@ -17,7 +17,7 @@ from .layers import BasicBlock, check_input, conv, get_act
 def whitening(
     x:torch.Tensor, # Images (N, channels, height, width), normalised; a thousand will do
     ks:int=3, # Side of the patches, px
-    eps:float=1e-2 # Added to the variances, so that directions with none are not blown up
+    eps:float=5e-4 # Added to the variances, so that directions with none are not blown up
 )->torch.Tensor: # Filters (channels*ks*ks, channels, ks, ks), those of the largest variance first
     "Filters whose responses on the patches of `x` are uncorrelated, and of variance one"
     if len(x) < 2 or min(x.shape[2:]) < ks: raise CourseError(f'whitening: patches of {ks}×{ks} px need at least two images of that size, got {tuple(x.shape)}')
@@ -39,7 +39,7 @@ class Whiten(nn.Conv2d):
     "A convolution whose filters are set by `fit`, once, and never trained; its biases are"
     def __init__(self,
         n_in:int, # Channels of the images
-        n:int=16 # Filters; each gives two channels
+        n:int=12 # Filters; each gives two channels
     ):
         ks = math.ceil(math.sqrt(n/n_in))  # the smallest patches with so many directions
         super().__init__(n_in, 2*n, ks)
@@ -73,12 +73,14 @@ class FastResNet(nn.Module):
         ni = self.conv1.out_channels
         for i in range(self.n_stages):
             no = nf*2**i
-            self.add_module(f'layer{i+1}', nn.Sequential(conv(ni, no), nn.MaxPool2d(2), nn.BatchNorm2d(no), get_act(act),
-                                                         *[BasicBlock(no, no, act=act) for _ in range(n_blocks)]))
+            blocks = [BasicBlock(no, no, act=act) for _ in range(n_blocks)]
+            stage = nn.Sequential(conv(ni, no), nn.MaxPool2d(2), nn.BatchNorm2d(no), get_act(act), *blocks)
+            for m in (stage[0], *(b.conv1 for b in blocks)): nn.init.dirac_(m.weight[:m.in_channels])   # further filters stay random
+            self.add_module(f'layer{i+1}', stage)
             ni = no
         self.maxpool, self.fc = nn.AdaptiveMaxPool2d(1), nn.Linear(ni, n_out, bias=False)
         for m in self.modules():
-            if isinstance(m, nn.BatchNorm2d): as_buffer(m)   # its gains
+            if isinstance(m, nn.BatchNorm2d): m.momentum = 0.4; as_buffer(m)   # its gains
     def forward(self,
         x:torch.Tensor # Images (N, channels, height, width), normalised
     ):

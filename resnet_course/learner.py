@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['torch_sgd', 'torch_adam', 'torch_adamw', 'StopOnNaN', 'History', 'DeviceMean', 'DeviceLoss', 'DeviceSmoothLoss',
-           'no_waiting', 'why_not_compile', 'set_seeds', 'course_learner']
+           'no_waiting', 'KeepMemory', 'why_not_compile', 'set_seeds', 'course_learner']
 
 # %% ../nbs/api/09_learner.ipynb #c0574432
-import random, time, warnings
+import ctypes, random, sys, time, warnings
 from functools import partial
 from importlib.util import find_spec
 
@@ -20,7 +20,7 @@ from fastai.learner import AvgLoss, AvgMetric, AvgSmoothLoss, Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
-from fastai.torch_core import find_bs, rank_distrib, set_seed
+from fastai.torch_core import default_device, find_bs, rank_distrib, set_seed
 from fastcore.foundation import L
 
 from .amp import AutoPrecision
@@ -106,6 +106,23 @@ def no_waiting(
     learn.recorder.loss, learn.recorder.smooth_loss = DeviceLoss(), DeviceSmoothLoss(learn.recorder.smooth_loss.beta)
     return learn
 
+# %% ../nbs/api/09_learner.ipynb #09e59e69
+def _glibc():
+    "The C library, if it is one that can be told to keep memory"
+    if sys.platform == 'linux' and hasattr(libc := ctypes.CDLL(None), 'malloc_trim'): return libc
+
+class KeepMemory(Callback):
+    "On a CPU with glibc: what a batch frees stays with the process for the next one, until the end of the fit"
+    order = -5
+    _trim, _maps = -1, -4   # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+    def before_fit(self):
+        "No mapping of its own for a large tensor, and nothing given back"
+        on_cpu = torch.device(getattr(self.dls, 'device', None) or default_device()).type == 'cpu'
+        if libc := on_cpu and _glibc(): libc.mallopt(self._maps, 0); libc.mallopt(self._trim, -1)
+    def after_fit(self):
+        "As it was, and what is free is given back"
+        if libc := _glibc(): libc.mallopt(self._maps, 65_536); libc.mallopt(self._trim, 2**26); libc.malloc_trim(0)
+
 # %% ../nbs/api/09_learner.ipynb #3dc2ec9b
 def why_not_compile(
     device='cpu' # Where the network is to run
@@ -165,7 +182,7 @@ def course_learner(
         arch = create_model(arch, n_out=dls.c, n_in=getattr(dls, 'n_in', 3), stem=stem, **(model_kwargs or {}))
     report = load_weights(arch, weights) if weights is not None else None
     learn = Learner(dls, arch, loss_func=loss_func or CrossEntropyLossFlat(), opt_func=opt_func, splitter=splitter,
-                    metrics=metrics, cbs=[AutoPrecision(precision), Frozen(), StopOnNaN(), History(), *L(cbs)], **kwargs)
+                    metrics=metrics, cbs=[AutoPrecision(precision), KeepMemory(), Frozen(), StopOnNaN(), History(), *L(cbs)], **kwargs)
     learn.seed, learn.weights_report, learn.recipe = seed, report, None
     learn.compiled = compile if compile and _compile(arch, compile, getattr(dls, 'device', None) or 'cpu') else False
     return no_waiting(learn)

@@ -138,8 +138,8 @@ _add('pytorch_resnet34', 'a PyTorch tutorial on ResNet-18 to 152 for CIFAR-10', 
      plateau=dict(monitor='train_loss', threshold=0.1, patience=3), about='Divided when the training loss stalls')
 _add('alexnet_adam', 'an AlexNet tutorial on Fashion-MNIST', lr=1e-3, bs=32, epochs=10, wd=0., opt_func=torch_adam, lr_power=0.,
      keep_best=True, about='Adam, and the epoch that is best on validation')
-_add('fast_cifar', 'after cifar10-fast and airbench', lr=0.4, bs=512, epochs=8, wd=2.5e-3, shape=triangle(), opt_func=torch_muon, lr_power=0.5,
-     label_smoothing=0.2, whiten=2000, about='Whitened patches, Muon, a triangle, label smoothing: for `fast_resnet`')
+_add('fast_cifar', 'after cifar10-fast and airbench', lr=0.4, bs=512, epochs=8, wd=2.5e-3, shape=triangle(peak=0), opt_func=torch_muon, lr_power=0.5,
+     label_smoothing=0.2, whiten=2000, about='Whitened patches, Muon, a straight line to zero, label smoothing: for `fast_resnet`')
 
 # %% ../nbs/api/10_recipes.ipynb #0f3b2127
 def get_recipe(name)->Recipe:

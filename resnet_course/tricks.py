@@ -135,8 +135,11 @@ class Muon(torch.optim.Optimizer):
         momentum:float=0.85, # Of all that is no convolution
         weight_decay:float=0., # Of all that is no convolution: their filters keep one length
         conv_lr:float=0.3, # Convolutions step by this share of `lr`
-        conv_momentum:float=0.6
-    ): super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, conv_lr=conv_lr, conv_momentum=conv_momentum))
+        conv_momentum:float=0.6,
+        shift_lr:float=64. # Vectors, such as BatchNorm's shifts, step by so many times `lr`; their decay stays that of `lr`
+    ):
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, conv_lr=conv_lr, conv_momentum=conv_momentum,
+                                      shift_lr=shift_lr))
     @torch.no_grad()
     def step(self, closure=None):
         "One step; `closure`, if there is one, computes the loss and the gradients first"
@@ -145,7 +148,8 @@ class Muon(torch.optim.Optimizer):
             for p in group['params']:
                 if p.grad is None: continue
                 conv = p.ndim == 4
-                mom, g = group['conv_momentum' if conv else 'momentum'], p.grad if conv else p.grad + group['weight_decay']*p
+                mom, g = group['conv_momentum' if conv else 'momentum'], p.grad*(group['shift_lr'] if p.ndim == 1 else 1)
+                if not conv: g = g + group['weight_decay']*p
                 buf = self.state[p].setdefault('momentum_buffer', torch.zeros_like(p)).mul_(mom).add_(g)
                 g = g + mom*buf
                 if conv:  # the normalisation after it takes its length out again
