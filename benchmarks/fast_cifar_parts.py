@@ -7,26 +7,35 @@ of 5,000 images, differences below 1.2 points (two standard errors near 90 %) me
 """
 import argparse, time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from fastai.optimizer import OptimWrapper
 from torch import nn
 
+from resnet_course.augment import AlternatingMirror, PadCrop
 from resnet_course.data import get_dls
 from resnet_course.evaluate import evaluate, tta
 from resnet_course.learner import course_learner, torch_sgd
-from resnet_course.recipes import fit_recipe, get_recipe
+from resnet_course.recipes import fit_recipe, get_recipe, triangle
 from resnet_course.runs import machine, versions, write_json
+from resnet_course.tricks import Muon
 
 fast = get_recipe('fast_cifar')
+slow_shifts = partial(OptimWrapper, opt=partial(Muon, shift_lr=1.))
 parts = {
     'all of it': {},
     'SGD instead of Muon': dict(recipe=replace(fast, opt_func=torch_sgd, hypers=dict(nesterov=True))),
+    'shifts at the rate of the rest': dict(recipe=replace(fast, opt_func=slow_shifts)),
+    'a rate that rises for a fifth of the time': dict(recipe=replace(fast, shape=triangle())),
     'ReLU instead of GELU': dict(model_kwargs=dict(act='relu')),
     'BatchNorm with gains': dict(gains=True),
     'images that grow from three quarters of their side': dict(recipe=replace(fast, grow=0.75)),
+    'convolutions that begin at random': dict(random=True),
     'random first filters instead of whitening ones': dict(recipe=replace(fast, whiten=0)),
     'random instead of alternating flips': dict(augment='shift+mirror'),
-    'padded by 4 instead of 2': dict(augment='crop+alternate'),
+    'padded by 4 instead of 2': dict(augment=[PadCrop(4, 'reflect'), AlternatingMirror()]),
+    'padded with zeros': dict(augment=[PadCrop(2), AlternatingMirror()]),
     'no flips and no shifts': dict(augment=False),
     'an average of the weights (EMA 0.99)': dict(recipe=replace(fast, ema=0.99)),
     'batches of 256': dict(bs=256),
@@ -42,10 +51,16 @@ def add_gains(net):
             del m.weight
             m.weight = nn.Parameter(gain)
 
-def run(epochs, seed, bs=512, arch='fast_resnet', recipe=fast, augment='fast', gains=False, model_kwargs=None):
+def reset_convs(net):
+    "Let every convolution begin at random"
+    for m in net.modules():
+        if type(m) is nn.Conv2d: m.reset_parameters()
+
+def run(epochs, seed, bs=512, arch='fast_resnet', recipe=fast, augment='fast', gains=False, random=False, model_kwargs=None):
     "Train; validation accuracy, of how many images, and seconds"
     learn = course_learner(get_dls('cifar10', bs=bs, augment=augment, seed=seed), arch, seed=seed, model_kwargs=model_kwargs)
     if gains: add_gains(learn.model)
+    if random: reset_convs(learn.model)
     with learn.no_bar(), learn.no_logging(): fit_recipe(learn, recipe, epochs)
     once, both = evaluate(learn, 'valid'), tta(learn, 'valid')
     return dict(valid_flips=both.top1, valid=once.top1, n_valid=once.n, train_seconds=sum(r['train_seconds'] for r in learn.history.rows))
