@@ -14,7 +14,8 @@ Rounds go through all ways in turn, so that a slow minute of the machine hits al
 """
 import argparse, time, warnings
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from functools import partial
+from operator import getitem
 from pathlib import Path
 
 import torch, torch.nn.functional as F
@@ -104,7 +105,7 @@ def fit(learn, clock):
 
 def fastai(net, pool, clock):
     x, y = pool.x.permute(0, 2, 3, 1).numpy(), pool.y.tolist()
-    block = DataBlock((ImageBlock, CategoryBlock), get_x=lambda i: x[i], get_y=lambda i: y[i], splitter=RandomSplitter(0.1, seed=42),
+    block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(getitem, x), get_y=partial(getitem, y), splitter=RandomSplitter(0.1, seed=42),
                       batch_tfms=[Flip(p=0.5), Normalize.from_stats(mean, std)])
     dls = block.dataloaders(range(20_000), bs=bs, num_workers=2)
     fit(Learner(dls, make(net), loss_func=nn.CrossEntropyLoss(), opt_func=torch_sgd), clock)
@@ -135,7 +136,7 @@ def main():
         rates = {way: [] for way in ways}
         for _ in range(a.rounds):
             for way in ways:
-                with ProcessPoolExecutor(1, get_context('spawn')) as fresh: rates[way].append(fresh.submit(measure, way, net, a.seconds).result())
+                with ProcessPoolExecutor(1) as fresh: rates[way].append(fresh.submit(measure, way, net, a.seconds).result())
         best = {k: max(v) for k, v in rates.items()}
         row = dict(net=net, images_per_second=best, rounds=rates, **{f'ours_over_{k}': round(best['ours']/best[k], 3) for k in ways if k != 'ours'})
         rows.append(row)
