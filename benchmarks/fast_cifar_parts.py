@@ -7,10 +7,8 @@ of 5,000 images, differences below 1.2 points (two standard errors near 90 %) me
 """
 import argparse, time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from fastai.optimizer import OptimWrapper
 from torch import nn
 
 from resnet_course.augment import AlternatingMirror, PadCrop
@@ -19,14 +17,12 @@ from resnet_course.evaluate import evaluate, tta
 from resnet_course.learner import course_learner, torch_sgd
 from resnet_course.recipes import fit_recipe, get_recipe, triangle
 from resnet_course.runs import machine, versions, write_json
-from resnet_course.tricks import Muon
 
 fast = get_recipe('fast_cifar')
-slow_shifts = partial(OptimWrapper, opt=partial(Muon, shift_lr=1.))
 parts = {
     'all of it': {},
     'SGD instead of Muon': dict(recipe=replace(fast, opt_func=torch_sgd, hypers=dict(nesterov=True))),
-    'shifts at the rate of the rest': dict(recipe=replace(fast, opt_func=slow_shifts)),
+    'shifts at the rate of the rest': dict(recipe=replace(fast, hypers=dict(shift_lr=1.))),
     'a rate that rises for a fifth of the time': dict(recipe=replace(fast, shape=triangle())),
     'ReLU instead of GELU': dict(model_kwargs=dict(act='relu')),
     'BatchNorm with gains': dict(gains=True),

@@ -56,6 +56,14 @@ class Whiten(nn.Conv2d):
         self.weight.copy_(torch.cat([w, -w]))
         return self
 
+# %% ../nbs/api/04b_fast.ipynb #f733e579
+def _stage(ni, no, n_blocks, act):
+    "From `ni` channels to `no`, the map halved, then residual blocks"
+    blocks = [BasicBlock(no, no, act=act) for _ in range(n_blocks)]
+    stage = nn.Sequential(conv(ni, no), nn.MaxPool2d(2), nn.BatchNorm2d(no), get_act(act), *blocks)
+    for m in (stage[0], *(b.conv1 for b in blocks)): nn.init.dirac_(m.weight[:m.in_channels])   # further filters stay random
+    return stage
+
 # %% ../nbs/api/04b_fast.ipynb #51fa4de5
 class FastResNet(nn.Module):
     "Whitening, then stages of convolution, max pooling and residual blocks, after cifar10-fast (Page 2018) and airbench (Jordan 2024)"
@@ -73,10 +81,7 @@ class FastResNet(nn.Module):
         ni = self.conv1.out_channels
         for i in range(self.n_stages):
             no = nf*2**i
-            blocks = [BasicBlock(no, no, act=act) for _ in range(n_blocks)]
-            stage = nn.Sequential(conv(ni, no), nn.MaxPool2d(2), nn.BatchNorm2d(no), get_act(act), *blocks)
-            for m in (stage[0], *(b.conv1 for b in blocks)): nn.init.dirac_(m.weight[:m.in_channels])   # further filters stay random
-            self.add_module(f'layer{i+1}', stage)
+            self.add_module(f'layer{i+1}', _stage(ni, no, n_blocks, act))
             ni = no
         self.maxpool, self.fc = nn.AdaptiveMaxPool2d(1), nn.Linear(ni, n_out, bias=False)
         for m in self.modules():

@@ -115,13 +115,13 @@ class KeepMemory(Callback):
     "On a CPU with glibc: what a batch frees stays with the process for the next one, until the end of the fit"
     order = -5
     _trim, _maps = -1, -4   # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+    def _libc(self): return torch.device(getattr(self.dls, 'device', None) or default_device()).type == 'cpu' and _glibc()
     def before_fit(self):
         "No mapping of its own for a large tensor, and nothing given back"
-        on_cpu = torch.device(getattr(self.dls, 'device', None) or default_device()).type == 'cpu'
-        if libc := on_cpu and _glibc(): libc.mallopt(self._maps, 0); libc.mallopt(self._trim, -1)
+        if libc := self._libc(): libc.mallopt(self._maps, 0); libc.mallopt(self._trim, -1)
     def after_fit(self):
         "As it was, and what is free is given back"
-        if libc := _glibc(): libc.mallopt(self._maps, 65_536); libc.mallopt(self._trim, 2**26); libc.malloc_trim(0)
+        if libc := self._libc(): libc.mallopt(self._maps, 65_536); libc.mallopt(self._trim, 2**26); libc.malloc_trim(0)
 
 # %% ../nbs/api/09_learner.ipynb #3dc2ec9b
 def why_not_compile(

@@ -148,7 +148,8 @@ class Muon(torch.optim.Optimizer):
             for p in group['params']:
                 if p.grad is None: continue
                 conv = p.ndim == 4
-                mom, g = group['conv_momentum' if conv else 'momentum'], p.grad*(group['shift_lr'] if p.ndim == 1 else 1)
+                mom, g = group['conv_momentum' if conv else 'momentum'], p.grad
+                if p.ndim == 1: g = g*group['shift_lr']
                 if not conv: g = g + group['weight_decay']*p
                 buf = self.state[p].setdefault('momentum_buffer', torch.zeros_like(p)).mul_(mom).add_(g)
                 g = g + mom*buf
