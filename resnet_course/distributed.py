@@ -6,6 +6,7 @@
 __all__ = ['threads_each', 'connect', 'from_first', 'all_states', 'any_process', 'ShareDL', 'InStep', 'in_step']
 
 # %% ../nbs/api/08_distributed.ipynb #5abd47e5
+import atexit
 import os
 from contextlib import ExitStack, contextmanager
 from copy import copy
@@ -29,12 +30,17 @@ def threads_each()->int:
     return max(1, num_cpus()//int(os.environ.get('LOCAL_WORLD_SIZE', num_distrib() or 1)))
 
 # %% ../nbs/api/08_distributed.ipynb #08256476
+def _part():
+    "Leave the other processes while Python still runs"
+    if dist.is_initialized() and dist.get_backend() == 'gloo': dist.destroy_process_group()
+
 def connect()->int: # How many processes there are; 1 where nobody launched several
     "Join the processes that a launcher started, one GPU for each; call it before making loaders"
     if num_distrib() < 2: return 1
     if not dist.is_initialized():
         from accelerate import PartialState
         PartialState(cpu=not torch.cuda.is_available())
+        atexit.register(_part)
         if not torch.cuda.is_available() and torch.get_num_threads() == 1: torch.set_num_threads(threads_each())
     return dist.get_world_size()
 

@@ -172,14 +172,28 @@ def too_many(rank, out):
 @forks
 def test_more_processes_than_images_in_a_batch(tmp_path): assert wait(start(3, too_many, tmp_path)) == [0]*3
 
-def test_torchrun(tmp_path):
-    "As a user does it: one line an epoch, one record"
-    cmd = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', 'resnet_course.cli', 'train', '--data', 'digits', '--n-train', '32', '--bs', '16', '--epochs', '1']
+def torchrun(tmp_path, *args):
+    "What two processes print"
+    cmd = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', *args]
     env = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1]), 'OMP_NUM_THREADS': '1'}
     p = subprocess.run(cmd, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert p.returncode == 0, p.stderr[-3000:]
-    assert p.stdout.count('epoch 1/1') == p.stdout.count('test accuracy') == 1
+    return p.stdout
+
+def test_torchrun(tmp_path):
+    "As a user does it: one line an epoch, one record"
+    out = torchrun(tmp_path, '-m', 'resnet_course.cli', 'train', '--data', 'digits', '--n-train', '32', '--bs', '16', '--epochs', '1')
+    assert out.count('epoch 1/1') == out.count('test accuracy') == 1
     assert [r['processes'] for r in list_runs(tmp_path/'runs')] == [2]
+
+def test_processes_part_while_python_runs(tmp_path):
+    "A thread of gloo's that holds a message when Python shuts down aborts a process whose work is done"
+    (tmp_path/'program.py').write_text('import atexit, torch.distributed as dist\n'
+        'atexit.register(lambda: print("joined", dist.is_initialized()))\n'  # runs last
+        'from resnet_course.distributed import connect\n'
+        'print("processes", connect())\n')
+    out = torchrun(tmp_path, 'program.py')
+    assert out.count('processes 2') == out.count('joined False') == 2
 
 def test_seeds_give_mean_and_spread(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', f'resnet-course train --data digits --n-train 64 --bs 32 --epochs 1 --seed 5 --seeds 2 --out {tmp_path}'.split())
