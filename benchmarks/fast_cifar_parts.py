@@ -32,6 +32,8 @@ parts = {
     'random instead of alternating flips': dict(augment='shift+mirror'),
     'padded by 4 instead of 2': dict(augment=[PadCrop(4, 'reflect'), AlternatingMirror()]),
     'padded with zeros': dict(augment=[PadCrop(2), AlternatingMirror()]),
+    'shifts, rising rate, random start and zeros together': dict(recipe=replace(fast, hypers=dict(shift_lr=1.), shape=triangle()), random=True,
+                                                                 augment=[PadCrop(2), AlternatingMirror()]),
     'no flips and no shifts': dict(augment=False),
     'an average of the weights (EMA 0.99)': dict(recipe=replace(fast, ema=0.99)),
     'batches of 256': dict(bs=256),

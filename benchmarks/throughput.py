@@ -10,7 +10,9 @@ For every network the same batches of 128 images of 32×32 are trained on in fiv
 - `ours`    `get_dls`, `course_learner(precision='auto')`, `fit`
 - `frees`   ours without `KeepMemory`
 
-Rounds go through all ways in turn, so that a slow minute of the machine hits all of them; the fastest round of each counts.
+The networks are the same functions of the same weights. `plain` and `fastai` take AlexNet's response normalisation from PyTorch, the
+others have `layers.LRN`; `alexnet_no_lrn` is without, as in many a tutorial. Rounds go through all ways in turn, so that a slow minute of
+the machine hits all of them; the fastest round of each counts.
 """
 import argparse, time, warnings
 from concurrent.futures import ProcessPoolExecutor
@@ -32,17 +34,23 @@ from fastai.vision.data import ImageBlock
 from torchvision import transforms as T
 
 from resnet_course.data import get_dls, open_pool
+from resnet_course.layers import LRN
 from resnet_course.learner import KeepMemory, course_learner, torch_sgd
 from resnet_course.models import create_model
 from resnet_course.runs import machine, versions, write_json
 
-nets = dict(resnet20=('resnet20', {}, 32), resnet18=('resnet18', dict(stem='cifar'), 32), alexnet=('alexnet_small', {}, 32))
+nets = dict(resnet20=('resnet20', {}), resnet18=('resnet18', dict(stem='cifar')), alexnet=('alexnet_small', {}), alexnet_no_lrn=('alexnet_small', dict(norm=False)))
 bs, warm, mean, std = 128, 4, [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
 
-def make(net):
+def make(net, theirs=False):
+    "The network; with `theirs`, response normalisation is PyTorch's own layer"
     torch.manual_seed(0)
-    name, kw, _ = nets[net]
-    return create_model(name, n_out=10, n_in=3, **kw)
+    name, kw = nets[net]
+    model = create_model(name, n_out=10, n_in=3, **kw)
+    for m in list(model.modules()) if theirs else []:
+        for k, c in m.named_children():
+            if isinstance(c, LRN): setattr(m, k, nn.LocalResponseNorm(c.size, c.alpha, c.beta, c.k))
+    return model
 
 class Clock:
     "Counts images from the end of the warm-up until `seconds` are over"
@@ -65,7 +73,7 @@ class Photos(torch.utils.data.Dataset):
 def plain(net, pool, clock):
     tfm = T.Compose([T.ToPILImage(), T.RandomCrop(32, 4), T.RandomHorizontalFlip(), T.ToTensor(), T.Normalize(mean, std)])
     dl = torch.utils.data.DataLoader(Photos(pool, 45_000, tfm), batch_size=bs, shuffle=True, num_workers=2, drop_last=True)
-    model = make(net).train()
+    model = make(net, theirs=True).train()
     opt = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     for xb, yb in dl:
         opt.zero_grad()
@@ -108,7 +116,7 @@ def fastai(net, pool, clock):
     block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(getitem, x), get_y=partial(getitem, y), splitter=RandomSplitter(0.1, seed=42),
                       batch_tfms=[Flip(p=0.5), Normalize.from_stats(mean, std)])
     dls = block.dataloaders(range(20_000), bs=bs, num_workers=2)
-    fit(Learner(dls, make(net), loss_func=nn.CrossEntropyLoss(), opt_func=torch_sgd), clock)
+    fit(Learner(dls, make(net, theirs=True), loss_func=nn.CrossEntropyLoss(), opt_func=torch_sgd), clock)
 
 def ours(net, pool, clock):
     fit(course_learner(get_dls('cifar10', bs=bs), make(net)), clock)
@@ -140,7 +148,7 @@ def main():
         best = {k: max(v) for k, v in rates.items()}
         row = dict(net=net, images_per_second=best, rounds=rates, **{f'ours_over_{k}': round(best['ours']/best[k], 3) for k in ways if k != 'ours'})
         rows.append(row)
-        print(f'{net:9}', *(f'{k} {v}' for k, v in best.items()), *(f'{k} {v}' for k, v in row.items() if k.startswith('ours_')), sep='  ', flush=True)
+        print(f'{net:14}', *(f'{k} {v}' for k, v in best.items()), *(f'{k} {v}' for k, v in row.items() if k.startswith('ours_')), sep='  ', flush=True)
     write_json(dict(what='training throughput, images a second, batches of 128 of 3×32×32', rows=rows, seconds_each=a.seconds,
                     took=round(time.time() - begin, 1), machine=machine(), versions=versions()), a.out)
 

@@ -19,7 +19,7 @@ goals = dict(
     fashion93=dict(data='fashion_mnist', target=.93, minutes=4, arch='fast_resnet', epochs=6),
     cifar90=dict(data='cifar10', target=.90, minutes=4, arch='fast_resnet', epochs=7),
     cifar94=dict(data='cifar10', target=.94, minutes=15, arch='fast_resnet64', epochs=15),
-    cifar95=dict(data='cifar10', target=.95, minutes=40, arch='fast_resnet64', epochs=38))
+    cifar95=dict(data='cifar10', target=.95, minutes=40, arch='fast_resnet96', epochs=21))
 
 def run(name, seed, bs):
     "Train once, test once"

@@ -102,6 +102,7 @@ class AutoPrecision(Callback):
         if self.channels_last: self.learn.model.to(memory_format=torch.channels_last)
         self.scaler = torch.amp.GradScaler(self.device.type) if self.resolved == 'fp16' else None
         self.n_skipped = 0
+        if self.opt and 'half' in self.opt.hypers[0]: self.opt.set_hyper('half', self.resolved == 'bf16')  # an optimizer that multiplies matrices
 
     def before_batch(self):
         "Images channels-last; arrange for the next call of the model"

@@ -33,7 +33,7 @@ def _registry():
               wide_resnet50_2=(ResNet, dict(fifty, base_width=128)),
               wide_resnet101_2=(ResNet, dict(hundred, base_width=128)))
     for name, kw in alexnets.items(): r[name] = AlexNet, kw
-    r |= dict(fast_resnet=(FastResNet, {}), fast_resnet64=(FastResNet, dict(nf=64)))
+    r |= dict(fast_resnet=(FastResNet, {}), fast_resnet64=(FastResNet, dict(nf=64)), fast_resnet96=(FastResNet, dict(nf=96)))
     return r
 
 registry = _registry()

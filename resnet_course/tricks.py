@@ -136,10 +136,11 @@ class Muon(torch.optim.Optimizer):
         weight_decay:float=0., # Of all that is no convolution: their filters keep one length
         conv_lr:float=0.3, # Convolutions step by this share of `lr`
         conv_momentum:float=0.6,
-        shift_lr:float=64. # Vectors, such as BatchNorm's shifts, step by so many times `lr`; their decay stays that of `lr`
+        shift_lr:float=64., # Vectors, such as BatchNorm's shifts, step by so many times `lr`; their decay stays that of `lr`
+        half:bool=False # Orthogonalize in bfloat16? `AutoPrecision` says so where it computes in it
     ):
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, conv_lr=conv_lr, conv_momentum=conv_momentum,
-                                      shift_lr=shift_lr))
+                                      shift_lr=shift_lr, half=half))
     @torch.no_grad()
     def step(self, closure=None):
         "One step; `closure`, if there is one, computes the loss and the gradients first"
@@ -155,7 +156,7 @@ class Muon(torch.optim.Optimizer):
                 g = g + mom*buf
                 if conv:  # the normalisation after it takes its length out again
                     p.mul_(len(p)**0.5/p.norm().clamp_min(1e-7))
-                    p.sub_(orthogonalize(g), alpha=group['lr']*group['conv_lr'])
+                    p.sub_(orthogonalize(g.bfloat16() if group['half'] else g), alpha=group['lr']*group['conv_lr'])
                 else: p.sub_(g, alpha=group['lr'])
         return loss
 
