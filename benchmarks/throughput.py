@@ -1,6 +1,6 @@
 """Training throughput, images a second: this course against what one would run instead, in one process tree on one machine
 
-    python benchmarks/throughput.py [--seconds 4] [--rounds 2] [--out results/throughput.json]
+    python benchmarks/throughput.py [--nets resnet20 ...] [--seconds 4] [--rounds 2]
 
 For every network the same batches of 128 images of 32×32 are trained on in five ways, each time in a fresh process:
 
@@ -12,9 +12,9 @@ For every network the same batches of 128 images of 32×32 are trained on in fiv
 
 The networks are the same functions of the same weights. `plain` and `fastai` take AlexNet's response normalisation from PyTorch, the
 others have `layers.LRN`; `alexnet_no_lrn` is without, as in many a tutorial. Rounds go through all ways in turn, so that a slow minute of
-the machine hits all of them; the fastest round of each counts.
+the machine hits all of them; the fastest round of each counts. With `--nets`, what the record has of the others on this machine stays.
 """
-import argparse, time, warnings
+import argparse, json, time, warnings
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from operator import getitem
@@ -139,17 +139,18 @@ def main():
     p.add_argument('--nets', nargs='+', default=list(nets), choices=list(nets))
     p.add_argument('--out', type=Path, default=Path(__file__).parent.parent/'results'/'throughput.json')
     a = p.parse_args()
-    rows, begin = [], time.time()
+    head = dict(what='training throughput, images a second, batches of 128 of 3×32×32', machine=machine(), versions=versions())
+    old = json.loads(a.out.read_text(encoding='utf-8')) if a.out.is_file() else {}
+    rows = [r for r in old['rows'] if r['net'] not in a.nets] if all(old.get(k) == v for k, v in head.items()) else []
     for net in a.nets:
         rates = {way: [] for way in ways}
         for _ in range(a.rounds):
             for way in ways:
                 with ProcessPoolExecutor(1) as fresh: rates[way].append(fresh.submit(measure, way, net, a.seconds).result())
         best = {k: max(v) for k, v in rates.items()}
-        row = dict(net=net, images_per_second=best, rounds=rates, **{f'ours_over_{k}': round(best['ours']/best[k], 3) for k in ways if k != 'ours'})
+        row = dict(net=net, seconds_each=a.seconds, images_per_second=best, rounds=rates, **{f'ours_over_{k}': round(best['ours']/best[k], 3) for k in ways if k != 'ours'})
         rows.append(row)
         print(f'{net:14}', *(f'{k} {v}' for k, v in best.items()), *(f'{k} {v}' for k, v in row.items() if k.startswith('ours_')), sep='  ', flush=True)
-    write_json(dict(what='training throughput, images a second, batches of 128 of 3×32×32', rows=rows, seconds_each=a.seconds,
-                    took=round(time.time() - begin, 1), machine=machine(), versions=versions()), a.out)
+    write_json(dict(head, rows=sorted(rows, key=lambda r: list(nets).index(r['net']))), a.out)
 
 if __name__ == '__main__': main()
