@@ -39,7 +39,8 @@ from resnet_course.learner import KeepMemory, course_learner, torch_sgd
 from resnet_course.models import create_model
 from resnet_course.runs import machine, versions, write_json
 
-nets = dict(resnet20=('resnet20', {}), resnet18=('resnet18', dict(stem='cifar')), alexnet=('alexnet_small', {}), alexnet_no_lrn=('alexnet_small', dict(norm=False)))
+nets = dict(resnet20=('resnet20', {}), resnet18=('resnet18', dict(stem='cifar')), alexnet=('alexnet_small', {}),
+            alexnet_no_lrn=('alexnet_small', dict(norm=False)))
 bs, warm, mean, std = 128, 4, [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
 
 def make(net, theirs=False):

@@ -44,6 +44,7 @@ def connect()->int: # How many processes there are; 1 where nobody launched seve
         if not torch.cuda.is_available() and torch.get_num_threads() == 1: torch.set_num_threads(threads_each())
     return dist.get_world_size()
 
+# %% ../nbs/api/08_distributed.ipynb #3d7c51aa
 def from_first(
     o # Anything that pickles
 ):

@@ -146,12 +146,10 @@ class Muon(torch.optim.Optimizer):
         "One step; `closure`, if there is one, computes the loss and the gradients first"
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
-            for p in group['params']:
-                if p.grad is None: continue
-                conv = p.ndim == 4
-                mom, g = group['conv_momentum' if conv else 'momentum'], p.grad
-                if p.ndim == 1: g = g*group['shift_lr']
-                if not conv: g = g + group['weight_decay']*p
+            for p in (p for p in group['params'] if p.grad is not None):
+                conv, g = p.ndim == 4, p.grad
+                mom = group['conv_momentum' if conv else 'momentum']
+                if not conv: g = g*(group['shift_lr'] if p.ndim == 1 else 1) + group['weight_decay']*p
                 buf = self.state[p].setdefault('momentum_buffer', torch.zeros_like(p)).mul_(mom).add_(g)
                 g = g + mom*buf
                 if conv:  # the normalisation after it takes its length out again
