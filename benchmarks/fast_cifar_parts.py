@@ -34,6 +34,7 @@ parts = {
     'padded with zeros': dict(augment=[PadCrop(2), AlternatingMirror()]),
     'shifts, rising rate, random start and zeros together': dict(recipe=replace(fast, hypers=dict(shift_lr=1.), shape=triangle()), random=True,
                                                                  augment=[PadCrop(2), AlternatingMirror()]),
+    'a small square hidden in each image': dict(augment='fast_cutout'),
     'no flips and no shifts': dict(augment=False),
     'an average of the weights (EMA 0.99)': dict(recipe=replace(fast, ema=0.99)),
     'batches of 256': dict(bs=256),

@@ -16,15 +16,15 @@ from resnet_course.recipes import fit_recipe
 from resnet_course.runs import machine, mean_spread, versions, write_json
 
 goals = dict(
-    fashion93=dict(data='fashion_mnist', target=.93, minutes=4, arch='fast_resnet', epochs=6),
-    cifar90=dict(data='cifar10', target=.90, minutes=4, arch='fast_resnet', epochs=7),
-    cifar94=dict(data='cifar10', target=.94, minutes=15, arch='fast_resnet64', epochs=15),
-    cifar95=dict(data='cifar10', target=.95, minutes=40, arch='fast_resnet96', epochs=21))
+    fashion93=dict(data='fashion_mnist', target=.93, minutes=4, arch='fast_resnet', epochs=6, augment='fast'),
+    cifar90=dict(data='cifar10', target=.90, minutes=4, arch='fast_resnet', epochs=7, augment='fast'),
+    cifar94=dict(data='cifar10', target=.94, minutes=15, arch='fast_resnet64', epochs=15, augment='fast'),
+    cifar95=dict(data='cifar10', target=.95, minutes=40, arch='fast_resnet96', epochs=21, augment='fast_cutout'))
 
 def run(name, seed, bs):
     "Train once, test once"
     g = goals[name]
-    dls = get_dls(g['data'], bs=bs, valid_pct=0, augment='fast', seed=seed)
+    dls = get_dls(g['data'], bs=bs, valid_pct=0, augment=g['augment'], seed=seed)
     learn = course_learner(dls, g['arch'], seed=seed)
     start = time.time()
     with learn.no_bar(): fit_recipe(learn, 'fast_cifar', g['epochs'])

@@ -476,12 +476,14 @@ class CourseDataLoaders(DataLoaders):
         return f'{self.name}: {" / ".join(n)} images to train / validate / test, {self.n_in}×{self.size}×{self.size}, {self.c} classes'
 
 # %% ../nbs/api/00_data.ipynb #33c16830
-presets = dict(default='crop+mirror', alexnet='crop+mirror+lighting', imagenet='resized_crop+mirror', fast='shift+alternate')
+presets = dict(default='crop+mirror', alexnet='crop+mirror+lighting', imagenet='resized_crop+mirror', fast='shift+alternate',
+               fast_cutout='shift+alternate+small_cutout')
 _augments = dict(
     crop=lambda size, **kw: RandomWindow(size) if kw['big'] else PadCrop(4),
     shift=lambda **kw: PadCrop(2, 'reflect'), mirror=lambda **kw: Mirror(), alternate=lambda **kw: AlternatingMirror(),
     resized_crop=lambda size, **kw: ResizedCrop(size), rotate=lambda **kw: RotateShift(), jitter=lambda **kw: ColorJitter(),
-    cutout=lambda seen, **kw: Cutout(seen//2), erase=lambda **kw: Erase(), lighting=lambda x, **kw: Lighting(*colour_components(x())))
+    cutout=lambda seen, **kw: Cutout(seen//2), small_cutout=lambda seen, **kw: Cutout(round(0.3*seen)), erase=lambda **kw: Erase(),
+    lighting=lambda x, **kw: Lighting(*colour_components(x())))
 
 def _augmentations(augment, pool, size, n_in, train, big):
     "The `BatchAugment`s that `augment` asks for"
