@@ -35,10 +35,14 @@ def run(name, seed, bs):
     print(f"{name} seed {seed}: {both.top1:.2%} with flips ({once.top1:.2%} without) in {seconds:.0f} s; the goal is {g['target']:.0%} in {g['minutes']*60} s", flush=True)
     return row
 
+def _is(r, name):
+    "Is `r` a run for the goal `name` as it is trained now? Runs with another augmentation stay in the record"
+    return r['goal'] == name and r.get('augment', 'fast') == goals[name]['augment']
+
 def summary(runs):
     "A row a goal: means over seeds"
     for name in goals:
-        if rs := [r for r in runs if r['goal'] == name]:
+        if rs := [r for r in runs if _is(r, name)]:
             yield dict(goal=name, **goals[name], **{k: mean_spread([r[k] for r in rs]) for k in ('test_flips', 'test', 'train_seconds')})
 
 def main():
@@ -51,7 +55,7 @@ def main():
     runs = json.loads(a.out.read_text(encoding='utf-8'))['runs'] if a.out.is_file() else []
     for name in a.goals:
         for seed in a.seeds:
-            runs = [r for r in runs if (r['goal'], r['seed']) != (name, seed)] + [run(name, seed, a.bs)]
+            runs = [r for r in runs if not (_is(r, name) and r['seed'] == seed)] + [run(name, seed, a.bs)]
             write_json(dict(schema=1, kind='time_to_accuracy', machine=machine(), versions=versions(), goals=list(summary(runs)), runs=runs), a.out)
 
 if __name__ == '__main__': main()

@@ -90,7 +90,7 @@ class AutoPrecision(Callback):
         channels_last:bool=True  # Lay images out pixel by pixel (NHWC), as fast convolutions want them?
     ):
         self.asked = pick(precision, ['auto', *precisions], 'precision')
-        self.channels_last, self.scaler, self.n_skipped = channels_last, None, 0
+        self.channels_last, self.scaler, self.n_skipped, self.in_a_row = channels_last, None, 0, 0
 
     @property
     def device(self): return torch.device(getattr(self.dls, 'device', None) or default_device())
@@ -101,7 +101,7 @@ class AutoPrecision(Callback):
         "Weights channels-last, and a fresh scaler"
         if self.channels_last: self.learn.model.to(memory_format=torch.channels_last)
         self.scaler = torch.amp.GradScaler(self.device.type) if self.resolved == 'fp16' else None
-        self.n_skipped = 0
+        self.n_skipped = self.in_a_row = 0
         if self.opt and 'half' in self.opt.hypers[0]: self.opt.set_hyper('half', self.resolved == 'bf16')  # an optimizer that multiplies matrices
 
     def before_batch(self):
@@ -128,9 +128,11 @@ def before_step(self:AutoPrecision):
     self.finite = False
     self.scaler.step(self)
     self.scaler.update()
-    if not self.finite:
-        self.n_skipped += 1
-        raise CancelStepException
+    if self.finite: self.in_a_row = 0; return
+    self.n_skipped, self.in_a_row = self.n_skipped + 1, self.in_a_row + 1
+    if self.in_a_row == 40:   # each halves the scale: it is no longer what is too large
+        raise CourseError(f'40 steps in a row overflowed float16, the last in epoch {self.epoch}, batch {self.iter}: train with precision="bf16" or "fp32"')
+    raise CancelStepException
 
 @patch
 def step(self:AutoPrecision): self.finite = True

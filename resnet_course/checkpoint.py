@@ -7,7 +7,7 @@ __all__ = ['get_random_state', 'set_random_state', 'learner_state', 'load_learne
            'read_checkpoint', 'resumable']
 
 # %% ../nbs/api/09a_checkpoint.ipynb #bd7593b0
-import os, random, signal, threading, time, warnings
+import io, os, random, signal, threading, time, warnings
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,10 @@ def get_random_state(
     kind, keys, *rest = np.random.get_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return dict(python=random.getstate(), numpy=(kind, keys.tolist(), *rest), torch=torch.get_rng_state(), cuda=cuda,
-                loaders=[dl.rng.getstate() if hasattr(dl, 'rng') else None for dl in dls], turns=[f.epoch for f in _take_turns(dls)])
+                loaders=[dl.rng.getstate() if hasattr(dl, 'rng') else None for dl in dls],
+                samplers=[g.get_state() if g else None for g in map(_sampler_rng, dls)], turns=[f.epoch for f in _take_turns(dls)])
+
+def _sampler_rng(dl): return getattr(getattr(dl, 'sampler', None), 'generator', None)
 
 def _take_turns(dls): return [f for dl in dls for f in getattr(getattr(dl, 'after_batch', None), 'fs', ()) if hasattr(f, 'start')]
 
@@ -42,9 +45,11 @@ def set_random_state(
 ):
     "Put all random number generators back to where they were"
     random.setstate(_tuples(s['python'])); np.random.set_state(s['numpy']); torch.set_rng_state(s['torch'])
-    if len(s['cuda']) and torch.cuda.is_available(): torch.cuda.set_rng_state_all(s['cuda'])
+    if torch.cuda.is_available(): torch.cuda.set_rng_state_all(s['cuda'][:torch.cuda.device_count()])   # there may be fewer GPUs than before
     for dl, o in zip(dls, s['loaders']):
         if o is not None: dl.rng.setstate(_tuples(o))
+    for dl, o in zip(dls, s.get('samplers', ())):
+        if o is not None: _sampler_rng(dl).set_state(o)
     for f, o in zip(_take_turns(dls), s.get('turns', ())): f.epoch = o
 
 def _tuples(o): return tuple(map(_tuples, o)) if isinstance(o, (list, tuple)) else o
@@ -100,18 +105,19 @@ def load_learner_state(
     s:dict # From `learner_state`
 ):
     "Put `learn` back to where it was"
-    net, dev = get_model(learn.model), next(learn.model.parameters()).device
+    net, dev, cbs = get_model(learn.model), next(learn.model.parameters()).device, _cb_states(learn)
+    if other := s['cbs'].keys() ^ cbs.keys():
+        raise CourseError(f'the checkpoint is of a training {"with" if other & s["cbs"].keys() else "without"} {", ".join(sorted(other))}: '
+                          'go on with the same recipe and the same callbacks')
     try: net.load_state_dict(s['model'])
     except RuntimeError as e: raise CourseError(f'the checkpoint is of another network: {str(e).splitlines()[1].strip()}') from None
     for p, o in zip(learn.model.parameters(), s['trains']): p.requires_grad_(o)
-    opt = to_device(s['opt'], dev)
-    if 'hypers' in opt: opt = dict(opt, hypers=L(dict(h) for h in opt['hypers']))  # fastai's own optimizers
+    opt = s['opt']
+    if 'hypers' in opt: opt = dict(to_device(opt, dev), hypers=L(dict(h) for h in opt['hypers']))  # fastai's own; PyTorch's know where each state belongs
     learn.opt.load_state_dict(opt)
     learn.opt.frozen_idx = s['frozen']
     if s['scaler'] and learn.precision.scaler: learn.precision.scaler.load_state_dict(s['scaler'])
-    cbs = _cb_states(learn)
-    for k, o in s['cbs'].items():
-        if k in cbs: _load_cb(cbs[k][0], o)
+    for k, o in s['cbs'].items(): _load_cb(cbs[k][0], o)
 
 # %% ../nbs/api/09a_checkpoint.ipynb #ecfc4eae
 def _lock(f):
@@ -194,15 +200,17 @@ def _here(): return dict(torch=str(torch.__version__), threads=torch.get_num_thr
 @patch
 def save(self:Checkpoint, epoch, it):
     "Write the file, unless the weights are spoilt or the disk is full"
-    if not all(p.isfinite().all() for p in self.learn.model.parameters()):
-        raise CourseError(f'weights are no longer finite in epoch {self.epoch}: lower the learning rate. {self.path} holds the last good ones')
+    if not all(t.isfinite().all() for t in self.learn.model.state_dict().values() if t.is_floating_point()):
+        raise CourseError(f'weights or BatchNorm statistics are no longer finite in epoch {self.epoch}: lower the learning rate. {self.path} holds the last good ones')
     own = (get_random_state(self._dls), self.epoch_random, self.learn.recorder.smooth_loss.val) if it else (get_random_state(self._dls),)
     each = all_states(own)
     if rank_distrib(): self.last, self.saved_at = time.monotonic(), (epoch, it); return
     pos = dict(epoch=epoch, iter=it, n_epoch=self.n_epoch, train_iter=self.train_iter, pct_train=self.pct_train)
     state = _plain(dict(learner_state(self.learn), pos=pos, each=each, cfg=self.cfg, made_by=_here()))
+    file = io.BytesIO()
+    torch.save(state, file)   # to a full disk it would say something else than what is wrong
     try:
-        with write_beside(self.path) as tmp: torch.save(state, tmp)
+        with write_beside(self.path) as tmp: tmp.write_bytes(file.getbuffer())
         self.saved_at, self.warned = (epoch, it), False
     except OSError as e:
         if not self.warned: print(f'{self.path}: cannot write a checkpoint ({e.strerror or e}); training goes on, the last one stays')
@@ -218,9 +226,22 @@ def before_fit(self:Checkpoint):
     pos = self.state['pos']
     if pos['n_epoch'] != self.n_epoch:
         raise CourseError(f"{self.path} is of a run of {pos['n_epoch']} epochs, not {self.n_epoch}: the schedule would not be the same")
+    self.compare(self.state['cfg'] or {})
     load_learner_state(self.learn, self.state)
+    if pos['epoch'] == self.n_epoch: set_random_state(self._own[0], self._dls)   # no epoch is left that would do it
     self.learn.train_iter, self.saved_at = pos['train_iter'], (pos['epoch'], pos['iter'])
 
+# %% ../nbs/api/09a_checkpoint.ipynb #cmpchk02
+@patch
+def compare(self:Checkpoint, was):
+    "Raise if the recipe or the batches are not those of the run that is gone on with, `was`"
+    for k in ('recipe', 'data'):
+        old, new = was.get(k) or {}, self.cfg.get(k) or {}
+        keys = [o for o in {**old, **new} if o not in ('root', 'num_workers', 'in_memory')] if old else []
+        if diff := [f'{o}={new.get(o)!r} (was {old.get(o)!r})' for o in keys if old.get(o) != new.get(o)]:
+            raise CourseError(f'{self.path} is of another run: {", ".join(diff)}; go on with what it was, or train anew in another folder')
+
+# %% ../nbs/api/09a_checkpoint.ipynb #cmpchk03
 @patch
 def before_epoch(self:Checkpoint):
     "Only what is left of the epoch that was cut"
@@ -233,7 +254,7 @@ def before_train(self:Checkpoint):
         pos, own = self.state['pos'], self._own
         set_random_state(own[1] if pos['iter'] else own[0], self._dls)
         if pos['iter']: self.learn.pct_train, self.learn.recorder.smooth_loss.val = pos['pct_train'], own[2]
-    self.epoch_random = get_random_state(self._dls)
+    self.epoch_random, self.asked_in = get_random_state(self._dls), None
     if not self.started and not self.state: self.save(self.epoch, 0)
     self.started = True
 
@@ -253,7 +274,7 @@ def after_train(self:Checkpoint):
     self.state = None
 
 # %% ../nbs/api/09a_checkpoint.ipynb #9e2531ed
-_ask_every = 10  # batches: how often processes ask each other whether to stop
+_ask_every = 10  # batches: in each so many, processes ask each other once whether to stop
 
 def _pending(learn): return any(cb.__dict__.get('pending', False) for cb in learn.cbs)
 
@@ -263,7 +284,8 @@ def after_batch(self:Checkpoint):
     if not self.training or _pending(self.learn): return
     asked, due = bool(self.asked), self.minutes is not None and time.monotonic() - self.last > 60*self.minutes
     if num_distrib() > 1:  # all or none, and asking takes time
-        if self.iter%_ask_every: return
+        if self.iter//_ask_every == self.asked_in: return
+        self.asked_in = self.iter//_ask_every
         asked, due = any_process(asked, due)
     if asked or due: self.save(self.epoch, self.iter + 1)
     if asked: self.stop()

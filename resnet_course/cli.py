@@ -103,7 +103,7 @@ def _train(seeds, **kw):
     for s in seeds:
         try: rec, report = train_run(seed=s, setup=_announce, command=' '.join(['resnet-course', *sys.argv[1:]]), **kw)
         except Interrupted as e:  # here, because typer would only say that it was aborted
-            say(f'{e}\ngo on with: resnet-course train --resume {e.path.parent}', err=True)
+            say(f'{e}\ngo on with: resnet-course train --resume {e.path.parent}' if e.path else e, err=True)
             raise typer.Exit(130)
         top1.append(report.top1)
         run = Path(rec['path'])
@@ -386,7 +386,7 @@ def runs(out:Out=Path('runs')):
     if not rows: say(f'no runs in {out}/ yet: `resnet-course train` makes one'); return
     for r in rows:
         test = f"{r['test']:.2%} ({r['low']:.2%} to {r['high']:.2%})" if r['test'] is not None else 'not tested'
-        say(f"{r['run']:36} {r['arch']:10} {r['epochs']:3} epochs {r['recipe'] or '':14} seed {r['seed']} {r['precision']} {r['seconds']:8.1f} s  {test}")
+        say(f"{r['run']:36} {r['arch'] or '':10} {r['epochs']:3} epochs {r['recipe'] or '':14} seed {r['seed']} {r['precision']} {r['seconds']:8.1f} s  {test}")
 
 # %% ../nbs/api/18_cli.ipynb #1625b47e
 @app.command(epilog=_examples('resnet-course doctor'))

@@ -14,10 +14,13 @@ from pathlib import Path
 # %% ../nbs/api/00_core.ipynb #43d53eab
 class CourseError(ValueError):
     "Bad input: the message names the input and the remedy"
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.message = str(args[0]) if args else ''   # fastai rewrites `args` of what is raised in a callback
+    def __str__(self): return self.message
 
 class MissingFileError(CourseError, FileNotFoundError):
     "A file that should be there is not"
-    def __str__(self): return str(self.args[0]) if self.args else ''
 
 # %% ../nbs/api/00_core.ipynb #eb3ec3a1
 def pick(

@@ -532,7 +532,7 @@ def _stats_for(pool, train, n_in, stats):
     return ([mean[0]]*3, [std[0]]*3) if n_in == 3 else ([sum(mean)/3], [sum(std)/3])
 
 # %% ../nbs/api/00_data.ipynb #1f8da822
-def _check_args(bs, size, valid_pct, n_train, n_in):
+def _check_args(bs, size, valid_pct, n_train, n_in, seed):
     "Refuse what cannot be meant"
     whole = lambda o: isinstance(o, (int, np.integer)) and not isinstance(o, bool)
     if not whole(bs) or bs < 1: raise CourseError(f'bs={bs!r}: a batch has at least one image')
@@ -540,6 +540,7 @@ def _check_args(bs, size, valid_pct, n_train, n_in):
     if isinstance(valid_pct, bool) or not isinstance(valid_pct, (int, float)) or not 0 <= valid_pct <= 0.45:
         raise CourseError(f'valid_pct={valid_pct!r}: give a share from 0 to 0.45, 0.1 for ten per cent')
     if n_train is not None and (not whole(n_train) or n_train < 1): raise CourseError(f'n_train={n_train!r}: give a number of images')
+    if seed is not None and (not whole(seed) or not 0 <= seed < 2**32): raise CourseError(f'seed={seed!r}: give a whole number from 0 to {2**32 - 1}, or None')
     if n_in not in (None, 1, 3): raise CourseError(f'n_in={n_in!r}: images have 1 channel (grey) or 3 (RGB)')
 
 # %% ../nbs/api/00_data.ipynb #9a34ef25
@@ -573,7 +574,7 @@ def get_dls(
     cfg = dict(name_or_path=str(name_or_path), bs=bs, size=size, valid_pct=valid_pct, seed=seed, n_train=n_train,
                augment=augment if isinstance(augment, (bool, str)) else [repr(o) for o in augment],
                n_in=n_in, stats=stats, in_memory=in_memory, num_workers=num_workers, root=None if root is None else str(root))
-    _check_args(bs, size, valid_pct, n_train, n_in)
+    _check_args(bs, size, valid_pct, n_train, n_in, seed)
     pool = open_pool(name_or_path, size, in_memory, root)
     splits = make_splits(pool, valid_pct, seed, n_train)
     n_in, size = n_in or pool.n_in, size or pool.size

@@ -229,9 +229,9 @@ def split_dl(
 ):
     "The loader of `split` for evaluation: in order, complete, without augmentation"
     pick(split, ['train', 'valid', 'test'], 'split')
-    if split == 'test' and getattr(dls, 'test', None) is None:
-        raise CourseError('these loaders have no test set: give the folder a `test` folder, or use `get_dls`')
-    dl = dict(train=dls.train, valid=dls.valid, test=getattr(dls, 'test', None))[split]
+    loaders = dict(zip(('train', 'valid', 'test'), dls.loaders))
+    if split not in loaders: raise CourseError(f'these loaders have no {split} set: give the folder a `{split}` folder, or use `get_dls`')
+    dl = loaders[split]
     return dl.new(shuffle=False, drop_last=False) if hasattr(dl, 'new') else dl
 
 @contextmanager

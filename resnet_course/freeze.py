@@ -58,8 +58,7 @@ class Frozen(Callback):
         train = {id(p) for m in _norms(model, groups, n) for p in m.parameters()} if self.bn == 'train' else set()
         for i, g in enumerate(groups):
             for p in g:
-                p.requires_grad_(i >= n or id(p) in train)
-                if not p.requires_grad: p.grad = None  # a zero gradient would still let weight decay at it
+                if not p.requires_grad_(i >= n or id(p) in train).requires_grad: p.grad = None  # a zero gradient would still let weight decay at it
 
     def before_fit(self):
         "Freeze anew: `fit` may have made another optimizer"
@@ -69,8 +68,13 @@ class Frozen(Callback):
         self.apply(self.n_frozen if opt is not self.seen else _group_number(self.learn, opt.frozen_idx))
     def before_train(self):
         "Undo `model.train()` for frozen BatchNorm"
-        if self.bn != 'eval': return
-        for m in _norms(self.learn.model, self.learn.opt.param_lists, self.n_frozen): m.eval()
+        for m in self.still: m.eval()
+    @property
+    def still(self):
+        "The normalization layers whose statistics stay as they are"
+        return list(_norms(self.learn.model, self.learn.opt.param_lists, self.n_frozen)) if self.bn == 'eval' else []
+    def state_dict(self): return dict(n_frozen=self.n_frozen, bn=self.bn)
+    def load_state_dict(self, s): self.n_frozen, self.bn, self.seen = s['n_frozen'], s['bn'], self.learn.opt
 
 # %% ../nbs/api/08_freeze.ipynb #90009c07
 def _names(learn):

@@ -21,6 +21,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import default_device, find_bs, rank_distrib, set_seed
+from fastcore.basics import patch
 from fastcore.foundation import L
 
 from .amp import AutoPrecision
@@ -47,12 +48,15 @@ class StopOnNaN(Callback):
     def after_batch(self):
         "Look at the loss"
         if not self.training or self.loss is None: return
-        if self.loss.is_cuda and self.iter%self.every: return
-        bad = mine = not torch.isfinite(self.loss)
+        if not (self.loss.is_cuda and self.iter%self.every): self.look(self.loss)
+    def after_train(self): self.look(self.recorder.smooth_loss.val)   # what was not finite in any batch stays in it
+    def look(self, loss):
+        "Raise if `loss` is not finite, here or in another process"
+        bad = mine = not torch.isfinite(loss)
         if hasattr(self.learn, 'in_step'): bad, = any_process(mine)   # one that stopped alone would leave the others waiting for it
         if bad:
-            raise CourseError(f'the loss is {self.loss.item() if mine else "not finite in another process"} in epoch {self.epoch}, batch {self.iter}: '
-                              'lower the learning rate (`learn.lr_find()` suggests one), or train with precision="fp32"')
+            raise CourseError(f'the loss is {loss.item() if mine else "not finite in another process"} in epoch {self.epoch}, batch {self.iter}: '
+                              'lower the learning rate (`find_lr(learn)` suggests one), or train with precision="fp32"')
 
 # %% ../nbs/api/09_learner.ipynb #4bc06172
 class History(Callback):
@@ -105,6 +109,13 @@ def no_waiting(
     learn.metrics = learn.metrics.map(lambda m: DeviceMean(m.func) if type(m) is AvgMetric else m)
     learn.recorder.loss, learn.recorder.smooth_loss = DeviceLoss(), DeviceSmoothLoss(learn.recorder.smooth_loss.beta)
     return learn
+
+@patch
+def after_batch(self:ProgressCallback):
+    "As fastai's, but on a GPU the loss beside the bar is asked for in one batch of fifty: asking waits for the GPU to finish"
+    self.pbar.update(self.iter + 1)
+    loss = getattr(self.learn, 'smooth_loss', None)
+    if loss is not None and not (loss.is_cuda and self.iter%50): self.pbar.comment = f'{loss.item():.4f}'
 
 # %% ../nbs/api/09_learner.ipynb #09e59e69
 def _glibc():

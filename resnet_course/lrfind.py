@@ -27,7 +27,7 @@ def unchanged(
     dls, model = list(learn.dls.loaders), learn.model
     weights, random = copy.deepcopy(model.state_dict()), get_random_state(dls)
     rngs, modes = [getattr(dl, 'rng', None) for dl in dls], [m.training for m in model.modules()]
-    trains, opt, old = [p.requires_grad for p in model.parameters()], learn.opt, {k: learn.__dict__.get(k) for k in ('lr', 'opt_func')}
+    trains, opt, old = [p.requires_grad for p in model.parameters()], learn.opt, {k: learn.__dict__.get(k) for k in ('lr', 'opt_func', 'loss_func', 'model')}
     cbs = learn.cbs.copy()
     kept = {id(cb): (cb, {k: copy.copy(v) if isinstance(v, (list, dict)) else v for k, v in cb.__dict__.items()}) for cb in cbs}
     opt_state = copy.deepcopy(opt.state_dict()) if opt else None
@@ -71,7 +71,9 @@ def read_curve(
     c.lr = float(valley(c.lrs, c.losses, len(lrs))[0])
     start, low = losses[len(losses)//10], min(losses)
     if asked and asked < 30: c.doubts.append(f'only {asked} batches tried; 100 give a curve one can read')
+    fallen = start - losses[lrs.index(min(lrs, key=lambda o: abs(o - c.lr)))]
     if low > 0.95*start: c.doubts.append(f'the loss hardly falls (from {start:.3g} to {low:.3g})')
+    elif fallen < 0.1*(start - low): c.doubts.append(f'the loss has hardly begun to fall there; it is lowest at {lrs[losses.index(low)]:.2g}')
     if losses[-1] < 1.1*low: c.doubts.append('the loss was still falling at the highest rate: try a higher `end_lr`')
     return c
 
@@ -92,7 +94,7 @@ def plot(self:LRCurve, fig=None)->Figure:
 # %% ../nbs/api/10a_lrfind.ipynb #abeeed4d
 class _Range(Callback):
     "Raises the learning rate batch by batch, goes round the loader again when it ends, and stops when the loss has exploded"
-    order, run_valid = 61, False
+    order, run_valid, name = 61, False, 'lr_finder'   # at this name fastai's trackers stand aside
     def __init__(self, start, end, n): self.start, self.end, self.n, self.lrs, self.losses, self.best, self.avg = start, end, n, [], [], math.inf, 0.
     def before_batch(self): self.opt.set_hyper('lr', self.start*(self.end/self.start)**(len(self.lrs)/max(self.n - 1, 1)))
     def after_batch(self):
@@ -114,7 +116,7 @@ def find_lr(
     n = len(learn.dls.train)
     if not n: raise CourseError('the training loader has no batches: use a smaller `bs`, or more images')
     if not 0 < start_lr < end_lr: raise CourseError(f'start_lr={start_lr}, end_lr={end_lr}: the second must be the larger, and both above 0')
-    r, quiet = _Range(start_lr, end_lr, num_it), [cb for cb in learn.cbs if type(cb).__name__ in ('StopOnNaN', 'ProgressCallback', 'EpochLine')]
+    r, quiet = _Range(start_lr, end_lr, num_it), [cb for cb in learn.cbs if type(cb).__name__ in ('StopOnNaN', 'Progress', 'ProgressCallback', 'EpochLine', 'TorchPlateau', 'SWA')]
     with unchanged(learn), learn.removed_cbs(quiet), learn.no_logging():
         if not learn.opt: learn.create_opt()
         learn.fit(math.ceil(num_it/n), lr=start_lr, cbs=r)

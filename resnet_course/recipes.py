@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['recipes', 'Recipe', 'list_recipes', 'steps', 'cosine', 'one_cycle', 'mom_cycle', 'triangle', 'get_recipe',
-           'recipe_cbs', 'plateau_cbs', 'trick_cbs', 'fit_recipe', 'learner_from_checkpoint']
+           'recipe_cbs', 'plateau_cbs', 'trick_cbs', 'check_recipe', 'fit_recipe', 'learner_from_checkpoint']
 
 # %% ../nbs/api/10_recipes.ipynb #9e9e2adb
-import math
+import math, warnings
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.mixup import CutMix, MixUp
@@ -162,12 +162,41 @@ def plateau_cbs(r): return [TorchPlateau(**r.plateau)] if r.plateau else []
 def trick_cbs(r):
     "The callbacks for what `r` adds to plain training"
     if r.mixup and r.cutmix: raise CourseError(f'{r.name} has mixup={r.mixup} and cutmix={r.cutmix}: choose one of the two')
+    if r.swa and (r.ema or r.keep_best): raise CourseError(f'{r.name} has swa={r.swa} and {f"ema={r.ema}" if r.ema else "keep_best"}: a network ends with one of them')
     made = [(r.mixup, MixUp), (r.cutmix, CutMix), (r.ema, EMA), (r.swa, SWA), (r.clip, ClipNorm), (r.grow, Grow), (r.whiten, FitWhiten)]
     cbs = [cb(v) for v, cb in made if v]
     if r.accumulate > 1: cbs.append(Accumulate(r.accumulate))
     if r.keep_best: cbs.append(KeepBest())
     if r.early_stop: cbs.append(EarlyStoppingCallback(**r.early_stop))
     return cbs
+
+# %% ../nbs/api/10_recipes.ipynb #chkrcp02
+def check_recipe(
+    recipe, # A name, or a `Recipe`
+    epochs, # Passes over the training set
+    lr=None # Highest learning rate; None: the recipe's
+)->Recipe:
+    "The recipe, if it can be trained by like this"
+    if epochs < 1: raise CourseError(f'epochs={epochs}: at least one is needed to train')
+    if lr is not None and not 0 < lr < math.inf: raise CourseError(f'lr={lr}: a learning rate is a number above 0')
+    return get_recipe(recipe)
+
+def _watches(r):
+    "Does `r` decide by validation?"
+    asked = [r.plateau, r.early_stop, dict(monitor='valid_loss') if r.keep_best else None]
+    return any(o and o.get('monitor', 'valid_loss') != 'train_loss' for o in asked)
+
+def _check_images(r, dls):
+    "Refuse loaders that `r` cannot be trained with"
+    if not len(dls.train): raise CourseError('the training loader has no batches: use a smaller `bs`, or more images')
+    if _watches(r) and not (dls.loaders[1:] and len(dls.valid)):
+        raise CourseError(f'{r.name} watches validation images, and there are none: give `get_dls` a `valid_pct` above 0, or take another recipe')
+
+def _changes(r):
+    "Where `r` differs from the registered recipe of its name"
+    known = recipes.get(r.name)
+    mine = {f.name: getattr(r, f.name) for f in fields(r) if not known or getattr(r, f.name) != getattr(known, f.name)}
+    return {k: v if v is None or isinstance(v, (int, float, str, dict)) else 'its own' for k, v in mine.items()}
 
 # %% ../nbs/api/10_recipes.ipynb #ceb21927
 def fit_recipe(
@@ -181,21 +210,24 @@ def fit_recipe(
     minutes:float=10      # Write a checkpoint within an epoch too, every so many minutes
 ):
     "Train `learn` by `recipe`, with a fresh optimizer; what is frozen stays frozen. Returns `learn`"
-    r = get_recipe(recipe)
-    if epochs < 1: raise CourseError(f'epochs={epochs}: at least one is needed to train')
-    if not len(learn.dls.train): raise CourseError('the training loader has no batches: use a smaller `bs`, or more images')
+    r = check_recipe(recipe, epochs, lr)
+    _check_images(r, learn.dls)
     if lr is None: lr = r.lr*(getattr(learn.dls.train, 'bs', r.bs)/r.bs)**r.lr_power
     frozen = learn.opt.frozen_idx if learn.opt else 0
     learn.opt_func = r.opt_func
     learn.create_opt()
     if frozen: learn.freeze_to(frozen)
     if r.hypers: learn.opt.set_hypers(**r.hypers)
-    if r.label_smoothing: learn.loss_func = CrossEntropyLossFlat(label_smoothing=r.label_smoothing)
-    learn.recipe = dict(name=r.name, epochs=epochs, lr=lr, wd=r.wd, source=r.source)
-    cfg = dict(data=getattr(learn.dls, 'cfg', None), model=getattr(learn.model, 'cfg', None), recipe=learn.recipe, seed=getattr(learn, 'seed', None),
+    learn.recipe = dict(name=r.name, epochs=epochs, lr=lr, wd=r.wd, source=r.source, **({'changed': o} if (o := _changes(r)) else {}))
+    cfg = dict({k: getattr(o, a, None) for k, o, a in (('data', learn.dls, 'cfg'), ('model', learn.model, 'cfg'), ('seed', learn, 'seed'))},
+               cbs=[type(cb).__name__ for cb in L(cbs)], recipe=learn.recipe,
                precision=learn.precision.resolved if hasattr(learn, 'precision') else 'fp32', compile=getattr(learn, 'compiled', False))
-    with in_step(learn), resumable(learn, checkpoint, resume, minutes, cfg) if checkpoint else nullcontext():
-        learn.fit(epochs, lr=lr, wd=r.wd, cbs=[*recipe_cbs(r, lr), *L(cbs)])
+    loss_func, model = learn.loss_func, learn.model
+    try:
+        if r.label_smoothing: learn.loss_func = CrossEntropyLossFlat(label_smoothing=r.label_smoothing)
+        with in_step(learn), resumable(learn, checkpoint, resume, minutes, cfg) if checkpoint else nullcontext():
+            learn.fit(epochs, lr=lr, wd=r.wd, cbs=[*recipe_cbs(r, lr), *L(cbs)])
+    finally: learn.loss_func, learn.model = loss_func, model   # an interrupted MixUp or EMA would leave its own
     return learn
 
 # %% ../nbs/api/10_recipes.ipynb #f5468004
@@ -208,6 +240,10 @@ def learner_from_checkpoint(
         raise CourseError(f'{path} does not say how its data or network was made: make the same learner and call `fit_recipe(..., checkpoint=..., resume=True)`')
     r = cfg['recipe']
     get_recipe(r['name'])
+    if r.get('changed'):
+        raise CourseError(f"{path}: its recipe is {r['name']} with another {', '.join(r['changed'])}: make the same learner and the same recipe, "
+                          'and call `fit_recipe(..., checkpoint=..., resume=True)`')
+    if cfg.get('cbs'): warnings.warn(f"{path} was trained with {', '.join(cfg['cbs'])} besides: hand them to `fit_recipe` again, as `cbs`")
     learn = course_learner(get_dls(**cfg['data']), create_model(**cfg['model']), precision=cfg['precision'], seed=cfg['seed'],
                            compile=cfg.get('compile', False))
     return learn, dict(recipe=r['name'], epochs=r['epochs'], lr=r['lr'], checkpoint=path, resume=True)

@@ -22,7 +22,7 @@ from .data import get_dls
 from .distributed import connect, from_first
 from .evaluate import evaluate
 from .learner import course_learner
-from .recipes import fit_recipe, learner_from_checkpoint
+from .recipes import check_recipe, fit_recipe, learner_from_checkpoint
 from .weights import save_weights
 
 # %% ../nbs/api/14_runs.ipynb #79afed15
@@ -61,10 +61,10 @@ def run_record(
     "What `run.json` holds"
     dls, hist = learn.dls, getattr(learn, 'history', None)
     rows = hist.rows if hist else []
-    return dict(schema=1, data=getattr(dls, 'cfg', {}), model=getattr(learn.model, 'cfg', {}), recipe=learn.recipe, seed=learn.seed,
+    return dict(schema=1, data=getattr(dls, 'cfg', None) or {}, model=getattr(learn.model, 'cfg', {}), recipe=learn.recipe, seed=learn.seed,
                 precision=learn.precision.resolved if hasattr(learn, 'precision') else 'fp32',
                 n_params=sum(p.numel() for p in learn.model.parameters()),
-                images={s: len(dl.dataset) for s, dl in zip(('train', 'valid', 'test'), (dls.train, dls.valid, getattr(dls, 'test', None))) if dl},
+                images={s: len(dl.dataset) for s, dl in zip(('train', 'valid', 'test'), dls.loaders) if dl},
                 train_seconds=sum(r['train_seconds'] for r in rows), history=rows,
                 **{r.split: r.to_dict() for r in reports}, machine=machine(getattr(dls, 'device', None)), versions=versions(),
                 finished=datetime.now(timezone.utc).isoformat(timespec='seconds'), **extra)
@@ -117,7 +117,7 @@ def save_run(
     reports=(),  # `Report`s of `evaluate`
     **extra      # More for `run.json`
 )->dict:
-    "Write a run's four files into `path`; returns the record"
+    "Write a run's five files into `path`; returns the record"
     path, rec = Path(path), run_record(learn, reports, **extra)
     dls = learn.dls
     save_weights(learn.model, path/'model.safetensors', vocab=list(map(str, dls.vocab)), size=getattr(dls, 'size', None),
@@ -158,13 +158,14 @@ def runs_table(
         "One run"
         t = r.get('test') or {}
         ci = t.get('top1_ci') or (float('nan'),)*2
-        return dict(run=Path(r.get('path', '')).name, data=r['data'].get('name_or_path'), arch=r['model'].get('name'),
+        return dict(run=Path(r.get('path', '')).name, data=(r.get('data') or {}).get('name_or_path'), arch=(r.get('model') or {}).get('name'),
                     recipe=(r.get('recipe') or {}).get('name'), epochs=len(r['history']), seed=r['seed'], precision=r['precision'],
                     seconds=round(r['train_seconds'], 1), test=t.get('top1'), low=ci[0], high=ci[1])
     return [row(r) for r in records]
 
 # %% ../nbs/api/14_runs.ipynb #bc7a93ae
 def _new_learner(data, arch, epochs, recipe, lr, bs, size, n_train, augment, weights, precision, seed, compile, out):
+    check_recipe(recipe, epochs, lr)   # before there is a folder
     dls = get_dls(data, bs=bs, size=size, n_train=n_train, augment=augment, seed=seed)
     learn = course_learner(dls, arch, weights=weights, precision=precision, seed=seed, compile=compile)
     run = from_first(None if rank_distrib() else new_run_dir(f'{dls.name}-{arch}', out))

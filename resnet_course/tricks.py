@@ -64,6 +64,9 @@ class SWA(Callback):
         "End with the mean, and statistics of its own"
         if not self.avg.n_averaged: return
         update_bn(self.dls.train, self.avg.module)
+        still = set(self.learn.frozen.still) if hasattr(self.learn, 'frozen') else ()
+        for m, a in zip(get_model(self.learn.model).modules(), self.avg.module.modules()):
+            if m in still: a.load_state_dict(m.state_dict())
         get_model(self.learn.model).load_state_dict(self.avg.module.state_dict())
     def state_dict(self): return self.avg.state_dict()
     def load_state_dict(self, s): self.avg.load_state_dict(s)
@@ -204,7 +207,9 @@ class KeepBest(TrackerCallback):
     def after_epoch(self):
         "Keep the weights if this epoch is the best so far"
         super().after_epoch()
-        if self.new_best: self.weights, self.best_epoch = copy.deepcopy(get_model(self.learn.model).state_dict()), self.learn.epoch
+        if not self.new_best: return
+        ema = next((cb for cb in self.learn.cbs if isinstance(cb, EMA)), None)   # then it is the average that was validated
+        self.weights, self.best_epoch = copy.deepcopy((ema.avg.module if ema else get_model(self.learn.model)).state_dict()), self.learn.epoch
     def after_fit(self):
         "Go back to them"
         if self.weights: get_model(self.learn.model).load_state_dict(self.weights)

@@ -1,5 +1,6 @@
 "Training on several processes, started for real (gloo, on the CPU): the same result as on one, every image counted once, one process that writes; and several seeds"
 import json, os, signal, socket, subprocess, sys, time, traceback
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,12 +8,12 @@ import torch
 from fastai.callback.core import Callback
 from fastai.metrics import F1Score, accuracy
 from fastai.torch_core import rank_distrib
-from resnet_course.checkpoint import Interrupted
+from resnet_course.checkpoint import Interrupted, read_checkpoint
 from resnet_course.core import CourseError
 from resnet_course.data import get_dls
 from resnet_course.evaluate import evaluate
 from resnet_course.learner import course_learner
-from resnet_course.recipes import fit_recipe
+from resnet_course.recipes import fit_recipe, get_recipe
 from resnet_course import cli
 from resnet_course.runs import list_runs, mean_spread, train_run
 
@@ -132,6 +133,22 @@ def test_ctrl_c_in_one_process_stops_all(tmp_path):
     os.kill(pids[1], signal.SIGINT)
     assert wait(pids) == [130, 130]
     assert [p.name for p in (tmp_path/'cut').iterdir()] == ['checkpoint.pt']
+
+class CtrlC(Callback):
+    "Ctrl-C in process 1, in the fourth batch"
+    order = 200
+    def after_batch(self):
+        if self.training and self.iter == 3 and rank_distrib(): signal.raise_signal(signal.SIGINT)
+
+def accumulates(rank, folder):
+    learn = learner(bs=8, n_train=160)
+    with learn.no_bar(), learn.no_logging(): fit_recipe(learn, replace(get_recipe('step'), accumulate=2), epochs=1, checkpoint=folder, cbs=CtrlC())
+
+@forks
+def test_ctrl_c_between_two_steps_of_several_batches(tmp_path):
+    "Processes ask each other between steps only, and every tenth batch need not be the last of a step"
+    assert wait(start(2, accumulates, tmp_path)) == [130, 130]
+    assert read_checkpoint(tmp_path)['pos']['iter'] == 12
 
 class Poison(Callback):
     "The loss of the second batch is NaN in some processes"
