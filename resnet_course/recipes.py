@@ -16,6 +16,7 @@ from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.losses import CrossEntropyLossFlat
 from fastcore.foundation import L
+import numpy as np
 
 from .checkpoint import read_checkpoint, resumable
 from .core import CourseError, pick
@@ -174,11 +175,11 @@ def trick_cbs(r):
 def check_recipe(
     recipe, # A name, or a `Recipe`
     epochs, # Passes over the training set
-    lr=None # Highest learning rate; None: the recipe's
+    lr=None # Highest learning rate, or one for each group; None: the recipe's
 )->Recipe:
     "The recipe, if it can be trained by like this"
     if epochs < 1: raise CourseError(f'epochs={epochs}: at least one is needed to train')
-    if lr is not None and not 0 < lr < math.inf: raise CourseError(f'lr={lr}: a learning rate is a number above 0')
+    if lr is not None and not isinstance(lr, slice) and not all(0 < o < math.inf for o in np.ravel(lr)): raise CourseError(f'lr={lr}: a learning rate is a number above 0')
     return get_recipe(recipe)
 
 def _watches(r):
