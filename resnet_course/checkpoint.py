@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['get_random_state', 'set_random_state', 'learner_state', 'load_learner_state', 'only_one', 'Interrupted', 'Checkpoint',
-           'read_checkpoint', 'resumable']
+           'read_checkpoint', 'put_back', 'resumable']
 
 # %% ../nbs/api/09a_checkpoint.ipynb #bd7593b0
 import io, os, random, signal, threading, time, warnings
@@ -19,8 +19,10 @@ from fastai.callback.tracker import TrackerCallback
 from fastai.torch_core import get_model, num_distrib, rank_distrib, to_device
 from fastcore.foundation import L
 from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase
 
 from .core import CourseError, MissingFileError, write_beside
+from .data import datasets
 from .distributed import all_states, any_process
 
 # %% ../nbs/api/09a_checkpoint.ipynb #a56e85c8
@@ -106,9 +108,9 @@ def load_learner_state(
 ):
     "Put `learn` back to where it was"
     net, dev, cbs = get_model(learn.model), next(learn.model.parameters()).device, _cb_states(learn)
-    if other := s['cbs'].keys() ^ cbs.keys():
-        raise CourseError(f'the checkpoint is of a training {"with" if other & s["cbs"].keys() else "without"} {", ".join(sorted(other))}: '
-                          'go on with the same recipe and the same callbacks')
+    if lost := s['cbs'].keys() - cbs.keys():
+        raise CourseError(f'the checkpoint is of a training with {", ".join(sorted(lost))}: go on with the same recipe and the same callbacks')
+    if new := cbs.keys() - s['cbs'].keys(): warnings.warn(f'the checkpoint knows nothing of {", ".join(sorted(new))}: that begins anew')
     try: net.load_state_dict(s['model'])
     except RuntimeError as e: raise CourseError(f'the checkpoint is of another network: {str(e).splitlines()[1].strip()}') from None
     for p, o in zip(learn.model.parameters(), s['trains']): p.requires_grad_(o)
@@ -197,10 +199,15 @@ from fastcore.basics import patch
 
 def _here(): return dict(torch=str(torch.__version__), threads=torch.get_num_threads(), processes=max(1, num_distrib()))
 
+def _finite(model):
+    "Are all parameters finite, and BatchNorm's statistics?"
+    norms = (b for m in model.modules() if isinstance(m, _NormBase) for b in m.buffers(recurse=False))
+    return all(t.isfinite().all() for t in (*model.parameters(), *norms))
+
 @patch
 def save(self:Checkpoint, epoch, it):
     "Write the file, unless the weights are spoilt or the disk is full"
-    if not all(t.isfinite().all() for t in self.learn.model.state_dict().values() if t.is_floating_point()):
+    if any_process(not _finite(self.learn.model))[0]:
         raise CourseError(f'weights or BatchNorm statistics are no longer finite in epoch {self.epoch}: lower the learning rate. {self.path} holds the last good ones')
     own = (get_random_state(self._dls), self.epoch_random, self.learn.recorder.smooth_loss.val) if it else (get_random_state(self._dls),)
     each = all_states(own)
@@ -232,13 +239,16 @@ def before_fit(self:Checkpoint):
     self.learn.train_iter, self.saved_at = pos['train_iter'], (pos['epoch'], pos['iter'])
 
 # %% ../nbs/api/09a_checkpoint.ipynb #cmpchk02
+_may_differ = ('root', 'num_workers', 'in_memory', 'source')
+
 @patch
 def compare(self:Checkpoint, was):
     "Raise if the recipe or the batches are not those of the run that is gone on with, `was`"
-    for k in ('recipe', 'data'):
+    for k in ('recipe', 'data', 'images'):
         old, new = was.get(k) or {}, self.cfg.get(k) or {}
-        keys = [o for o in {**old, **new} if o not in ('root', 'num_workers', 'in_memory')] if old else []
-        if diff := [f'{o}={new.get(o)!r} (was {old.get(o)!r})' for o in keys if old.get(o) != new.get(o)]:
+        keys = [o for o in {**old, **new} if o not in _may_differ] if old else []
+        if diff := [f'{o}={new.get(o)!r} (was {old.get(o)!r})' for o in keys if repr(_plain(old.get(o))) != repr(_plain(new.get(o)))
+                    and not (o == 'name_or_path' and not {old.get(o), new.get(o)} & set(datasets))]:   # a folder that was moved
             raise CourseError(f'{self.path} is of another run: {", ".join(diff)}; go on with what it was, or train anew in another folder')
 
 # %% ../nbs/api/09a_checkpoint.ipynb #cmpchk03
@@ -328,6 +338,16 @@ def _warn_if_other(made_by, path):
     if diff := [f'{k} {v} (now {here.get(k)})' for k, v in made_by.items() if here.get(k) != v]:
         warnings.warn(f'{path} was made with {", ".join(diff)}: the result may differ in the last digits')
 
+# %% ../nbs/api/09a_checkpoint.ipynb #putbk002
+@contextmanager
+def put_back(
+    learn # A fastai `Learner`
+):
+    "`learn` comes out with the loss function and the network it went in with: an interrupted MixUp or EMA leaves its own"
+    loss_func, model = learn.loss_func, learn.model
+    try: yield
+    finally: learn.loss_func, learn.model = loss_func, model
+
 # %% ../nbs/api/09a_checkpoint.ipynb #a0428fb9
 @contextmanager
 def resumable(
@@ -346,6 +366,7 @@ def resumable(
             for old in path.parent.glob(f'.{path.stem}-*.tmp'): old.unlink()  # of a process that was killed while it wrote
         state = read_checkpoint(path) if resume else None
         asked = stack.enter_context(_polite_signals())
+        stack.enter_context(put_back(learn))
         stack.callback(lambda: [learn.__dict__.pop(k, None) for k in ('_do_fit', 'all_batches')])
         if state:
             _warn_if_other(state['made_by'], path)

@@ -14,7 +14,7 @@ from typing import Annotated, List, Optional
 
 import typer
 
-from .core import CourseError
+from .core import CourseError, pick, write_beside
 
 # %% ../nbs/api/18_cli.ipynb #1af1f168
 app = typer.Typer(help='Learn ResNet and AlexNet: train, evaluate and use them from the command line.', no_args_is_help=True,
@@ -143,10 +143,14 @@ def _finetune(resume, out, plan, epochs, lr, kw):
     if int(os.environ.get('WORLD_SIZE', 1)) > 1: raise CourseError('fine-tuning in stages runs in one process: start it without a launcher')
     from resnet_course.evaluate import evaluate
     from resnet_course.finetune import finetune_learner, get_plan, run_stages
+    from resnet_course.recipes import check_recipe
     from resnet_course.runs import new_run_dir, save_run, write_json
     if resume:
+        if (resume/'run.json').is_file(): raise CourseError(f'{resume} is finished: `resnet-course evaluate {resume}` says how well it does')
         if not (asked := resume/'finetune.json').is_file(): raise CourseError(f'{resume}: no interrupted fine-tuning; `resnet-course runs` lists the finished runs')
-        plan, epochs, lr, kw = json.loads(asked.read_text(encoding='utf-8'))
+        try: plan, epochs, lr, kw = json.loads(asked.read_text(encoding='utf-8'))
+        except (ValueError, TypeError): raise CourseError(f'{asked} is damaged: begin anew, in another folder') from None
+    check_recipe('one_cycle', epochs, lr)   # before there is a folder
     learn = finetune_learner(**kw)
     stages = get_plan(plan, learn, epochs, lr)
     run = resume or new_run_dir(f"{learn.dls.name}-{learn.model.cfg['name']}-finetune", out)
@@ -182,6 +186,7 @@ def evaluate_cmd(
     "Evaluate a finished run: top-1, top-5, intervals, per class, most confused pairs."
     from resnet_course.evaluate import compare, evaluate
     from resnet_course.report import run_learner
+    if out: pick(out.suffix.lower(), ['.png', '.svg'], 'kind of picture')
     learn, _ = run_learner(run, data)
     report = evaluate(learn, split, name='one view')
     seen = _several_views(learn, split, 'ten_crop' if ten_crop else 'flip') if flips or ten_crop else None
@@ -191,7 +196,7 @@ def evaluate_cmd(
         say('most confused: ' + '; '.join(f'{a} taken for {b} ({n})' for a, b, n in report.most_confused(3)))
         if seen: say(f'\n{compare(report, seen)}')
     if out:
-        report.plot_confusion().figure.savefig(out)
+        with write_beside(out) as tmp: report.plot_confusion().figure.savefig(tmp, format=out.suffix[1:])
         if not as_json: say(f'confusion matrix: {out}')
 
 # %% ../nbs/api/18_cli.ipynb #244ff426
@@ -204,11 +209,13 @@ def compare_cmd(
     as_json:Annotated[bool, typer.Option('--json', help='print the comparison as JSON')]=False,
 ):
     "Is one run better than another? Tests both on the same images, and says whether chance explains the difference."
-    from resnet_course.evaluate import compare, evaluate
+    from resnet_course.evaluate import compare, evaluate, split_dl
     from resnet_course.report import run_learner
     (a, rec), (b, rec2) = run_learner(first, data), run_learner(second, data)
-    where = lambda r: [r.get('data', {}).get(k) for k in ('name_or_path', 'valid_pct', *(() if split == 'test' else ('seed', 'n_train')))]
+    where = lambda r: [(r.get('data') or {}).get(k) for k in ('name_or_path', 'valid_pct', *(() if split == 'test' else ('seed', 'n_train')))]
     if data is None and where(rec) != where(rec2): raise CourseError(f'these runs were made on different images ({where(rec)} and {where(rec2)}): choose one with --data')
+    if list(split_dl(a.dls, split).dataset.items) != list(split_dl(b.dls, split).dataset.items):
+        raise CourseError(f'the two runs hold back different images for {split}: runs of one seed, valid_pct and n_train can be compared there')
     res = compare(evaluate(a, split, name=str(first)), evaluate(b, split, name=str(second)))
     say(json.dumps(res.to_dict(), indent=1) if as_json else res)
 
@@ -230,7 +237,7 @@ def _image_files(paths):
     known = Image.registered_extensions()
     for p in paths:
         if not p.exists(): raise CourseError(f'{p}: no such file or folder')
-    inside = lambda d: sorted(f for f in d.rglob('*') if f.suffix.lower() in known)
+    inside = lambda d: sorted(f for f in d.rglob('*') if f.suffix.lower() in known and not f.name.startswith('.'))
     return [f for p in paths for f in (inside(p) if p.is_dir() else [p])]
 
 # %% ../nbs/api/18_cli.ipynb #7bac4b6b
@@ -271,7 +278,7 @@ def predict(
     if not files: raise CourseError(f"no image files in {', '.join(map(str, images))}")
     model = _model_file(model)
     net, bad = load_model(model), 0
-    if not as_json: say(f'{model}: {net.cfg["name"]}, {len(net.meta["vocab"])} classes', err=True)
+    if not as_json: say(f'{model}: {net.cfg["name"]}, {len(net.meta.get("vocab") or ())} classes', err=True)
     for p in _counted(predict_images(net, files, k=top), len(files)):
         bad += bool(p.error)
         if as_json: say(json.dumps(asdict(p), ensure_ascii=False))
@@ -366,7 +373,6 @@ def lr_find(
     plot:Annotated[Optional[Path], typer.Option(help='draw the curve into this file (.png or .svg)')]=None,
 ):
     "Suggest a learning rate for SGD, and say whether to trust it. Trains nothing that is kept."
-    from resnet_course.core import write_beside
     from resnet_course.data import get_dls
     from resnet_course.learner import course_learner
     from resnet_course.lrfind import find_lr
@@ -424,14 +430,16 @@ def _complain(msg):
 
 def main():
     "The command `resnet-course`"
+    for f in (sys.stdout, sys.stderr):
+        if hasattr(f, 'reconfigure'): f.reconfigure(errors='replace')   # a file on Windows may have no place for an arrow
     try: app()
     except CourseError as e: _complain(f'error: {e}')
     except KeyboardInterrupt as e:
         say(str(e) or 'interrupted', err=True)
         sys.exit(130)
     except OSError as e:
-        if e.errno not in _disk: raise
-        say(f'error: {e.filename or ""}: {_disk[e.errno]}', err=True)
+        if e.errno not in _disk and not e.filename: raise
+        say(f'error: {e.filename or ""}: {_disk.get(e.errno, e.strerror)}', err=True)
     else: return
     sys.exit(1)
 

@@ -644,6 +644,7 @@ def as_dls(
     for dl in (train, valid, *([test] if test is not None else [])):
         if not isinstance(dl, TorchLoader) or not hasattr(dl.dataset, '__len__'):
             raise CourseError(f'{dl!r} is no PyTorch DataLoader over a dataset that has a length')
+        if dl.batch_size is None: raise CourseError('a DataLoader with a batch_sampler is not taken over: give it batch_size and a sampler')
     vocab = vocab or _below(train.dataset, 'classes')
     if vocab is None: raise CourseError('the dataset has no `classes`: give their names as vocab=')
     tfm, device = _below(valid.dataset, 'transform'), device or default_device()

@@ -83,7 +83,7 @@ def check_data():
 def _existing(path):
     "`path`, or the nearest folder above it that is there"
     path = Path(path).expanduser()
-    while not path.exists(): path = path.parent
+    while not path.exists() and path != path.parent: path = path.parent   # a drive that is not there has no parent
     return path
 
 def _writable(path):

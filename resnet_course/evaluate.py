@@ -24,7 +24,7 @@ from fastcore.basics import noop, patch
 from torch import nn
 
 from .amp import AutoPrecision, set_precision
-from .augment import MiddleCrop, TenCrop
+from .augment import MiddleCrop, ResizeTo, TenCrop
 from .core import CourseError, pick
 from .data import datasets, read_image
 
@@ -232,6 +232,7 @@ def split_dl(
     loaders = dict(zip(('train', 'valid', 'test'), dls.loaders))
     if split not in loaders: raise CourseError(f'these loaders have no {split} set: give the folder a `{split}` folder, or use `get_dls`')
     dl = loaders[split]
+    if not len(getattr(dl, 'dataset', dl)): raise CourseError(f'the {split} split is empty: there is nothing to evaluate on')
     return dl.new(shuffle=False, drop_last=False) if hasattr(dl, 'new') else dl
 
 @contextmanager
@@ -434,6 +435,16 @@ class Prediction:
     probs: list          # Their probabilities
     error: str|None = None # Why there is no prediction
 
+# %% ../nbs/api/12_evaluate.ipynb #prepim02
+def _preparation(meta):
+    "The side at which to read images (px), and what makes batches of bytes into what the network of `meta` was trained with"
+    if lack := [o for o in ('vocab', 'size', 'stats') if not meta.get(o)]:
+        raise CourseError(f'these weights come without {", ".join(lack)}, so they cannot predict: use the model.safetensors of a run')
+    size, side = meta['size'], meta.get('side') or meta['size']
+    view = (MiddleCrop if meta.get('crop', side >= size) else ResizeTo)(size)
+    mean, std = (torch.tensor(o)[:, None, None] for o in meta['stats'])
+    return side, lambda x: (_bare(view(TensorImage(x)/255)) - mean)/std
+
 # %% ../nbs/api/12_evaluate.ipynb #c1ab271e
 @torch.inference_mode()
 def predict_images(
@@ -443,18 +454,17 @@ def predict_images(
     bs:int=64   # Images per batch
 ):
     "Yields a `Prediction` for each of `files`, in order"
-    meta, n_in, k = model.meta, model.cfg.get('n_in', 3), min(k, len(model.meta['vocab']))
-    size, side = meta['size'], meta.get('side') or meta['size']
-    mean, std = (torch.tensor(o)[:, None, None] for o in meta['stats'])
-    dev, lo = next(model.parameters()).device, (side - size)//2
+    meta, dev = model.meta, next(model.parameters()).device
+    side, prepare = _preparation(meta)
+    n_in, k = model.cfg.get('n_in', 3), min(k, len(meta['vocab']))
     model.eval()
     files = list(map(str, files))
     for start in range(0, len(files), bs):
         some, xs, errors = files[start:start + bs], [], {}
         for f in some:
-            try: xs.append((read_image(f, side, n_in)[:, lo:lo + size, lo:lo + size]/255 - mean)/std)
+            try: xs.append(read_image(f, side, n_in))
             except CourseError as e: errors[f] = str(e)
-        top = model(torch.stack(xs).to(dev)).softmax(1).topk(k) if xs else None
+        top = model(prepare(torch.stack(xs)).to(dev)).softmax(1).topk(k) if xs else None
         found = iter(zip(top.values.tolist(), top.indices.tolist())) if xs else None
         for f in some:
             if f in errors: yield Prediction(f, [], [], errors[f]); continue

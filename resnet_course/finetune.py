@@ -28,6 +28,7 @@ from .data import PoolDL, get_dls
 from .evaluate import evaluate, split_dl
 from .freeze import Frozen, bn_modes, freeze_report, freeze_to, snapshot
 from .learner import History, course_learner, set_seeds
+from .models import options
 from .recipes import Recipe, fit_recipe, get_recipe, one_cycle, mom_cycle
 from .resnet import group_names, unwrapped
 from .tricks import KeepBest
@@ -107,7 +108,7 @@ class BestEpoch(KeepBest):
     def after_epoch(self):
         "Keep the weights if this epoch is the best so far; the first is, whatever its loss"
         super().after_epoch()
-        if self.best_epoch is None: self.weights, self.best_epoch = copy.deepcopy(get_model(self.learn.model).state_dict()), self.epoch
+        if self.best_epoch is None: self.keep()
         elif self.patience and self.epoch - self.best_epoch >= self.patience: raise CancelFitException
     def after_fit(self):
         "Go back to them, if that is asked for"
@@ -278,15 +279,17 @@ class _Store:
     "The checkpoints and results of a plan: in memory, and in a folder if there is one"
     def __init__(self, learn, stages, path):
         self.path, self.weights, self.done = Path(path) if path else None, {}, {}
-        self.plan = dict(stages=[_stage_dict(s) for s in stages], seed=getattr(learn, 'seed', None), data=getattr(learn.dls, 'cfg', None))
+        self.plan = dict(stages=[_stage_dict(s) for s in stages], seed=getattr(learn, 'seed', None), data=getattr(learn.dls, 'cfg', None),
+                         model=getattr(unwrapped(learn.model), 'cfg', None), weights=str(getattr(getattr(learn, 'weights_report', None), 'source', None)))
         if self.path and (self.path/'stages.json').exists(): self._resume(learn)
         else: self.put(learn, 'initial', None)
     def _resume(self, learn):
-        try: d = json.loads((self.path/'stages.json').read_text(encoding='utf-8'))
-        except ValueError: raise CourseError(f'{self.path}/stages.json is damaged: remove the folder, or choose another') from None
-        if d['plan'] != json.loads(json.dumps(self.plan)):
-            raise CourseError(f'{self.path} holds another plan, seed or data set: choose another folder, or remove it')
-        self.done = d['done']
+        try:
+            d = json.loads((self.path/'stages.json').read_text(encoding='utf-8'))
+            plan, self.done = d['plan'], d['done']
+        except (ValueError, TypeError, KeyError): raise CourseError(f'{self.path}/stages.json is damaged: remove the folder, or choose another') from None
+        if plan != json.loads(json.dumps(self.plan)):
+            raise CourseError(f'{self.path} holds another plan, seed, data set, network or start: choose another folder, or remove it')
     def _file(self, name): return self.path/f'{name}.safetensors'
     def put(self, learn, name, result):
         "Keep a checkpoint and its result; the list of what is done is written last, so that it never promises too much"
@@ -294,6 +297,9 @@ class _Store:
         if not self.path: self.weights[name] = snapshot(learn); return
         save_weights(unwrapped(learn.model), self._file(name))
         with write_beside(self.path/'stages.json') as tmp: tmp.write_text(json.dumps(dict(plan=self.plan, done=self.done), indent=1), encoding='utf-8')
+    def rows(self, stages):
+        "The epochs of the stages that an earlier process has trained"
+        return [{**r, 'epoch': k} for k, r in enumerate(r for s in stages if s.name in self.done for r in self.done[s.name]['history'])]
     def get(self, learn, name):
         "Put the checkpoint back into the learner"
         sd = self.weights[name] if not self.path else read_weights(self._file(name))[0]
@@ -339,6 +345,7 @@ def run_stages(
     if learn.opt is None: learn.create_opt()
     for s in stages: _check_on(learn, s)
     seed, store, prev = getattr(learn, 'seed', None), _Store(learn, stages, path), 'initial'
+    if hasattr(learn, 'history') and not learn.history.rows: learn.history.rows = store.rows(stages)
     for i, s in enumerate(stages):
         start = s.start_from or prev
         prev = s.name
@@ -405,7 +412,7 @@ def load_plan(
     "Read a plan"
     try: rows = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
     except FileNotFoundError: raise CourseError(f'{path}: no such plan') from None
-    except yaml.YAMLError as e: raise CourseError(f'{path}: not YAML: {e}') from None
+    except (yaml.YAMLError, UnicodeDecodeError) as e: raise CourseError(f'{path}: not YAML: {e}') from None
     if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows): raise CourseError(f'{path}: a plan is a list of stages, each with name, freeze_to, epochs, lr')
     return check_plan([_stage_from(r, path) for r in rows])
 
@@ -414,8 +421,13 @@ def _stage_from(r, path):
     for k in r: pick(k, [f.name for f in fields(Stage)], f'field in {path}')
     if lack := [k for k in ('name', 'freeze_to', 'epochs', 'lr') if k not in r]: raise CourseError(f'{path}: stage {r.get("name", "?")} lacks {", ".join(lack)}')
     lr = r['lr']
-    if isinstance(lr, dict): lr = slice(*[lr.get(k) for k in ('low', 'high')])
-    return Stage(**{**r, 'lr': lr})
+    if isinstance(lr, dict): lr = slice(*[_number(lr.get(k)) for k in ('low', 'high')])
+    return Stage(**{**r, 'name': str(r['name']), 'lr': [*map(_number, lr)] if isinstance(lr, list) else _number(lr)})
+
+def _number(o):
+    "YAML takes 1e-3 for a word"
+    try: return float(o) if isinstance(o, str) else o
+    except ValueError: return o
 
 # %% ../nbs/api/11_finetune.ipynb #dcf014a6
 def finetune_learner(
@@ -434,7 +446,8 @@ def finetune_learner(
     if not (arch or cfg): raise CourseError(f'{weights}: which network these weights are for cannot be told; give its name as `arch`')
     dls = get_dls(data, seed=seed, stats=meta.get('stats') or ('imagenet' if cfg.get('n_in', 3) == 3 else None), **kwargs)
     own = {k: v for k, v in cfg.items() if k not in ('name', 'n_out', 'n_in', 'stem')} if arch in (None, cfg.get('name')) else {}
-    learn = course_learner(dls, arch or cfg['name'], precision=precision, seed=seed, stem=cfg.get('stem'),
+    stem = cfg.get('stem') if 'stem' in options(arch or cfg['name']) else None
+    learn = course_learner(dls, arch or cfg['name'], precision=precision, seed=seed, stem=stem,
                            model_kwargs=own | (dict(variant=variant) if variant else {}))
     learn.weights_report = load_weights(learn.model, weights, variant=variant)
     return learn

@@ -7,7 +7,7 @@ __all__ = ['open_image', 'array_image', 'read_image', 'as_channels', 'ImagePool'
            'split_folders', 'decode_all', 'make_pool', 'open_folder', 'open_csv']
 
 # %% ../nbs/api/00_images.ipynb #6a39e1dd
-import csv, io, json, os, warnings
+import csv, io, json, os, struct, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def open_image(
         if side and im.format == 'JPEG' and o is not im: im.draft(None, (2*side, 2*side))
         return _plain(ImageOps.exif_transpose(im))
     except FileNotFoundError: raise MissingFileError(f'no such image: {what}') from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
+    except (OSError, ValueError, TypeError, LookupError, struct.error, SyntaxError, Image.DecompressionBombError) as e:   # bad EXIF raises many things
         raise CourseError(f'cannot read the image {what}: {e}') from e
 
 def _plain(im):
@@ -129,7 +129,8 @@ def on(self:ImagePool,
 
 # %% ../nbs/api/00_images.ipynb #8b1a7372
 _exts = {'.jpg', '.jpeg', '.jpe', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff', '.ppm', '.pgm'}
-_split_names = dict(train=('train', 'training'), valid=('valid', 'val', 'validation'), test=('test', 'testing'))
+_split_names = dict(train=('train', 'training', 'train_set', 'training_set'), valid=('valid', 'val', 'validation', 'validation_set'),
+                    test=('test', 'testing', 'test_set', 'testing_set'))
 
 def is_image(f)->bool:
     "Does the name of `f` say that it is an image? Hidden files are not"
@@ -149,8 +150,8 @@ def class_folders(folder)->list:
     except OSError as e: raise CourseError(f'cannot read the folder {folder}: {e.strerror}') from e
 
 def split_folders(folder)->dict:
-    "`{split: folder}` for the training, validation and test folders that there are"
-    return {s: Path(folder)/n for s, names in _split_names.items() for n in names if (Path(folder)/n).is_dir()}
+    "`{split: folder}` for the training, validation and test folders that there are, whatever their capitals"
+    return {s: Path(folder)/n for s, names in _split_names.items() for n in class_folders(folder) if n.lower() in names}
 
 # %% ../nbs/api/00_images.ipynb #9b9844fe
 def _scan(folder):
@@ -158,6 +159,8 @@ def _scan(folder):
     parts = split_folders(folder)
     if parts and 'train' not in parts: raise CourseError(f'{folder} has {", ".join(p.name for p in parts.values())} but no train')
     found = {s: {c: image_files(d/c) for c in class_folders(d)} for s, d in (parts or {None: folder}).items()}
+    if bare := [parts[s] for s, cs in found.items() if s and not any(cs.values())]:
+        raise CourseError(f'{bare[0]} has no class folders with images: {bare[0].name}/CLASS/IMAGE.jpg; or give the folder another name')
     full = {c for cs in found.values() for c, fs in cs.items() if fs}
     if empty := sorted({c for cs in found.values() for c in cs} - full):
         warnings.warn(f'{folder}: no images in {", ".join(empty[:5])}; left out')
@@ -252,6 +255,8 @@ def _described(path, files, y, names, splits):
     "What `dataset.json` says about a folder, and the folder in its order"
     try: d = json.loads((path/'dataset.json').read_text(encoding='utf-8'))
     except ValueError as e: raise CourseError(f'{path/"dataset.json"} is not JSON: {e}') from e
+    if not isinstance(d, dict) or not isinstance(d.get('classes'), dict):
+        raise CourseError(f'{path/"dataset.json"} does not say which folder is which class: it needs "classes", a name for each folder; or remove it')
     labels = list(d['classes'])
     if extra := set(names) - set(labels): raise CourseError(f'{path/"dataset.json"} does not know the class {min(extra)}')
     order = np.concatenate([sorted(s, key=lambda i: files[i].name) for s in splits.values()] or
@@ -271,7 +276,7 @@ def _column(header, kind, default):
 
 def _split_of(v, f):
     "The split that a cell of the split column names"
-    v = v.strip().lower()
+    v = (v or '').strip().lower()
     names = {n: s for s, ns in _split_names.items() for n in ns} | dict(true='valid', false='train') | {'1': 'valid', '0': 'train'}
     if v not in names: raise CourseError(f'{f}: {v!r} is no split; use train, valid or test')
     return names[v]
@@ -303,4 +308,6 @@ def open_csv(
     if len(vocab) < 2: raise CourseError(f'{path} names {len(vocab)} class, and a classifier needs two or more')
     which = np.array([_split_of(r[scol], path) for r in rows if r[fcol]]) if scol else np.array([])
     splits = {s: np.flatnonzero(which == s) for s in _split_names if (which == s).any()}
+    if splits and 'train' not in splits: raise CourseError(f'{path} has rows for {", ".join(splits)} but none for train')
+    if twice := len(files) - len({os.path.normpath(f) for f in files}): raise CourseError(f'{path} lists {twice} files more than once: each image may be in one split only')
     return make_pool(path.stem, files, [vocab.index(l) for l in labels], vocab, splits, size, in_memory, flip=True)

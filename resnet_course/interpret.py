@@ -70,7 +70,8 @@ def activations(
     "Name of a layer → its output for `xb`"
     names, outs = names or stages(learn), {}
     keep = lambda n: lambda m, i, o: outs.__setitem__(n, o.detach().clone())
-    hooks = [layer(learn, n).register_forward_hook(keep(n)) for n in names]
+    layers = {n: layer(learn, n) for n in names}   # a wrong name leaves no hook behind
+    hooks = [m.register_forward_hook(keep(n)) for n, m in layers.items()]
     try:
         with eval_mode(learn) as model: model(_plain(xb, model))
     finally:
@@ -353,7 +354,7 @@ def plot_gradients(
 # %% ../nbs/api/13_interpret.ipynb #96fecd7a
 class GradientNorms(Callback):
     "Notes the length of the gradient of each convolution and linear layer, every so many batches"
-    order = 50
+    order = 102   # after float16's scale is taken out, and after clipping
     def __init__(self,
         every:int=10 # Batches between two notes
     ): self.every, self.batches, self.norms = every, [], {}

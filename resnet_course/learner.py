@@ -49,7 +49,9 @@ class StopOnNaN(Callback):
         "Look at the loss"
         if not self.training or self.loss is None: return
         if not (self.loss.is_cuda and self.iter%self.every): self.look(self.loss)
-    def after_train(self): self.look(self.recorder.smooth_loss.val)   # what was not finite in any batch stays in it
+    def after_train(self):
+        "What was not finite in any batch stays in the running mean"
+        if rec := getattr(self.learn, 'recorder', None): self.look(rec.smooth_loss.val)
     def look(self, loss):
         "Raise if `loss` is not finite, here or in another process"
         bad = mine = not torch.isfinite(loss)
@@ -194,6 +196,6 @@ def course_learner(
     report = load_weights(arch, weights) if weights is not None else None
     learn = Learner(dls, arch, loss_func=loss_func or CrossEntropyLossFlat(), opt_func=opt_func, splitter=splitter,
                     metrics=metrics, cbs=[AutoPrecision(precision), KeepMemory(), Frozen(), StopOnNaN(), History(), *L(cbs)], **kwargs)
-    learn.seed, learn.weights_report, learn.recipe = seed, report, None
+    learn.seed, learn.weights_report, learn.recipe, learn.more_cbs = seed, report, None, [getattr(cb, '__name__', type(cb).__name__) for cb in L(cbs)]
     learn.compiled = compile if compile and _compile(arch, compile, getattr(dls, 'device', None) or 'cpu') else False
     return no_waiting(learn)

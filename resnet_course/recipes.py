@@ -18,7 +18,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastcore.foundation import L
 import numpy as np
 
-from .checkpoint import read_checkpoint, resumable
+from .checkpoint import put_back, read_checkpoint, resumable
 from .core import CourseError, pick
 from .distributed import in_step
 from .data import get_dls
@@ -163,7 +163,6 @@ def plateau_cbs(r): return [TorchPlateau(**r.plateau)] if r.plateau else []
 def trick_cbs(r):
     "The callbacks for what `r` adds to plain training"
     if r.mixup and r.cutmix: raise CourseError(f'{r.name} has mixup={r.mixup} and cutmix={r.cutmix}: choose one of the two')
-    if r.swa and (r.ema or r.keep_best): raise CourseError(f'{r.name} has swa={r.swa} and {f"ema={r.ema}" if r.ema else "keep_best"}: a network ends with one of them')
     made = [(r.mixup, MixUp), (r.cutmix, CutMix), (r.ema, EMA), (r.swa, SWA), (r.clip, ClipNorm), (r.grow, Grow), (r.whiten, FitWhiten)]
     cbs = [cb(v) for v, cb in made if v]
     if r.accumulate > 1: cbs.append(Accumulate(r.accumulate))
@@ -197,7 +196,7 @@ def _changes(r):
     "Where `r` differs from the registered recipe of its name"
     known = recipes.get(r.name)
     mine = {f.name: getattr(r, f.name) for f in fields(r) if not known or getattr(r, f.name) != getattr(known, f.name)}
-    return {k: v if v is None or isinstance(v, (int, float, str, dict)) else 'its own' for k, v in mine.items()}
+    return {k: v if v is None or isinstance(v, (int, float, str)) else repr(v) if isinstance(v, dict) else 'its own' for k, v in mine.items()}
 
 # %% ../nbs/api/10_recipes.ipynb #ceb21927
 def fit_recipe(
@@ -211,7 +210,7 @@ def fit_recipe(
     minutes:float=10      # Write a checkpoint within an epoch too, every so many minutes
 ):
     "Train `learn` by `recipe`, with a fresh optimizer; what is frozen stays frozen. Returns `learn`"
-    r = check_recipe(recipe, epochs, lr)
+    r, cbs = check_recipe(recipe, epochs, lr), [cb() if isinstance(cb, type) else cb for cb in L(cbs)]
     _check_images(r, learn.dls)
     if lr is None: lr = r.lr*(getattr(learn.dls.train, 'bs', r.bs)/r.bs)**r.lr_power
     frozen = learn.opt.frozen_idx if learn.opt else 0
@@ -221,14 +220,12 @@ def fit_recipe(
     if r.hypers: learn.opt.set_hypers(**r.hypers)
     learn.recipe = dict(name=r.name, epochs=epochs, lr=lr, wd=r.wd, source=r.source, **({'changed': o} if (o := _changes(r)) else {}))
     cfg = dict({k: getattr(o, a, None) for k, o, a in (('data', learn.dls, 'cfg'), ('model', learn.model, 'cfg'), ('seed', learn, 'seed'))},
-               cbs=[type(cb).__name__ for cb in L(cbs)], recipe=learn.recipe,
+               images=dict(zip(('train', 'valid', 'test'), (getattr(dl, 'n', None) for dl in learn.dls.loaders))),
+               cbs=[*getattr(learn, 'more_cbs', ()), *(type(cb).__name__ for cb in cbs)], recipe=learn.recipe,
                precision=learn.precision.resolved if hasattr(learn, 'precision') else 'fp32', compile=getattr(learn, 'compiled', False))
-    loss_func, model = learn.loss_func, learn.model
-    try:
+    with put_back(learn), in_step(learn), resumable(learn, checkpoint, resume, minutes, cfg) if checkpoint else nullcontext():
         if r.label_smoothing: learn.loss_func = CrossEntropyLossFlat(label_smoothing=r.label_smoothing)
-        with in_step(learn), resumable(learn, checkpoint, resume, minutes, cfg) if checkpoint else nullcontext():
-            learn.fit(epochs, lr=lr, wd=r.wd, cbs=[*recipe_cbs(r, lr), *L(cbs)])
-    finally: learn.loss_func, learn.model = loss_func, model   # an interrupted MixUp or EMA would leave its own
+        learn.fit(epochs, lr=lr, wd=r.wd, cbs=[*recipe_cbs(r, lr), *cbs])
     return learn
 
 # %% ../nbs/api/10_recipes.ipynb #f5468004

@@ -30,10 +30,17 @@ def run_learner(
     weights = Path(run).suffix == '.safetensors'
     rec = {} if weights else load_run(run)
     if weights and data is None: raise CourseError(f'{run}: weights alone do not say which images to test on; name them with data (--data)')
+    if not weights and not rec.get('data') and data is None:
+        raise CourseError(f'{run} does not say which images it was trained on: name them with data (--data)')
     model = load_model(run if weights else Path(rec['path'])/'model.safetensors')
     meta = model.meta
-    own = dict(n_in=model.cfg['n_in'], stats=meta.get('stats')) if weights else rec['data']
-    dls = get_dls(**{**own, 'size': meta.get('size')} | ({} if data is None else {'name_or_path': data}))
+    own = dict(n_in=model.cfg['n_in'], stats=meta.get('stats')) if weights or not rec.get('data') else rec['data']
+    own = {**own, 'size': meta.get('size'), 'n_in': model.cfg['n_in'], 'stats': meta.get('stats') or own.get('stats')}
+    if isinstance(own.get('augment'), list): own['augment'] = False   # by name, for the record: they cannot be made again
+    dls = get_dls(**own | ({} if data is None else {'name_or_path': data}))
+    now = {s: len(dl.dataset) for s, dl in zip(('train', 'valid', 'test'), dls.loaders) if dl}
+    if data is None and (then := rec.get('images', now)) != now:
+        raise CourseError(f'{run}: its images have changed, {then} then and {now} now, and others may be held back for the test: name the set with data (--data)')
     if (have := list(map(str, dls.vocab))) != (want := meta.get('vocab', have)):
         raise CourseError(f"{dls.name} has the classes {', '.join(have)[:80]}; this network was trained for {', '.join(want)[:80]}")
     return course_learner(dls, model), rec

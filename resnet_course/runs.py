@@ -17,6 +17,7 @@ import torch
 from fastai.torch_core import num_distrib, rank_distrib
 from matplotlib.figure import Figure
 
+from .augment import ResizeTo
 from .core import CourseError, MissingFileError, write_beside
 from .data import get_dls
 from .distributed import connect, from_first
@@ -121,7 +122,7 @@ def save_run(
     path, rec = Path(path), run_record(learn, reports, **extra)
     dls = learn.dls
     save_weights(learn.model, path/'model.safetensors', vocab=list(map(str, dls.vocab)), size=getattr(dls, 'size', None),
-                 side=getattr(dls, 'side', None), stats=getattr(dls, 'stats', None))
+                 side=getattr(dls, 'side', None), stats=getattr(dls, 'stats', None), crop=not any(type(f) is ResizeTo for f in dls.valid.after_batch.fs))
     if rec['history']:
         with write_beside(path/'history.csv') as tmp, open(tmp, 'w', newline='', encoding='utf-8') as f:
             w = csv.DictWriter(f, list(rec['history'][0]))

@@ -56,18 +56,26 @@ class SWA(Callback):
     def __init__(self,
         start:float=0.75 # Share of the epochs after which averaging begins
     ): self.start = start
-    def before_fit(self): self.avg = AveragedModel(get_model(self.learn.model))
+    def before_fit(self):
+        "Start to average"
+        if other := [type(cb).__name__ for cb in self.learn.cbs if isinstance(cb, EMA) or getattr(cb, 'restore', False)]:   # KeepBest, below
+            raise CourseError(f'SWA and {other[0]} both say which weights training ends with: choose one of them')
+        self.avg = AveragedModel(get_model(self.learn.model))
     def after_epoch(self):
         "Add these weights, if it is late enough"
         if self.learn.epoch + 1 > self.start*self.n_epoch: self.avg.update_parameters(get_model(self.learn.model))
     def after_fit(self):
         "End with the mean, and statistics of its own"
         if not self.avg.n_averaged: return
-        update_bn(self.dls.train, self.avg.module)
+        hook = self.avg.module.register_forward_pre_hook(self.keep_frozen)
+        try: update_bn(self.dls.train, self.avg.module)
+        finally: hook.remove()
+        get_model(self.learn.model).load_state_dict(self.avg.module.state_dict())
+    def keep_frozen(self, *_):
+        "Before each batch of `update_bn`: what is frozen normalises as it did in training"
         still = set(self.learn.frozen.still) if hasattr(self.learn, 'frozen') else ()
         for m, a in zip(get_model(self.learn.model).modules(), self.avg.module.modules()):
-            if m in still: a.load_state_dict(m.state_dict())
-        get_model(self.learn.model).load_state_dict(self.avg.module.state_dict())
+            if m in still: a.load_state_dict(m.state_dict()); a.eval()
     def state_dict(self): return self.avg.state_dict()
     def load_state_dict(self, s): self.avg.load_state_dict(s)
 
@@ -197,6 +205,7 @@ class Grow(Callback):
 class KeepBest(TrackerCallback):
     "Ends with the weights of the epoch that was best by `monitor`"
     order = 61
+    restore = True
     def __init__(self, monitor='valid_loss', **kwargs):
         super().__init__(monitor=monitor, **kwargs)
         self.weights = None
@@ -207,7 +216,9 @@ class KeepBest(TrackerCallback):
     def after_epoch(self):
         "Keep the weights if this epoch is the best so far"
         super().after_epoch()
-        if not self.new_best: return
+        if self.new_best: self.keep()
+    def keep(self):
+        "Remember the weights of this epoch"
         ema = next((cb for cb in self.learn.cbs if isinstance(cb, EMA)), None)   # then it is the average that was validated
         self.weights, self.best_epoch = copy.deepcopy((ema.avg.module if ema else get_model(self.learn.model)).state_dict()), self.learn.epoch
     def after_fit(self):

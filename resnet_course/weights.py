@@ -347,7 +347,9 @@ def save_weights(
     try: meta = json.dumps(meta)
     except TypeError as e: raise CourseError(f'metadata must be what JSON can hold: {e}') from None
     sd = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    with write_beside(path) as tmp: save_file(sd, tmp, metadata=dict(format='pt', resnet_course=meta))
+    try:
+        with write_beside(path) as tmp: save_file(sd, tmp, metadata=dict(format='pt', resnet_course=meta))
+    except SafetensorError as e: raise CourseError(f'{path}: cannot write the weights ({e}); is the disk full?') from None
     return path
 
 # %% ../nbs/api/06_weights.ipynb #fb88c733

@@ -5,7 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from fastai.callback.core import Callback
+from fastai.callback.mixup import MixUp
 from fastai.callback.tracker import EarlyStoppingCallback
 from torch.utils.data import DataLoader, TensorDataset
 from resnet_course import cli
@@ -18,6 +20,7 @@ from resnet_course.learner import StopOnNaN, course_learner
 from resnet_course.lrfind import find_lr
 from resnet_course.models import create_model
 from resnet_course.recipes import fit_recipe, get_recipe, learner_from_checkpoint
+from resnet_course.report import run_learner
 from resnet_course.runs import list_runs, runs_table, save_run
 from resnet_course.tricks import EMA, SWA, KeepBest
 
@@ -93,6 +96,31 @@ def test_an_interrupted_learner_is_as_it_was(tmp_path, kw):
     fit_recipe(learn, r, 3, checkpoint=tmp_path, resume=True)
     assert learn.loss_func is loss_func
 
+def test_an_interrupted_fit_of_fastais(tmp_path):
+    learn = learner()
+    loss_func = learn.loss_func
+    with pytest.raises(Interrupted), resumable(learn, tmp_path): learn.fit_one_cycle(3, 0.1, cbs=[MixUp(0.2), CtrlC(1, 2)])
+    assert learn.loss_func is loss_func
+    with resumable(learn, tmp_path, True): learn.fit_one_cycle(3, 0.1, cbs=MixUp(0.2))
+
+def test_more_callbacks_than_before_begin_anew(tmp_path):
+    cut(learner(), tmp_path, 'cosine', epochs=3)
+    with pytest.warns(UserWarning, match='knows nothing of EMA'): fit_recipe(learner(), 'cosine', 3, cbs=EMA(0.9), checkpoint=tmp_path, resume=True)
+
+def test_callbacks_of_the_learner_are_remembered(tmp_path):
+    cut(learner(cbs=MixUp()), tmp_path, epochs=3)
+    with pytest.warns(UserWarning, match='MixUp, CtrlC'): learner_from_checkpoint(tmp_path)
+
+def test_a_folder_that_was_moved(tmp_path):
+    for split in ('train', 'test'):
+        for c in 'ab':
+            (tmp_path/'photos'/split/c).mkdir(parents=True)
+            for i in range(12): Image.new('RGB', (32, 32), (i*20, 90*(c == 'a'), 7*i)).save(tmp_path/'photos'/split/c/f'{i}.png')
+    def make(folder): return quiet(course_learner(get_dls(folder, bs=8, size=32, device='cpu', num_workers=0), 'resnet8', seed=1, precision='fp32'))
+    cut(make(tmp_path/'photos'), tmp_path/'run', epochs=3, at=(1, 0))
+    (tmp_path/'photos').rename(tmp_path/'pictures')
+    fit_recipe(make(tmp_path/'pictures'), epochs=3, checkpoint=tmp_path/'run', resume=True)
+
 class StopInValidation(Callback):
     def after_pred(self):
         if not self.training: raise KeyboardInterrupt
@@ -114,11 +142,24 @@ def test_the_best_epoch_of_an_average():
     seen = [r['valid_loss'] for r in learn.history.rows]
     assert best.best_epoch < 3 and learn.validate()[0] == pytest.approx(min(seen), abs=1e-5)
 
-def test_swa_leaves_frozen_statistics_alone():
-    learn = learner(); learn.freeze_to(-1)
-    stats = [m.running_mean.clone() for m in learn.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+def norms(learn): return [m for m in learn.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+
+def test_swa_of_a_network_that_is_partly_frozen():
+    "Frozen statistics stay; the others are those of what the frozen layers give"
+    learn = learner(); learn.freeze_to(-2)
+    before, seen = [m.running_mean.clone() for m in norms(learn)], []
     learn.fit(2, 0.1, cbs=SWA(0.))
-    assert all(torch.equal(a, m.running_mean) for a, m in zip(stats, (m for m in learn.model.modules() if isinstance(m, torch.nn.BatchNorm2d)), strict=True))
+    same = [torch.equal(a, m.running_mean) for a, m in zip(before, norms(learn), strict=True)]
+    k = same.index(False)
+    assert k > 2 and all(same[:k]) and not any(same[k:])
+    norms(learn)[k].register_forward_pre_hook(lambda m, x: seen.append(x[0].mean((0, 2, 3))))
+    learn.model.eval()
+    with torch.no_grad(): [learn.model(xb) for xb, _ in learn.dls.train.new(augment=None, shuffle=False)]
+    assert torch.stack(seen).mean(0) == pytest.approx(norms(learn)[k].running_mean, abs=0.05)
+
+def test_two_that_both_say_how_training_ends():
+    for cb in (EMA(), KeepBest()):
+        with pytest.raises(CourseError, match='choose one of them'): learner().fit(1, 0.1, cbs=[SWA(), cb])
 
 def test_swa_goes_on_after_the_last_epoch(tmp_path):
     r = replace(get_recipe('step'), swa=0.4)
@@ -184,6 +225,7 @@ def test_two_loaders_and_ones_own_network_can_be_recorded(tmp_path, capsys, monk
     monkeypatch.setattr(sys, 'argv', ['resnet-course', 'runs', '--out', str(tmp_path)])
     with pytest.raises(SystemExit) as e: cli.main()
     assert not e.value.code and 'own-001' in capsys.readouterr().out
+    with pytest.raises(CourseError, match='does not say which images'): run_learner(tmp_path/'own-001')
 
 def test_find_lr_with_early_stopping_on_a_small_set():
     learn = learner(cbs=EarlyStoppingCallback(patience=1))
@@ -204,10 +246,11 @@ def test_gains_that_are_buffers_stay_buffers():
     assert norms and all('weight' in m._buffers for m in norms) and sorted(model.state_dict()) == sorted(names)
     assert sum(p.numel() for p in model.parameters()) == n
 
-@pytest.mark.parametrize('args,says', [(['--seed', '-1'], 'seed=-1'), (['--lr', '0'], 'lr=0.0'), (['--lr', 'nan'], 'lr=nan'), (['--epochs', '0'], 'epochs=0'),
-                                       (['--recipe', 'onecycle'], 'one_cycle')])
+@pytest.mark.parametrize('args,says', [(['train', '--seed', '-1'], 'seed=-1'), (['train', '--lr', '0'], 'lr=0.0'), (['train', '--lr', 'nan'], 'lr=nan'),
+                                       (['train', '--epochs', '0'], 'epochs=0'), (['train', '--recipe', 'onecycle'], 'one_cycle'),
+                                       (['finetune', '--weights', 'resnet20-fashion_mnist', '--lr', '0'], 'lr=0.0')])
 def test_a_wrong_argument_is_one_line_and_leaves_nothing(tmp_path, capsys, monkeypatch, args, says):
-    monkeypatch.setattr(sys, 'argv', ['resnet-course', 'train', '--out', str(tmp_path/'runs'), *args])
+    monkeypatch.setattr(sys, 'argv', ['resnet-course', *args, '--out', str(tmp_path/'runs')])
     with pytest.raises(SystemExit) as e: cli.main()
     err = capsys.readouterr().err.strip()
     assert e.value.code == 1 and says in err and len(err.splitlines()) == 1 and not (tmp_path/'runs').exists()

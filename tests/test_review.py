@@ -1,0 +1,220 @@
+"""What a review by reading found in the other rooms: silent mistakes between training, the record and what is made of it later"""
+import json, sys
+
+import numpy as np
+import pytest
+import torch
+from fastai.callback.core import Callback
+from PIL import Image
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
+from resnet_course import cli
+from resnet_course.core import CourseError
+from resnet_course.data import as_dls, get_dls
+from resnet_course.doctor import _existing
+from resnet_course.evaluate import evaluate, predict_images
+from resnet_course.finetune import finetune_learner, get_plan, load_plan, run_stages
+from resnet_course.images import open_csv, open_image, split_folders
+from resnet_course.interpret import GradientNorms, activations
+from resnet_course.learner import course_learner
+from resnet_course.recipes import fit_recipe
+from resnet_course.report import run_learner
+from resnet_course.runs import save_run, train_run
+from resnet_course.weights import load_model, save_weights
+
+def quiet(learn):
+    learn.remove_cb(learn.progress)
+    learn.logger = lambda o: None
+    return learn
+
+def photos(folder, n=12, side=32, classes='ab', start=0):
+    "Class folders of small pictures that differ"
+    rng = np.random.RandomState(start)
+    for c in classes:
+        (folder/c).mkdir(parents=True, exist_ok=True)
+        for i in range(start, start + n): Image.fromarray(rng.randint(256, size=(side, side, 3), dtype=np.uint8)).save(folder/c/f'{i}.png')
+    return folder
+
+def main(monkeypatch, *args):
+    "Run `resnet-course`; its exit status"
+    monkeypatch.setattr(sys, 'argv', ['resnet-course', *map(str, args)])
+    try: cli.main()
+    except SystemExit as e: return e.code or 0
+    return 0
+
+@pytest.mark.parametrize('size', [8, 24, 28, 40])
+def test_predict_sees_what_the_network_was_trained_with(tmp_path, size):
+    dls = get_dls('fashion_mnist_mini', bs=32, n_train=256, size=size, device='cpu')
+    learn = quiet(course_learner(dls, 'resnet8', seed=0, precision='fp32'))
+    learn.fit(1, 0.1)
+    save_run(learn, tmp_path)
+    files = []
+    for i in range(12):
+        files.append(tmp_path/f'{i}.png')
+        Image.fromarray(dls.test_ds[i][0].numpy()[0]).save(files[-1])
+    x = torch.cat([learn.dls.test_dl([f]).one_batch()[0] for f in files])
+    learn.model.eval()
+    with torch.no_grad(): want = learn.model(x).softmax(1).max(1).values
+    got = torch.tensor([p.probs[0] for p in predict_images(load_model(tmp_path/'model.safetensors'), files)])
+    assert got == pytest.approx(want, abs=1e-5)
+
+def test_weights_that_cannot_predict_say_so(tmp_path):
+    learn = course_learner(get_dls('digits', n_train=32, device='cpu'), 'resnet8')
+    f = save_weights(learn.model, tmp_path/'w.safetensors')
+    with pytest.raises(CourseError, match='without vocab, size, stats'): list(predict_images(load_model(f), []))
+
+def test_another_set_is_normalised_as_the_network_was_trained(tmp_path):
+    photos(tmp_path/'photos'); photos(tmp_path/'others', start=100)
+    rec, _ = train_run(tmp_path/'photos', 'resnet8', epochs=1, bs=8, size=32, out=tmp_path/'runs', setup=quiet)
+    learn, _ = run_learner(rec['path'], tmp_path/'others')
+    assert [*map(list, learn.dls.stats)] == load_model(rec['path'] + '/model.safetensors').meta['stats']
+
+def test_a_folder_that_has_changed_since(tmp_path):
+    photos(tmp_path/'photos')
+    rec, _ = train_run(tmp_path/'photos', 'resnet8', epochs=1, bs=8, size=32, out=tmp_path/'runs', setup=quiet)
+    run_learner(rec['path'])
+    photos(tmp_path/'photos', 6, start=50)
+    with pytest.raises(CourseError, match='its images have changed'): run_learner(rec['path'])
+    run_learner(rec['path'], tmp_path/'photos')
+
+def test_runs_with_other_validation_images_are_not_compared(tmp_path, monkeypatch, capsys):
+    photos(tmp_path/'photos')
+    a, b = (train_run(tmp_path/'photos', 'resnet8', epochs=1, bs=8, size=32, seed=s, out=tmp_path/'runs', setup=quiet)[0]['path'] for s in (0, 1))
+    assert main(monkeypatch, 'compare', a, b, '--data', tmp_path/'photos', '--split', 'valid') == 1
+    assert 'hold back different images for valid' in capsys.readouterr().err
+    assert main(monkeypatch, 'compare', a, b, '--data', tmp_path/'photos') == 0   # the test images are the same
+
+def test_augmentations_of_ones_own_do_not_keep_a_run_from_being_evaluated(tmp_path):
+    from resnet_course.augment import Mirror
+    rec, _ = train_run('digits', 'resnet8', epochs=1, n_train=128, augment=[Mirror()], out=tmp_path, setup=quiet)
+    evaluate(run_learner(rec['path'])[0])
+
+@pytest.mark.parametrize('names', [('Train', 'Test'), ('training_set', 'test_set'), ('TRAIN', 'Val')])
+def test_split_folders_by_other_names(tmp_path, names):
+    for i, n in enumerate(names): photos(tmp_path/n, start=20*i)
+    assert [p.name for p in split_folders(tmp_path).values()] == list(names)
+    assert list(get_dls(tmp_path, bs=8, size=32, num_workers=0).vocab) == ['a', 'b']
+
+def test_a_test_folder_of_loose_files(tmp_path):
+    photos(tmp_path/'train')
+    (tmp_path/'test').mkdir()
+    Image.new('RGB', (32, 32)).save(tmp_path/'test'/'1.jpg')
+    with pytest.raises(CourseError, match='test has no class folders with images'): get_dls(tmp_path, bs=8, size=32)
+
+def test_lists_with_rows_that_leak(tmp_path):
+    photos(tmp_path)
+    rows = [f'{c}/{i}.png,{c}' for c in 'ab' for i in range(12)]
+    def write(lines): (tmp_path/'list.csv').write_text('\n'.join(lines)); return tmp_path/'list.csv'
+    with pytest.raises(CourseError, match='none for train'): open_csv(write(['path,label,split', *(r + ',test' for r in rows)]))
+    with pytest.raises(CourseError, match='1 files more than once'): open_csv(write(['path,label', *rows, './a/0.png,a']))
+    with pytest.raises(CourseError, match="'' is no split"): open_csv(write(['path,label,split', *(r + ',train' for r in rows[1:]), rows[0]]))
+
+def test_a_batch_sampler_is_refused():
+    ds = TensorDataset(torch.zeros(8, 1, 8, 8), torch.arange(8)%2)
+    ds.classes = ['a', 'b']
+    with pytest.raises(CourseError, match='batch_sampler'): as_dls(DataLoader(ds, batch_sampler=BatchSampler(SequentialSampler(ds), 4, False)), DataLoader(ds, 4))
+
+def test_exif_that_raises_anything(tmp_path, monkeypatch):
+    import struct
+    Image.new('RGB', (8, 8)).save(tmp_path/'x.png')
+    for e in (struct.error('bad'), TypeError('bad'), KeyError('bad')):
+        def broken(im): raise e
+        monkeypatch.setattr('PIL.ImageOps.exif_transpose', broken)
+        with pytest.raises(CourseError, match='cannot read the image .*x.png'): open_image(tmp_path/'x.png')
+
+def test_dataset_json_of_somebody_else(tmp_path):
+    photos(tmp_path)
+    for o in ({'id': 3}, [], {'classes': ['a', 'b']}):
+        (tmp_path/'dataset.json').write_text(json.dumps(o))
+        with pytest.raises(CourseError, match='needs "classes"'): get_dls(tmp_path, bs=8)
+
+def test_an_empty_split_is_a_sentence():
+    dls = get_dls('digits', n_train=64, valid_pct=0, device='cpu')
+    with pytest.raises(CourseError, match='valid split is empty'): evaluate(quiet(course_learner(dls, 'resnet8')), 'valid')
+
+def test_a_finished_finetuning_keeps_its_record(tmp_path, monkeypatch, capsys):
+    assert main(monkeypatch, 'finetune', '--weights', 'resnet20-fashion_mnist', '--data', 'digits', '--plan', 'head', '--epochs', 1, '--n-train', 128, '--out', tmp_path) == 0
+    run, = tmp_path.iterdir()
+    old = (run/'run.json').read_bytes()
+    capsys.readouterr()
+    assert main(monkeypatch, 'finetune', '--resume', run) == 1
+    assert 'is finished' in capsys.readouterr().err and (run/'run.json').read_bytes() == old
+    assert main(monkeypatch, 'predict', 'nothing.png', '--model', run/'stages'/'head.safetensors') == 1
+
+def test_stages_of_an_earlier_process_are_in_the_history(tmp_path):
+    def make(): return quiet(finetune_learner('digits', 'resnet20-fashion_mnist', n_train=128))
+    plan = get_plan('chain', make(), 1, 0.002)
+    run_stages(make(), plan[:1], tmp_path/'a')
+    learn = make()
+    run_stages(learn, plan, tmp_path/'b')
+    whole = learn.history.rows
+    class Die(Callback):
+        def before_fit(self):
+            if len(self.learn.history.rows) == 1: raise KeyboardInterrupt
+    learn = make(); learn.add_cb(Die())
+    with pytest.raises(KeyboardInterrupt): run_stages(learn, plan, tmp_path/'c')
+    learn = make()
+    run_stages(learn, plan, tmp_path/'c')
+    assert [(r['epoch'], r['train_loss']) for r in learn.history.rows] == [(r['epoch'], r['train_loss']) for r in whole]
+
+def test_stages_of_other_weights_are_not_taken_up(tmp_path):
+    learn = quiet(finetune_learner('digits', 'resnet20-fashion_mnist', n_train=128))
+    plan = get_plan('head', learn, 1, 0.002)
+    run_stages(learn, plan, tmp_path)
+    learn.weights_report.source = 'other.safetensors'
+    with pytest.raises(CourseError, match='network or start'): run_stages(learn, plan, tmp_path)
+    (tmp_path/'stages.json').write_text('[]')
+    with pytest.raises(CourseError, match='is damaged'): run_stages(learn, plan, tmp_path)
+
+def test_rates_as_people_write_them_in_yaml(tmp_path):
+    (tmp_path/'p.yaml').write_text('- {name: 1, freeze_to: -1, epochs: 1, lr: 1e-3}\n- {name: two, freeze_to: 0, epochs: 1, lr: {low: 1e-5, high: 1e-3}}\n')
+    one, two = load_plan(tmp_path/'p.yaml')
+    assert (one.name, one.lr, two.lr) == ('1', 1e-3, slice(1e-5, 1e-3))
+    (tmp_path/'p.yaml').write_bytes('- {name: Köpfe}'.encode('latin-1'))
+    with pytest.raises(CourseError, match='not YAML'): load_plan(tmp_path/'p.yaml')
+
+def test_alexnet_has_no_stem(monkeypatch):
+    "`finetune --arch alexnet_tv --weights torchvision` was refused for an option that nobody gave"
+    monkeypatch.setattr('resnet_course.finetune.load_weights', lambda *a, **kw: None)
+    assert finetune_learner('digits', 'torchvision', 'alexnet_tv', n_train=64, size=64).model.cfg['name'] == 'alexnet_tv'
+
+def test_a_wrong_layer_leaves_no_hook():
+    learn = course_learner(get_dls('digits', n_train=64, device='cpu'), 'resnet8')
+    with pytest.raises(CourseError): activations(learn, torch.zeros(1, 1, 8, 8), ['layer1', 'layr2'])
+    assert not any(m._forward_hooks for m in learn.model.modules())
+
+def test_gradients_without_the_scale_of_float16():
+    def norms(precision):
+        learn, g = quiet(course_learner(get_dls('digits', bs=32, n_train=64, device='cpu'), 'resnet8', seed=0, precision=precision)), GradientNorms(every=1)
+        learn.fit(1, 1e-6, cbs=g)
+        return g.norms['fc'][0]
+    assert norms('fp16') == pytest.approx(norms('fp32'), rel=0.1)
+
+def test_pictures_are_written_whole_or_not_at_all(tmp_path, monkeypatch, capsys):
+    rec, _ = train_run('digits', 'resnet8', epochs=1, n_train=128, out=tmp_path/'runs', setup=quiet)
+    assert main(monkeypatch, 'evaluate', rec['path'], '--out', tmp_path/'plots'/'c.png') == 0 and (tmp_path/'plots'/'c.png').stat().st_size
+    assert main(monkeypatch, 'evaluate', rec['path'], '--out', tmp_path/'c.txt') == 1 and "kind of picture '.txt'" in capsys.readouterr().err
+
+def test_hidden_files_are_no_pictures(tmp_path):
+    photos(tmp_path)
+    (tmp_path/'a'/'._0.png').write_bytes(b'AppleDouble')
+    assert len(cli._image_files([tmp_path])) == 24
+
+def test_weights_on_a_full_disk(tmp_path):
+    resource = pytest.importorskip('resource', reason='needs a system that can limit the size of files')
+    learn, limits = course_learner(get_dls('digits', n_train=64, device='cpu'), 'resnet8'), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises((CourseError, OSError)) as e: save_weights(learn.model, tmp_path/'w.safetensors')
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir()), e.value
+
+def test_a_drive_that_is_not_there():
+    class Drive:
+        def expanduser(self): return self
+        def exists(self): return False
+        @property
+        def parent(self): return self
+    import resnet_course.doctor as doctor
+    old, doctor.Path = doctor.Path, lambda o: o
+    try: assert isinstance(_existing(Drive()), Drive)
+    finally: doctor.Path = old
