@@ -251,7 +251,8 @@ def _complete(info, folder):
     "Are the files of a set in `folder`?"
     if info.photos: return (folder/'train').is_dir() and (folder/'val').is_dir()
     if info.open is _open_idx: return all((folder/f).is_file() for f in info.sums)
-    names = ['data_batch_5', 'test_batch'] if info.classes == 10 else ['train', 'test']
+    names = [*(f'data_batch_{i}' for i in range(1, 6)), 'test_batch'] if info.classes == 10 else ['train', 'test']
+    if info.classes == 100 and not any((folder/n).is_file() for n in ('meta', 'fine_label_names.txt')): return False
     return all((folder/n).is_file() or (folder/f'{n}.bin').is_file() for n in names)
 
 # %% ../nbs/api/00_data.ipynb #5ef8da15
@@ -267,6 +268,7 @@ def get_set(
     if not info.urls:
         raise MissingFileError(f'{name} is not on this machine, and its publisher gives it to registered users only ({info.publisher}). '
                                f'Put its folders train and val into {dest}')
+    if info.open is not _open_idx and dest.exists(): raise CourseError(f'{dest} is there, but not the whole set: remove it, and it is fetched again')
     try:
         dest.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(dest.parent/f'.{dest.name}.lock'):   # another process may have fetched it meanwhile

@@ -154,7 +154,7 @@ def _fresh_random():
     "New random numbers inside, the old generators' states afterwards"
     py, np_ = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
-        torch.seed(); random.seed(); np.random.seed()
+        torch.default_generator.seed(); random.seed(); np.random.seed()   # a GPU's generator is left alone
         try: yield
         finally: random.setstate(py); np.random.set_state(np_)
 

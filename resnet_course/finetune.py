@@ -358,8 +358,11 @@ def run_stages(
     store.get(learn, res.best['name'] if keep == 'best' else stages[-1].name)
     return res
 
+# %% ../nbs/api/11_finetune.ipynb #chkon001
 def _check_on(learn, s):
     "Raise now rather than an hour into the plan if the stage does not suit the learner"
+    if not (learn.dls.loaders[1:] and len(learn.dls.valid)):
+        raise CourseError('a plan chooses on validation images, and there are none: give `get_dls` a `valid_pct` above 0, or the folder `valid` images')
     freeze_to(learn, s.freeze_to, bn=s.bn)
     group_lrs(s.lr, len(learn.opt.param_lists), learn.opt.frozen_idx)
     if s.cache: _can_cache(learn, s.bn)

@@ -20,6 +20,7 @@ from fastai.callback.core import Callback
 from fastai.torch_core import TensorBase
 from torch import nn
 
+from .augment import MiddleCrop
 from .core import CourseError, pick
 from .evaluate import raw_image, show_raw, split_dl, unaugmented
 
@@ -161,7 +162,10 @@ def neighbours(
     q, qy = features(learn, queries, dls)
     p, py = (q, qy) if pool == queries else features(learn, pool, dls)
     d, i = nearest(q, p, k + (pool == queries))
-    if pool == queries: d, i = d[:, 1:], i[:, 1:]  # the nearest is the image itself
+    if pool == queries:  # without the image itself; a copy of it may be as near
+        others = i != torch.arange(len(i), device=i.device)[:, None]
+        others[others.all(1), -1] = False
+        d, i = (o[others].view(len(o), -1) for o in (d, i))
     return Neighbours(i, d, qy, py, dls or learn.dls, (queries, pool))
 
 # %% ../nbs/api/13_interpret.ipynb #2768a692
@@ -216,13 +220,16 @@ def plot_cam(
     if not which: raise CourseError('there is no image to look at: `which` is empty')
     with unaugmented(dl): xb, yb = next(iter(dl.new(get_idxs=lambda: which, bs=len(which))))
     with eval_mode(learn) as model, torch.no_grad(): pred = model(_plain(xb, model)).argmax(1).tolist()
-    cams = grad_cam(learn, xb, cls, name).cpu()
+    cams, crops = grad_cam(learn, xb, cls, name).cpu(), any(type(f) is MiddleCrop for f in dl.after_batch.fs)
     fig, axs = plt.subplots(2, len(which), figsize=(7, 14.5/max(len(which), 6) + .3), layout='constrained', squeeze=False)
     for col, i, cam, y, p in zip(axs.T, which, cams, yb.tolist(), pred):
         im, v = raw_image(learn.dls, split, i), learn.dls.vocab
         show_raw(col[0], im, v[y])
         show_raw(col[1], im, v[p] if cls is None else v[cls], 'black' if p == y else '#d55e00')
-        col[1].imshow(cam, cmap='magma', alpha=.6, extent=(-.5, im.shape[1] - .5, im.shape[0] - .5, -.5))
+        (h, w), n = im.shape[:2], xb.shape[-1]
+        top, left = ((h - n)//2, (w - n)//2) if crops else (0, 0)   # the network has seen the middle only
+        col[1].imshow(cam, cmap='magma', alpha=.6, extent=(left - .5, w - left - .5, h - top - .5, top - .5))
+        col[1].set(xlim=(-.5, w - .5), ylim=(h - .5, -.5))
     return fig
 
 # %% ../nbs/api/13_interpret.ipynb #872d6f11

@@ -39,12 +39,13 @@ def _check_zip(path):
 # %% ../nbs/api/06_weights.ipynb #159bdfb4
 def _read_torch(path):
     "What a PyTorch checkpoint holds, weights only"
-    if zipfile.is_zipfile(path): _check_zip(path)
     try:
+        if zipfile.is_zipfile(path): _check_zip(path)
         # opened here: given a path, newer versions of torch choose a reader by the file's name
         with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings(), open(path, 'rb') as f:
             warnings.simplefilter('ignore')
             return torch.load(f, map_location='cpu', weights_only=True)
+    except CourseError: raise
     except Exception as e:
         why = (str(e).partition('WeightsUnpickler error: ')[2] or str(e) or type(e).__name__).strip()
         if isinstance(e, pickle.UnpicklingError) and not why.startswith('Unsupported operand'):
@@ -74,7 +75,7 @@ def _open(path):
     except OSError as e: raise CourseError(f'{path}: cannot be read ({e.strerror})') from None
     if not head: raise CourseError(f'{path}: empty file; fetch or save it again')
     if head.startswith(b'version https://git-lfs'): raise CourseError(f'{path}: only a Git LFS pointer; run `git lfs pull` to get the file itself')
-    if head[8:9] != b'{' and head.lstrip()[:1] in (b'<', b'{'): raise CourseError(f'{path}: a text file ({head[:20].decode(errors="replace").split()[0]}…), not weights: '
+    if head[8:9] != b'{' and head.lstrip()[:1] in (b'<', b'{'): raise CourseError(f'{path}: a text file ({head.split()[0][:20].decode(errors="replace")}…), not weights: '
                                                             'did the download save a web page?')
     return head
 
@@ -368,6 +369,6 @@ def load_model(
     if diff := [k for k in {**want, **got} if want.get(k) != got.get(k)]:
         raise CourseError(f'{path}: {len(diff)} tensors are not those of its configuration ({", ".join(diff[:3])})')
     if bad := [k for k, v in sd.items() if not torch.isfinite(v).all()]: raise CourseError(f'{path}: NaN or infinite values in {bad[0]}')
-    model.load_state_dict(sd, assign=True)
+    model.load_state_dict({k: v.to(model.state_dict()[k].dtype) for k, v in sd.items()}, assign=True)   # halves would not take ordinary images
     model.meta = meta
     return model.to(device).eval()

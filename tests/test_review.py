@@ -14,12 +14,13 @@ from resnet_course.doctor import _existing
 from resnet_course.evaluate import evaluate, predict_images
 from resnet_course.finetune import finetune_learner, get_plan, load_plan, run_stages
 from resnet_course.images import open_csv, open_image, split_folders
-from resnet_course.interpret import GradientNorms, activations
+from resnet_course.interpret import GradientNorms, activations, neighbours
 from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe
 from resnet_course.report import run_learner
 from resnet_course.runs import save_run, train_run
-from resnet_course.weights import load_model, save_weights
+from resnet_course.models import create_model
+from resnet_course.weights import load_model, read_weights, save_weights
 
 def quiet(learn):
     learn.remove_cb(learn.progress)
@@ -218,3 +219,35 @@ def test_a_drive_that_is_not_there():
     old, doctor.Path = doctor.Path, lambda o: o
     try: assert isinstance(_existing(Drive()), Drive)
     finally: doctor.Path = old
+
+def test_a_damaged_archive_and_a_page_after_blank_lines(tmp_path):
+    torch.save(dict(w=torch.zeros(1000)), tmp_path/'w.pth')
+    b = bytearray((tmp_path/'w.pth').read_bytes())
+    i = b.index(b'PK\x01\x02')   # the directory at the end
+    b[i:i + 4] = b'XXXX'
+    (tmp_path/'w.pth').write_bytes(b)
+    with pytest.raises(CourseError, match='not a whole PyTorch checkpoint'): read_weights(tmp_path/'w.pth')
+    (tmp_path/'page.pth').write_bytes(b'\n'*40 + b'<html><body>not found</body></html>')
+    with pytest.raises(CourseError, match='a text file .<html>'): read_weights(tmp_path/'page.pth')
+
+def test_half_weights_are_loaded_as_ordinary_ones(tmp_path):
+    net = create_model('resnet8', n_out=10, n_in=1).eval()
+    f = save_weights(net.half(), tmp_path/'w.safetensors')
+    assert load_model(f)(torch.zeros(1, 1, 28, 28)).dtype == torch.float32
+
+def test_neighbours_of_duplicates(tmp_path):
+    ds = TensorDataset(torch.randn(12, 1, 28, 28).repeat(2, 1, 1, 1), torch.arange(24)%2)
+    ds.classes = ['a', 'b']
+    dls = as_dls(DataLoader(ds, 8, shuffle=True), DataLoader(ds, 8))
+    found = neighbours(quiet(course_learner(dls, 'resnet8', seed=0)), 3, 'valid', 'valid')
+    i = found.idx
+    assert i.shape == (24, 3) and not (i == torch.arange(24)[:, None]).any() and ((i - torch.arange(24)[:, None]).abs() == 12).any(1).all()
+
+def test_a_set_that_is_half_there(tmp_path):
+    (tmp_path/'cifar-10-batches-py').mkdir()
+    for n in ('data_batch_5', 'test_batch'): (tmp_path/'cifar-10-batches-py'/n).write_bytes(b'')
+    with pytest.raises(CourseError, match='not the whole set: remove it'): get_dls('cifar10', root=tmp_path)
+
+def test_a_plan_without_validation_images():
+    learn = course_learner(get_dls('digits', n_train=64, valid_pct=0, device='cpu'), 'resnet8')
+    with pytest.raises(CourseError, match='chooses on validation images'): run_stages(learn, 'head')
