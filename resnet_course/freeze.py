@@ -50,7 +50,6 @@ class Frozen(Callback):
     def __init__(self,
         bn:str='eval' # What frozen BatchNorm does: 'eval', 'stats' or 'train'
     ): self.bn, self.n_frozen, self.seen = pick(bn, bn_modes, 'bn'), 0, None
-
     def apply(self, n):
         "Freeze the first `n` groups of the optimizer that there is now"
         groups, model = self.learn.opt.param_lists, self.learn.model
@@ -58,8 +57,8 @@ class Frozen(Callback):
         train = {id(p) for m in _norms(model, groups, n) for p in m.parameters()} if self.bn == 'train' else set()
         for i, g in enumerate(groups):
             for p in g:
-                if not p.requires_grad_(i >= n or id(p) in train).requires_grad: p.grad = None  # a zero gradient would still let weight decay at it
-
+                p.requires_grad_(i >= n or id(p) in train)
+                if not p.requires_grad: p.grad = None  # a zero gradient would still let weight decay at it
     def before_fit(self):
         "Freeze anew: `fit` may have made another optimizer"
         opt = self.learn.opt

@@ -116,7 +116,7 @@ def find_lr(
     n = len(learn.dls.train)
     if not n: raise CourseError('the training loader has no batches: use a smaller `bs`, or more images')
     if not 0 < start_lr < end_lr: raise CourseError(f'start_lr={start_lr}, end_lr={end_lr}: the second must be the larger, and both above 0')
-    r, quiet = _Range(start_lr, end_lr, num_it), [cb for cb in learn.cbs if type(cb).__name__ in ('StopOnNaN', 'Progress', 'ProgressCallback', 'EpochLine', 'TorchPlateau', 'SWA')]
+    r, quiet = _Range(start_lr, end_lr, num_it), [cb for cb in learn.cbs if type(cb).__name__ in ('StopOnNaN', 'ProgressCallback', 'EpochLine', 'TorchPlateau', 'SWA')]
     with unchanged(learn), learn.removed_cbs(quiet), learn.no_logging():
         if not learn.opt: learn.create_opt()
         learn.fit(math.ceil(num_it/n), lr=start_lr, cbs=r)

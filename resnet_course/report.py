@@ -34,7 +34,7 @@ def run_learner(
         raise CourseError(f'{run} does not say which images it was trained on: name them with data (--data)')
     model = load_model(run if weights else Path(rec['path'])/'model.safetensors')
     meta = model.meta
-    own = dict(n_in=model.cfg['n_in'], stats=meta.get('stats')) if weights or not rec.get('data') else rec['data']
+    own = rec.get('data') or {}
     own = {**own, 'size': meta.get('size'), 'n_in': model.cfg['n_in'], 'stats': meta.get('stats') or own.get('stats')}
     if isinstance(own.get('augment'), list): own['augment'] = False   # by name, for the record: they cannot be made again
     dls = get_dls(**own | ({} if data is None else {'name_or_path': data}))
