@@ -22,18 +22,20 @@ alexnets = dict(
 # %% ../nbs/api/03_alexnet.ipynb #b110e0e7
 def init_paper(
     features:nn.Module, # The convolutions; set in place
-    classifier:nn.Module # The linear layers; set in place
+    classifier:nn.Module, # The linear layers; set in place
+    omit:int=None # The convolution that is left out
 ):
     "Krizhevsky et al. 2012, section 5: weights N(0, 0.01); biases 1 in conv 2, 4, 5 and the hidden layers, else 0"
     convs, fcs = ([m for m in part if isinstance(m, (nn.Conv2d, nn.Linear))] for part in (features, classifier))
     for m in convs + fcs: nn.init.normal_(m.weight, std=0.01)
-    for m in (convs[0], convs[2], fcs[2]): nn.init.zeros_(m.bias)
-    for m in (convs[1], *convs[3:], *fcs[:2]): nn.init.ones_(m.bias)
+    for i, m in zip((i for i in range(1, 6) if i != omit), convs): nn.init.constant_(m.bias, i in (2, 4, 5))
+    for m, b in zip(fcs, (1, 1, 0)): nn.init.constant_(m.bias, b)
 
 # %% ../nbs/api/03_alexnet.ipynb #bfb5a3bd
 def init_kaiming(
     features:nn.Module, # The convolutions; set in place
-    classifier:nn.Module # The linear layers; set in place
+    classifier:nn.Module, # The linear layers; set in place
+    omit:int=None # Makes no difference here
 ):
     "He et al. 2015b (Delving deep into rectifiers), section 2.2: weights N(0, √(2/fan-in)), biases 0"
     for m in [*features, *classifier]:
@@ -41,7 +43,7 @@ def init_kaiming(
         nn.init.kaiming_normal_(m.weight, nonlinearity='relu')
         nn.init.zeros_(m.bias)
 
-inits = dict(paper=init_paper, kaiming=init_kaiming, torch=lambda features, classifier: None)
+inits = dict(paper=init_paper, kaiming=init_kaiming, torch=lambda features, classifier, omit: None)
 
 # %% ../nbs/api/03_alexnet.ipynb #2ae2d728
 def min_size(
@@ -122,7 +124,7 @@ class AlexNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(side)
         self.classifier = linear_part(nfs[3 if omit == 5 else 4]*side*side, nh, n_out, act, dropout, drop_first)
         self.min_size = min_size(self.features)
-        inits[pick(init, inits, 'init')](self.features, self.classifier)
+        inits[pick(init, inits, 'init')](self.features, self.classifier, omit)
 
 # %% ../nbs/api/03_alexnet.ipynb #53e17776
 @patch

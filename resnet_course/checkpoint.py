@@ -246,7 +246,7 @@ def compare(self:Checkpoint, was):
     "Raise if the recipe or the batches are not those of the run that is gone on with, `was`"
     for k in ('recipe', 'data', 'images'):
         old, new = was.get(k) or {}, self.cfg.get(k) or {}
-        keys = [o for o in {**old, **new} if o not in _may_differ] if old else []
+        keys = [o for o in {**old, **new} if o not in _may_differ and (old.get(o) is not None or o not in ('seed', 'split_id'))] if old else []
         if diff := [f'{o}={new.get(o)!r} (was {old.get(o)!r})' for o in keys if repr(_plain(old.get(o))) != repr(_plain(new.get(o)))
                     and not (o == 'name_or_path' and not {old.get(o), new.get(o)} & set(datasets))]:   # a folder that was moved
             raise CourseError(f'{self.path} is of another run: {", ".join(diff)}; go on with what it was, or train anew in another folder')

@@ -42,6 +42,7 @@ def write_beside(
 ):
     "Yields a temporary path in the same folder; on success it replaces `path`, on failure nothing is left behind"
     path = Path(path)
+    if path.is_dir(): raise CourseError(f'{path}: a directory; name a file in it')
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.stem[:40]}-', suffix=f'{path.suffix}.tmp')
     os.close(fd)

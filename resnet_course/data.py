@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['datasets', 'presets', 'read_idx', 'read_pickle', 'imagenet_names', 'SetInfo', 'data_home', 'where', 'get_set',
-           'list_datasets', 'open_pool', 'stratified', 'make_splits', 'ToImage', 'ToLabel', 'SeededDL', 'PoolDL',
-           'CourseDataLoaders', 'pixel_stats', 'get_dls', 'TorchItem', 'TorchDL', 'as_dls', 'ShowAs', 'describe']
+           'list_datasets', 'open_pool', 'stratified', 'make_splits', 'split_id', 'ToImage', 'ToLabel', 'SeededDL',
+           'PoolDL', 'CourseDataLoaders', 'pixel_stats', 'get_dls', 'TorchItem', 'TorchDL', 'as_dls', 'ShowAs',
+           'describe']
 
 # %% ../nbs/api/00_data.ipynb #102f2c09
-import lzma, os, pickle, random
+import lzma, os, pickle, random, zlib
 from copy import copy
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -375,6 +376,16 @@ def make_splits(
                           'a smaller valid_pct or a larger n_train')
     return train, np.asarray(valid), np.asarray(test)
 
+# %% ../nbs/api/00_data.ipynb #splitid2
+def split_id(
+    pool:ImagePool, # The images
+    splits # Indices of training, validation and test images
+)->str: # Eight hexadecimal digits
+    "The same for the same files' names and labels, divided in the same way"
+    res = zlib.crc32('\n'.join(Path(f).name for f in pool.files or ()).encode(errors='surrogateescape'))
+    for o in (pool.y, *splits): res = zlib.crc32(np.asarray(o, np.int64).tobytes(), res)
+    return f'{res:08x}'
+
 # %% ../nbs/api/00_data.ipynb #5a8a0a34
 class ToImage(Transform):
     "Index, path, Pillow image, array or tensor → uint8 `TensorImage`"
@@ -437,7 +448,7 @@ class PoolDL(SeededDL):
             yield (tfm.cls(as_channels(x.index_select(0, i), tfm.n_in)), TensorCategory(y.index_select(0, i)))[:n]
 
 # %% ../nbs/api/00_data.ipynb #d6069760
-_dls_attrs = 'vocab c name n_in size side stats source cfg'.split()
+_dls_attrs = 'vocab c name n_in size side stats source cfg split_id'.split()
 
 def _without_pool(ds):
     "An empty copy of a `Datasets` whose transforms do not hold the images"
@@ -465,7 +476,7 @@ class CourseDataLoaders(DataLoaders):
     def new_empty(self):
         "A copy without the images, as `Learner.export` wants it"
         res = type(self)(*[dl.new(_without_pool(dl.dataset)) for dl in self.loaders], path=self.path, device=self.device)
-        for k in _dls_attrs: setattr(res, k, getattr(self, k))
+        for k in _dls_attrs: setattr(res, k, getattr(self, k, None))   # one that was exported before lacks the newest
         return res
     def test_dl(self, test_items, rm_type_tfms=None, with_labels=False, process=True, **kwargs):
         "A loader for `test_items` (indices, paths, Pillow images, arrays), treated as validation images are"
@@ -519,13 +530,17 @@ def pixel_stats(
     hist = np.stack([np.bincount(x[:, c].reshape(-1).numpy(), minlength=256) for c in range(x.shape[1])]).astype(float)
     v, p = np.arange(256)/255, hist/hist.sum(1, keepdims=True)
     mean = (p*v).sum(1)
-    return mean.round(4).tolist(), np.sqrt((p*v**2).sum(1) - mean**2).round(4).tolist()
+    return mean.round(4).tolist(), np.sqrt(((p*v**2).sum(1) - mean**2).clip(0)).round(4).tolist()
 
 # %% ../nbs/api/00_data.ipynb #bb73d4ac
+def _spread(stats):
+    "A channel that is the same everywhere has no spread to divide by: 1"
+    return stats[0], [s or 1. for s in stats[1]]
+
 def _stats_for(pool, train, n_in, stats):
     "The statistics to normalise with: the ones asked for, the set's own, or the training images'"
     if isinstance(stats, str): stats = datasets[pick(stats, datasets, 'statistics')].stats
-    if stats is None: stats = pool.stats or (pixel_stats(pool.x[train]) if pool.x is not None else _imagenet_stats)
+    if stats is None: stats = pool.stats or (_spread(pixel_stats(pool.x[train])) if pool.x is not None else _imagenet_stats)
     try: mean, std = ([float(v) for v in o] for o in stats)
     except (TypeError, ValueError): raise CourseError(f'stats={stats!r} is not (means, standard deviations)') from None
     if len(mean) != len(std) or len(mean) not in (1, 3) or min(std) <= 0:
@@ -549,10 +564,11 @@ def _check_args(bs, size, valid_pct, n_train, n_in, seed):
 def _loaders(dsets, bs, tfms, seed, num_workers, device):
     "Three loaders that share the transforms; a batch is never larger than the training set, so that no epoch is empty"
     bs = min(bs, len(dsets.subset(0)))
+    if num_workers is None: num_workers = 0 if dsets.tls[0].tfms.fs[0].pool.x is not None else min(8, os.cpu_count() or 1)
     kw = dict(bs=bs, num_workers=num_workers, device=device, after_batch=tfms)
     dls = [PoolDL(dsets.subset(i), shuffle=i == 0, drop_last=i == 0, do_setup=False, **kw) for i in range(3)]
     for i, dl in enumerate(dls):
-        dl.rng = random.Random(None if seed is None else seed + i)
+        dl.rng = random.Random(seed + i)
         dl._n_inp, dl._types = 1, {tuple: [dsets.tls[0].tfms.fs[0].cls, TensorCategory]}
     return CourseDataLoaders(*dls, device=device)
 
@@ -577,14 +593,14 @@ def get_dls(
                augment=augment if isinstance(augment, (bool, str)) else [repr(o) for o in augment],
                n_in=n_in, stats=stats, in_memory=in_memory, num_workers=num_workers, root=None if root is None else str(root))
     _check_args(bs, size, valid_pct, n_train, n_in, seed)
+    if seed is None: cfg['seed'] = seed = random.SystemRandom().randrange(2**32)   # kept, so that the run can be repeated
     pool = open_pool(name_or_path, size, in_memory, root)
     splits = make_splits(pool, valid_pct, seed, n_train)
     n_in, size = n_in or pool.n_in, size or pool.size
     stats = _stats_for(pool, splits[0], n_in, stats)
     dsets = Datasets(list(range(len(pool))), [[ToImage(pool, n_in)], [ToLabel(pool)]], splits=[o.tolist() for o in splits])
-    if num_workers is None: num_workers = 0 if pool.x is not None else min(8, os.cpu_count() or 1)
     dls = _loaders(dsets, bs, _batch_tfms(pool, size, n_in, stats, augment, splits[0]), seed, num_workers, device or default_device())
-    for k, v in zip(_dls_attrs, (dsets.tls[1].vocab, len(pool.vocab), pool.name, n_in, size, pool.side, stats, str(name_or_path), cfg), strict=True): setattr(dls, k, v)
+    for k, v in zip(_dls_attrs, (dsets.tls[1].vocab, len(pool.vocab), pool.name, n_in, size, pool.side, stats, str(name_or_path), cfg, split_id(pool, splits)), strict=True): setattr(dls, k, v)
     return dls
 
 # %% ../nbs/api/00_data.ipynb #4724e9a4
@@ -656,7 +672,7 @@ def as_dls(
                             device=device)
     if stats: dls.add_tfms([ShowAs(stats)], 'after_batch')
     for k, v in zip(_dls_attrs, (dls.train.dataset.tfms.fs[0].vocab, len(vocab), type(train.dataset).__name__, x.shape[0], x.shape[-1], x.shape[-1],
-                                 stats, 'torch', None), strict=True): setattr(dls, k, v)
+                                 stats, 'torch', None, None), strict=True): setattr(dls, k, v)
     return dls
 
 class ShowAs(Transform):

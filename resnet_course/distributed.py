@@ -138,6 +138,7 @@ class InStep(Callback):
         "One precision, and one stream of random numbers for each process"
         self.ddp, self.split = None, False
         _check_shares(self.learn.dls.train, num_distrib())
+        if len(set(all_states(getattr(self.learn.dls, 'split_id', None)))) > 1: raise CourseError('the processes have not divided the images alike: give `get_dls` a seed, and each the same files')
         if hasattr(self.learn, 'precision'): self.learn.precision.asked = from_first(self.learn.precision.resolved)  # 'auto' measures
         if rank_distrib(): torch.manual_seed(torch.initial_seed() + rank_distrib())  # or every share has the same dropout
     def before_train(self):

@@ -60,8 +60,10 @@ def _image_shape(model, size, images):
     if images is not None: return tuple(images.shape[1:])
     if size is None: size = (getattr(model, 'meta', None) or {}).get('size')
     if size is None: raise CourseError('the size of the images is not known: give size=')
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    if min(size) < 1: raise CourseError(f'size={min(size)}: an image has at least one pixel')
     n_in = next(m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
-    return n_in, *((size, size) if isinstance(size, int) else size)
+    return n_in, *size
 
 # %% ../nbs/api/15_export.ipynb #29e87d13
 def _trace(model, x, tmp):
@@ -109,6 +111,7 @@ def export_model(
     net = copy.deepcopy(model).cpu().float().eval()
     net.meta = getattr(model, 'meta', None)
     x = torch.zeros(2, *shape)   # two: a batch of one would be taken for a constant
+    with torch.no_grad(): net(x)   # a network that cannot take such images says so more clearly than the exporter
     with write_beside(path) as tmp:
         if path.suffix == '.onnx': _trace(net, x, tmp)
         else:

@@ -280,7 +280,7 @@ class _Store:
     def __init__(self, learn, stages, path):
         self.path, self.weights, self.done = Path(path) if path else None, {}, {}
         self.plan = dict(stages=[_stage_dict(s) for s in stages], seed=getattr(learn, 'seed', None), data=getattr(learn.dls, 'cfg', None),
-                         model=getattr(unwrapped(learn.model), 'cfg', None), weights=str(getattr(getattr(learn, 'weights_report', None), 'source', None)))
+                         split_id=getattr(learn.dls, 'split_id', None), model=getattr(unwrapped(learn.model), 'cfg', None), weights=str(getattr(getattr(learn, 'weights_report', None), 'source', None)))
         if self.path and (self.path/'stages.json').exists(): self._resume(learn)
         else: self.put(learn, 'initial', None)
     def _resume(self, learn):
@@ -288,8 +288,9 @@ class _Store:
             d = json.loads((self.path/'stages.json').read_text(encoding='utf-8'))
             plan, self.done = d['plan'], d['done']
         except (ValueError, TypeError, KeyError): raise CourseError(f'{self.path}/stages.json is damaged: remove the folder, or choose another') from None
-        if plan != json.loads(json.dumps(self.plan)):
-            raise CourseError(f'{self.path} holds another plan, seed, data set, network or start: choose another folder, or remove it')
+        names = dict(stages='plan', seed='seed', data='data set', split_id='division of the images', model='network', weights='start')
+        if diff := [names[k] for k, v in json.loads(json.dumps(self.plan)).items() if k in plan and plan[k] != v]:
+            raise CourseError(f'{self.path} holds another {", another ".join(diff)}: choose another folder, or remove it')
     def _file(self, name): return self.path/f'{name}.safetensors'
     def put(self, learn, name, result):
         "Keep a checkpoint and its result; the list of what is done is written last, so that it never promises too much"

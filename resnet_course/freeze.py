@@ -61,8 +61,7 @@ class Frozen(Callback):
                 if not p.requires_grad: p.grad = None  # a zero gradient would still let weight decay at it
     def before_fit(self):
         "Freeze anew: `fit` may have made another optimizer"
-        opt = self.learn.opt
-        if opt is None: return  # predictions of a learner that has not been trained yet
+        if (opt := self.learn.opt) is None: return  # predictions of a learner that has not been trained yet
         # a new optimizer knows nothing of what was frozen; the same one may have been told otherwise
         self.apply(self.n_frozen if opt is not self.seen else _group_number(self.learn, opt.frozen_idx))
     def before_train(self):

@@ -369,9 +369,10 @@ class GradientNorms(Callback):
         "Every `every` batches, once the gradients are final"
         if self.train_iter%self.every: return
         self.batches.append(self.train_iter)
-        for n, m in self.learn.model.named_modules():
-            if isinstance(m, (nn.Conv2d, nn.Linear)) and m.weight.grad is not None:
-                self.norms.setdefault(n, []).append(float(m.weight.grad.norm()))
+        now = {n: float(m.weight.grad.norm()) for n, m in self.learn.model.named_modules()
+               if isinstance(m, (nn.Conv2d, nn.Linear)) and m.weight.grad is not None}
+        for n in {**self.norms, **now}:   # a layer that is frozen leaves a gap
+            self.norms.setdefault(n, [np.nan]*(len(self.batches) - 1)).append(now.get(n, np.nan))
     def plot(self, ax=None):
         "A line for each layer, from the first (dark) to the last (light)"
         if ax is None: _, ax = plt.subplots(figsize=(7, 3), layout='constrained')

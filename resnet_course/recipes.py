@@ -220,7 +220,7 @@ def fit_recipe(
     if r.hypers: learn.opt.set_hypers(**r.hypers)
     learn.recipe = dict(name=r.name, epochs=epochs, lr=lr, wd=r.wd, source=r.source, **({'changed': o} if (o := _changes(r)) else {}))
     cfg = dict({k: getattr(o, a, None) for k, o, a in (('data', learn.dls, 'cfg'), ('model', learn.model, 'cfg'), ('seed', learn, 'seed'))},
-               images=dict(zip(('train', 'valid', 'test'), (getattr(dl, 'n', None) for dl in learn.dls.loaders))),
+               images=dict(zip(('train', 'valid', 'test'), (getattr(dl, 'n', None) for dl in learn.dls.loaders)), split_id=getattr(learn.dls, 'split_id', None)),
                cbs=[*getattr(learn, 'more_cbs', ()), *(type(cb).__name__ for cb in cbs)], recipe=learn.recipe,
                precision=learn.precision.resolved if hasattr(learn, 'precision') else 'fp32', compile=getattr(learn, 'compiled', False))
     with put_back(learn), in_step(learn), resumable(learn, checkpoint, resume, minutes, cfg) if checkpoint else nullcontext():

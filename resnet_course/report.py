@@ -39,8 +39,9 @@ def run_learner(
     if isinstance(own.get('augment'), list): own['augment'] = False   # by name, for the record: they cannot be made again
     dls = get_dls(**own | ({} if data is None else {'name_or_path': data}))
     now = {s: len(dl.dataset) for s, dl in zip(('train', 'valid', 'test'), dls.loaders) if dl}
-    if data is None and (then := rec.get('images', now)) != now:
-        raise CourseError(f'{run}: its images have changed, {then} then and {now} now, and others may be held back for the test: name the set with data (--data)')
+    if data is None and ((then := rec.get('images', now)) != now or dls.split_id != (rec.get('split_id') or dls.split_id)):
+        how = f'{then} then and {now} now' if then != now else 'other files or labels'
+        raise CourseError(f'{run}: its images have changed, {how}, and others may be held back for the test: name the set with data (--data)')
     if (have := list(map(str, dls.vocab))) != (want := meta.get('vocab', have)):
         raise CourseError(f"{dls.name} has the classes {', '.join(have)[:80]}; this network was trained for {', '.join(want)[:80]}")
     return course_learner(dls, model), rec

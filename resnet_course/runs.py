@@ -65,7 +65,7 @@ def run_record(
     return dict(schema=1, data=getattr(dls, 'cfg', None) or {}, model=getattr(learn.model, 'cfg', {}), recipe=learn.recipe, seed=learn.seed,
                 precision=learn.precision.resolved if hasattr(learn, 'precision') else 'fp32',
                 n_params=sum(p.numel() for p in learn.model.parameters()),
-                images={s: len(dl.dataset) for s, dl in zip(('train', 'valid', 'test'), dls.loaders) if dl},
+                images={s: len(dl.dataset) for s, dl in zip(('train', 'valid', 'test'), dls.loaders) if dl}, split_id=getattr(dls, 'split_id', None),
                 train_seconds=sum(r['train_seconds'] for r in rows), history=rows,
                 **{r.split: r.to_dict() for r in reports}, machine=machine(getattr(dls, 'device', None)), versions=versions(),
                 finished=datetime.now(timezone.utc).isoformat(timespec='seconds'), **extra)

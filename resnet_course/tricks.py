@@ -147,20 +147,20 @@ class Muon(torch.optim.Optimizer):
         weight_decay:float=0., # Of all that is no convolution: their filters keep one length
         conv_lr:float=0.3, # Convolutions step by this share of `lr`
         conv_momentum:float=0.6,
-        shift_lr:float=64., # Vectors, such as BatchNorm's shifts, step by so many times `lr`; their decay stays that of `lr`
+        shift_lr:float=64., # BatchNorm's vectors step by so many times `lr`, a linear layer's bias does not; their decay stays that of `lr`
         half:bool=False # Orthogonalize in bfloat16? `AutoPrecision` says so where it computes in it
     ):
-        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, conv_lr=conv_lr, conv_momentum=conv_momentum,
-                                      shift_lr=shift_lr, half=half))
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, conv_lr=conv_lr, conv_momentum=conv_momentum, shift_lr=shift_lr, half=half))
     @torch.no_grad()
     def step(self, closure=None):
         "One step; `closure`, if there is one, computes the loss and the gradients first"
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
-            for p in (p for p in group['params'] if p.grad is not None):
-                conv, g = p.ndim == 4, p.grad
+            for before, p in zip([None, *group['params']], group['params']):
+                if (g := p.grad) is None: continue
+                conv, shift = p.ndim == 4, p.ndim == 1 and getattr(before, 'ndim', 0) != 2   # after a matrix comes its bias
                 mom = group['conv_momentum' if conv else 'momentum']
-                if not conv: g = g*(group['shift_lr'] if p.ndim == 1 else 1) + group['weight_decay']*p
+                if not conv: g = g*(group['shift_lr'] if shift else 1) + group['weight_decay']*p
                 buf = self.state[p].setdefault('momentum_buffer', torch.zeros_like(p)).mul_(mom).add_(g)
                 g = g + mom*buf
                 if conv:  # the normalisation after it takes its length out again

@@ -1,5 +1,6 @@
 """What a review by reading found in the other rooms: silent mistakes between training, the record and what is made of it later"""
 import json, sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,12 +9,12 @@ from fastai.callback.core import Callback
 from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
 from resnet_course import cli
-from resnet_course.core import CourseError
-from resnet_course.data import as_dls, get_dls
+from resnet_course.core import CourseError, write_beside
+from resnet_course.data import as_dls, get_dls, split_id
 from resnet_course.doctor import _existing
 from resnet_course.evaluate import evaluate, predict_images
-from resnet_course.finetune import finetune_learner, get_plan, load_plan, run_stages
-from resnet_course.images import open_csv, open_image, split_folders
+from resnet_course.finetune import Stage, finetune_learner, get_plan, load_plan, run_stages
+from resnet_course.images import ImagePool, open_csv, open_image, split_folders
 from resnet_course.interpret import GradientNorms, activations, neighbours
 from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe
@@ -162,7 +163,7 @@ def test_stages_of_other_weights_are_not_taken_up(tmp_path):
     plan = get_plan('head', learn, 1, 0.002)
     run_stages(learn, plan, tmp_path)
     learn.weights_report.source = 'other.safetensors'
-    with pytest.raises(CourseError, match='network or start'): run_stages(learn, plan, tmp_path)
+    with pytest.raises(CourseError, match='holds another start'): run_stages(learn, plan, tmp_path)
     (tmp_path/'stages.json').write_text('[]')
     with pytest.raises(CourseError, match='is damaged'): run_stages(learn, plan, tmp_path)
 
@@ -251,3 +252,89 @@ def test_a_set_that_is_half_there(tmp_path):
 def test_a_plan_without_validation_images():
     learn = course_learner(get_dls('digits', n_train=64, valid_pct=0, device='cpu'), 'resnet8')
     with pytest.raises(CourseError, match='chooses on validation images'): run_stages(learn, 'head')
+
+def test_a_folder_with_other_files_of_the_same_number(tmp_path):
+    photos(tmp_path/'photos')
+    rec, _ = train_run(tmp_path/'photos', 'resnet8', epochs=1, bs=8, size=32, out=tmp_path/'runs', setup=quiet)
+    (tmp_path/'photos').rename(tmp_path/'moved')
+    run_learner(rec['path'], tmp_path/'moved')   # a moved folder is named with --data
+    (tmp_path/'moved').rename(tmp_path/'photos')
+    run_learner(rec['path'])
+    (tmp_path/'photos'/'a'/'3.png').rename(tmp_path/'photos'/'a'/'99.png')
+    with pytest.raises(CourseError, match='other files or labels'): run_learner(rec['path'])
+
+def test_a_run_goes_on_with_its_files_only(tmp_path):
+    photos(tmp_path/'photos')
+    def learn(): return quiet(course_learner(get_dls(tmp_path/'photos', bs=8, size=32, device='cpu'), 'resnet8', seed=0))
+    fit_recipe(learn(), 'one_cycle', 1, checkpoint=tmp_path/'run')
+    (tmp_path/'photos'/'a'/'3.png').rename(tmp_path/'photos'/'a'/'99.png')
+    with pytest.raises(CourseError, match='split_id='): fit_recipe(learn(), 'one_cycle', 1, checkpoint=tmp_path/'run', resume=True)
+
+def test_stages_go_on_with_their_files_only(tmp_path):
+    photos(tmp_path/'photos')
+    def learn(): return quiet(course_learner(get_dls(tmp_path/'photos', bs=8, size=32, device='cpu'), 'resnet8', seed=0))
+    plan = [Stage('head', -1, 1, 0.1)]
+    run_stages(learn(), plan, tmp_path/'run')
+    f = tmp_path/'run'/'stages.json'
+    old = json.loads(f.read_text(encoding='utf-8'))
+    (tmp_path/'photos'/'a'/'3.png').rename(tmp_path/'photos'/'a'/'99.png')
+    with pytest.raises(CourseError, match='another division of the images'): run_stages(learn(), plan, tmp_path/'run')
+    del old['plan']['split_id']   # begun with an older version
+    f.write_text(json.dumps(old), encoding='utf-8')
+    run_stages(learn(), plan, tmp_path/'run')
+
+def test_a_run_from_before_seeds_were_drawn_goes_on(tmp_path):
+    def learn(): return quiet(course_learner(get_dls('digits', n_train=64, bs=16, device='cpu'), 'resnet8', seed=0))
+    a = learn()
+    a.dls.cfg['seed'] = a.dls.split_id = None
+    fit_recipe(a, 'one_cycle', 1, checkpoint=tmp_path)
+    fit_recipe(learn(), 'one_cycle', 1, checkpoint=tmp_path, resume=True)
+
+def test_names_that_are_no_text_and_folders_that_moved():
+    def pool(*files): return ImagePool('x', [0, 1], ['a', 'b'], files=[Path(f) for f in files])
+    assert split_id(pool('caf\udce9.jpg', 'b.png'), ([0], [1], [])) != split_id(pool('a.png', 'b.png'), ([0], [1], []))
+    assert split_id(pool('photos/a.png', 'photos/b.png'), ([0], [1], [])) == split_id(pool('a.png', 'b.png'), ([0], [1], []))
+
+def test_a_seed_that_nobody_chose_is_kept():
+    dls = get_dls('digits', seed=None, device='cpu')
+    again = get_dls(**dls.cfg, device='cpu') if 'device' not in dls.cfg else get_dls(**dls.cfg)
+    assert isinstance(dls.cfg['seed'], int) and again.split_id == dls.split_id != get_dls('digits', device='cpu').split_id
+    assert torch.equal(dls.train.one_batch()[0], again.train.one_batch()[0])
+
+def test_a_channel_without_spread(tmp_path):
+    for c in 'ab':
+        (tmp_path/c).mkdir()
+        for i in range(8):
+            im = np.full((16, 16, 3), 200, np.uint8)
+            im[..., 0] = np.random.RandomState(i).randint(256, size=(16, 16))
+            Image.fromarray(im).save(tmp_path/c/f'{c}{i}.png')
+    dls = get_dls(tmp_path, bs=4, size=16, augment=False, device='cpu')
+    assert dls.stats[1][1:] == [1., 1.] and dls.train.one_batch()[0][:, 1:].abs().max() < 1e-3
+
+def test_export_refuses_a_size_that_cannot_be(tmp_path, monkeypatch, capsys):
+    f = save_weights(create_model('alexnet_tv', n_out=2, n_in=3), tmp_path/'w.safetensors')
+    for size, why in {0: 'one pixel', -3: 'one pixel', 4: 'too small'}.items():
+        assert main(monkeypatch, 'export', f, '--size', size, '--out', tmp_path/'w.onnx') != 0
+        err = capsys.readouterr().err
+        assert 'Traceback' not in err and why in err and not (tmp_path/'w.onnx').exists()
+
+def test_a_folder_is_not_a_file_to_write(tmp_path):
+    with pytest.raises(CourseError, match='a directory; name a file in it'):
+        with write_beside(tmp_path): pass
+    assert not list(tmp_path.iterdir())
+
+@pytest.mark.parametrize('omit', [None, 3, 4, 5])
+def test_biases_belong_to_a_layer_not_to_a_place(omit):
+    net = create_model('alexnet_1gpu', n_out=2, omit=omit)
+    got = [float(m.bias[0]) for m in net.features if isinstance(m, torch.nn.Conv2d)]
+    assert got == [b for i, b in enumerate((0, 1, 0, 1, 1), 1) if i != omit]
+
+def test_gradients_of_layers_that_start_late(tmp_path):
+    learn = quiet(course_learner(get_dls('digits', bs=16, n_train=64, device='cpu'), 'resnet8', seed=0))
+    cb = GradientNorms(every=1)
+    learn.freeze()
+    learn.fit(1, 0.1, cbs=cb)
+    n = len(cb.plot().lines)
+    learn.unfreeze()
+    learn.fit(1, 0.1, cbs=cb)
+    assert n < len(cb.plot().lines) == len(cb.norms) and {len(v) for v in cb.norms.values()} == {len(cb.batches)}

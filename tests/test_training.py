@@ -189,6 +189,13 @@ def too_many(rank, out):
 @forks
 def test_more_processes_than_images_in_a_batch(tmp_path): assert wait(start(3, too_many, tmp_path)) == [0]*3
 
+def no_seed(rank, out):
+    learn = course_learner(get_dls('digits', bs=16, n_train=64, seed=None), net(), seed=1, precision='fp32', splitter=one_group)
+    with pytest.raises(CourseError, match='have not divided the images alike'), learn.no_bar(): fit_recipe(learn, 'step', epochs=1, lr=0.05)
+
+@forks
+def test_processes_that_each_draw_a_split_of_their_own(tmp_path): assert wait(start(2, no_seed, tmp_path)) == [0, 0]
+
 def torchrun(tmp_path, *args):
     "What two processes print"
     cmd = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', *args]
