@@ -21,6 +21,7 @@ import numpy as np
 from .checkpoint import put_back, read_checkpoint, resumable
 from .core import CourseError, pick
 from .distributed import in_step
+from .fast import Whiten
 from .data import get_dls
 from .learner import course_learner, torch_adam, torch_adamw, torch_sgd
 from .models import create_model
@@ -186,11 +187,14 @@ def _watches(r):
     asked = [r.plateau, r.early_stop, dict(monitor='valid_loss') if r.keep_best else None]
     return any(o and o.get('monitor', 'valid_loss') != 'train_loss' for o in asked)
 
-def _check_images(r, dls):
-    "Refuse loaders that `r` cannot be trained with"
+def _check_fit(r, learn):
+    "Refuse loaders that `r` cannot be trained with; say so if it is tuned to other networks"
+    dls = learn.dls
     if not len(dls.train): raise CourseError('the training loader has no batches: use a smaller `bs`, or more images')
     if _watches(r) and not (dls.loaders[1:] and len(dls.valid)):
         raise CourseError(f'{r.name} watches validation images, and there are none: give `get_dls` a `valid_pct` above 0, or take another recipe')
+    if r.whiten and not any(isinstance(m, Whiten) for m in learn.model.modules()):
+        warnings.warn(f'{r.name} is tuned to networks that begin with a `Whiten` layer, such as fast_resnet; another may learn far less by it than by one_cycle')
 
 def _changes(r):
     "Where `r` differs from the registered recipe of its name"
@@ -211,7 +215,7 @@ def fit_recipe(
 ):
     "Train `learn` by `recipe`, with a fresh optimizer; what is frozen stays frozen. Returns `learn`"
     r, cbs = check_recipe(recipe, epochs, lr), [cb() if isinstance(cb, type) else cb for cb in L(cbs)]
-    _check_images(r, learn.dls)
+    _check_fit(r, learn)
     if lr is None: lr = r.lr*(getattr(learn.dls.train, 'bs', r.bs)/r.bs)**r.lr_power
     frozen = learn.opt.frozen_idx if learn.opt else 0
     learn.opt_func = r.opt_func

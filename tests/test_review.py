@@ -338,3 +338,10 @@ def test_gradients_of_layers_that_start_late(tmp_path):
     learn.unfreeze()
     learn.fit(1, 0.1, cbs=cb)
     assert n < len(cb.plot().lines) == len(cb.norms) and {len(v) for v in cb.norms.values()} == {len(cb.batches)}
+
+def test_the_fastest_recipe_says_for_which_networks_it_is(recwarn):
+    def warned(arch):
+        recwarn.clear()
+        fit_recipe(quiet(course_learner(get_dls('digits', bs=16, n_train=64, device='cpu'), arch, seed=0)), 'fast_cifar', 1)
+        return any('tuned to networks' in str(w.message) for w in recwarn)
+    assert warned('resnet8') and not warned('fast_resnet')
