@@ -34,8 +34,7 @@ def init_paper(
 # %% ../nbs/api/03_alexnet.ipynb #bfb5a3bd
 def init_kaiming(
     features:nn.Module, # The convolutions; set in place
-    classifier:nn.Module, # The linear layers; set in place
-    omit:int=None # Makes no difference here
+    classifier:nn.Module # The linear layers; set in place
 ):
     "He et al. 2015b (Delving deep into rectifiers), section 2.2: weights N(0, √(2/fan-in)), biases 0"
     for m in [*features, *classifier]:
@@ -43,7 +42,7 @@ def init_kaiming(
         nn.init.kaiming_normal_(m.weight, nonlinearity='relu')
         nn.init.zeros_(m.bias)
 
-inits = dict(paper=init_paper, kaiming=init_kaiming, torch=lambda features, classifier, omit: None)
+inits = dict(paper=init_paper, kaiming=lambda features, classifier, omit: init_kaiming(features, classifier), torch=lambda *_: None)
 
 # %% ../nbs/api/03_alexnet.ipynb #2ae2d728
 def min_size(

@@ -297,7 +297,7 @@ def test_names_that_are_no_text_and_folders_that_moved():
 
 def test_a_seed_that_nobody_chose_is_kept():
     dls = get_dls('digits', seed=None, device='cpu')
-    again = get_dls(**dls.cfg, device='cpu') if 'device' not in dls.cfg else get_dls(**dls.cfg)
+    again = get_dls(**dls.cfg, device='cpu')
     assert isinstance(dls.cfg['seed'], int) and again.split_id == dls.split_id != get_dls('digits', device='cpu').split_id
     assert torch.equal(dls.train.one_batch()[0], again.train.one_batch()[0])
 
