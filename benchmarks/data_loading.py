@@ -3,7 +3,7 @@
 
     python benchmarks/data_loading.py [--device cpu] [--threads 2] [--out results/data_loading.json]
 
-CIFAR-10, batches of 128, every pipeline decodes, pads and crops, mirrors, batches and normalises. The course's
+CIFAR-10, batches of 128, every pipeline decodes, pads and crops, mirrors, batches and normalizes. The course's
 loader and torchvision's start from arrays in memory, fastai's `from_folder` from PNG files, as each is used. Then
 `resnet20` trains at the precision that this machine prefers: what share of an epoch waits for data? The pipelines run
 in turns, several rounds of them, and each has its median: a machine's speed wanders while it is measured.
@@ -29,12 +29,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 from torchvision.transforms import v2
 
-from resnet_course.core import write_beside
-from resnet_course.data import PoolDL, get_dls, open_pool
+from resnet_course.core import atomic_write
+from resnet_course.loaders import ImageSetDL, get_dls
+from resnet_course.datasets import open_image_set
 from resnet_course.learner import course_learner
 
 torch.set_num_threads(a.threads)
-BS, pool = 128, open_pool('cifar10')
+BS, pool = 128, open_image_set('cifar10')
 mean, std = pool.stats
 
 class Images(Dataset):
@@ -85,7 +86,7 @@ def rate(dl):
 def train_rate():
     "`resnet20`: images per second in training, and the share of the time that went into waiting for a batch"
     waits = []
-    class Timed(PoolDL):
+    class Timed(ImageSetDL):
         def __iter__(self):
             it = super().__iter__()
             while True:
@@ -134,4 +135,4 @@ res = dict(set='cifar10', bs=BS, device=a.device, gpu=gpu, machine=platform.mach
            images_per_second={k: round(v) for k, v in rates.items()}, rounds={k: [round(v) for v in o] for k, o in rounds.items()},
            training_images_per_second=round(train), training_precision=precision,
            share_waiting=round(wait, 4), times_best_per_item=round(ours/rates[best], 1), times_training=round(ours/train, 1))
-with write_beside(a.out) as f: f.write_text(json.dumps(res, indent=1) + '\n')
+with atomic_write(a.out) as f: f.write_text(json.dumps(res, indent=1) + '\n')

@@ -12,18 +12,20 @@ from pathlib import Path
 
 from torch import nn
 
-from resnet_course.augment import AlternatingMirror, PadCrop
-from resnet_course.data import get_dls
+from resnet_course.augment import AlternatingFlip, PadCrop
+from resnet_course.loaders import get_dls
 from resnet_course.evaluate import evaluate, tta
-from resnet_course.learner import course_learner, torch_sgd
+from resnet_course.learner import course_learner
+from resnet_course.optimizers import torch_sgd
 from resnet_course.recipes import fit_recipe, get_recipe, triangle
-from resnet_course.runs import machine, versions, write_json
+from resnet_course.runs import machine, versions
+from resnet_course.core import write_json
 
 fast = get_recipe('fast_cifar')
 parts = {
     'all of it': {},
     'SGD instead of Muon': dict(recipe=replace(fast, opt_func=torch_sgd, hypers=dict(nesterov=True))),
-    'shifts at the rate of the rest': dict(recipe=replace(fast, hypers=dict(shift_lr=1.))),
+    'shifts at the rate of the rest': dict(recipe=replace(fast, hypers=dict(shift_lr_mult=1.))),
     'a rate that rises for a fifth of the time': dict(recipe=replace(fast, shape=triangle())),
     'ReLU instead of GELU': dict(model_kwargs=dict(act='relu')),
     'BatchNorm with gains': dict(gains=True),
@@ -31,10 +33,10 @@ parts = {
     'convolutions that begin at random': dict(random=True),
     'random first filters instead of whitening ones': dict(recipe=replace(fast, whiten=0)),
     'random instead of alternating flips': dict(augment='shift+mirror'),
-    'padded by 4 instead of 2': dict(augment=[PadCrop(4, 'reflect'), AlternatingMirror()]),
-    'padded with zeros': dict(augment=[PadCrop(2), AlternatingMirror()]),
-    'shifts, rising rate, random start and zeros together': dict(recipe=replace(fast, hypers=dict(shift_lr=1.), shape=triangle()), random=True,
-                                                                 augment=[PadCrop(2), AlternatingMirror()]),
+    'padded by 4 instead of 2': dict(augment=[PadCrop(4, 'reflect'), AlternatingFlip()]),
+    'padded with zeros': dict(augment=[PadCrop(2), AlternatingFlip()]),
+    'shifts, rising rate, random start and zeros together': dict(recipe=replace(fast, hypers=dict(shift_lr_mult=1.), shape=triangle()), random=True,
+                                                                 augment=[PadCrop(2), AlternatingFlip()]),
     'a small square hidden in each image': dict(augment='fast_cutout'),
     'no flips and no shifts': dict(augment=False),
     'an average of the weights (EMA 0.99)': dict(recipe=replace(fast, ema=0.99)),

@@ -14,11 +14,13 @@ from pathlib import Path
 import torch
 from torchvision.models import ResNet50_Weights
 
-from resnet_course.data import data_home, get_dls
+from resnet_course.datasets import data_home
+from resnet_course.loaders import get_dls
 from resnet_course.finetune import Stage, get_plan, run_stages
 from resnet_course.learner import course_learner
 from resnet_course.models import create_model
-from resnet_course.runs import machine, stage_means, versions, write_json
+from resnet_course.runs import machine, stage_means, versions
+from resnet_course.core import write_json
 from resnet_course.weights import load_weights
 
 root = Path(__file__).resolve().parent.parent

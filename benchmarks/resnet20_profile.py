@@ -16,9 +16,11 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from resnet_course.layers import ResBlock
-from resnet_course.learner import KeepMemory, why_not_compile
+from resnet_course.callbacks import RetainHeap
+from resnet_course.learner import why_not_compile
 from resnet_course.models import create_model
-from resnet_course.runs import machine, versions, write_json
+from resnet_course.runs import machine, versions
+from resnet_course.core import write_json
 
 bs = 128
 kinds = {'aten::mkldnn_convolution': 'convolutions, forward', 'aten::convolution_backward': 'convolutions, backward',
@@ -60,7 +62,7 @@ def main():
     p.add_argument('--steps', type=int, default=12)
     p.add_argument('--out', type=Path, default=Path(__file__).resolve().parent.parent/'results'/'resnet20_profile.json')
     a = p.parse_args()
-    keep = KeepMemory()   # as in a fit
+    keep = RetainHeap()   # as in a fit
     keep.learn = SimpleNamespace(dls=SimpleNamespace(device='cpu'))
     keep.before_fit()
     ways = {'as it is': make_step(), 'float32': make_step(torch.float32), 'ReLU in place': make_step(in_place=True),

@@ -8,7 +8,8 @@ what they import, torch among them.
 import argparse, json, statistics, subprocess, sys, time
 from pathlib import Path
 
-from resnet_course.runs import machine, versions, write_json
+from resnet_course.runs import machine, versions
+from resnet_course.core import write_json
 
 out = Path(__file__).resolve().parent.parent/'results'/'startup.json'
 modules = [f'resnet_course.{p.stem}' for p in sorted((out.parent.parent/'resnet_course').glob('*.py')) if not p.stem.startswith('_')]

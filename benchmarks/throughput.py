@@ -8,9 +8,9 @@ For every network the same batches of 128 images of 32×32 are trained on in fiv
 - `fastai`  fastai's own Learner and data block on the same images, float32, flips in batches, in two worker processes
 - `hand`    a hand-written loop: images in memory, bfloat16 autocast, channels-last, crops and flips of whole batches
 - `ours`    `get_dls`, `course_learner(precision='auto')`, `fit`
-- `frees`   ours without `KeepMemory`
+- `frees`   ours without `RetainHeap`
 
-The networks are the same functions of the same weights. `plain` and `fastai` take AlexNet's response normalisation from PyTorch, the
+The networks are the same functions of the same weights. `plain` and `fastai` take AlexNet's response normalization from PyTorch, the
 others have `layers.LRN`; `alexnet_no_lrn` is without, as in many a tutorial. Rounds go through all ways in turn, so that a slow minute of
 the machine hits all of them; the fastest round of each counts. With `--nets`, what the record has of the others on this machine stays.
 """
@@ -33,18 +33,22 @@ from fastai.vision.core import PILImage
 from fastai.vision.data import ImageBlock
 from torchvision import transforms as T
 
-from resnet_course.data import get_dls, open_pool
+from resnet_course.loaders import get_dls
+from resnet_course.datasets import open_image_set
 from resnet_course.layers import LRN
-from resnet_course.learner import KeepMemory, course_learner, torch_sgd
+from resnet_course.callbacks import RetainHeap
+from resnet_course.learner import course_learner
+from resnet_course.optimizers import torch_sgd
 from resnet_course.models import create_model
-from resnet_course.runs import machine, versions, write_json
+from resnet_course.runs import machine, versions
+from resnet_course.core import write_json
 
 nets = dict(resnet20=('resnet20', {}), resnet18=('resnet18', dict(stem='cifar')), alexnet=('alexnet_small', {}),
             alexnet_no_lrn=('alexnet_small', dict(norm=False)))
 bs, warm, mean, std = 128, 4, [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
 
 def make(net, theirs=False):
-    "The network; with `theirs`, response normalisation is PyTorch's own layer"
+    "The network; with `theirs`, response normalization is PyTorch's own layer"
     torch.manual_seed(0)
     name, kw = nets[net]
     model = create_model(name, n_out=10, n_in=3, **kw)
@@ -123,14 +127,14 @@ def ours(net, pool, clock):
     fit(course_learner(get_dls('cifar10', bs=bs), make(net)), clock)
 
 def frees(net, pool, clock):
-    fit(course_learner(get_dls('cifar10', bs=bs), make(net)).remove_cb(KeepMemory), clock)
+    fit(course_learner(get_dls('cifar10', bs=bs), make(net)).remove_cb(RetainHeap), clock)
 
 ways = dict(plain=plain, fastai=fastai, hand=hand, ours=ours, frees=frees)
 
 def measure(way, net, seconds):
     "Images a second"
     clock = Clock(seconds)
-    ways[way](net, open_pool('cifar10'), clock)
+    ways[way](net, open_image_set('cifar10'), clock)
     return round(clock.rate, 1)
 
 def main():

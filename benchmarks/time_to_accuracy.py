@@ -9,11 +9,12 @@ set is looked at, which happens once, at the end, each image as it is and mirror
 import argparse, json, time
 from pathlib import Path
 
-from resnet_course.data import get_dls
+from resnet_course.loaders import get_dls
 from resnet_course.evaluate import evaluate, tta
 from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe
-from resnet_course.runs import machine, mean_spread, versions, write_json
+from resnet_course.runs import machine, mean_ci, versions
+from resnet_course.core import write_json
 
 goals = dict(
     fashion93=dict(data='fashion_mnist', target=.93, minutes=4, arch='fast_resnet', epochs=6, augment='fast'),
@@ -43,7 +44,7 @@ def summary(runs):
     "A row a goal: means over seeds"
     for name in goals:
         if rs := [r for r in runs if _is(r, name)]:
-            yield dict(goal=name, **goals[name], **{k: mean_spread([r[k] for r in rs]) for k in ('test_flips', 'test', 'train_seconds')})
+            yield dict(goal=name, **goals[name], **{k: mean_ci([r[k] for r in rs]) for k in ('test_flips', 'test', 'train_seconds')})
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -12,12 +12,13 @@ from pathlib import Path
 from fastai.torch_core import TensorImage
 from fastai.data.all import Transform
 
-from resnet_course.data import get_dls
+from resnet_course.loaders import get_dls
 from resnet_course.evaluate import evaluate
 from resnet_course.finetune import Stage, run_stages
 from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe
-from resnet_course.runs import machine, stage_means, versions, write_json
+from resnet_course.runs import machine, stage_means, versions
+from resnet_course.core import write_json
 from resnet_course.weights import load_weights, read_weights
 
 root = Path(__file__).resolve().parent.parent
@@ -38,7 +39,7 @@ print('the teacher of digits:', f'{evaluate(teacher).top1:.2%} right on its test
 
 class Invert(Transform):
     "Dark strokes on bright paper"
-    order = 50  # between the numbers from 0 to 1, and their normalisation
+    order = 50  # between the numbers from 0 to 1, and their normalization
     def encodes(self, x:TensorImage): return 1 - x
 
 def inverted(dls):

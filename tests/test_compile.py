@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest, torch
 from torch import nn
 
-from resnet_course.data import get_dls
+from resnet_course.loaders import get_dls
 from resnet_course.learner import course_learner, why_not_compile
 
 def train(compile):

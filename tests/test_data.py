@@ -12,7 +12,9 @@ from torchvision import datasets as tv, transforms as T
 
 from resnet_course.augment import ten_crop_preds
 from resnet_course.core import CourseError
-from resnet_course.data import as_dls, get_dls, open_pool, where
+from resnet_course.torch_loaders import as_dls
+from resnet_course.loaders import get_dls
+from resnet_course.datasets import open_image_set, dataset_path
 from resnet_course.evaluate import evaluate
 from resnet_course.learner import course_learner
 
@@ -35,7 +37,7 @@ def photos(tmp_path_factory):
             Image.fromarray(np.random.default_rng(i).integers(0, 256, (36, 44, 3), dtype=np.uint8)).save(d/c/f'{i}.png')
     return d
 
-KINDS = dict(grey=dict(n_train=300), digits=dict(name_or_path='digits'), as_rgb=dict(n_train=300, n_in=3), enlarged=dict(n_train=200, size=40),
+KINDS = dict(gray=dict(n_train=300), digits=dict(name_or_path='digits'), as_rgb=dict(n_train=300, n_in=3), enlarged=dict(n_train=200, size=40),
              photos=dict(size=24, bs=8), from_files=dict(size=24, bs=8, in_memory=False, num_workers=0), photos_as_grey=dict(size=24, bs=8, n_in=1),
              cifar10=dict(name_or_path='cifar10', n_train=300, valid_pct=0.01), fashion_mnist=dict(name_or_path='fashion_mnist', n_train=300, valid_pct=0.01))
 
@@ -44,7 +46,7 @@ def test_everything_of_fastai(kind, photos, tmp_path):
     kw = dict(KINDS[kind])
     if 'photos' in kind or 'files' in kind: kw['name_or_path'] = photos
     name = kw.get('name_or_path', 'digits')
-    if isinstance(name, str) and not where(name): pytest.skip(f'{name} is not on this machine')
+    if isinstance(name, str) and not dataset_path(name): pytest.skip(f'{name} is not on this machine')
     dls = get_dls(device='cpu', **kw)
     xb, yb = dls.one_batch()
     assert xb.shape[1:] == (dls.n_in, dls.size, dls.size) and xb.dtype == torch.float32 and abs(xb.mean()) < 0.6
@@ -75,7 +77,7 @@ def test_everything_of_fastai(kind, photos, tmp_path):
 
 @pytest.mark.parametrize('name', ['fashion_mnist_mini', 'digits', 'fashion_mnist', 'cifar10'])
 def test_splits_share_no_picture(name):
-    if not where(name): pytest.skip(f'{name} is not on this machine')
+    if not dataset_path(name): pytest.skip(f'{name} is not on this machine')
     dls = get_dls(name, device='cpu')
     x = dls.train_ds.tls[0].tfms.fs[0].pool.x
     sums = [[hashlib.md5(x[i].numpy().tobytes()).digest() for i in dl.items] for dl in dls.loaders]
@@ -157,16 +159,16 @@ def test_ten_crops(photos, tmp_path):
     with pytest.raises(CourseError, match='larger than the windows'): ten_crop_preds(learner(get_dls(n_train=50, device='cpu'), tmp_path))
 
 def test_cifar_python_and_binary_are_the_same(tmp_path):
-    if not where('cifar10'): pytest.skip('cifar10 is not on this machine')
+    if not dataset_path('cifar10'): pytest.skip('cifar10 is not on this machine')
     import pickle
-    binary = open_pool('cifar10')
+    binary = open_image_set('cifar10')
     d = tmp_path/'cifar-10-batches-py'
     d.mkdir()
     for k, n in enumerate([f'data_batch_{i}' for i in range(1, 6)] + ['test_batch']):
         i = slice(10_000*k, 10_000*k + 10_000)
         batch = {b'data': binary.x[i].reshape(10_000, -1).numpy(), b'labels': binary.y[i].tolist()}
         (d/n).write_bytes(pickle.dumps(batch, protocol=2))
-    python = open_pool('cifar10', root=tmp_path)
+    python = open_image_set('cifar10', root=tmp_path)
     assert torch.equal(python.x, binary.x) and torch.equal(python.y, binary.y)
     shutil.rmtree(d)
 
@@ -180,7 +182,7 @@ def test_cifar100_both_versions(tmp_path):
         (binary/f'{n}.bin').write_bytes(np.concatenate([(fine//5)[:, None], fine[:, None], x], 1).astype(np.uint8).tobytes())
     (py/'meta').write_bytes(pickle.dumps({b'fine_label_names': [n.encode() for n in names]}, protocol=2))
     (binary/'fine_label_names.txt').write_text('\n'.join(names) + '\n')
-    a, b = (open_pool('cifar100', root=tmp_path/r) for r in 'ab')
+    a, b = (open_image_set('cifar100', root=tmp_path/r) for r in 'ab')
     assert torch.equal(a.x, b.x) and torch.equal(a.y, b.y) and a.vocab == b.vocab == names and a.y[101] == 1
 
 def test_imagenette_folder(tmp_path):
@@ -214,7 +216,7 @@ def test_plain_pytorch_loaders(photos, tmp_path):
     plt.close('all')
 
 def test_course_learner_takes_pytorch_loaders(tmp_path):
-    pool = open_pool('digits')
+    pool = open_image_set('digits')
     ds = TensorDataset(pool.x[:200]/255, pool.y[:200])
     ds.classes = pool.vocab
     for loaders in ([DataLoader(ds, 50)]*3, DataLoaders(*[DataLoader(ds, 50)]*2)):

@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from resnet_course import images
 from resnet_course.core import CourseError
-from resnet_course.data import as_dls, get_dls, open_pool
+from resnet_course.torch_loaders import as_dls
+from resnet_course.loaders import get_dls
+from resnet_course.datasets import open_image_set
 from resnet_course.download import fetch, unpack
 from resnet_course.folders import export_set, make_subset
 from resnet_course.images import read_image
@@ -115,7 +117,7 @@ TABLE = [
     ("a PNG named .jpg", lambda d, m: dls(made(d, 'a/x.jpg', lambda: encoded('PNG'))), works(17)),
     ("macOS's ._x.jpg and .DS_Store", lambda d, m: (made(d, 'a/._x.jpg', b'\0'), dls(made(d, '.DS_Store/x.jpg', b'\0')))[1], works(16)),
     ("a decompression bomb", lambda d, m: dls(made(d, 'a/x.png', BOMB)), 'unreadable'),
-    ("grey images", lambda d, m: dls(folder(d, mode='L')), works(16)),
+    ("gray images", lambda d, m: dls(folder(d, mode='L')), works(16)),
     ("palette images (GIF)", lambda d, m: dls(folder(d, mode='P', ext='gif')), works(16)),
     ("transparent images", lambda d, m: dls(folder(d, mode='RGBA')), works(16)),
     ("CMYK JPEGs", lambda d, m: dls(folder(d, mode='CMYK', ext='jpg')), works(16)),
@@ -155,11 +157,11 @@ TABLE = [
     ("valid_pct=-0.1", lambda d, m: get_dls(valid_pct=-0.1), 'give a share'),
     ("n_train=3 of ten classes", lambda d, m: get_dls(n_train=3), 'larger n_train'),
     ("n_train=0", lambda d, m: get_dls(n_train=0), 'give a number'),
-    ("n_in=4", lambda d, m: get_dls(n_in=4), '1 channel (grey) or 3'),
+    ("n_in=4", lambda d, m: get_dls(n_in=4), '1 channel (gray) or 3'),
     ("stats of two channels", lambda d, m: get_dls(stats=([0, 0], [1, 1])), 'one or three means'),
     ("a standard deviation of 0", lambda d, m: get_dls(stats=([0.5], [0.])), 'above 0'),
     ("a misspelt augmentation", lambda d, m: get_dls(augment='miror'), "did you mean 'mirror'"),
-    ("fancy PCA on grey images", lambda d, m: get_dls(augment='alexnet'), 'needs colour'),
+    ("fancy PCA on gray images", lambda d, m: get_dls(augment='alexnet'), 'needs color'),
     ("an array of floats up to 255", lambda d, m: read_image(np.full((8, 8, 3), 200.), 8), 'divide by 255'),
     ("an array with NaN", lambda d, m: read_image(np.full((8, 8), np.nan), 8), '0 to 1'),
     ("an array of two channels", lambda d, m: read_image(np.zeros((8, 8, 2), np.uint8), 8), 'not an image'),

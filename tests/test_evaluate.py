@@ -5,8 +5,10 @@ import numpy as np, pytest, torch, torch.nn.functional as F
 from sklearn import metrics as skm
 
 from resnet_course.core import CourseError
-from resnet_course.data import get_dls
-from resnet_course.evaluate import Report, compare, evaluate, mcnemar, predict_images, raw_image, split_dl, tta, unaugmented, wilson
+from resnet_course.loaders import get_dls
+from resnet_course.evaluate import Report, compare, evaluate, mcnemar, tta, wilson
+from resnet_course.predict import predict_images
+from resnet_course.loaders import raw_image, split_dl, unaugmented
 from resnet_course.learner import course_learner
 from resnet_course.models import create_model
 from resnet_course.recipes import fit_recipe
@@ -79,7 +81,7 @@ def test_other_image_size(model, test_set, rep):
     assert accuracy(model, F.interpolate(x, scale_factor=4, mode='bilinear'), y) < rep.top1 - .1
 
 def test_forgotten_scaling(learn, model, rep):
-    "Pixels from 0 to 255 instead of normalised ones"
+    "Pixels from 0 to 255 instead of normalized ones"
     x = torch.stack([torch.tensor(raw_image(learn.dls, 'test', i)) for i in range(100)])[:, None].float()
     x = F.interpolate(x, 8, mode='bilinear', antialias=True)
     assert accuracy(model, x, rep.targets[:100]) < rep.top1 - .1

@@ -13,7 +13,7 @@ from torch import nn
 
 from resnet_course.core import CourseError
 from resnet_course.freeze import Frozen, freeze_report, freeze_to, snapshot
-from resnet_course.learner import torch_sgd
+from resnet_course.optimizers import torch_sgd
 
 root = Path(__file__).resolve().parent.parent
 
@@ -88,7 +88,7 @@ def test_report_notices(how):
 def test_every_group_of_every_network():
     "freeze_to means the same on every network of the package"
     from resnet_course.models import create_model, list_models
-    from resnet_course.resnet import group_names, param_groups
+    from resnet_course.models import group_names, param_groups
     for name in list_models():
         with torch.device('meta'): model = create_model(name)
         learn = Learner(data(), model, loss_func=CrossEntropyLossFlat(), opt_func=torch_sgd, splitter=param_groups, cbs=Frozen())
@@ -128,8 +128,9 @@ def test_two_processes(tmp_path):
 
 killed = '''
 import sys
-from resnet_course.data import get_dls
-from resnet_course.finetune import Stage, run_stages, snapshot
+from resnet_course.loaders import get_dls
+from resnet_course.finetune import Stage, run_stages
+from resnet_course.freeze import snapshot
 from resnet_course.learner import course_learner
 import torch
 learn = course_learner(get_dls('digits', bs=32, n_train=64), 'resnet8', seed=3, precision='fp32')

@@ -3,10 +3,13 @@ import numpy as np, pytest, torch, torch.nn.functional as F, torchvision
 from torch import nn
 
 from resnet_course.core import CourseError
-from resnet_course.data import get_dls
-from resnet_course.experiments import IdentityBlock, identity_error, race, shrink_to_zero
-from resnet_course.interpret import (activations, eval_mode, features, first_filters, grad_cam, gradient_norms, layer, layer_responses,
-                                     loss_surface, nearest, neighbours, plot_activations, plot_filters, smoothness, stages)
+from resnet_course.loaders import get_dls
+from resnet_course.experiments import IdentityBlock, identity_error, compare_nets, shrink_to_zero
+from resnet_course.layers import activations
+from resnet_course.models import eval_mode
+from resnet_course.interpret import (
+    features, first_filters, grad_cam, gradient_norms, layer, layer_responses, loss_surface,
+    nearest, neighbors, plot_activations, plot_filters, smoothness, stages)
 from resnet_course.learner import course_learner
 from resnet_course.models import create_model
 
@@ -75,10 +78,10 @@ def test_small_distances_survive():
     shortcut = (a**2).sum() - 2*a@pool.T + (pool**2).sum(1)
     assert shortcut.flatten().tolist() != [.0625, 0.]
 
-def test_neighbours_of_perfect_features(dls):
-    "Features that name the class have neighbours of the same class only"
+def test_neighbors_of_perfect_features(dls):
+    "Features that name the class have neighbors of the same class only"
     learn = course_learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(256, 10)), precision='fp32')
-    found = neighbours(learn, k=3)
+    found = neighbors(learn, k=3)
     assert found.idx.shape == (len(dls.test_ds), 3) and 0 < found.same <= 1
     pix, y = features(learn, 'test')
     assert pix.shape[1] == 256 and y.tolist() == [int(b) for _, b in dls.test_ds]
@@ -136,7 +139,7 @@ def test_smoothness():
     grid = (torch.arange(25)%2*2. - 1).view(1, 1, 5, 5)
     assert smoothness(grid) < -.5
 
-def test_filters_of_colour_images(): assert len(plot_filters(create_model('alexnet_tv')).axes) == 64
+def test_filters_of_color_images(): assert len(plot_filters(create_model('alexnet_tv')).axes) == 64
 
 def test_shortcuts_make_the_identity_easy():
     for seed in range(3):
@@ -146,7 +149,7 @@ def test_shortcuts_make_the_identity_easy():
 
 def test_race_treats_all_alike(dls):
     "The same net under two labels takes the same course; other labels, other courses"
-    res = race(dict(one='resnet8', two=dict(arch='resnet8'), three='plain8'), dls, epochs=2)
+    res = compare_nets(dict(one='resnet8', two=dict(arch='resnet8'), three='plain8'), dls, epochs=2)
     curve = lambda n: [(r['train'], r['valid']) for r in res.rows if r['net'] == n]
     assert curve('one') == curve('two') and len(curve('one')) == 2 and curve('three') != []
     assert res.final()['one'][0] == curve('one')[-1][0]

@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 from resnet_course.core import CourseError
 from resnet_course.models import create_model, default_stem, list_models, options
-from resnet_course.resnet import cifar_depths, depths, group_names, param_groups
+from resnet_course.resnet import cifar_depths, depths
+from resnet_course.models import group_names, param_groups
 from resnet_course.summary import model_summary
 from resnet_course.weights import load_model, load_weights, save_weights
 

@@ -7,10 +7,10 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, MultiStepLR, OneCycleLR, ReduceLROnPlateau, SequentialLR
 from torch.utils.data import DataLoader, TensorDataset
 
-from resnet_course.fast import FastResNet
+from resnet_course.fastresnet import FastResNet
 from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe, list_recipes, recipes
-from resnet_course.tricks import Muon
+from resnet_course.optimizers import Muon
 
 BS = 10
 

@@ -6,9 +6,10 @@ import torch
 from fastai.callback.core import Callback
 from resnet_course.checkpoint import Interrupted, resumable
 from resnet_course.core import CourseError
-from resnet_course.data import get_dls
+from resnet_course.loaders import get_dls
 from resnet_course.learner import course_learner
-from resnet_course.recipes import fit_recipe, learner_from_checkpoint
+from resnet_course.recipes import fit_recipe
+from resnet_course.runs import learner_from_checkpoint
 
 pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork: a fresh interpreter for each kill would take minutes')
 KILLS = 32

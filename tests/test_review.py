@@ -9,16 +9,19 @@ from fastai.callback.core import Callback
 from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
 from resnet_course import cli
-from resnet_course.core import CourseError, write_beside
-from resnet_course.data import as_dls, get_dls, split_id
+from resnet_course.core import CourseError, atomic_write
+from resnet_course.torch_loaders import as_dls
+from resnet_course.loaders import get_dls, split_id
 from resnet_course.doctor import _existing
-from resnet_course.evaluate import evaluate, predict_images
+from resnet_course.evaluate import evaluate
+from resnet_course.predict import predict_images
 from resnet_course.finetune import Stage, finetune_learner, get_plan, load_plan, run_stages
-from resnet_course.images import ImagePool, open_csv, open_image, split_folders
-from resnet_course.interpret import GradientNorms, activations, neighbours
+from resnet_course.images import ImageSet, open_csv, open_image, split_folders
+from resnet_course.interpret import GradientNorms, neighbors
+from resnet_course.layers import activations
 from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe
-from resnet_course.report import run_learner
+from resnet_course.runs import run_learner
 from resnet_course.runs import save_run, train_run
 from resnet_course.models import create_model
 from resnet_course.weights import load_model, read_weights, save_weights
@@ -64,7 +67,7 @@ def test_weights_that_cannot_predict_say_so(tmp_path):
     f = save_weights(learn.model, tmp_path/'w.safetensors')
     with pytest.raises(CourseError, match='without vocab, size, stats'): list(predict_images(load_model(f), []))
 
-def test_another_set_is_normalised_as_the_network_was_trained(tmp_path):
+def test_another_set_is_normalized_as_the_network_was_trained(tmp_path):
     photos(tmp_path/'photos'); photos(tmp_path/'others', start=100)
     rec, _ = train_run(tmp_path/'photos', 'resnet8', epochs=1, bs=8, size=32, out=tmp_path/'runs', setup=quiet)
     learn, _ = run_learner(rec['path'], tmp_path/'others')
@@ -86,8 +89,8 @@ def test_runs_with_other_validation_images_are_not_compared(tmp_path, monkeypatc
     assert main(monkeypatch, 'compare', a, b, '--data', tmp_path/'photos') == 0   # the test images are the same
 
 def test_augmentations_of_ones_own_do_not_keep_a_run_from_being_evaluated(tmp_path):
-    from resnet_course.augment import Mirror
-    rec, _ = train_run('digits', 'resnet8', epochs=1, n_train=128, augment=[Mirror()], out=tmp_path, setup=quiet)
+    from resnet_course.augment import HorizontalFlip
+    rec, _ = train_run('digits', 'resnet8', epochs=1, n_train=128, augment=[HorizontalFlip()], out=tmp_path, setup=quiet)
     evaluate(run_learner(rec['path'])[0])
 
 @pytest.mark.parametrize('names', [('Train', 'Test'), ('training_set', 'test_set'), ('TRAIN', 'Val')])
@@ -236,11 +239,11 @@ def test_half_weights_are_loaded_as_ordinary_ones(tmp_path):
     f = save_weights(net.half(), tmp_path/'w.safetensors')
     assert load_model(f)(torch.zeros(1, 1, 28, 28)).dtype == torch.float32
 
-def test_neighbours_of_duplicates(tmp_path):
+def test_neighbors_of_duplicates(tmp_path):
     ds = TensorDataset(torch.randn(12, 1, 28, 28).repeat(2, 1, 1, 1), torch.arange(24)%2)
     ds.classes = ['a', 'b']
     dls = as_dls(DataLoader(ds, 8, shuffle=True), DataLoader(ds, 8))
-    found = neighbours(quiet(course_learner(dls, 'resnet8', seed=0)), 3, 'valid', 'valid')
+    found = neighbors(quiet(course_learner(dls, 'resnet8', seed=0)), 3, 'valid', 'valid')
     i = found.idx
     assert i.shape == (24, 3) and not (i == torch.arange(24)[:, None]).any() and ((i - torch.arange(24)[:, None]).abs() == 12).any(1).all()
 
@@ -291,7 +294,7 @@ def test_a_run_from_before_seeds_were_drawn_goes_on(tmp_path):
     fit_recipe(learn(), 'one_cycle', 1, checkpoint=tmp_path, resume=True)
 
 def test_names_that_are_no_text_and_folders_that_moved():
-    def pool(*files): return ImagePool('x', [0, 1], ['a', 'b'], files=[Path(f) for f in files])
+    def pool(*files): return ImageSet('x', [0, 1], ['a', 'b'], files=[Path(f) for f in files])
     assert split_id(pool('caf\udce9.jpg', 'b.png'), ([0], [1], [])) != split_id(pool('a.png', 'b.png'), ([0], [1], []))
     assert split_id(pool('photos/a.png', 'photos/b.png'), ([0], [1], [])) == split_id(pool('a.png', 'b.png'), ([0], [1], []))
 
@@ -320,7 +323,7 @@ def test_export_refuses_a_size_that_cannot_be(tmp_path, monkeypatch, capsys):
 
 def test_a_folder_is_not_a_file_to_write(tmp_path):
     with pytest.raises(CourseError, match='a directory; name a file in it'):
-        with write_beside(tmp_path): pass
+        with atomic_write(tmp_path): pass
     assert not list(tmp_path.iterdir())
 
 @pytest.mark.parametrize('omit', [None, 3, 4, 5])

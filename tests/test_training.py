@@ -10,12 +10,12 @@ from fastai.metrics import F1Score, accuracy
 from fastai.torch_core import rank_distrib
 from resnet_course.checkpoint import Interrupted, read_checkpoint
 from resnet_course.core import CourseError
-from resnet_course.data import get_dls
+from resnet_course.loaders import get_dls
 from resnet_course.evaluate import evaluate
 from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe, get_recipe
 from resnet_course import cli
-from resnet_course.runs import list_runs, mean_spread, train_run
+from resnet_course.runs import list_runs, mean_ci, train_run
 
 forks = pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork: fresh interpreters would take minutes')
 
@@ -89,7 +89,7 @@ def test_same_as_one_process(tmp_path, n, kw):
 
 @forks
 def test_batchnorm_ends_the_same_everywhere(tmp_path):
-    "Each process normalises with its share's statistics, so the result is near one process's, not equal; but all processes agree"
+    "Each process normalizes with its share's statistics, so the result is near one process's, not equal; but all processes agree"
     def bn(rank, out): fit(rank, out, {})
     global net
     plain, net = net, lambda *norm, drop=0.: plain(torch.nn.BatchNorm2d(4), drop=drop)
@@ -224,6 +224,6 @@ def test_processes_part_while_python_runs(tmp_path):
 def test_seeds_give_mean_and_spread(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', f'resnet-course train --data digits --n-train 64 --bs 32 --epochs 1 --seed 5 --seeds 2 --out {tmp_path}'.split())
     with pytest.raises(SystemExit) as e: cli.main()
-    m, out = mean_spread([r['test']['top1'] for r in list_runs(tmp_path)]), capsys.readouterr().out
+    m, out = mean_ci([r['test']['top1'] for r in list_runs(tmp_path)]), capsys.readouterr().out
     assert not e.value.code and [r['seed'] for r in list_runs(tmp_path)] == [5, 6]
     assert f"2 seeds: test accuracy {m['mean']:.2%}, standard deviation {m['sd']:.2%}" in out

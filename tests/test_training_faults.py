@@ -13,16 +13,18 @@ from torch.utils.data import DataLoader, TensorDataset
 from resnet_course import cli
 from resnet_course.checkpoint import Interrupted, read_checkpoint, resumable
 from resnet_course.core import CourseError
-from resnet_course.data import get_dls
+from resnet_course.loaders import get_dls
 from resnet_course.distributed import _sync_norms
 from resnet_course.evaluate import evaluate
-from resnet_course.learner import StopOnNaN, course_learner
-from resnet_course.lrfind import find_lr
+from resnet_course.callbacks import TerminateOnNaN
+from resnet_course.learner import course_learner
+from resnet_course.lr_find import find_lr
 from resnet_course.models import create_model
-from resnet_course.recipes import fit_recipe, get_recipe, learner_from_checkpoint
-from resnet_course.report import run_learner
+from resnet_course.recipes import fit_recipe, get_recipe
+from resnet_course.runs import learner_from_checkpoint
+from resnet_course.runs import run_learner
 from resnet_course.runs import list_runs, runs_table, save_run
-from resnet_course.tricks import EMA, SWA, KeepBest
+from resnet_course.callbacks import EMA, SWA, RestoreBest
 
 def net():
     torch.manual_seed(0)
@@ -137,7 +139,7 @@ class Spoil(Callback):
         if self.epoch == 3: self.opt.set_hyper('lr', 50.)
 
 def test_the_best_epoch_of_an_average():
-    learn, best = learner(), KeepBest()
+    learn, best = learner(), RestoreBest()
     learn.fit(4, 0.05, cbs=[EMA(0.5), best, Spoil()])
     seen = [r['valid_loss'] for r in learn.history.rows]
     assert best.best_epoch < 3 and learn.validate()[0] == pytest.approx(min(seen), abs=1e-5)
@@ -158,7 +160,7 @@ def test_swa_of_a_network_that_is_partly_frozen():
     assert torch.stack(seen).mean(0) == pytest.approx(norms(learn)[k].running_mean, abs=0.05)
 
 def test_two_that_both_say_how_training_ends():
-    for cb in (EMA(), KeepBest()):
+    for cb in (EMA(), RestoreBest()):
         with pytest.raises(CourseError, match='choose one of them'): learner().fit(1, 0.1, cbs=[SWA(), cb])
 
 def test_swa_goes_on_after_the_last_epoch(tmp_path):
@@ -181,7 +183,7 @@ def test_spoilt_statistics_do_not_replace_a_good_checkpoint(tmp_path):
 
 def test_a_loss_between_two_looks():
     "On a GPU every fiftieth batch is looked at; what was not finite is found at the end of the epoch"
-    stop = StopOnNaN()
+    stop = TerminateOnNaN()
     stop.learn = SimpleNamespace(training=True, epoch=0, iter=7, recorder=SimpleNamespace(smooth_loss=SimpleNamespace(val=torch.tensor(float('nan')))))
     with pytest.raises(CourseError, match='the loss is nan in epoch 0'): stop.after_train()
 

@@ -5,7 +5,8 @@ import pytest, torch, torchvision
 from safetensors.torch import save_file
 from resnet_course.core import CourseError
 from resnet_course.models import create_model
-from resnet_course.weights import load_model, load_weights, read_weights, save_weights, torchvision_file
+from resnet_course.weights import (
+    load_model, load_weights, read_weights, save_weights, torchvision_file)
 from checkpoints import cases
 
 def state(m): return {k: v.clone() for k, v in m.state_dict().items()}

@@ -71,9 +71,9 @@ def test_train_evaluate_predict(away):
     again = json.loads(run(['resnet-course', 'evaluate', r, '--json'], away).stdout)
     assert again['top1'] == pytest.approx(rec['test']['top1'], abs=.005)   # bf16 in another batch order may tip an image or two
     run(['python', '-c', 'from resnet_course.data import get_dls; from PIL import Image; x = get_dls("digits", augment=False).test.one_batch()[0][0]; '
-         'Image.new("L", (40, 30), 128).save("grey.png"); Image.new("RGB", (64, 64), "red").save("red.jpg")'], away)
-    lines = [json.loads(l) for l in run(['resnet-course', 'predict', 'grey.png', 'red.jpg', '--json'], away).stdout.splitlines()]
-    assert [Path(l['file']).name for l in lines] == ['grey.png', 'red.jpg'] and all(l['classes'] for l in lines)
+         'Image.new("L", (40, 30), 128).save("gray.png"); Image.new("RGB", (64, 64), "red").save("red.jpg")'], away)
+    lines = [json.loads(l) for l in run(['resnet-course', 'predict', 'gray.png', 'red.jpg', '--json'], away).stdout.splitlines()]
+    assert [Path(l['file']).name for l in lines] == ['gray.png', 'red.jpg'] and all(l['classes'] for l in lines)
 
 @needs_env
 def test_bad_input_is_one_line(away):

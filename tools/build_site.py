@@ -43,7 +43,7 @@ def course_site(root):
 
     class CourseSite(Site):
         def read(self, src):
-            "Pages go where nbdev says: api/00_data.ipynb becomes api/data.html"
+            "Pages go where nbdev says: api/14_loaders.ipynb becomes api/loaders.html"
             page = super().read(src)
             if page.front.get('output-file'): page.out = src.with_name(str(page.front['output-file']))
             page.body = unlinked_code(page.body)

@@ -33,7 +33,7 @@ def favicon():
     fig.savefig(images/'favicon.png', transparent=True)
 
 def social():
-    from resnet_course.data import get_dls
+    from resnet_course.loaders import get_dls
     dls = get_dls('fashion_mnist_mini', bs=64, augment=False, seed=7)
     xb, yb = dls.test.one_batch()
     fig, ax = canvas(1200, 630, 'white')
