@@ -34,6 +34,9 @@ check: $(VENV)/.installed-dev
 	@$(RUN) python tools/check_tree.py
 	@$(RUN) python tools/readme.py --check
 	@$(RUN) python tools/tidy_nbs.py --check
+	@$(RUN) python tools/house.py --check
+	@$(RUN) ruff check resnet_course nbs tests tools benchmarks setup.py
+	@$(RUN) ruff check --line-length 79 nbs/lessons nbs/solutions
 
 notebooks: $(VENV)/.installed-dev
 	@echo 'Notebooks, each from a fresh kernel:'

@@ -1,0 +1,116 @@
+"The plan of the package: import order, what `all` offers, and that nothing in fastai is changed"
+import ast, importlib, json, re, subprocess, sys
+from pathlib import Path
+
+import pytest
+
+root = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(root/'tools'))
+import house
+
+def cells(f, kind='code'):
+    "The sources of a notebook's cells of one kind"
+    d = json.loads(f.read_text(encoding='utf-8'))
+    return [''.join(c['source']) for c in d['cells'] if c['cell_type'] == kind]
+
+def run(code):
+    "Run `code` in a process of its own; what it prints"
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    assert res.returncode == 0, res.stderr[-2000:]
+    return res.stdout
+
+def test_imports_follow_the_numbers(): assert house.backward_imports(root) == []
+def test_numbers_are_unique(): assert house.double_numbers(root) == []
+
+def test_a_backward_import_is_noticed(tmp_path):
+    "Both forms of import, in any cell"
+    api = tmp_path/'nbs/api'
+    api.mkdir(parents=True)
+    def write(name, *sources):
+        cells = [dict(cell_type='markdown', source=[f'# {name}\n\n> Summary']),
+                 *(dict(cell_type='code', source=[s]) for s in sources)]
+        (api/f'{name}.ipynb').write_text(json.dumps(dict(cells=cells)))
+    write('00_core', '#| default_exp core', '#| hide\nfrom resnet_course.late import f')
+    write('10_early', '#| default_exp early', 'from resnet_course import core, late')
+    write('20_late', '#| default_exp late', 'from resnet_course.core import CourseError')
+    assert [line.split(',')[0] for line in house.backward_imports(tmp_path)] == [
+        '00_core.ipynb imports late', '10_early.ipynb imports late']
+    write('20_other', '#| default_exp other')
+    assert house.double_numbers(tmp_path) == ['20_late.ipynb and 20_other.ipynb share a number']
+
+def test_the_plan_is_current():
+    for f, text in house.plan(root).items():
+        assert (root/f).read_text(encoding='utf-8') == text, f'{f} is stale: run tools/house.py'
+
+def test_every_module_is_in_the_plan():
+    page = (root/'nbs/reference.qmd').read_text(encoding='utf-8')
+    for m in house.modules(root): assert f"[{m['name']}](api/{m['file'].name})" in page
+
+def test_summaries_fit_into_a_line():
+    assert not [m['name'] for m in house.modules(root) if len(m['summary']) > 94]
+
+def test_no_lines_over_the_limit():
+    "In modules 100, but for the line that nbdev writes; in lessons 79, where more is cut off"
+    long = [m['module'] for m in house.measure(root) if m['over_100']]
+    for f in [*root.glob('nbs/lessons/*.ipynb'), *root.glob('nbs/solutions/*.ipynb')]:
+        long += [f'{f.name}: {o}' for c in cells(f) for o in c.splitlines() if len(o) > 79]
+    assert not long
+
+def test_all_is_short_and_the_same_objects():
+    module = importlib.import_module('resnet_course.all')
+    assert 20 < len(module.__all__) < 60
+    for name in module.__all__:
+        o = getattr(module, name)
+        assert o is getattr(importlib.import_module(o.__module__), name)
+
+@pytest.mark.parametrize('f', sorted(root.glob('nbs/lessons/*.ipynb')), ids=lambda f: f.stem)
+def test_a_lesson_has_one_import_line(f):
+    "What `all` has comes from it; what the lesson builds itself is imported where it is compared"
+    names = set(importlib.import_module('resnet_course.all').__all__)
+    text = '\n'.join(cells(f))
+    assert text.count('from resnet_course.all import *') == 1
+    for m in re.finditer(r'from resnet_course\.(\w+) import ([^\n(]+|\([^)]*\))', text):
+        again = set(re.findall(r'\w+', m[2])) & names
+        assert not again, f'{f.name}: {again} is in resnet_course.all'
+
+def test_library_code_does_not_use_all():
+    for f in root.glob('resnet_course/**/*.py'):
+        assert 'resnet_course.all' not in f.read_text(encoding='utf-8') or f.name == '_modidx.py'
+
+def test_six_calls_at_the_top():
+    "They are imported when they are first used, so that `import resnet_course` stays instant"
+    out = run('import sys, resnet_course as r\n'
+              'assert "torch" not in sys.modules\n'
+              'print(*(getattr(r, n).__name__ for n in r.__all__))')
+    assert out.split() == ['get_dls', 'create_model', 'load_weights', 'course_learner', 'fit_recipe',
+                           'run_stages']
+
+def test_fastai_is_left_alone():
+    "Importing the whole package changes no class of fastai or PyTorch"
+    code = '''
+import importlib, pkgutil
+import fastai.vision.all, fastai.distributed, fastai.callback.all, torch
+from fastai.learner import Learner, Recorder
+from fastai.callback.progress import ProgressCallback
+from fastai.data.core import DataLoaders, TfmdDL
+from fastai.optimizer import OptimWrapper
+classes = [Learner, Recorder, ProgressCallback, DataLoaders, TfmdDL, OptimWrapper, torch.nn.Module]
+before = [dict(vars(c)) for c in classes]
+import resnet_course
+for m in pkgutil.walk_packages(resnet_course.__path__, 'resnet_course.'): importlib.import_module(m.name)
+for c, old in zip(classes, before):
+    changed = {k for k in {*old, *vars(c)} if old.get(k) is not vars(c).get(k)}
+    assert not {k for k in changed if not k.startswith('__')}, (c, changed)
+print('same')'''
+    assert run(code).strip() == 'same'
+
+def test_no_class_is_told_by_its_name():
+    "Layers know each other by declared attributes: no `type(x).__name__ ==`, no `x.__dict__`"
+    for f in root.glob('resnet_course/*.py'):
+        if f.name == '_modidx.py': continue
+        tree = ast.parse(f.read_text(encoding='utf-8'))
+        for node in ast.walk(tree):
+            assert not (isinstance(node, ast.Attribute) and node.attr == '__dict__'), f'{f.name}: __dict__'
+            if isinstance(node, ast.Compare):
+                parts = [n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)]
+                assert '__name__' not in parts, f'{f.name}:{node.lineno} compares a class name'
