@@ -181,7 +181,7 @@ def finetune(
         setup=setup, command=_command())
     _say_finetuned(Path(rec['path']), results, report)
 
-# %% ../nbs/api/71_cli.ipynb #3ab07ad7
+# %% ../nbs/api/71_cli.ipynb #03e40900
 def _say_finetuned(run, results, report):
     "Print the stages, and the test report of the best one"
     say(f"\n{results}\n\nbest stage by validation: {results.best['name']}\n{report}")
@@ -222,7 +222,7 @@ def evaluate_cmd(
     with atomic_write(out) as tmp: fig.savefig(tmp, format=out.suffix[1:])
     if not as_json: say(f'confusion matrix: {out}')
 
-# %% ../nbs/api/71_cli.ipynb #e313a9d1
+# %% ../nbs/api/71_cli.ipynb #48252528
 def _say_report(report, averaged, as_json):
     "Print a report, and the one over several views if there is one"
     from resnet_course.evaluate import compare
@@ -274,7 +274,7 @@ def _model_file(model):
     if model is None: return newest_model()
     return model/'model.safetensors' if model.is_dir() else model
 
-# %% ../nbs/api/71_cli.ipynb #ad638822
+# %% ../nbs/api/71_cli.ipynb #e8d36357
 @app.command(epilog=_examples(
     'resnet-course predict photo.jpg',
     'resnet-course predict photos/ --model runs/flowers-resnet34-001 --top 3',

@@ -41,7 +41,7 @@ def wilson(
     k:int, # Number of correct answers
     n:int  # Number of answers; 0 gives the interval from 0 to 1
 )->tuple[float, float]: # Lower and upper end
-    "Wilson's 95 % score interval for the proportion `k/n`"
+    "Wilson's 95 % score interval for the proportion `k/n` (Wilson 1927)"
     if n == 0: return 0., 1.
     low, high = binomtest(k, n).proportion_ci(method='wilson')
     return float(low), float(high)
@@ -142,8 +142,8 @@ def per_class(self:Report)->list[dict]: # Rows of name, precision, recall and su
     classes = range(len(self.vocab))
     precision, recall, _, support = precision_recall_fscore_support(
         self.targets.numpy(), self.preds.numpy(), labels=classes, zero_division=0)
-    return [dict(name=self.vocab[i], precision=float(precision[i]), recall=float(recall[i]),
-                 support=int(support[i])) for i in classes]
+    rows = zip(self.vocab, precision.tolist(), recall.tolist(), support.tolist())
+    return [dict(name=v, precision=p, recall=r, support=n) for v, p, r, n in rows]
 
 @patch
 def most_confused(self:Report,
@@ -197,7 +197,7 @@ def to_dict(self:Report)->dict: # Metrics, ready for JSON
                 per_class=self.per_class,
                 most_confused=[list(o) for o in self.most_confused()])
 
-# %% ../nbs/api/40_evaluate.ipynb #8cc56e50
+# %% ../nbs/api/40_evaluate.ipynb #fe5ec074
 def _interval(ci):
     low, high = ci
     return f'{low:.2%} to {high:.2%}'
@@ -246,7 +246,7 @@ def plot_confusion(self:Report,
     if normalize: cm = cm/cm.sum(1, keepdim=True).clamp_min(1)
     side = min(1.5 + 0.55*c, 9)
     if ax is None: _, ax = plt.subplots(figsize=(side, side), layout='constrained')
-    ax.imshow(cm, cmap='cividis', vmin=0)
+    ax.imshow(cm.numpy(), cmap='cividis', vmin=0)
     if c <= 20: _label_cells(ax, cm, self.vocab, normalize)
     ax.set(xlabel='predicted', ylabel='true',
            title=f'{self.split}: {self.top1:.1%} of {self.n:,} correct')
@@ -299,12 +299,12 @@ def _logits(model, dl):
 # %% ../nbs/api/40_evaluate.ipynb #fa234b61
 def evaluate(
     learn:Learner|nn.Module|str|Path, # A learner; with `dls` also a model or a weights file
-    split:str='test', # 'train', 'valid' or 'test'
+    split:str='test', # 'train', 'valid' or 'test'; raises `CourseError` if it has no images
     precision:str='fp32', # For a learner; float32 gives the same result on other machines
     name:str='', # Name for the report
     dls:DataLoaders=None # Loaders; None: the learner's
 )->Report: # Of every image in `split`
-    "Predict every image of `split` once. Raises `CourseError` if there are none, or no such split"
+    "Predict every image of `split` once, in eval mode and without augmentation"
     model, dls = _model_and_dls(learn, dls)
     dl = split_dl(dls, split)
     with unaugmented(dl):
@@ -317,11 +317,14 @@ def evaluate(
 
 def _model_and_dls(learn, dls):
     "The model and the loaders to evaluate"
-    if isinstance(learn, Learner): return learn.model, learn.dls if dls is None else dls
+    if dls is None and isinstance(learn, Learner): dls = learn.dls
     if dls is None:
-        raise CourseError('a model without a Learner needs to know on which images to test it: '
+        raise CourseError('a model without a Learner does not say on which images to test it: '
                           'evaluate(model, dls=get_dls(...))')
-    return learn if isinstance(learn, nn.Module) else load_model(learn), dls
+    if isinstance(learn, Learner): model = learn.model
+    elif isinstance(learn, nn.Module): model = learn
+    else: model = load_model(learn)
+    return model, dls
 
 # %% ../nbs/api/40_evaluate.ipynb #e176325c
 @patch
@@ -334,7 +337,7 @@ def plot_worst(self:Report,
     idx = self.worst(k)
     nrows = math.ceil(len(idx)/6)
     if fig is None: fig = plt.figure(figsize=(7, 1.5*nrows), layout='constrained')
-    axs = fig.subplots(nrows, min(6, len(idx)), squeeze=False).flat
+    axs = fig.subplots(nrows, min(6, len(idx)), squeeze=False).ravel()
     for ax in axs: ax.axis('off')
     split = self.split.split(',')[0]   # `tta` appends its kind
     for ax, i in zip(axs, idx):
@@ -347,8 +350,8 @@ def plot_worst(self:Report,
 def mcnemar(
     b:int, # Number of images that only the first network got right
     c:int  # Number of images that only the second network got right
-)->float: # p-value, from 0 to 1
-    "McNemar's exact test, two-sided: how probable is so uneven a split if both are equally good?"
+)->float: # From 0 to 1; small if the networks are not equally good
+    "Two-sided p-value of McNemar's exact test, for the images that only one network got right"
     if b + c == 0: return 1.
     return float(binomtest(b, b + c).pvalue)
 
@@ -378,7 +381,7 @@ class Comparison:
         verdict = 'significant' if self.p < .05 else 'not significant'
         return (f'{a}: {acc_a:.2%}, {b}: {acc_b:.2%} of the same {self.n:,} images\n'
                 f'difference {self.diff:+.2%} (95 % interval {low:+.2%} to {high:+.2%}), '
-                f'{verdict}: McNemar p {p}\n'
+                f'{verdict} (McNemar p {p})\n'
                 f'only {a} right on {self.only_first:,}, only {b} on {self.only_second:,}; '
                 f'same prediction on {self.agreement:.1%}')
     __repr__ = __str__
@@ -389,7 +392,7 @@ def compare(
     b:Report, # The second network, on the same images
     n_boot:int=2000, # Number of bootstrap samples
     seed:int=0 # Seed of the bootstrap
-)->Comparison: # Of `b` with `a`
+)->Comparison: # Its `diff` is positive if `b` is better
     "Compare two networks on the same images. Raises `CourseError` if the images differ"
     if a.vocab != b.vocab or not torch.equal(a.targets, b.targets):
         raise CourseError(f'the reports are not about the same images ({a.n:,} of {a.split}, '
@@ -431,6 +434,7 @@ class _MeanOverViews(nn.Module):
         super().__init__()
         self.net, self.views = net, views
     def forward(self, x):
+        "Log probabilities (N,C)"
         probs = torch.stack([self.net(v).softmax(1) for v in self.views(x)])
         return probs.mean(0).clamp_min(1e-12).log()
 

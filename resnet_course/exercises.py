@@ -41,6 +41,7 @@ def exercise(
     if not re.fullmatch(r'\d\d\.\d+', id):
         raise CourseError(f"exercise {id!r}: write the lesson and the number like '05.2'")
     def register(f):
+        "Register `f` and return it"
         exercises[id] = Exercise(id, ask, f)
         return f
     return register

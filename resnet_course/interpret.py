@@ -219,7 +219,7 @@ def plot_neighbors(
     fig, axs = plt.subplots(len(which), 1 + found.idx.shape[1], figsize=(7, 1.08*len(which)),
                             layout='constrained', squeeze=False)
     for row, q in zip(axs, which):
-        label = found.dls.vocab[found.query_y[q]]
+        label = found.dls.vocab[int(found.query_y[q])]
         show_raw(row[0], raw_image(found.dls, found.splits[0], q), f'query: {label}')
         for s in row[0].spines.values(): s.set(color='#0072b2', linewidth=2.5)
         for j, ax in enumerate(row[1:]): _show_neighbor(ax, found, q, j)
@@ -256,14 +256,15 @@ def grad_cam(
 def _show_cam(ax, cam, shape, crop):
     "Draw a map over an image of `shape`; with `crop`, the network has seen only its center"
     h, w = shape
-    left, right, bottom, top = -.5, w - .5, h - .5, -.5   # edges of the image, in pixels
-    ax.set(xlim=(left, right), ylim=(bottom, top))
+    dy, dx = 0, 0
     if crop:
         side = cam.shape[-1]
         dy, dx = (h - side)//2, (w - side)//2
-        left, right, bottom, top = left + dx, right - dx, bottom - dy, top + dy
-    ax.imshow(cam, cmap='magma', alpha=.6, extent=(left, right, bottom, top))
+    extent = (dx - .5, w - dx - .5, h - dy - .5, dy - .5)   # left, right, bottom, top
+    ax.imshow(cam, cmap='magma', alpha=.6, extent=extent)
+    ax.set(xlim=(-.5, w - .5), ylim=(h - .5, -.5))
 
+# %% ../nbs/api/42_interpret.ipynb #ecb73fa4
 def plot_cam(
     learn:Learner, # A learner
     which:Iterable[int]=range(8), # Numbers of images
@@ -383,7 +384,7 @@ def styles(
         res[n] = dict(color=color, ls='--' if n.startswith('plain') else '-', label=n)
     return res
 
-# %% ../nbs/api/42_interpret.ipynb #c107fe1e
+# %% ../nbs/api/42_interpret.ipynb #f5aa6673
 def plot_responses(
     responses:dict[str, list], # Name of a network → result of `layer_responses`
     top:float=None # Upper end of the scale; None: show everything
@@ -506,7 +507,7 @@ def _shift(model, start, dirs, at):
     for k, p in model.named_parameters():
         if k in dirs[0]: p.copy_(start[k] + sum(a*d[k] for a, d in zip(at, dirs)))
 
-# %% ../nbs/api/42_interpret.ipynb #8cafc963
+# %% ../nbs/api/42_interpret.ipynb #fc0a7fb2
 @torch.no_grad()
 def loss_surface(
     learn:Learner|nn.Module, # A learner or a model

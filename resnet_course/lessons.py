@@ -36,6 +36,7 @@ _link = re.compile(r'\]\(([\w./-]+\.(?:ipynb|qmd))')   # `](../api/14_loaders.ip
 def _link_to_site(nb, name, copied):
     "Replace links of the notebook `name` by links to the site, unless their target is in `copied`"
     def replace(m):
+        "Replace one link"
         target = posixpath.normpath(posixpath.join(posixpath.dirname(name), m[1]))
         if target in copied: return m[0]
         folder, file = posixpath.split(target)

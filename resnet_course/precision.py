@@ -191,6 +191,7 @@ def using_precision(
 ): # Yields `learn`
     "Compute with `learn` in `precision` inside the block, and in its own precision afterwards"
     own = [cb for cb in learn.cbs if isinstance(cb, AutoPrecision)]
-    set_precision(learn, precision)
-    try: yield learn
+    try:
+        set_precision(learn, precision)
+        yield learn
     finally: learn.remove_cb(AutoPrecision).add_cbs(own)

@@ -288,7 +288,7 @@ def train_run(
     fit_recipe(learn, **how)
     return broadcast_object(None if rank_distrib() else _finish(learn, run, extra))
 
-# %% ../nbs/api/51_runs.ipynb #ae0d64d2
+# %% ../nbs/api/51_runs.ipynb #4aeac658
 def finetune_run(
     data:object='digits', # A set's name or a folder
     weights:object='torchvision', # A file, 'torchvision', or a name in `shipped_weights()`
@@ -323,7 +323,7 @@ def finetune_run(
         results.plot().savefig(tmp, format='png', dpi=110)
     return {**rec, 'path': str(learn.path)}, results, report
 
-# %% ../nbs/api/51_runs.ipynb #a96e2e3d
+# %% ../nbs/api/51_runs.ipynb #d4b901f8
 def _finetuning(plan, epochs, lr, settings):
     "The learner and the stages"
     check_recipe('one_cycle', epochs, lr)   # before there is a folder
@@ -400,7 +400,7 @@ def run_learner(
                           f"trained for {', '.join(want)[:80]}")
     return course_learner(dls, model), rec
 
-# %% ../nbs/api/51_runs.ipynb #6d9b4894
+# %% ../nbs/api/51_runs.ipynb #8b86b80f
 def _check_images(run, rec, dls):
     "Raise `CourseError` unless the images are those of the run"
     splits = zip(('train', 'valid', 'test'), dls.loaders)
@@ -412,7 +412,7 @@ def _check_images(run, rec, dls):
     raise CourseError(f'{run}: its images have changed ({how}), so others may be held out for the '
                       'test: name the set with data (--data)')
 
-# %% ../nbs/api/51_runs.ipynb #a795f455
+# %% ../nbs/api/51_runs.ipynb #d545e425
 def evaluate_run(
     run:object,          # A run's folder; or a file that `save_weights` wrote, with `data` given
     data:object=None,    # Another set or folder with the same classes; None: the run's own
@@ -442,7 +442,7 @@ def compare_runs(
                           'seed, valid_pct and n_train can be compared there')
     return compare(evaluate(a, split, name=str(first)), evaluate(b, split, name=str(second)))
 
-# %% ../nbs/api/51_runs.ipynb #cad38a26
+# %% ../nbs/api/51_runs.ipynb #2dc7d069
 def _images_of(rec, split):
     "What decides which images are in `split`"
     keys = ['name_or_path', 'valid_pct']
@@ -458,7 +458,7 @@ def newest_model(
     raise CourseError(f'there is no run in ./{root}: train one with `resnet-course train`, or '
                       'name a model')
 
-# %% ../nbs/api/51_runs.ipynb #6220a81c
+# %% ../nbs/api/51_runs.ipynb #edb8a8ef
 def find_run_lr(
     data:object='fashion_mnist_mini', # A set's name or a folder
     arch:str='resnet20',  # A name from `list_models()`

@@ -1,4 +1,4 @@
-"`resnet-course doctor` on machines with a problem: it doesn't crash, names the problem, and says what to do"
+"`resnet-course doctor` on machines with a problem: it names the problem and says what to do"
 import os, subprocess, sys
 from pathlib import Path
 

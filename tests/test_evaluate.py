@@ -1,25 +1,27 @@
-"Every mistake that is easily made when a network is tested, made here on purpose: each changes the number that `evaluate` gives"
-import time, tracemalloc
+"Common mistakes in testing a network, made on purpose; each one changes the result of `evaluate`"
+import time
 
 import numpy as np, pytest, torch, torch.nn.functional as F
+from PIL import Image
 from sklearn import metrics as skm
+from sklearn.calibration import calibration_curve
+from torch import nn
 
 from resnet_course.core import CourseError
-from resnet_course.loaders import get_dls
-from resnet_course.evaluate import Report, compare, evaluate, mcnemar, tta, wilson
-from resnet_course.predict import predict_images
-from resnet_course.loaders import raw_image, split_dl, unaugmented
-from resnet_course.learner import course_learner
+from resnet_course.images import plain_tensor
+from resnet_course.augment import CenterCrop
+from resnet_course.loaders import get_dls, raw_image, split_dl
 from resnet_course.models import create_model
-from resnet_course.recipes import fit_recipe
 from resnet_course.weights import save_weights
-
-def plain(t): return t.as_subclass(torch.Tensor)
+from resnet_course.learner import course_learner
+from resnet_course.recipes import fit_recipe
+from resnet_course.evaluate import Report, compare, evaluate, mcnemar, tta, wilson
 
 @pytest.fixture(scope='module')
 def learn():
     "A network that is good at digits, but not perfect"
-    learn = course_learner(get_dls('digits', size=8, n_train=600, seed=0), 'resnet8', precision='fp32', seed=0)
+    dls = get_dls('digits', size=8, n_train=600, seed=0)
+    learn = course_learner(dls, 'resnet8', precision='fp32', seed=0)
     with learn.no_bar(), learn.no_logging(): fit_recipe(learn, epochs=5)
     return learn
 
@@ -29,36 +31,46 @@ def rep(learn): return evaluate(learn)
 @pytest.fixture(scope='module')
 def test_set(learn):
     "All test images as the network sees them, and their classes"
-    xs, ys = zip(*split_dl(learn.dls, 'test'))
-    return torch.cat([plain(x) for x in xs]), torch.cat([plain(y) for y in ys])
+    batches = list(split_dl(learn.dls, 'test'))
+    x = torch.cat([plain_tensor(xb) for xb, _ in batches])
+    return x, torch.cat([plain_tensor(yb) for _, yb in batches])
 
 @pytest.fixture
 def model(learn):
-    "A copy, so that a mistake cannot spoil the others"
+    "A copy, so that a mistake doesn't affect the other tests"
     copy = create_model(**learn.model.cfg)
     copy.load_state_dict(learn.model.state_dict())
     return copy.eval()
 
-def accuracy(model, x, y, bs=128):
-    with torch.no_grad(): return sum(int((model(a).argmax(1) == b).sum()) for a, b in zip(x.split(bs), y.split(bs)))/len(y)
+def state(model): return {k: v.clone() for k, v in model.state_dict().items()}
 
-def test_done_right(model, test_set, rep):
+def moved(model, before):
+    return [k for k, v in model.state_dict().items() if not torch.equal(v, before[k])]
+
+def n_right(model, x, y): return int((model(x).argmax(1) == y).sum())
+
+def accuracy(model, x, y, bs=128):
+    with torch.no_grad():
+        return sum(n_right(model, xb, yb) for xb, yb in zip(x.split(bs), y.split(bs)))/len(y)
+
+def test_without_mistakes(model, test_set, rep):
     assert accuracy(model, *test_set) == rep.top1 > .8
     assert rep.n == len(test_set[1])
 
 # the mistakes
 
 def test_training_mode(model, test_set, rep):
-    "No `eval()`: BatchNorm uses each test batch's own statistics, and learns from it"
-    before = {k: v.clone() for k, v in model.state_dict().items()}
+    "Without `eval()`, BatchNorm normalizes with the statistics of each test batch, and learns them"
+    before = state(model)
     model.train()
     small = [accuracy(model, *test_set, bs=bs) for bs in (2, 4)]
-    assert rep.top1 not in small and small[0] != small[1]   # the answer depends on who else is in the batch
-    moved = [k for k, v in model.state_dict().items() if not torch.equal(v, before[k])]
-    assert moved and all('running' in k or 'num_batches' in k for k in moved)
+    # the answer depends on the other images in the batch
+    assert rep.top1 not in small and small[0] != small[1]
+    changed = moved(model, before)
+    assert changed and all('running' in k or 'num_batches' in k for k in changed)
 
-def test_flips_at_test(model, test_set, rep):
-    "The training transform on the test set: a random half of the images is mirrored"
+def test_flips_at_test_time(model, test_set, rep):
+    "With the training transform on the test set, a random half of the images is mirrored"
     x, y = test_set
     def flipped(seed):
         mask = torch.rand(len(x), generator=torch.Generator().manual_seed(seed)) < .5
@@ -72,54 +84,58 @@ def test_four_of_each_hundred(rep):
     few = Report(rep.probs[seen], rep.targets[seen], rep.vocab)
     assert few.n < rep.n/10
     assert [o['recall'] for o in few.per_class] != [o['recall'] for o in rep.per_class]
-    lo, hi = zip(wilson(few.n_right(), few.n), rep.top1_ci)
-    assert hi[0] - lo[0] > 2*(hi[1] - lo[1])
+    few_low, few_high = wilson(few.n_right(), few.n)
+    low, high = rep.top1_ci
+    assert few_high - few_low > 2*(high - low)
 
 def test_other_image_size(model, test_set, rep):
-    "Trained at one size and tested at another: global pooling hides it, so nothing fails"
+    "With global pooling, a network that is tested at a size it wasn't trained at doesn't fail"
     x, y = test_set
     assert accuracy(model, F.interpolate(x, scale_factor=4, mode='bilinear'), y) < rep.top1 - .1
 
 def test_forgotten_scaling(learn, model, rep):
     "Pixels from 0 to 255 instead of normalized ones"
-    x = torch.stack([torch.tensor(raw_image(learn.dls, 'test', i)) for i in range(100)])[:, None].float()
-    x = F.interpolate(x, 8, mode='bilinear', antialias=True)
+    x = [torch.tensor(raw_image(learn.dls, 'test', i)) for i in range(100)]
+    x = F.interpolate(torch.stack(x)[:, None].float(), 8, mode='bilinear', antialias=True)
     assert accuracy(model, x, rep.targets[:100]) < rep.top1 - .1
 
 def test_augmented_validation(learn, model):
-    "Random crops on the images that are validated on"
+    "Random crops of the images that are validated on"
     dl = learn.dls.train.new(shuffle=False, drop_last=False)
-    noisy = [sum(int((model(plain(x)).argmax(1) == plain(y)).sum()) for x, y in dl) for _ in range(2)]
+    def noisy(): return sum(n_right(model, plain_tensor(x), plain_tensor(y)) for x, y in dl)
+    once, again = noisy(), noisy()
     right = evaluate(learn, 'train').n_right()
-    assert right not in noisy and noisy[0] != noisy[1]
+    assert right not in (once, again) and once != again
 
 def test_dropped_last_batch(learn, rep):
     dl = split_dl(learn.dls, 'test').new(drop_last=True, bs=128)
     assert sum(len(y) for _, y in dl) < rep.n
 
-def test_padded_to_whole_batches(rep):
-    "Images counted twice, as where several processes share a test set that does not divide evenly"
-    i = torch.cat([torch.arange(rep.n), rep.worst(8) if torch.is_tensor(rep.worst(8)) else torch.tensor(rep.worst(8))])
+def test_padding_to_whole_batches(rep):
+    "Images counted twice, as when several processes share a test set that doesn't divide evenly"
+    i = torch.cat([torch.arange(rep.n), torch.tensor(rep.worst(8))])
     assert Report(rep.probs[i], rep.targets[i], rep.vocab).top1 != rep.top1
 
-def test_classes_in_another_order(rep):
-    "Folders read in another order than in training: '10' sorts before '2'"
+def test_different_order_of_classes(rep):
+    "Folders read in a different order than in training: '10' sorts before '2'"
     order = torch.tensor([0, 1, 9, 2, 3, 4, 5, 6, 7, 8])
     assert Report(rep.probs, order[rep.targets], rep.vocab).top1 < rep.top1 - .3
 
-def test_sum_is_no_mean(learn, rep):
+def test_sum_is_not_mean(rep):
     "A running sum of batch losses depends on the batch size"
     sums = [sum(float(l.mean()) for l in rep.losses.split(bs)) for bs in (50, 100)]
     assert abs(sums[0] - sums[1]) > .1*sums[1] and abs(sums[1] - rep.loss) > .01
 
 def test_mean_of_batch_means(rep):
-    "A short last batch weighs as much as a full one"
-    means = [float((p.argmax(1) == t).float().mean()) for p, t in zip(rep.probs.split(100), rep.targets.split(100))]
+    "A short last batch counts as much as a full one"
+    means = [float((p == t).float().mean())
+             for p, t in zip(rep.preds.split(100), rep.targets.split(100))]
     assert rep.n % 100 and sum(means)/len(means) != rep.top1
 
 def test_dropout_on():
     "`F.dropout` without `training=`, or dropout modules left in training mode"
-    learn = course_learner(get_dls('digits', size=8, n_train=200, seed=0), 'alexnet_small', precision='fp32', seed=0)
+    dls = get_dls('digits', size=8, n_train=200, seed=0)
+    learn = course_learner(dls, 'alexnet_small', precision='fp32', seed=0)
     first = evaluate(learn, 'valid')
     assert torch.equal(first.probs, evaluate(learn, 'valid').probs)
     learn.model.train()
@@ -132,34 +148,82 @@ def test_best_of_many_on_the_test_set():
     tops = [float((torch.rand(500, generator=gen) < .9).float().mean()) for _ in range(20)]
     assert max(tops) > .9 + .013   # one standard error
 
-# that `evaluate` does none of them
+# `evaluate` makes none of them
 
 def test_leaves_no_trace(learn):
-    before, modes = {k: v.clone() for k, v in learn.model.state_dict().items()}, [m.training for m in learn.model.modules()]
-    cbs = [type(c) for c in learn.cbs]
+    before, cbs = state(learn.model), [type(cb) for cb in learn.cbs]
     a, b = evaluate(learn, 'train'), evaluate(learn.model, 'train', dls=learn.dls)
     torch.testing.assert_close(a.probs, b.probs, rtol=0, atol=1e-5)
-    assert all(torch.equal(v, before[k]) for k, v in learn.model.state_dict().items())
-    assert sorted(map(str, cbs)) == sorted(str(type(c)) for c in learn.cbs)
+    assert not moved(learn.model, before)
+    assert sorted(map(str, cbs)) == sorted(str(type(cb)) for cb in learn.cbs)
 
-@pytest.mark.parametrize('bs', [1, 7, 64, 1000])
+def test_bare_model_in_training_mode(learn, model):
+    "It is evaluated in eval mode, and then every layer is back in its own mode"
+    want, before = evaluate(model, dls=learn.dls), state(model)
+    model.train()
+    model.bn1.eval()
+    modes = [m.training for m in model.modules()]
+    got = evaluate(model, dls=learn.dls)
+    assert got.loss == want.loss and torch.equal(got.probs, want.probs)
+    assert not moved(model, before)
+    assert [m.training for m in model.modules()] == modes
+
+def test_wrapped_model_in_training_mode(learn, model):
+    "A BatchNorm outside of the attribute `model` doesn't move either"
+    class Wrapper(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model, self.bn = model, nn.BatchNorm2d(1)
+        def forward(self, x): return self.model(self.bn(x))
+    net = Wrapper(model)
+    want, before = evaluate(net.eval(), dls=learn.dls), state(net)
+    assert evaluate(net.train(), dls=learn.dls).loss == want.loss
+    assert not moved(net, before)
+
+def test_mode_after_an_error(learn, model):
+    class Fails(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.net = model
+        def forward(self, x): raise RuntimeError('out of memory')
+    net = Fails(model).train()
+    with pytest.raises(RuntimeError): evaluate(net, dls=learn.dls)
+    assert all(m.training for m in net.modules())
+
+@pytest.mark.parametrize('bs', [1, 7, 64, 1000])   # one image is the hardest case for BatchNorm
 def test_batch_size_does_not_matter(model, learn, rep, bs):
     dls = get_dls(**{**learn.dls.cfg, 'bs': bs})
-    if bs == 1: dls.test.dataset  # one image at a time is the hardest case for BatchNorm
     torch.testing.assert_close(evaluate(model, dls=dls).probs, rep.probs, rtol=0, atol=1e-4)
 
-def test_one_pass_for_all_views(learn):
+def test_one_pass_for_all_metrics(learn):
     seen = []
     hook = learn.model.register_forward_hook(lambda m, i, o: seen.append(len(o)))
     rep = evaluate(learn)
-    rep.confusion, rep.per_class, rep.most_confused(), rep.worst(), rep.calibration(), str(rep), rep._repr_html_(), rep.to_dict()
-    rep.plot_confusion(), rep.plot_reliability()
+    rep.confusion, rep.per_class, rep.most_confused(), rep.worst(), rep.calibration()
+    str(rep), rep._repr_html_(), rep.to_dict(), rep.plot_confusion(), rep.plot_reliability()
     hook.remove()
     assert sum(seen) == rep.n == len(learn.dls.test_ds)
+
+@pytest.mark.parametrize('k, shown, grid', [(1, 1, 1), (4, 4, 4), (8, 8, 12)])
+def test_worst_mistakes_are_shown(learn, rep, k, shown, grid):
+    "An image with its true and predicted class, and empty axes at the end of the last row"
+    axs = rep.plot_worst(learn.dls, k).axes
+    assert [len(ax.images) for ax in axs] == [1]*shown + [0]*(grid - shown)
+    i = rep.worst(1)[0]
+    title = f'{rep.vocab[rep.targets[i]]}\n→ {rep.vocab[rep.preds[i]]} {rep.probs[i].max():.0%}'
+    assert axs[0].get_title() == title
+    assert np.array_equal(axs[0].images[0].get_array(), raw_image(learn.dls, 'test', i))
 
 def test_weights_in_a_file(learn, rep, tmp_path):
     f = save_weights(learn.model, tmp_path/'m.safetensors')
     torch.testing.assert_close(evaluate(f, dls=learn.dls).probs, rep.probs, rtol=0, atol=1e-5)
+
+def test_precision_is_restored(learn):
+    own = learn.precision
+    evaluate(learn, precision='bf16')
+    assert learn.precision is own
+    with pytest.raises(CourseError, match='precision'): evaluate(learn, precision='fp15')
+    assert learn.precision is own
 
 # the numbers
 
@@ -170,23 +234,58 @@ def test_equal_to_scikit_learn(seed):
     probs, y = rng.dirichlet(np.ones(c), 400).astype(np.float32), rng.integers(0, c, 400)
     probs /= probs.sum(1, keepdims=True)
     rep, labels, pred = Report(probs, y, range(c)), list(range(c)), probs.argmax(1)
-    p, r, _, s = skm.precision_recall_fscore_support(y, pred, labels=labels, zero_division=0)
+    p, r, _, n = skm.precision_recall_fscore_support(y, pred, labels=labels, zero_division=0)
     assert rep.top1 == skm.accuracy_score(y, pred)
-    if c > 5: assert rep.top5 == pytest.approx(skm.top_k_accuracy_score(y, probs, k=5, labels=labels))
+    if c > 5:
+        top5 = skm.top_k_accuracy_score(y, probs, k=5, labels=labels)
+        assert rep.top5 == pytest.approx(top5)
     assert np.array_equal(rep.confusion, skm.confusion_matrix(y, pred, labels=labels))
-    for k, v in dict(precision=p, recall=r, support=s).items(): assert [o[k] for o in rep.per_class] == pytest.approx(list(v))
+    for k, v in dict(precision=p, recall=r, support=n).items():
+        assert [o[k] for o in rep.per_class] == pytest.approx(list(v), rel=1e-12)
     assert rep.loss == pytest.approx(skm.log_loss(y, probs, labels=labels), rel=1e-5)
 
+@pytest.mark.parametrize('seed', range(3))
+def test_per_class_by_counting(seed):
+    "Confusion matrix, precision, recall and support by their definitions, for 30 classes"
+    c, gen = 30, torch.Generator().manual_seed(seed)
+    y, pred = torch.randint(c, (2, 1000), generator=gen)
+    y[y == 7], pred[pred == 11] = 8, 12   # a class without images, and one that is never predicted
+    rep = Report(F.one_hot(pred, c), y, range(c))
+    for i, row in enumerate(rep.per_class):
+        n, n_pred = int((y == i).sum()), int((pred == i).sum())
+        right = int(((y == i) & (pred == i)).sum())
+        want = dict(name=str(i), precision=right/n_pred if n_pred else 0.,
+                    recall=right/n if n else 0., support=n)
+        assert row == want and [type(v) for v in row.values()] == [str, float, float, int]
+        assert rep.confusion[i].tolist() == [int(((y == i) & (pred == j)).sum()) for j in range(c)]
+
+@pytest.mark.parametrize('k, n', [(0, 7), (7, 7), (1, 2), (90, 100), (1873, 2000), (9, 50_000)])
+def test_wilson_by_its_formula(k, n):
+    "Wilson (1927); 1.96 is the normal distribution's 97.5 % quantile, rounded"
+    z, p = 1.959963984540054, k/n
+    middle = (p + z*z/(2*n))/(1 + z*z/n)
+    half = z*(p*(1 - p)/n + z*z/(4*n*n))**.5/(1 + z*z/n)
+    assert wilson(k, n) == pytest.approx((middle - half, middle + half), abs=1e-12)
+    assert [type(o) for o in wilson(k, n)] == [float, float]   # for JSON
+
 def test_calibration_by_scikit_learn():
-    from sklearn.calibration import calibration_curve
     rng = np.random.default_rng(0)
     p = rng.uniform(.5, 1, 1000)
     y = (rng.uniform(size=1000) > p).astype(int)   # class 0 has probability p
     rows = Report(np.stack([p, 1 - p], 1), y, 'ab').calibration(10)
     acc, conf = calibration_curve(y == 0, p, n_bins=10)
-    assert [o['accuracy'] for o in rows] == pytest.approx(acc, abs=.02) and [o['confidence'] for o in rows] == pytest.approx(conf, abs=.02)
+    assert [o['accuracy'] for o in rows] == pytest.approx(acc, abs=.02)
+    assert [o['confidence'] for o in rows] == pytest.approx(conf, abs=.02)
 
-def test_class_never_seen_and_never_said():
+@pytest.mark.parametrize('conf, low, high', [(.5, .25, .5), (.51, .5, .75), (.75, .5, .75),
+                                             (.76, .75, 1.), (1., .75, 1.)])
+def test_edges_of_calibration_bins(conf, low, high):
+    "A confidence on an edge belongs to the lower bin; any other to the bin that it is in"
+    row, = Report([[conf, 1 - conf]], [0], 'ab').calibration(4)
+    assert (row['low'], row['high'], row['n'], row['accuracy']) == (low, high, 1, 1.)
+    assert row['low'] < row['confidence'] <= row['high']
+
+def test_classes_without_images_or_predictions():
     rep = Report([[.8, .2, 0], [.7, .3, 0]], [0, 1], 'abc')
     assert rep.per_class[2] == dict(name='c', precision=0., recall=0., support=0)
     assert rep.per_class[1]['precision'] == 0.
@@ -197,30 +296,84 @@ def test_mcnemar_by_simulation():
     assert mcnemar(9, 21) == pytest.approx(np.mean(np.minimum(b, 30 - b) <= 9), abs=.01)
 
 def test_compare_is_paired():
-    "Nine more right answers of a thousand: beyond doubt where nothing else differs, chance where much does"
-    def rep(right): return Report(np.where(np.asarray(right)[:, None], [.9, .1], [.1, .9]), np.zeros(len(right), int), 'ab')
+    "Nine more right of a thousand: significant if nothing else differs, not if much does"
+    def report(right):
+        probs = np.where(np.asarray(right)[:, None], [.9, .1], [.1, .9])
+        return Report(probs, np.zeros(len(right), int), 'ab')
     base = np.arange(1000) < 900
-    more = base.copy(); more[900:909] = True
-    other = np.roll(base, 300); other[:9] = True
-    assert compare(rep(base), rep(more)).p < .01 and compare(rep(base), rep(more)).diff_ci[0] > 0
-    assert compare(rep(base), rep(other)).p > .05 and compare(rep(base), rep(other)).diff_ci[0] < 0
+    more = base.copy()
+    more[900:909] = True
+    other = np.roll(base, 300)
+    other[:9] = True
+    similar, different = (compare(report(base), report(o)) for o in (more, other))
+    assert similar.p < .01 and similar.diff_ci[0] > 0
+    assert different.p > .05 and different.diff_ci[0] < 0
+
+def test_compare_at_a_fixed_seed():
+    "The bootstrap is reproducible"
+    a = Report([[.9, .1]]*30 + [[.1, .9]]*10, [0]*40, 'ab')
+    b = Report([[.9, .1]]*20 + [[.1, .9]]*5 + [[.9, .1]]*15, [0]*40, 'ab')
+    got = compare(a, b)
+    assert (got.only_first, got.only_second, got.diff, got.agreement) == (5, 10, .125, .625)
+    counts = np.random.default_rng(0).multinomial(40, [5/40, 10/40, 1 - 15/40], 2000)
+    assert got.diff_ci == tuple(np.percentile((counts[:, 1] - counts[:, 0])/40, [2.5, 97.5]))
+    assert list(got.to_dict()) == ['names', 'n', 'top1', 'diff', 'diff_ci', 'only_first',
+                                   'only_second', 'agreement', 'p']
 
 def test_thousand_classes_in_little_memory():
-    "The confusion matrix of 50,000 images and 1,000 classes; classes × classes × images would be 50 GB"
+    "50,000 images and 1,000 classes; classes × classes × images would be 50 GB"
     rep = Report(torch.eye(1000), torch.arange(1000), range(1000))
     rep.targets = torch.arange(50_000)%1000
     rep.__dict__['preds'] = (rep.targets*7)%1000
     start = time.perf_counter()
-    assert rep.confusion.sum() == 50_000 and rep.confusion.numel()*rep.confusion.element_size() <= 8_000_000
+    assert rep.confusion.sum() == 50_000
+    assert rep.confusion.numel()*rep.confusion.element_size() <= 8_000_000
     assert len(rep.per_class) == 1000 and time.perf_counter() - start < 10
 
-def test_flips_are_reported_apart(learn, rep):
+# test-time augmentation, and bad input
+
+def test_tta_has_a_name_of_its_own(learn, rep):
     flip = tta(learn)
-    assert flip.split == 'test, flip' and flip.n == rep.n and not torch.equal(flip.probs, rep.probs)
+    assert flip.split == 'test, flip' and flip.n == rep.n
+    assert not torch.equal(flip.probs, rep.probs)
     assert tta(learn, kind='ten_crop').split == 'test, ten_crop'
 
-def test_bad_input(learn):
-    for bad, words in ((lambda: evaluate(learn, 'tset'), 'test'), (lambda: evaluate(learn.model), 'on which images'), (lambda: tta(learn, kind='nine'), 'ten_crop'),
-                       (lambda: Report([[.5, .5]], [0, 1], 'ab'), '1 predictions for 2'), (lambda: Report([[float('nan')]*2], [0], 'ab'), 'NaN'),
-                       (lambda: Report([[.5, .5]], [2], 'ab'), 'class')):
-        with pytest.raises(CourseError, match=words): bad()
+def test_ten_crops_of_photos(tmp_path):
+    "Ten crops are taken from the photos as loaded, before the center crop"
+    rng = np.random.RandomState(0)
+    for c in 'ab':
+        (tmp_path/c).mkdir()
+        for i in range(6):
+            im = rng.randint(256, size=(48, 48, 3), dtype=np.uint8)
+            Image.fromarray(im).save(tmp_path/c/f'{i}.png')
+    dls = get_dls(tmp_path, bs=4, size=32, valid_pct=.25, num_workers=0, device='cpu')
+    model = create_model('resnet8', n_out=2).eval()
+    dl = split_dl(dls, 'valid')
+    tfms = [f for f in dl.after_batch.fs if not isinstance(f, CenterCrop)]
+    assert len(tfms) < len(dl.after_batch.fs)
+    x = torch.cat([plain_tensor(xb) for xb, _ in dl.new(after_batch=tfms)])
+    n = x.shape[-1]
+    assert n > 32
+    end, middle = n - 32, round((n - 32)/2)
+    corners = [(0, 0), (0, end), (end, 0), (end, end), (middle, middle)]
+    crops = [o[..., i:i + 32, j:j + 32] for o in (x, x.flip(-1)) for i, j in corners]
+    with torch.no_grad(): want = torch.stack([model(o).softmax(1) for o in crops]).mean(0)
+    got = tta(model, 'valid', 'ten_crop', dls=dls)
+    torch.testing.assert_close(got.probs, want, rtol=0, atol=1e-5)
+
+def test_empty_split():
+    dls = get_dls('digits', n_train=64, valid_pct=0, device='cpu')
+    learn = course_learner(dls, 'resnet8')
+    with pytest.raises(CourseError, match='valid split is empty'): evaluate(learn, 'valid')
+
+@pytest.mark.parametrize('call, words', [
+    (lambda learn: evaluate(learn, 'tset'), 'test'),
+    (lambda learn: evaluate(learn.model), 'on which images'),
+    (lambda learn: tta(learn.model), 'on which images'),
+    (lambda learn: tta(learn, kind='nine'), 'ten_crop'),
+    (lambda learn: Report([[.5, .5]], [0, 1], 'ab'), '1 predictions for 2'),
+    (lambda learn: Report([.5, .5], [0, 1], 'ab'), 'do not fit 2 classes'),
+    (lambda learn: Report([[float('nan')]*2], [0], 'ab'), 'NaN'),
+    (lambda learn: Report([[.5, .5]], [2], 'ab'), 'class')])
+def test_bad_input(learn, call, words):
+    with pytest.raises(CourseError, match=words): call(learn)
