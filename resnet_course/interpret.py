@@ -163,7 +163,8 @@ class Neighbors:
     @property
     def same(self)->float: # 0 to 1
         "Share of neighbors that have the query's class"
-        return float((self.pool_y[self.idx] == self.query_y[:, None]).float().mean())
+        same = self.pool_y[self.idx] == self.query_y[:, None]
+        return float(same.float().mean())
     def __repr__(self):
         n, k = self.idx.shape
         queries, pool = self.splits
@@ -204,11 +205,12 @@ def _first_of_each_class(y, n=8):
 
 def _show_neighbor(ax, found, q, j):
     "Show the `j`th neighbor of query `q`, its distance, and its class if that is wrong"
-    y, i = int(found.query_y[q]), int(found.idx[q, j])
+    i = int(found.idx[q, j])
     c = int(found.pool_y[i])
-    title, color = f'{found.dist[q, j]:.2f}', 'black'
-    if c != y: title, color = f'{title} {found.dls.vocab[c]}', '#d55e00'
-    show_raw(ax, raw_image(found.dls, found.splits[1], i), title, color)
+    im = raw_image(found.dls, found.splits[1], i)
+    title = f'{found.dist[q, j]:.2f}'
+    if c == int(found.query_y[q]): show_raw(ax, im, title)
+    else: show_raw(ax, im, f'{title} {found.dls.vocab[c]}', '#d55e00')
 
 def plot_neighbors(
     found:Neighbors, # Result of `neighbors`
@@ -220,7 +222,8 @@ def plot_neighbors(
                             layout='constrained', squeeze=False)
     for row, q in zip(axs, which):
         label = found.dls.vocab[int(found.query_y[q])]
-        show_raw(row[0], raw_image(found.dls, found.splits[0], q), f'query: {label}')
+        im = raw_image(found.dls, found.splits[0], q)
+        show_raw(row[0], im, f'query: {label}')
         for s in row[0].spines.values(): s.set(color='#0072b2', linewidth=2.5)
         for j, ax in enumerate(row[1:]): _show_neighbor(ax, found, q, j)
     return fig
@@ -273,9 +276,9 @@ def plot_cam(
     name:str=None # Name of a layer; None: the last of `stage_names`
 )->Figure: # Two rows: images, and the same images under their maps
     "Plot images with their Grad-CAM maps; wrong predictions are named in orange"
-    which, dl, vocab = list(which), split_dl(learn.dls, split), learn.dls.vocab
+    which = list(which)
     if not which: raise CourseError('no image to show: `which` is empty')
-    n = len(which)
+    dl, vocab, n = split_dl(learn.dls, split), learn.dls.vocab, len(which)
     with unaugmented(dl): xb, yb = next(iter(dl.new(get_idxs=lambda: which, bs=n)))
     with eval_mode(learn) as model, torch.no_grad():
         preds = model(_to_model(xb, model)).argmax(1)
@@ -295,7 +298,8 @@ def plot_cam(
 def _cover(xb, places):
     "Set the pixels at flat positions `places` (N,K) to 0, the mean color after normalization"
     n, _, h, w = xb.shape
-    keep = torch.ones(n, h*w, device=xb.device).scatter(1, places, 0.)
+    keep = torch.ones(n, h*w, device=xb.device)
+    keep.scatter_(1, places, 0.)
     return keep.view(n, 1, h, w)*xb
 
 @torch.no_grad()
@@ -311,8 +315,12 @@ def occlusion_test(
         xb = _to_model(xb, model)
         order = maps.flatten(1).to(xb.device).argsort(1)
         cls = model(xb).argmax(1, keepdim=True)
-        def prob(x): return float(model(x).softmax(1).gather(1, cls).mean())
-        bright, dark = _cover(xb, order[:, -k:]), _cover(xb, order[:, :k])
+        def prob(x):
+            "Mean probability of the class predicted for the uncovered image"
+            probs = model(x).softmax(1)
+            return float(probs.gather(1, cls).mean())
+        bright = _cover(xb, order[:, -k:])
+        dark = _cover(xb, order[:, :k])
         return dict(whole=prob(xb), bright=prob(bright), dark=prob(dark))
 
 # %% ../nbs/api/42_interpret.ipynb #d464c8f9
@@ -362,7 +370,10 @@ def layer_responses(
     names = {m: n for n, m in model.named_modules()
              if isinstance(m, nn.BatchNorm2d) and 'downsample' not in n}
     if not names: raise CourseError('this model has no BatchNorm layers to measure')
-    def measure(m, inputs, output): rows.append((names[m], float(output.float().std())))
+    def measure(m, inputs, output):
+        "Record the standard deviation of one layer's output"
+        sd = float(output.float().std())
+        rows.append((names[m], sd))
     with Hooks(names, measure, detach=False), eval_mode(model): model(_to_model(xb, model))
     return rows
 
@@ -505,7 +516,9 @@ def _use_batch_statistics(model):
 def _shift(model, start, dirs, at):
     "Set the weights to `start`, moved along each of `dirs` by the numbers `at`"
     for k, p in model.named_parameters():
-        if k in dirs[0]: p.copy_(start[k] + sum(a*d[k] for a, d in zip(at, dirs)))
+        if k not in dirs[0]: continue
+        move = sum(a*d[k] for a, d in zip(at, dirs))
+        p.copy_(start[k] + move)
 
 # %% ../nbs/api/42_interpret.ipynb #fc0a7fb2
 @torch.no_grad()

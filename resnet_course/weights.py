@@ -28,8 +28,7 @@ from .models import create_model, list_models, options, registry
 def _safe_globals():
     "List the harmless classes and functions, besides tensors and containers, found in checkpoints"
     core = np._core if hasattr(np, '_core') else np.core   # NumPy 2 or 1
-    names = 'float64', 'float32', 'int64', 'int32', 'bool'
-    dtypes = [type(np.dtype(o)) for o in names]
+    dtypes = [type(np.dtype(o)) for o in ('float64', 'float32', 'int64', 'int32', 'bool')]
     return [core.multiarray.scalar, np.dtype, *dtypes, argparse.Namespace]
 
 # %% ../nbs/api/25_weights.ipynb #7700e0d8
@@ -189,7 +188,6 @@ class LoadReport:
     adapted:dict[str, str] = field(default_factory=dict) # Loaded after a change: name → change
     skipped:dict[str, str] = field(default_factory=dict) # In the file, not loaded: name → reason
     missing:list[str] = field(default_factory=list) # In the model, not in the file: left unchanged
-    meta:dict = field(default_factory=dict) # Metadata that `save_weights` wrote
     def __str__(self):
         lines = [f'{self.source}: {len(self.matched)} tensors matched']
         for kind in ('adapted', 'skipped', 'missing'):
@@ -278,15 +276,15 @@ def _found(match, name, v):
     if not _is_castable(v, like):
         kind = f'{v.dtype}, {v.layout}, {v.device}'.replace('torch.', '')
         match.bad[name] = f'a different kind of tensor ({kind})'
-    elif v.shape == like.shape: _load(match, name, v)
-    elif name == match.first and _differ_only_in(1, v, like): _load(match, name, v)
+    elif v.shape == like.shape: _add(match, name, v)
+    elif name == match.first and _differ_only_in(1, v, like): _add(match, name, v)
     elif name in match.head and _differ_only_in(0, v, like):
         match.report.skipped[name] = f'{len(v)} classes, the model has {len(like)}'
     else:
         match.bad[name] = f'shape {tuple(v.shape)}, the model has {tuple(like.shape)}'
         match.wrong_shape = True
 
-def _load(match, name, v):
+def _add(match, name, v):
     "Convert a tensor that fits, and note it unless its values are wrong"
     v, note = _convert(v, match.own[name])
     wrong = _wrong_values(name, v)
@@ -489,11 +487,12 @@ def _source(model, source):
     if isinstance(source, str) and re.fullmatch(r'torchvision|\w*\.?IMAGENET1K_V\d', source):
         path = torchvision_file(model, source.rpartition('.')[2])
         return read_weights(path)[0], dict(cfg=dict(variant='v1.5')), f'torchvision {path.name}'
-    if isinstance(source, str) and not Path(source).suffix and not Path(source).exists():
+    path = Path(source)
+    if isinstance(source, str) and not path.suffix and not path.exists():
         named = ['torchvision', 'IMAGENET1K_V1', 'IMAGENET1K_V2', *shipped_weights()]
         check_choice(source, [*named, 'a path to a file'], 'weights')
     sd, meta = read_weights(source)
-    return sd, meta, Path(source).name
+    return sd, meta, path.name
 
 def _fitting_model(sd):
     "Say which call of `create_model` weights fit, for an error message; '' if there is none"

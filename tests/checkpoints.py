@@ -258,7 +258,7 @@ def _(d, sd): return write(d, pickle.dumps(Touch(d/'owned'), protocol=2))
 @bad('a whole pickled module', 'could run code')
 def _(d, sd): return save(d, create_model('resnet8'))
 
-@bad('a TorchScript program', 'TorchScript')
+@bad('a TorchScript program', 'a TorchScript program, not weights')
 def _(d, sd):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')

@@ -2,9 +2,9 @@
 
     python tests/mutations.py [--only MODULE ...] [--jobs 2] [--out results/mutations.json]
 
-Not part of the test suite: it takes half an hour. Each mutation is applied to a copy of the project, to the api
-notebook and to the module that it exports. Then the notebook runs, and the test files of the module if the
-notebook has noticed nothing. A mutation that nothing notices is a survivor, and is printed.
+Not part of the test suite: it takes half an hour or more. Each mutation is applied to a copy of the
+project, to the api notebook and to the module that it exports. Then the notebook runs, and the test
+files of the module if the notebook notices nothing. What nothing notices is a survivor.
 """
 import argparse, json, os, shutil, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +25,7 @@ def apply(project, module, old, new):
     d, n = json.loads(f.read_text(encoding='utf-8')), 0
     for c in d['cells']:
         text = ''.join(c['source'])
-        if c['cell_type'] != 'code' or old not in text or '#| export' not in text: continue
+        if c['cell_type'] != 'code' or '#| export' not in text: continue
         n += text.count(old)
         c['source'] = text.replace(old, new).splitlines(keepends=True)
     code = py.read_text(encoding='utf-8')
@@ -39,25 +39,36 @@ def run(project, *args):
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
     env = dict(os.environ, PYTHONPATH=str(project), PATH=path, OMP_NUM_THREADS='1',
                PYTHONDONTWRITEBYTECODE='1')
-    try: return subprocess.run(args, cwd=project, env=env, capture_output=True, timeout=900).returncode != 0
+    try: res = subprocess.run(args, cwd=project, env=env, capture_output=True, timeout=900)
     except subprocess.TimeoutExpired: return True
+    return res.returncode != 0
 
-def attempt(module, old, new):
-    "Who notices the mutation: 'notebook', 'tests', or nobody"
+def copy_to(folder):
+    "A copy of the project"
+    leave = shutil.ignore_patterns('.git', '.venv*', '_docs', '_proc', 'dist', 'build', 'runs',
+                                   '__pycache__', '*.egg-info')
+    return Path(shutil.copytree(root, Path(folder)/'resnet_course_copy', symlinks=True, ignore=leave))
+
+def noticed(project, module):
+    "What fails: 'notebook', 'tests' or nothing ('nobody')"
+    if run(project, 'nbdev_test', '--path', notebook(project, module), '--n_workers', '0'):
+        return 'notebook'
+    files = [f'tests/test_{module}.py', *EXTRA.get(module, ())]
+    files = [f for f in files if (root/f).is_file()]
+    failed = files and run(project, sys.executable, '-m', 'pytest', '-x', '-q', *files)
+    return 'tests' if failed else 'nobody'
+
+def attempt(module, old=None, new=None):
+    "Who notices a mutation; without one, whether everything passes"
     start = time.time()
     with tempfile.TemporaryDirectory() as tmp:
-        project = Path(tmp)/'resnet_course_copy'
-        shutil.copytree(root, project, symlinks=True, ignore=shutil.ignore_patterns(
-            '.git', '.venv*', '_docs', '_proc', 'dist', 'build', 'runs', '__pycache__', '*.egg-info'))
-        if not apply(project, module, old, new): who = 'not applied'
-        elif run(project, 'nbdev_test', '--path', notebook(project, module), '--n_workers', '0'):
-            who = 'notebook'
-        else:
-            files = [f for f in (f'tests/test_{module}.py', *EXTRA.get(module, ())) if (root/f).is_file()]
-            caught = files and run(project, sys.executable, '-m', 'pytest', '-x', '-q', *files)
-            who = 'tests' if caught else 'nobody'
-    row = dict(module=module, line=old, becomes=new, noticed_by=who, seconds=round(time.time() - start))
-    print(f"{who:12} {module}: {old.strip()[:60]!r} → {new.strip()[:60]!r}", flush=True)
+        project = copy_to(tmp)
+        applied = old is None or apply(project, module, old, new)
+        who = noticed(project, module) if applied else 'not applied'
+    row = dict(module=module, line=old, becomes=new, noticed_by=who,
+               seconds=round(time.time() - start))
+    what = f'{old.strip()[:60]!r} → {new.strip()[:60]!r}' if old else 'unchanged'
+    print(f'{who:12} {module}: {what}', flush=True)
     return row
 
 # what tests a module besides its own file
@@ -72,8 +83,12 @@ if __name__ == '__main__':
     p.add_argument('--jobs', type=int, default=2)
     p.add_argument('--out', type=Path, default=root/'results/mutations.json')
     a = p.parse_args()
-    todo = [(m, *o) for m, os_ in MUTATIONS.items() for o in os_ if not a.only or m in a.only]
-    with ThreadPoolExecutor(a.jobs) as ex: rows = list(ex.map(lambda o: attempt(*o), todo))
+    modules = [m for m in MUTATIONS if not a.only or m in a.only]
+    todo = [(m, *mutation) for m in modules for mutation in MUTATIONS[m]]
+    with ThreadPoolExecutor(a.jobs) as ex:
+        broken = [r['module'] for r in ex.map(attempt, modules) if r['noticed_by'] != 'nobody']
+        if broken: sys.exit(f'these fail without any mutation: {", ".join(broken)}')
+        rows = list(ex.map(lambda o: attempt(*o), todo))
     lost = [r for r in rows if r['noticed_by'] in ('nobody', 'not applied')]
     commit = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=root, capture_output=True, text=True)
     record = dict(commit=commit.stdout.strip(), mutations=len(rows), survivors=len(lost), rows=rows)

@@ -1,15 +1,17 @@
 "Views of a network and the papers' experiments, checked against other ways of computing them"
 import numpy as np, pytest, torch, torch.nn.functional as F, torchvision
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from resnet_course.core import CourseError
 from resnet_course.loaders import get_dls
+from resnet_course.torch_loaders import as_dls
 from resnet_course.models import create_model
 from resnet_course.learner import course_learner
 from resnet_course.interpret import (
-    first_filters, get_activations, get_features, get_layer, grad_cam, gradient_norms,
-    layer_responses, loss_surface, nearest, neighbors, occlusion_test, plot_activations,
-    plot_filters, smoothness, stage_names)
+    GradientNorms, first_filters, get_activations, get_features, get_layer, grad_cam,
+    gradient_norms, layer_responses, loss_surface, nearest, neighbors, occlusion_test,
+    plot_activations, plot_filters, smoothness, stage_names)
 from resnet_course.experiments import (
     IdentityBlock, batches_to_target, compare_nets, four_layers, identity_error, shrink_to_zero)
 
@@ -111,6 +113,16 @@ def test_neighbors_of_the_same_class(dls):
     found.query_y[:] = 1
     assert found.same == 1
 
+def test_neighbors_of_duplicates():
+    "An image is not its own neighbor, and its duplicate is its nearest"
+    ds = TensorDataset(torch.randn(12, 1, 28, 28).repeat(2, 1, 1, 1), torch.arange(24)%2)
+    ds.classes = ['a', 'b']
+    dls = as_dls(DataLoader(ds, 8, shuffle=True), DataLoader(ds, 8))
+    found = neighbors(course_learner(dls, 'resnet8', seed=0), 3, 'valid', 'valid')
+    distance = (found.idx - torch.arange(24)[:, None]).abs()
+    assert found.idx.shape == (24, 3)
+    assert (distance > 0).all() and (distance == 12).any(1).all()
+
 def test_features_of_torchvision(dls):
     model = torchvision.models.resnet18(weights=None, num_classes=10)
     fs, _ = get_features(model, 'valid', get_dls('digits', n_train=50, seed=0, n_in=3))
@@ -148,6 +160,30 @@ def test_gradient_norms_by_hand(batch):
     F.cross_entropy(model(x), y).backward()
     norm = float(model.layer2[0].conv1.weight.grad.norm())
     assert rows['layer2.0.conv1'] == pytest.approx(norm, rel=1e-5)
+
+def fit_silently(learn, *args, **kwargs):
+    with learn.no_bar(), learn.no_logging(): learn.fit(*args, **kwargs)
+
+def test_gradient_norms_are_unscaled():
+    "float16's loss scale does not appear in the norms"
+    def norm(precision):
+        dls = get_dls('digits', bs=32, n_train=64, device='cpu')
+        learn = course_learner(dls, 'resnet8', seed=0, precision=precision)
+        cb = GradientNorms(every=1)
+        fit_silently(learn, 1, 1e-6, cbs=cb)
+        return cb.norms['fc'][0]
+    assert norm('fp16') == pytest.approx(norm('fp32'), rel=0.1)
+
+def test_gradient_norms_of_layers_that_start_late():
+    dls = get_dls('digits', bs=16, n_train=64, device='cpu')
+    learn, cb = course_learner(dls, 'resnet8', seed=0), GradientNorms(every=1)
+    learn.freeze()
+    fit_silently(learn, 1, 0.1, cbs=cb)
+    n = len(cb.plot().lines)
+    learn.unfreeze()
+    fit_silently(learn, 1, 0.1, cbs=cb)
+    assert n < len(cb.plot().lines) == len(cb.norms)
+    assert all(len(v) == len(cb.batches) for v in cb.norms.values())
 
 def test_loss_surface_ignores_the_scale_of_weights(batch):
     "Multiplying a convolution before BatchNorm changes neither the network nor its loss surface"

@@ -54,6 +54,19 @@ def test_no_permission_even_as_root(tmp_path, monkeypatch):
     monkeypatch.setattr('builtins.open', refuse)
     with pytest.raises(CourseError, match='cannot be read .Permission denied'): read_weights(p)
 
+def test_damaged_archive(tmp_path):
+    path = tmp_path/'w.pth'
+    torch.save(dict(w=torch.zeros(1000)), path)
+    b = bytearray(path.read_bytes())
+    i = b.index(b'PK\x01\x02')   # the directory at the end
+    b[i:i + 4] = b'XXXX'
+    path.write_bytes(b)
+    with pytest.raises(CourseError, match='not a complete PyTorch checkpoint'): read_weights(path)
+
+def test_web_page_after_blank_lines(tmp_path):
+    (tmp_path/'w.pth').write_bytes(b'\n'*40 + b'<html><body>not found</body></html>')
+    with pytest.raises(CourseError, match='a text file .<html>'): read_weights(tmp_path/'w.pth')
+
 def test_outputs_do_not_depend_on_the_keys(tmp_path):
     "A network loaded from renamed tensors has the same outputs as the one that was saved"
     a, b = create_model('resnet20').eval(), create_model('resnet20').eval()
@@ -126,6 +139,20 @@ def test_round_trip_is_exact(tmp_path):
     assert back.cfg == net.cfg and back.meta['vocab'] == ['a', 'b']
     assert not back.training
     assert {'torch', 'resnet_course'} <= back.meta['versions'].keys()
+
+def test_half_precision_is_loaded_as_single(tmp_path):
+    net = create_model('resnet8', n_out=10, n_in=1).eval()
+    path = save_weights(net.half(), tmp_path/'w.safetensors')
+    assert load_model(path)(torch.zeros(1, 1, 28, 28)).dtype == torch.float32
+
+def test_full_disk_leaves_no_file(tmp_path):
+    resource = pytest.importorskip('resource', reason='the system cannot limit the size of files')
+    net, limits = create_model('resnet8'), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises((CourseError, OSError)) as e: save_weights(net, tmp_path/'w.safetensors')
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir()), e.value
 
 # torchvision's weights
 
