@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from fastai.data.external import fastai_path
+from fastcore.basics import patch
 from filelock import FileLock
 
 from .core import CourseError, MissingFileError, asset, atomic_write, check_choice
@@ -91,28 +92,32 @@ class SetInfo:
         "Does the set come with the package?"
         return not self.folders
 
-    def is_complete(self,
-        folder:Path # Folder to look in
-    )->bool: # True if no file is missing
-        "Does `folder` have all files of the set?"
-        return all((folder/f).is_file() for f in self.sums)
+# %% ../nbs/api/13_datasets.ipynb #5daea82f
+@patch
+def is_complete(self:SetInfo,
+    folder:Path # Folder to look in
+)->bool: # True if no file is missing
+    "Does `folder` have all files of the set?"
+    return all((folder/f).is_file() for f in self.sums)
 
-    def read(self,
-        folder:Path, # Folder of the set
-        size:int=None, # Side that the network sees (px), for photos; None: 128
-        in_memory:bool=None # Decode photos now? None: if they take no more than 1 GB
-    )->ImageSet: # With the publisher's splits
-        "Read the set; each subclass implements this"
-        raise NotImplementedError
+@patch
+def read(self:SetInfo,
+    folder:Path, # Folder of the set
+    size:int=None, # Side that the network sees (px), for photos; None: 128
+    in_memory:bool=None # Decode photos now? None: if they take no more than 1 GB
+)->ImageSet: # With the publisher's splits
+    "Read the set; each subclass implements this"
+    raise NotImplementedError
 
-    def install(self,
-        files:list, # Downloaded archives
-        dest:Path # Folder of the set
-    ):
-        "Unpack the downloaded archive"
-        top = unpack(files[0], dest.with_name(f'{dest.name}.new'))
-        (top/dest.name).rename(dest)   # the archive holds a folder of this name
-        top.rmdir()
+@patch
+def install(self:SetInfo,
+    files:list, # Downloaded archives
+    dest:Path # Folder of the set
+):
+    "Unpack the downloaded archive"
+    top = unpack(files[0], dest.with_name(f'{dest.name}.new'))
+    (top/dest.name).rename(dest)   # the archive holds a folder of this name
+    top.rmdir()
 
 # %% ../nbs/api/13_datasets.ipynb #4fbbf3db
 def _image_set(info, xs, ys, vocab):
@@ -170,7 +175,7 @@ def _cifar100_names(folder, binary):
     if binary: return (folder/'fine_label_names.txt').read_text().split()
     return [n.decode() for n in read_pickle(folder/'meta')[b'fine_label_names']]
 
-# %% ../nbs/api/13_datasets.ipynb #2c4b1b2f
+# %% ../nbs/api/13_datasets.ipynb #a53594f3
 class CifarSet(SetInfo):
     "CIFAR-10 or CIFAR-100, in the Python or the binary version"
     def parts(self)->tuple: # Two lists of names, training and test, without '.bin'
@@ -310,19 +315,24 @@ _archives = {
     'imagewoof2-320': (328387740, ['7a1fd92672a559a85de76e4810a20c21']),
     'imagewoof2-160': (92612825, ['3559b194123981a540b87132dbda412f'])}
 
+# %% ../nbs/api/13_datasets.ipynb #6282fd4e
 def _fastai_set(name, images, px):
-    "Imagenette or Imagewoof with a short side of `px` (None: full size)"
-    folder, title, pixels = f'{name}2', name.title(), 'photos'
-    if px: name, folder, title, pixels = f'{name}_{px}', f'{folder}-{px}', f'{title}, {px} px', str(px)
+    "Imagenette or Imagewoof with a short side of `px`; None: full size"
+    folder, title = f'{name}2', name.title()
+    if px:
+        folder, title = f'{folder}-{px}', f'{title}, {px} px'
+        name = f'{name}_{px}'
     url = f'https://s3.amazonaws.com/fast-ai-imageclas/{folder}.tgz'
-    return WordNetSet(name, title, images, 10, pixels, 3, 'Apache-2.0 (photos: ImageNet terms)',
+    return WordNetSet(name, title, images, 10, str(px or 'photos'), 3,
+                      'Apache-2.0 (photos: ImageNet terms)',
                       'https://github.com/fastai/imagenette', folders=(folder,),
                       stats=imagenet_stats, urls={url: _archives[folder]})
 
-for _px in (160, 320, None): _sets.append(_fastai_set('imagenette', (9_469, 3_925), _px))
-for _px in (160, 320, None): _sets.append(_fastai_set('imagewoof', (9_025, 3_929), _px))
-_sets.append(WordNetSet('imagenet', 'ImageNet (ILSVRC 2012)', (1_281_167, 50_000), 1000, 'photos', 3,
-                        'research, not commercial', 'https://image-net.org',
+_sizes = (160, 320, None)
+_sets += [_fastai_set('imagenette', (9_469, 3_925), px) for px in _sizes]
+_sets += [_fastai_set('imagewoof', (9_025, 3_929), px) for px in _sizes]
+_sets.append(WordNetSet('imagenet', 'ImageNet (ILSVRC 2012)', (1_281_167, 50_000), 1000,
+                        'photos', 3, 'research, not commercial', 'https://image-net.org',
                         folders=('imagenet', 'ILSVRC2012', 'ILSVRC/Data/CLS-LOC'),
                         stats=imagenet_stats))
 datasets = {o.name: o for o in _sets}   # name → `SetInfo`
@@ -422,7 +432,7 @@ def _read_cached(name, folder): return datasets[name].read(folder)
 
 def open_image_set(
     name_or_path:str|Path, # Name of a data set, a folder, or a CSV file; a `Path` is never a name
-    size:int=None, # Side that the network sees (px), for photos; None: that of small squares, or 128
+    size:int=None, # Side that the network sees (px), for images from files; None: decided by them
     in_memory:bool=None, # Decode photos now? None: if they take no more than 1 GB
     root:str|Path=None # Folder of the standard sets; None: fastai's data folder
 )->ImageSet: # With the splits that the data set defines

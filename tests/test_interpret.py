@@ -113,15 +113,25 @@ def test_neighbors_of_the_same_class(dls):
     found.query_y[:] = 1
     assert found.same == 1
 
-def test_neighbors_of_duplicates():
-    "An image is not its own neighbor, and its duplicate is its nearest"
-    ds = TensorDataset(torch.randn(12, 1, 28, 28).repeat(2, 1, 1, 1), torch.arange(24)%2)
+def neighbors_in(x):
+    "Find three neighbors of each image in `x`"
+    ds = TensorDataset(x, torch.arange(len(x))%2)
     ds.classes = ['a', 'b']
     dls = as_dls(DataLoader(ds, 8, shuffle=True), DataLoader(ds, 8))
-    found = neighbors(course_learner(dls, 'resnet8', seed=0), 3, 'valid', 'valid')
+    return neighbors(course_learner(dls, 'resnet8', seed=0), 3, 'valid', 'valid')
+
+def test_neighbors_of_duplicates():
+    "An image is not its own neighbor, and its duplicate is its nearest"
+    found = neighbors_in(torch.randn(12, 1, 28, 28).repeat(2, 1, 1, 1))
     distance = (found.idx - torch.arange(24)[:, None]).abs()
     assert found.idx.shape == (24, 3)
     assert (distance > 0).all() and (distance == 12).any(1).all()
+
+def test_neighbors_when_all_images_are_equal():
+    "The search finds the image itself for a few images only; all get three other neighbors"
+    found = neighbors_in(torch.randn(1, 1, 28, 28).repeat(24, 1, 1, 1))
+    assert found.idx.shape == found.dist.shape == (24, 3)
+    assert (found.idx != torch.arange(24)[:, None]).all() and (found.dist == 0).all()
 
 def test_features_of_torchvision(dls):
     model = torchvision.models.resnet18(weights=None, num_classes=10)
