@@ -180,7 +180,6 @@ class AlternatingFlip(BatchAugment):
             gen = torch.Generator().manual_seed(self.seed)
             self.coins = torch.randint(2, (n,), generator=gen)
 
-    start = start_epoch   # until loaders calls `start_epoch`
 
     def draw(self, x:Tensor)->tuple: # Mask (N)
         if self.ids is None:

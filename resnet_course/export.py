@@ -62,6 +62,8 @@ class Exported:
     __repr__ = __str__
 
 # %% ../nbs/api/27_export.ipynb #e75dee6b
+def _meta(model): return getattr(model, 'meta', None) or {}
+
 def _image_shape(model, size, images):
     "Choose the (channels, height, width) to export for"
     if images is not None: return tuple(images.shape[1:])
@@ -72,10 +74,8 @@ def _image_shape(model, size, images):
     n_in = next(m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
     return n_in, h, w
 
-def _meta(model): return getattr(model, 'meta', None) or {}
-
 # %% ../nbs/api/27_export.ipynb #29e87d13
-_batch = {0: torch.export.Dim('batch')}  # batches of any length
+def _any_batch(): return ({0: torch.export.Dim('batch')},)  # batches of any length
 
 def _write_onnx(model, x, path):
     "Trace `model` on `x` and write the ONNX file `path`"
@@ -88,7 +88,7 @@ def _write_onnx(model, x, path):
             warnings.simplefilter('ignore')
             program = torch.onnx.export(
                 model, (x,), dynamo=True, verbose=False, input_names=['images'],
-                output_names=['scores'], dynamic_shapes=(_batch,))
+                output_names=['scores'], dynamic_shapes=_any_batch())
     finally: log.setLevel(level)
     meta = dict(_meta(model), cfg=getattr(model, 'cfg', None))
     program.model.metadata_props['resnet_course'] = json.dumps(meta)
@@ -111,8 +111,8 @@ def _compare(model, other, shape, images):
 # %% ../nbs/api/27_export.ipynb #0181e9b5
 def _write_pt2(model, x, path):
     "Write `model` in torch.export's format"
-    program = torch.export.export(model, (x,), dynamic_shapes=(_batch,))
-    # through open files, because torch wants names that end in `.pt2`, and `path` is a temporary one
+    program = torch.export.export(model, (x,), dynamic_shapes=_any_batch())
+    # an open file, because torch wants a name that ends in `.pt2`, and `path` is temporary
     with open(path, 'wb') as f: torch.export.save(program, f)
 
 def _load_pt2(path):

@@ -509,9 +509,7 @@ def _use_batch_statistics(model):
     "Put a model in eval mode, except that BatchNorm uses the statistics of the batch"
     model.eval()
     for m in model.modules():
-        if not isinstance(m, nn.BatchNorm2d): continue
-        m.train()
-        m.momentum = 0.   # don't update the running statistics
+        if isinstance(m, nn.BatchNorm2d): m.train()
 
 def _shift(model, start, dirs, at):
     "Set the weights to `start`, moved along each of `dirs` by the numbers `at`"

@@ -159,7 +159,7 @@ def get_net(
     learn:object # A fastai `Learner` or a model
 )->nn.Module: # The learner's model; a model itself
     "Get the model of a learner"
-    return getattr(learn, 'model', learn)
+    return learn if isinstance(learn, nn.Module) else learn.model
 
 @contextmanager
 def eval_mode(

@@ -6,8 +6,9 @@
 __all__ = ['run_meta', 'Summary', 'model_summary']
 
 # %% ../nbs/api/26_summary.ipynb #fd358a3e
-import torch
+from dataclasses import dataclass
 from functools import partial
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
@@ -51,11 +52,12 @@ class Summary:
 
     def _cells(self):
         "The table as rows of strings: the header, the layers, the total"
-        head = ['layer', 'kind', 'output', 'parameters', 'multiply-adds']
-        total = ['total', '', f'for {_by(self.size)}', f'{self.params:,}', f'{self.macs:,}']
-        body = [[r['layer'], r['kind'], _by(r['shape']), f"{r['params']:,}", f"{r['macs']:,}"]
-                for r in self.rows]
-        return [head, *body, total]
+        rows = [['layer', 'kind', 'output', 'parameters', 'multiply-adds']]
+        for r in self.rows:
+            params, macs = f"{r['params']:,}", f"{r['macs']:,}"
+            rows.append([r['layer'], r['kind'], _by(r['shape']), params, macs])
+        total = f'for {_by(self.size)}', f'{self.params:,}', f'{self.macs:,}'
+        return rows + [['total', '', *total]]
 
     def __str__(self):
         head, *body, total = _align(self._cells(), left=3)
@@ -73,23 +75,36 @@ def _shape(out):
     if isinstance(out, (tuple, list)): out = out[0]
     return tuple(out.shape[1:]) if isinstance(out, Tensor) else ()
 
+@dataclass
+class _Call:
+    "One call of a module"
+    name:str
+    module:nn.Module
+    macs:int = 0  # of its own code, without its children
+    leaf:bool = True  # it called no other module
+    shape:tuple = ()
+
 class _Calls:
     "Record what each module outputs and computes while a network runs"
     def __init__(self):
         self.counter, self.counted = FlopCounterMode(display=False), 0
         self.running, self.done = [], []
     def charge(self):
-        "Charge the operations since the last call to the innermost running module"
+        "Charge the operations since the last time to the innermost running module"
         total = self.counter.get_total_flops()
-        if self.running: self.running[-1]['macs'] += (total - self.counted)//2
+        if self.running: self.running[-1].macs += (total - self.counted)//2
         self.counted = total
     def enter(self, name, m, args):
+        "Hook before a module runs"
         self.charge()
-        if self.running: self.running[-1]['leaf'] = False
-        self.running.append(dict(name=name, module=m, macs=0, leaf=True))
+        if self.running: self.running[-1].leaf = False
+        self.running.append(_Call(name, m))
     def leave(self, m, args, out):
+        "Hook after a module has run"
         self.charge()
-        self.done.append(dict(self.running.pop(), shape=_shape(out)))
+        call = self.running.pop()
+        call.shape = _shape(out)
+        self.done.append(call)
 
 # %% ../nbs/api/26_summary.ipynb #662f67ff
 def _record(model, x):
@@ -104,6 +119,26 @@ def _record(model, x):
         for h in hooks: h.remove()
     return calls.done
 
+# %% ../nbs/api/26_summary.ipynb #c146e08f
+def _rows(calls, depth):
+    "Sum up `calls` in one row per name, cut off after `depth` parts"
+    rows, seen = {}, set()
+    for c in calls:
+        # normalization does not count, even where `LRN` uses a convolution
+        macs = 0 if isinstance(c.module, nn.LocalResponseNorm) else c.macs
+        params = [p for p in c.module.parameters(recurse=c.leaf) if id(p) not in seen]
+        seen.update(map(id, params))
+        parts = c.name.split('.')
+        at_depth = c.name and len(parts) == depth
+        if not (c.leaf or params or macs or at_depth): continue
+        key = '.'.join(parts[:depth])
+        new = dict(layer=key or '(network)', kind='', shape=(), params=0, macs=0)
+        row = rows.setdefault(key, new)
+        if key == c.name: row |= dict(kind=type(c.module).__name__, shape=c.shape)
+        row['params'] += sum(p.numel() for p in params)
+        row['macs'] += macs
+    return list(rows.values())
+
 # %% ../nbs/api/26_summary.ipynb #5b7855af
 def model_summary(
     model:nn.Module, # Any network that takes a batch of images; stays unchanged
@@ -116,21 +151,8 @@ def model_summary(
     if n_in is None:
         convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
         n_in = convs[0].in_channels if convs else 3
-    rows, seen = {}, set()
-    for call in _record(model, torch.empty(1, n_in, h, w, device='meta')):
-        name, m, macs = call['name'], call['module'], call['macs']
-        # normalization does not count, even where `LRN` uses a convolution
-        if isinstance(m, nn.LocalResponseNorm): macs = 0
-        params = [p for p in m.parameters(recurse=call['leaf']) if id(p) not in seen]
-        seen.update(map(id, params))
-        at_depth = name and name.count('.') + 1 == depth
-        if not (call['leaf'] or params or macs or at_depth): continue
-        key = '.'.join(name.split('.')[:depth])
-        new = dict(layer=key or '(network)', kind='', shape=(), params=0, macs=0)
-        row = rows.setdefault(key, new)
-        if key == name: row |= dict(kind=type(m).__name__, shape=call['shape'])
-        row['params'] += sum(p.numel() for p in params)
-        row['macs'] += macs
+    calls = _record(model, torch.empty(1, n_in, h, w, device='meta'))
+    rows = _rows(calls, depth)
     n_params = sum(p.numel() for p in model.parameters())
-    n_macs = sum(r['macs'] for r in rows.values())
-    return Summary(list(rows.values()), n_params, n_macs, (n_in, h, w))
+    n_macs = sum(r['macs'] for r in rows)
+    return Summary(rows, n_params, n_macs, (n_in, h, w))

@@ -10,12 +10,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Subset, TensorDataset, WeightedRandomSampler
 from torchvision import datasets as tv, transforms as T
 
-from resnet_course.augment import ten_crop_preds
 from resnet_course.core import CourseError
 from resnet_course.torch_loaders import as_dls
 from resnet_course.loaders import get_dls
 from resnet_course.datasets import open_image_set, dataset_path
-from resnet_course.evaluate import evaluate
+from resnet_course.evaluate import evaluate, tta
 from resnet_course.learner import course_learner
 
 warnings.filterwarnings('ignore')
@@ -79,7 +78,7 @@ def test_everything_of_fastai(kind, photos, tmp_path):
 def test_splits_share_no_picture(name):
     if not dataset_path(name): pytest.skip(f'{name} is not on this machine')
     dls = get_dls(name, device='cpu')
-    x = dls.train_ds.tls[0].tfms.fs[0].pool.x
+    x = dls.train_ds.tls[0].tfms.fs[0].images.x
     sums = [[hashlib.md5(x[i].numpy().tobytes()).digest() for i in dl.items] for dl in dls.loaders]
     sets = [set(s) for s in sums]
     shared = len(sets[0] & sets[1]) + len(sets[0] & sets[2]) + len(sets[1] & sets[2])
@@ -152,11 +151,11 @@ def test_ten_crops(photos, tmp_path):
     dls = get_dls(photos, size=24, bs=8, device='cpu')
     learn = learner(dls, tmp_path)
     learn.fit(1)
-    probs, y = ten_crop_preds(learn)
+    report = tta(learn, kind='ten_crop')
+    probs, y = report.probs, report.targets
     assert torch.allclose(probs.sum(1), torch.ones(len(y)), atol=1e-5)
     plain, y2 = learn.get_preds(dl=dls.test)
     assert torch.equal(y, y2.as_subclass(torch.Tensor)) and not torch.allclose(probs, plain, atol=1e-4) and (probs - plain).abs().mean() < 0.1
-    with pytest.raises(CourseError, match='larger than the windows'): ten_crop_preds(learner(get_dls(n_train=50, device='cpu'), tmp_path))
 
 def test_cifar_python_and_binary_are_the_same(tmp_path):
     if not dataset_path('cifar10'): pytest.skip('cifar10 is not on this machine')
@@ -194,7 +193,7 @@ def test_imagenette_folder(tmp_path):
     dls = get_dls('imagenette_160', size=16, bs=8, root=tmp_path, device='cpu')
     assert list(dls.vocab)[:2] == ['tench', 'English springer'] and [len(d.dataset) for d in dls.loaders] == [45, 5, 50]
     assert dls.stats[0] == [0.485, 0.456, 0.406]
-    assert {p.parent.parent.name for p in (dls.test_ds.tls[0].tfms.fs[0].pool.files[i] for i in dls.test.items)} == {'val'}
+    assert {p.parent.parent.name for p in (dls.test_ds.tls[0].tfms.fs[0].images.files[i] for i in dls.test.items)} == {'val'}
 
 def test_plain_pytorch_loaders(photos, tmp_path):
     stats = [0.5]*3, [0.25]*3
