@@ -33,10 +33,11 @@ from .runs import list_runs, load_run, plot_history, train_run
 from .exercises import check, hint_for, list_exercises
 
 # %% ../nbs/api/62_all.ipynb #730b2ff9
-_all_ = ['CourseError', 'list_datasets', 'open_image_set', 'get_dls', 'make_splits', 'split_dl', 'as_dls',
-         'create_model', 'group_names', 'list_models', 'load_model', 'load_weights', 'save_weights',
-         'model_summary', 'export_model', 'freeze_report', 'freeze_to', 'snapshot', 'course_learner',
-         'Recipe', 'fit_recipe', 'list_recipes', 'find_lr', 'compare', 'evaluate', 'tta', 'predict_images',
-         'grad_cam', 'neighbors', 'plot_activations', 'plot_cam', 'plot_filters', 'plot_neighbors',
-         'compare_nets', 'plot_nets', 'Stage', 'finetune_learner', 'run_stages', 'list_runs', 'load_run',
+_all_ = ['CourseError', 'list_datasets', 'open_image_set', 'get_dls', 'make_splits', 'split_dl',
+         'as_dls', 'create_model', 'group_names', 'list_models', 'load_model', 'load_weights',
+         'save_weights', 'model_summary', 'export_model', 'freeze_report', 'freeze_to',
+         'snapshot', 'course_learner', 'Recipe', 'fit_recipe', 'list_recipes', 'find_lr',
+         'compare', 'evaluate', 'tta', 'predict_images', 'grad_cam', 'neighbors',
+         'plot_activations', 'plot_cam', 'plot_filters', 'plot_neighbors', 'compare_nets',
+         'plot_nets', 'Stage', 'finetune_learner', 'run_stages', 'list_runs', 'load_run',
          'plot_history', 'train_run', 'check', 'hint_for', 'list_exercises']

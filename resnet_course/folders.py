@@ -23,7 +23,7 @@ from .datasets import imagenet_names, open_image_set
 from .loaders import make_splits
 from .images import class_folders, image_files, open_image, split_folders
 
-# %% ../nbs/api/15_folders.ipynb #5849f0c9
+# %% ../nbs/api/15_folders.ipynb #e88c4955
 @contextmanager
 def _new_folder(
     dest:Path # Folder to make; must not exist
@@ -201,10 +201,11 @@ class Finding:
     files:list = field(default_factory=list, repr=False) # One string per file or pair
 
     def __str__(self):
-        more = ['    …'] if len(self.files) > 5 else []
-        return '\n'.join([f'{self.level}: {self.text}'] + [f'    {f}' for f in self.files[:5]] + more)
+        lines = [f'{self.level}: {self.text}'] + [f'    {f}' for f in self.files[:5]]
+        if len(self.files) > 5: lines.append('    …')
+        return '\n'.join(lines)
 
-# %% ../nbs/api/15_folders.ipynb #18f93131
+# %% ../nbs/api/15_folders.ipynb #b9634576
 class FolderReport:
     "Result of `check_folder`: print it, or display it in a notebook"
     def __init__(self,
@@ -223,7 +224,9 @@ class FolderReport:
         "A line for each split that has classes"
         for split, classes in self.counts.items():
             n = classes.values()
-            if n: yield split, f'{sum(n):,} images in {len(n)} classes, {min(n):,} to {max(n):,} each'
+            if not n: continue
+            yield split, (f'{sum(n):,} images in {len(n)} classes, '
+                          f'{min(n):,} to {max(n):,} each')
 
     def __str__(self):
         n_images = sum(sum(c.values()) for c in self.counts.values())
@@ -268,8 +271,8 @@ def _known_findings(labels):
     known = {plain(n) for n in names.values()}
     seen = [o for o in labels if o in names or plain(o) in known]
     if not seen: return []
-    text = (f"{len(seen)} of {len(labels)} classes are ImageNet's own ({shorten(seen, 4)}): weights "
-            'pretrained on ImageNet have seen these classes and perhaps these images, '
+    text = (f"{len(seen)} of {len(labels)} classes are ImageNet's own ({shorten(seen, 4)}): "
+            'weights pretrained on ImageNet have seen these classes and perhaps these images, '
             'so this does not test transfer')
     return [Finding('note', text)]
 
@@ -283,17 +286,19 @@ def _file_findings(scans, others, small, large):
     tiny = [o for o in good if min(o.size) < small]
     huge = [o for o in good if o.size[0]*o.size[1] > large*1e6]
     found = [
-        Finding('error', f'{len(bad)} unreadable files', [f'{name(o.path)}: {o.error}' for o in bad]),
+        Finding('error', f'{len(bad)} unreadable files',
+                [f'{name(o.path)}: {o.error}' for o in bad]),
         Finding('warning', f'{len(odd)} files are not in the format that their names say',
                 [f'{name(o.path)} is {o.format}' for o in odd]),
-        Finding('warning', f'{len(tiny)} images have a side below {small} px', list(map(size, tiny))),
+        Finding('warning', f'{len(tiny)} images have a side below {small} px',
+                list(map(size, tiny))),
         Finding('warning', f'{len(huge)} images have more than {large} megapixels',
                 list(map(size, huge))),
         Finding('note', f'{len(others)} files are not images and will be ignored',
                 list(map(name, others)))]
     return [f for f in found if f.files]
 
-# %% ../nbs/api/15_folders.ipynb #de2f8655
+# %% ../nbs/api/15_folders.ipynb #a69768f8
 def _split_findings(split, classes, trained):
     "Findings about the classes of one split; `trained`: the classes of the first split"
     found, full = [], {c: n for c, n in classes.items() if n}
@@ -319,7 +324,8 @@ def _class_findings(counts):
         text = f'{len(trained)} class folders with images: a classifier needs two or more'
         found.append(Finding('error', text))
     for split, classes in counts.items():
-        found += _split_findings(split, {c: n for c, n in classes.items() if c not in empty}, trained)
+        known = {c: n for c, n in classes.items() if c not in empty}
+        found += _split_findings(split, known, trained)
     return found
 
 # %% ../nbs/api/15_folders.ipynb #7837ba99

@@ -38,8 +38,8 @@ class TorchItem(Transform):
         if isinstance(o, (int, np.integer)): return self._item(int(o))
         if isinstance(o, Tensor): return (_typed_image(o),)
         if self.tfm is None:
-            raise CourseError('the validation set has no `transform` to turn an image into a tensor: '
-                              'pass a tensor')
+            raise CourseError('the validation set has no `transform` to turn an image into '
+                              'a tensor: pass a tensor')
         im = array_image(o) if isinstance(o, np.ndarray) else open_image(o)
         return (_typed_image(self.tfm(im)),)
 
@@ -58,7 +58,7 @@ class TorchItem(Transform):
 
 def _typed_image(x): return (TensorImageBW if x.shape[-3] == 1 else TensorImage)(x)
 
-# %% ../nbs/api/16_torch_loaders.ipynb #c345c0de
+# %% ../nbs/api/16_torch_loaders.ipynb #a94268d5
 class TorchDL(ImageSetDL):
     "A loader over any PyTorch dataset, in the order of its sampler if it has one"
     def get_idxs(self)->list: # Of positions in the dataset
@@ -102,8 +102,8 @@ def _check_loader(dl):
     if not isinstance(dl, TorchLoader) or not hasattr(dl.dataset, '__len__'):
         raise CourseError(f'{dl!r} is not a PyTorch DataLoader over a dataset that has a length')
     if dl.batch_size is None:
-        raise CourseError('a DataLoader with a batch_sampler cannot be used: give it batch_size and a '
-                          'sampler')
+        raise CourseError('a DataLoader with a batch_sampler cannot be used: '
+                          'give it batch_size and a sampler')
 
 def as_dls(
     train:TorchLoader, # Batches of (image tensor C,H,W, class)

@@ -1,4 +1,4 @@
-"What several test files share"
+"Fixtures that several test files use"
 import os, subprocess, sys
 from pathlib import Path
 
@@ -11,8 +11,25 @@ sys.path.insert(0, str(root/'tests'))
 def site():
     "The built site's folder: the one that RESNET_COURSE_SITE names, or built now"
     if 'RESNET_COURSE_SITE' in os.environ: return Path(os.environ['RESNET_COURSE_SITE'])
-    pytest.importorskip('smalldocs', reason='smalldocs, which builds the site offline, needs Python 3.11')
+    pytest.importorskip('smalldocs', reason='smalldocs, which builds the site offline, needs '
+                                            'Python 3.11')
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
-    res = subprocess.run([sys.executable, 'tools/build_site.py'], cwd=root, env=env, capture_output=True, text=True)
+    res = subprocess.run([sys.executable, 'tools/build_site.py'], cwd=root, env=env,
+                         capture_output=True, text=True)
     assert res.returncode == 0, res.stdout[-2000:] + res.stderr[-6000:]
     return root/'_docs'
+
+@pytest.fixture
+def photo_folder(tmp_path):
+    "Two class folders with twelve random images each, in a folder `photos`"
+    from helpers import photos
+    return photos(tmp_path/'photos')
+
+@pytest.fixture
+def one_thread():
+    "PyTorch on one thread: tiny networks gain nothing from more, and lose much on a busy machine"
+    import torch
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)

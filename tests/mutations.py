@@ -47,7 +47,8 @@ def copy_to(folder):
     "A copy of the project"
     leave = shutil.ignore_patterns('.git', '.venv*', '_docs', '_proc', 'dist', 'build', 'runs',
                                    '__pycache__', '*.egg-info')
-    return Path(shutil.copytree(root, Path(folder)/'resnet_course_copy', symlinks=True, ignore=leave))
+    copy = Path(folder)/'resnet_course_copy'
+    return Path(shutil.copytree(root, copy, symlinks=True, ignore=leave))
 
 def noticed(project, module):
     "What fails: 'notebook', 'tests' or nothing ('nobody')"
@@ -78,7 +79,8 @@ EXTRA = dict(callbacks=['tests/test_learner.py'], precision=['tests/test_learner
              models=['tests/test_networks.py'], summary=['tests/test_networks.py'])
 
 if __name__ == '__main__':
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--only', nargs='*', default=[], help='these modules')
     p.add_argument('--jobs', type=int, default=2)
     p.add_argument('--out', type=Path, default=root/'results/mutations.json')

@@ -1,20 +1,23 @@
-"""Exported files compute what the network computes, or are not there"""
+"An exported file computes the same scores as the network, or is not kept"
 import json, sys
 
 import pytest, torch, torch.nn.functional as F
+from sklearn.datasets import load_sample_images
+
 from resnet_course.core import CourseError
 from resnet_course.export import OnnxModel, export_model
 from resnet_course.models import create_model
 from resnet_course.weights import load_model, save_weights
-from sklearn.datasets import load_sample_images
 
-pytest.importorskip('onnxruntime'), pytest.importorskip('onnxscript')
+pytest.importorskip('onnxruntime')
+pytest.importorskip('onnxscript')
 
-@pytest.mark.parametrize('kw, size', [(dict(name='resnet8', variant='v2'), 32), (dict(name='resnet50', nf=8, variant='v1'), 48),
-                                      (dict(name='plain8', n_in=1, act='tanh'), 28), (dict(name='alexnet_small'), 40)], ids=str)
+@pytest.mark.parametrize('kw, size', [
+    (dict(name='resnet8', variant='v2'), 32), (dict(name='resnet50', nf=8, variant='v1'), 48),
+    (dict(name='plain8', n_in=1, act='tanh'), 28), (dict(name='alexnet_small'), 40)], ids=str)
 def test_parity(tmp_path, kw, size):
     net = create_model(**kw)
-    net(torch.randn(16, net.n_in, size, size))   # statistics that are not the initial ones
+    net(torch.randn(16, net.n_in, size, size))  # moves the BatchNorm statistics
     before, mode = {k: v.clone() for k, v in net.state_dict().items()}, net.training
     xb = torch.randn(5, net.n_in, size, size)
     res = export_model(net, tmp_path/'a.onnx', images=xb)
@@ -22,32 +25,38 @@ def test_parity(tmp_path, kw, size):
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
     net.eval()
     with torch.no_grad():
-        for n in (1, 2, 5): assert (OnnxModel(tmp_path/'a.onnx')(xb[:n]) - net(xb[:n])).abs().max() < 1e-4
+        for n in (1, 2, 5):
+            assert (OnnxModel(tmp_path/'a.onnx')(xb[:n]) - net(xb[:n])).abs().max() < 1e-4
 
 @pytest.mark.parametrize('name, size', [('resnet18', 224), ('alexnet', 227), ('resnet20', 32)])
 def test_photos(tmp_path, name, size):
-    "The networks that the course is about agree on photographs, too"
-    photos = torch.stack([torch.tensor(im[:400, 100:500]).permute(2, 0, 1).float()/255 for im in load_sample_images().images])
-    xb = F.interpolate(photos, size=(size, size), mode='bilinear', antialias=True)
+    "The course's main networks agree on photographs"
+    photos = [torch.tensor(im[:400, 100:500]) for im in load_sample_images().images]
+    xb = torch.stack(photos).permute(0, 3, 1, 2).float()/255
+    xb = F.interpolate(xb, size=(size, size), mode='bilinear', antialias=True)
     xb = (xb - xb.mean((0, 2, 3), keepdim=True))/xb.std((0, 2, 3), keepdim=True)
     net = create_model(name, 10, **(dict(init='kaiming') if name == 'alexnet' else {}))
     net(xb.repeat(2, 1, 1, 1))
     res = export_model(net, tmp_path/'a.onnx', images=xb)
     assert res.difference < 1e-4
-    with torch.no_grad(): assert (OnnxModel(tmp_path/'a.onnx')(xb) - net.eval()(xb)).abs().max() < 1e-4
+    with torch.no_grad():
+        assert (OnnxModel(tmp_path/'a.onnx')(xb) - net.eval()(xb)).abs().max() < 1e-4
 
 def test_the_file_knows_its_classes(tmp_path):
-    net = load_model(save_weights(create_model('resnet8', 2), tmp_path/'w', size=20, vocab=['cat', 'dog']))
+    net = create_model('resnet8', 2)
+    net = load_model(save_weights(net, tmp_path/'w', size=20, vocab=['cat', 'dog']))
     assert export_model(net, tmp_path/'a.onnx').size == (3, 20, 20)
     meta = OnnxModel(tmp_path/'a.onnx').meta
     assert meta['vocab'] == ['cat', 'dog'] and meta['size'] == 20 and meta['cfg'] == net.cfg
 
 def test_without_the_packages(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnxscript', None)
-    with pytest.raises(CourseError, match=r"pip install 'resnet-course\[onnx\]'"): export_model(create_model('resnet8'), tmp_path/'a.onnx', 32)
+    with pytest.raises(CourseError, match=r"pip install 'resnet-course\[onnx\]'"):
+        export_model(create_model('resnet8'), tmp_path/'a.onnx', 32)
     assert not list(tmp_path.iterdir())
 
 def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(OnnxModel, '__call__', lambda self, x: torch.zeros(len(x), 10))
-    with pytest.raises(CourseError, match='not written'): export_model(create_model('resnet8'), tmp_path/'a.onnx', 32)
+    with pytest.raises(CourseError, match='not written'):
+        export_model(create_model('resnet8'), tmp_path/'a.onnx', 32)
     assert not list(tmp_path.iterdir())

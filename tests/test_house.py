@@ -15,7 +15,8 @@ def cells(f, kind='code'):
 
 def run(code):
     "Run `code` in a process of its own; what it prints"
-    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code],
+                         capture_output=True, text=True)
     assert res.returncode == 0, res.stderr[-2000:]
     return res.stdout
 
@@ -82,7 +83,8 @@ def test_six_calls_at_the_top():
     out = run('import sys, resnet_course as r\n'
               'assert "torch" not in sys.modules\n'
               'print(*(getattr(r, n).__name__ for n in r.__all__))')
-    assert out.split() == ['get_dls', 'create_model', 'load_weights', 'course_learner', 'fit_recipe',
+    assert out.split() == ['get_dls', 'create_model', 'load_weights',
+                           'course_learner', 'fit_recipe',
                            'run_stages']
 
 def test_fastai_is_left_alone():
@@ -97,7 +99,8 @@ from fastai.optimizer import OptimWrapper
 classes = [Learner, Recorder, ProgressCallback, DataLoaders, TfmdDL, OptimWrapper, torch.nn.Module]
 before = [dict(vars(c)) for c in classes]
 import resnet_course
-for m in pkgutil.walk_packages(resnet_course.__path__, 'resnet_course.'): importlib.import_module(m.name)
+for m in pkgutil.walk_packages(resnet_course.__path__, 'resnet_course.'):
+    importlib.import_module(m.name)
 for c, old in zip(classes, before):
     changed = {k for k in {*old, *vars(c)} if old.get(k) is not vars(c).get(k)}
     assert not {k for k in changed if not k.startswith('__')}, (c, changed)
@@ -110,7 +113,8 @@ def test_no_class_is_told_by_its_name():
         if f.name == '_modidx.py': continue
         tree = ast.parse(f.read_text(encoding='utf-8'))
         for node in ast.walk(tree):
-            assert not (isinstance(node, ast.Attribute) and node.attr == '__dict__'), f'{f.name}: __dict__'
+            pokes = isinstance(node, ast.Attribute) and node.attr == '__dict__'
+            assert not pokes, f'{f.name}: __dict__'
             if isinstance(node, ast.Compare):
                 parts = [n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)]
                 assert '__name__' not in parts, f'{f.name}:{node.lineno} compares a class name'

@@ -141,6 +141,13 @@ def test_features_of_torchvision(dls):
     alexnet = torchvision.models.alexnet(weights=None)
     assert stage_names(alexnet) == [f'features.{i}' for i in (1, 4, 7, 9, 11)]
 
+def test_features_are_not_augmented():
+    augmented = get_dls('digits', size=16, n_train=100, augment='crop+mirror', seed=0)
+    plain = get_dls('digits', size=16, n_train=100, augment=False, seed=0)
+    model = create_model('resnet8', n_in=1)
+    assert torch.equal(get_features(model, 'train', augmented)[0],
+                       get_features(model, 'train', plain)[0])
+
 def test_inplace_relu_does_not_change_activations():
     "torchvision's AlexNet overwrites its convolutions' outputs"
     model = torchvision.models.alexnet(weights=None).eval()

@@ -4,7 +4,7 @@ import random
 import pytest
 import torch
 from fastai.callback.channelslast import ChannelsLast
-from fastai.callback.core import Callback, FetchPredsCallback, GatherPredsCallback
+from fastai.callback.core import FetchPredsCallback, GatherPredsCallback
 from fastai.callback.data import CollectDataCallback
 from fastai.callback.hook import ActivationStats
 from fastai.callback.mixup import CutMix, MixUp
@@ -13,7 +13,8 @@ from fastai.callback.progress import CSVLogger, ProgressCallback
 from fastai.callback.schedule import ParamScheduler, SchedCos
 from fastai.callback.tracker import (EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback,
                                      TerminateOnNaNCallback)
-from fastai.callback.training import BnFreeze, GradientAccumulation, GradientClip, ShortEpochCallback
+from fastai.callback.training import (BnFreeze, GradientAccumulation, GradientClip,
+                                      ShortEpochCallback)
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
@@ -59,8 +60,8 @@ def net():
 def loaders(): return get_dls('digits', bs=16, n_train=96, augment=False, seed=0, device='cpu')
 
 def plain(path, cbs, **kwargs):
-    return Learner(loaders(), net(), loss_func=CrossEntropyLossFlat(), opt_func=SGD, splitter=params,
-                   metrics=accuracy, cbs=cbs, path=path, **kwargs)
+    return Learner(loaders(), net(), loss_func=CrossEntropyLossFlat(), opt_func=SGD,
+                   splitter=params, metrics=accuracy, cbs=cbs, path=path, **kwargs)
 
 def course(path, cbs, precision='fp32', **kwargs):
     return course_learner(loaders(), net(), precision=precision, opt_func=SGD, splitter=params,
