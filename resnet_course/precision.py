@@ -7,7 +7,7 @@ __all__ = ['precisions', 'cpu_bf16_speedup', 'resolve_precision', 'AutoPrecision
 
 # %% ../nbs/api/30_precision.ipynb #251a2135
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from unittest import mock
 
@@ -70,7 +70,10 @@ def resolve_precision(
 class _OneCall:
     "Replaces `forward` of `model` for one call, under autocast or in inference mode or both"
     def __init__(self, model, dtype, device_type, inference=False, channels_last=False):
-        self.autocast = torch.autocast(device_type, dtype=dtype, enabled=dtype != torch.float32)
+        half = dtype != torch.float32
+        self.autocast = torch.autocast(device_type, dtype=dtype, enabled=half)
+        # training in float32 changes nothing, so an autocast from elsewhere stays on
+        if not half and not inference: self.autocast = nullcontext()
         self.inference, self.channels_last = inference, channels_last
         name = 'forward' if model._compiled_call_impl is None else '_compiled_call_impl'
         self.forward = getattr(model, name)

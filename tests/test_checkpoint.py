@@ -19,7 +19,6 @@ from resnet_course.callbacks import EMA
 from resnet_course.checkpoint import Interrupted, read_checkpoint, resumable
 from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe, get_recipe
-from resnet_course.lr_find import find_lr
 from resnet_course.evaluate import evaluate
 from resnet_course.runs import learner_from_checkpoint
 
@@ -139,10 +138,6 @@ def test_pytorch_loaders_with_their_own_generator(tmp_path):
     second = noise_learner()
     fit_recipe(second, epochs=3, checkpoint=tmp_path, resume=True)
     assert torch.equal(bits(second), bits(whole))
-    third = noise_learner()
-    order = third.dls.train.sampler.generator.get_state()
-    find_lr(third, num_it=8)
-    assert torch.equal(third.dls.train.sampler.generator.get_state(), order)
 
 # Recipes and callbacks
 

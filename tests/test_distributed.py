@@ -1,0 +1,264 @@
+"""Training on several processes, started for real (gloo, on the CPU)
+
+The result is that of one process, every image counts once, and one process writes.
+"""
+import json, os, signal, socket, subprocess, sys, time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from fastai.callback.core import Callback
+from fastai.metrics import F1Score, accuracy
+from fastai.torch_core import params, rank_distrib
+from helpers import exit_status, fork, kill, needs_fork, quiet, wait_for
+from torch import nn
+
+from resnet_course.core import CourseError
+from resnet_course.loaders import get_dls
+from resnet_course.models import create_model
+from resnet_course.distributed import _sync_norms
+from resnet_course.checkpoint import read_checkpoint
+from resnet_course.learner import course_learner
+from resnet_course.recipes import fit_recipe, get_recipe
+from resnet_course.evaluate import evaluate
+from resnet_course.runs import list_runs, train_run
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+def start(n, f, *args):
+    "Fork `n` processes that find each other, and run `f(rank, *args)` in each; their ids"
+    port = free_port()
+    def run(rank):
+        os.environ.update(
+            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(n), LOCAL_WORLD_SIZE=str(n),
+            MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), ACCELERATE_USE_CPU='true',
+            GLOO_SOCKET_IFNAME='lo')
+        torch.set_num_threads(1)
+        f(rank, *args)
+    return [fork(run, rank) for rank in range(n)]
+
+def wait(pids, seconds=120):
+    "Their exit statuses; all are killed if they take too long"
+    end, statuses = time.monotonic() + seconds, {}
+    while len(statuses) < len(pids):
+        for pid in set(pids) - set(statuses):
+            status = exit_status(pid)
+            if status is not None: statuses[pid] = status
+        if time.monotonic() > end:
+            kill(set(pids) - set(statuses))
+            pytest.fail(f'still running after {seconds} s')
+        time.sleep(0.005)
+    return [statuses[pid] for pid in pids]
+
+def net(*norm, drop=0.):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3, stride=4), *norm, nn.ReLU(), nn.Flatten(),
+                         nn.Dropout(drop), nn.Linear(256, 10))
+
+def learner(bs=16, augment=False, drop=0., metrics=accuracy, n_train=67, norm=False, seed=42):
+    "A learner with 53 images to validate and to test, an odd number"
+    dls = get_dls('digits', bs=bs, n_train=n_train, valid_pct=0.0295, augment=augment, seed=seed)
+    layers = [nn.BatchNorm2d(4)] if norm else []
+    return quiet(course_learner(dls, net(*layers, drop=drop), seed=1, precision='fp32',
+                                splitter=params, metrics=metrics))
+
+def fit(rank, out, kwargs):
+    "Train; every process writes its weights and history to `out`"
+    learn = learner(**kwargs)
+    fit_recipe(learn, 'step', epochs=3, lr=0.05)
+    rows = [{k: v for k, v in r.items() if 'seconds' not in k} for r in learn.history.rows]
+    torch.save(dict(model=learn.model.state_dict(), rows=rows), out/f'{rank}.pt')
+
+def load(path): return torch.load(path, weights_only=True)
+def results(out, n): return [load(out/f'{rank}.pt') for rank in range(n)]
+
+def same(a, b, tol=0.):
+    return all((v.double() - b[k].double()).abs().max() <= tol for k, v in a.items())
+
+# The result
+
+@needs_fork
+@pytest.mark.parametrize('n,kwargs', [
+    (2, {}), (3, {}), (2, dict(metrics=[accuracy, F1Score(average='macro')]))],
+    ids=['two', 'unequal shards', 'F1'])
+def test_same_as_one_process(tmp_path, n, kwargs):
+    "Without BatchNorm: the same weights and history, and every validation image counted once"
+    fit('alone', tmp_path, kwargs)
+    assert wait(start(n, fit, tmp_path, kwargs)) == [0]*n
+    alone = load(tmp_path/'alone.pt')
+    assert not same(alone['model'], net().state_dict(), 1e-2)  # it did train
+    for res in results(tmp_path, n):
+        assert same(res['model'], alone['model'], 1e-6)
+        for a, b in zip(res['rows'], alone['rows'], strict=True):
+            assert a == pytest.approx(b, abs=2e-6)
+        right = [r['accuracy']*53 for r in res['rows']]  # a whole number of 53 images
+        assert right == pytest.approx([round(x) for x in right], abs=1e-4)
+
+@needs_fork
+def test_batchnorm_ends_the_same_everywhere(tmp_path):
+    "Each process normalizes with its shard's statistics: close to one process's result, not equal"
+    fit('alone', tmp_path, dict(norm=True))
+    assert wait(start(2, fit, tmp_path, dict(norm=True))) == [0, 0]
+    alone, (a, b) = load(tmp_path/'alone.pt'), results(tmp_path, 2)
+    assert same(a['model'], b['model']) and a['rows'] == b['rows']
+    assert not same(a['model'], alone['model'], 1e-6)
+    losses = [res['rows'][-1]['train_loss'] for res in (a, alone)]
+    assert abs(losses[0] - losses[1]) < 0.2
+
+def test_fixed_gains_stay_buffers():
+    "PyTorch's conversion to SyncBatchNorm takes a gain for a parameter"
+    model = create_model('fast_resnet', n_out=10)
+    names, n = list(model.state_dict()), sum(p.numel() for p in model.parameters())
+    model = _sync_norms(model)
+    norms = [m for m in model.modules() if isinstance(m, nn.SyncBatchNorm)]
+    assert norms and all('weight' in m._buffers for m in norms)
+    assert sorted(model.state_dict()) == sorted(names)
+    assert sum(p.numel() for p in model.parameters()) == n
+
+# Interruptions
+
+def fit_or_resume(rank, folder):
+    "Train with dropout and augmentation, resuming if there is a checkpoint in `folder`"
+    learn = learner(bs=8, augment=True, drop=0.5)
+    resume = (folder/'checkpoint.pt').exists()
+    fit_recipe(learn, 'one_cycle', epochs=6, checkpoint=folder, resume=resume, minutes=0)
+    torch.save(learn.model.state_dict(), folder/f'final{rank}.pt')
+
+@needs_fork
+def test_killed_and_resumed(tmp_path):
+    whole, cut = tmp_path/'whole', tmp_path/'cut'
+    for folder in (whole, cut): folder.mkdir()
+    began = time.monotonic()
+    assert wait(start(2, fit_or_resume, whole)) == [0, 0]
+    took, n_kills = time.monotonic() - began, 0
+    for fraction in (0.4, 0.55, 0.7):
+        pids = start(2, fit_or_resume, cut)
+        time.sleep(fraction*took)
+        if exit_status(pids[0]) is not None:
+            kill(pids[1:])
+            continue
+        kill(pids)
+        n_kills += 1
+    assert wait(start(2, fit_or_resume, cut)) == [0, 0] and n_kills
+    want = load(whole/'final0.pt')
+    for f in (whole/'final1.pt', cut/'final0.pt', cut/'final1.pt'): assert same(load(f), want), f
+
+@needs_fork
+def test_ctrl_c_in_one_process_stops_all(tmp_path):
+    pids = start(2, fit_or_resume, tmp_path)
+    wait_for(tmp_path/'checkpoint.pt')
+    os.kill(pids[1], signal.SIGINT)
+    assert wait(pids) == [130, 130]
+    assert [p.name for p in tmp_path.iterdir()] == ['checkpoint.pt']
+
+class CtrlCInRank1(Callback):
+    "Press Ctrl-C in process 1, after the fourth batch"
+    order = 200
+    def after_batch(self):
+        if self.training and self.iter == 3 and rank_distrib(): signal.raise_signal(signal.SIGINT)
+
+def fit_accumulating(rank, folder):
+    r = replace(get_recipe('step'), accumulate=2)
+    fit_recipe(learner(bs=8, n_train=160), r, epochs=1, checkpoint=folder, cbs=CtrlCInRank1())
+
+@needs_fork
+def test_ctrl_c_with_gradient_accumulation(tmp_path):
+    "Processes ask each other between steps only, and every tenth batch may not end a step"
+    assert wait(start(2, fit_accumulating, tmp_path)) == [130, 130]
+    assert read_checkpoint(tmp_path)['pos']['iter'] == 12
+
+class Poison(Callback):
+    "The loss of the second batch is NaN in the processes `ranks`"
+    order = -100
+    def __init__(self, ranks): self.ranks = ranks
+    def after_loss(self):
+        if self.training and self.iter == 1 and rank_distrib() in self.ranks:
+            self.learn.loss_grad = self.learn.loss_grad*float('nan')
+            self.learn.loss = self.learn.loss_grad.clone()
+
+def fit_poisoned(rank, ranks):
+    what = 'nan' if rank in ranks else 'not finite in another process'
+    with pytest.raises(CourseError, match=f'the loss is {what} in epoch 0, batch 1: lower'):
+        fit_recipe(learner(), 'step', epochs=2, lr=0.05, cbs=Poison(ranks))
+
+@needs_fork
+@pytest.mark.parametrize('ranks', [(0, 1), (0,), (1,)], ids=['both', 'first', 'second'])
+def test_nan_in_one_process_stops_both(ranks):
+    assert wait(start(2, fit_poisoned, ranks)) == [0, 0]
+
+# What is written, and by whom
+
+def whole_run(rank, out):
+    rec, report = train_run('digits', 'resnet20', epochs=1, bs=16, n_train=32, out=out/'runs')
+    res = dict(path=rec['path'], top1=report.top1, n=report.n)
+    (out/f'{rank}.json').write_text(json.dumps(res))
+
+@needs_fork
+def test_only_the_first_process_writes(tmp_path):
+    assert wait(start(2, whole_run, tmp_path)) == [0, 0]
+    a, b = (json.loads((tmp_path/f'{rank}.json').read_text()) for rank in range(2))
+    rec, = list_runs(tmp_path/'runs')
+    assert a == b and a['n'] == rec['test']['n'] == rec['images']['test'] == 180
+    assert rec['processes'] == 2
+    run = Path(a['path'])
+    assert sorted(p.name for p in run.iterdir()) == [
+        'curves.png', 'curves.svg', 'history.csv', 'model.safetensors', 'run.json']
+    dls = get_dls('digits', n_train=32)
+    assert evaluate(run/'model.safetensors', dls=dls).top1 == a['top1']
+
+# What is refused
+
+def fit_two_images(rank, out):
+    says = '3 processes cannot share a batch of 2 images: start at most 2'
+    with pytest.raises(CourseError, match=says): fit(rank, out, dict(bs=2))
+
+@needs_fork
+def test_more_processes_than_images_in_a_batch(tmp_path):
+    assert wait(start(3, fit_two_images, tmp_path)) == [0]*3
+
+def fit_without_seed(rank):
+    with pytest.raises(CourseError, match='the processes have split the images differently'):
+        fit_recipe(learner(n_train=64, seed=None), 'step', epochs=1, lr=0.05)
+
+@needs_fork
+def test_processes_that_split_the_images_differently():
+    assert wait(start(2, fit_without_seed)) == [0, 0]
+
+# torchrun
+
+def torchrun(folder, *args):
+    "What two processes print"
+    cmd = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
+    env = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1]), 'OMP_NUM_THREADS': '1'}
+    p = subprocess.run([*cmd, *args], cwd=folder, env=env, capture_output=True, text=True)
+    assert p.returncode == 0, p.stderr[-3000:]
+    return p.stdout
+
+def test_torchrun(tmp_path):
+    "One line per epoch, one record"
+    out = torchrun(tmp_path, '-m', 'resnet_course.cli', 'train', '--data', 'digits',
+                   '--n-train', '32', '--bs', '16', '--epochs', '1')
+    assert out.count('epoch 1/1') == out.count('test accuracy') == 1
+    assert [r['processes'] for r in list_runs(tmp_path/'runs')] == [2]
+
+# Exit handlers run in reverse order: the one registered first sees the end
+connecting = '''
+import atexit, os, torch.distributed as dist
+from pathlib import Path
+note = []
+def end(): Path(os.environ['RANK']).write_text(f'{note} joined {dist.is_initialized()}')
+atexit.register(end)
+from resnet_course.distributed import connect
+note.append(connect())
+'''
+
+def test_process_group_is_destroyed_before_shutdown(tmp_path):
+    "A gloo thread that holds a message at shutdown would abort a process whose work is done"
+    (tmp_path/'program.py').write_text(connecting)
+    torchrun(tmp_path, 'program.py')
+    # in files: what two processes print is mixed
+    assert [(tmp_path/str(rank)).read_text() for rank in range(2)] == ['[2] joined False']*2

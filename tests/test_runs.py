@@ -1,0 +1,56 @@
+"A finished run is evaluated on its own images, prepared as in training, or not at all"
+import pytest
+from helpers import noise_learner, photos, quiet, run_command
+
+from resnet_course.core import CourseError
+from resnet_course.augment import HorizontalFlip
+from resnet_course.weights import load_model
+from resnet_course.recipes import fit_recipe
+from resnet_course.evaluate import evaluate
+from resnet_course.runs import list_runs, run_learner, runs_table, save_run, train_run
+
+@pytest.fixture
+def photo_run(photo_folder, tmp_path):
+    "The folder of a run on `photo_folder`"
+    rec, _ = train_run(photo_folder, 'resnet8', epochs=1, bs=8, size=32, out=tmp_path/'runs',
+                       setup=quiet)
+    return rec['path']
+
+def test_another_set_is_normalized_as_in_training(photo_run, tmp_path):
+    others = photos(tmp_path/'others', start=100)
+    learn, _ = run_learner(photo_run, others)
+    stats = load_model(photo_run + '/model.safetensors').meta['stats']
+    assert [*map(list, learn.dls.stats)] == stats
+
+def test_folder_with_more_images(photo_run, photo_folder):
+    run_learner(photo_run)
+    photos(photo_folder, 6, start=50)
+    with pytest.raises(CourseError, match='its images have changed'): run_learner(photo_run)
+    run_learner(photo_run, photo_folder)
+
+def test_folder_with_as_many_other_files(photo_run, photo_folder, tmp_path):
+    photo_folder.rename(tmp_path/'moved')
+    run_learner(photo_run, tmp_path/'moved')   # named with --data
+    (tmp_path/'moved').rename(photo_folder)
+    run_learner(photo_run)
+    (photo_folder/'a'/'3.png').rename(photo_folder/'a'/'99.png')
+    with pytest.raises(CourseError, match='other files or labels'): run_learner(photo_run)
+
+def test_evaluate_after_custom_augmentation(tmp_path):
+    "The record has only the names of such transforms"
+    rec, _ = train_run('digits', 'resnet8', epochs=1, n_train=128, augment=[HorizontalFlip()],
+                       out=tmp_path, setup=quiet)
+    evaluate(run_learner(rec['path'])[0])
+
+def test_pytorch_loaders_and_custom_network(tmp_path, capsys):
+    "They can be recorded, though the record cannot build them again"
+    learn = noise_learner()
+    fit_recipe(learn, epochs=1)
+    with pytest.raises(CourseError, match='no test set'): evaluate(learn)
+    run = tmp_path/'own-001'
+    run.mkdir()
+    save_run(learn, run, [evaluate(learn, 'valid')])
+    assert runs_table(list_runs(tmp_path))[0]['arch'] is None
+    assert run_command('runs', '--out', tmp_path) == 0
+    assert 'own-001' in capsys.readouterr().out
+    with pytest.raises(CourseError, match='does not say which images'): run_learner(run)
