@@ -162,8 +162,8 @@ def test_custom_recipe(tmp_path):
     assert first.recipe['changed'] == dict(ema=0.9)
     with pytest.raises(CourseError, match='another ema'): learner_from_checkpoint(tmp_path)
     third = digits_learner()
-    with pytest.raises(CourseError, match='training run with EMA'), resumable(third, tmp_path, True):
-        third.fit(3, 0.1)
+    with pytest.raises(CourseError, match='training run with EMA'):
+        with resumable(third, tmp_path, True): third.fit(3, 0.1)
     second = digits_learner()
     fit_recipe(second, r, 3, checkpoint=tmp_path, resume=True)
     assert torch.equal(bits(second), bits(whole))

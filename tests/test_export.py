@@ -1,5 +1,5 @@
 "An exported file computes the same scores as the network, or is not kept"
-import json, sys
+import sys
 
 import pytest, torch, torch.nn.functional as F
 from sklearn.datasets import load_sample_images

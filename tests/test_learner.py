@@ -1,5 +1,6 @@
-"A course learner is a drop-in fastai learner: every callback of fastai has the effect it has there"
-import random
+"A course learner is a drop-in fastai learner: fastai's callbacks have the same effect on both"
+import random, shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,13 +24,18 @@ from fastai.torch_core import params, set_seed
 from torch import nn
 
 from resnet_course.core import CourseError
-from resnet_course.learner import CourseLearner, course_learner
 from resnet_course.loaders import get_dls
+from resnet_course.checkpoint import read_checkpoint
+from resnet_course.learner import CourseLearner, course_learner
+from resnet_course.recipes import fit_recipe
+from resnet_course.evaluate import evaluate
+from resnet_course.runs import learner_from_checkpoint, load_run, run_learner
 
+pytestmark = pytest.mark.usefixtures('one_thread')
 precisions = ['fp32', 'bf16', 'fp16']
 
 class Plateau(ReduceLROnPlateau):
-    "fastai's, where no epoch is good enough"
+    "fastai's, where no epoch is an improvement"
     def __init__(self): super().__init__(min_delta=10, patience=1)
 
 # name → the callbacks of one training run
@@ -68,21 +74,33 @@ def course(path, cbs, precision='fp32', **kwargs):
                           cbs=cbs, path=path, **kwargs)
 
 def fit(learn, n=3):
-    "Train, in a random state of its own; the learner, and how far each weight moved"
+    "Train from the same random state; the learner, and how far each weight moved"
     before = torch.cat([p.detach().flatten().clone() for p in learn.model.parameters()])
     set_seed(0)
     with learn.no_bar(), learn.no_logging(): learn.fit(n, 0.05)
     after = torch.cat([p.detach().float().flatten() for p in learn.model.parameters()])
     return learn, after - before
 
+def files(folder):
+    return sorted(f.relative_to(folder).as_posix() for f in folder.rglob('*') if f.is_file())
+
+@pytest.fixture(scope='module')
+def plain_run(tmp_path_factory):
+    "Train fastai's learner with the callbacks of a name, once; as `fit`, and the files written"
+    runs = {}
+    def run(name):
+        if name not in runs:
+            path = tmp_path_factory.mktemp('plain')
+            runs[name] = (*fit(plain(path, callbacks[name]())), files(path))
+        return runs[name]
+    return run
+
 @pytest.mark.parametrize('precision', precisions)
 @pytest.mark.parametrize('name', callbacks)
-def test_callbacks_of_fastai(tmp_path, name, precision):
+def test_callbacks_of_fastai(tmp_path, plain_run, name, precision):
     "The same epochs, rates and steps; in float32 the same weights, in half precision nearly"
-    (tmp_path/'a').mkdir()
-    (tmp_path/'b').mkdir()
-    a, moved = fit(plain(tmp_path/'a', callbacks[name]()))
-    b, moved_too = fit(course(tmp_path/'b', callbacks[name](), precision))
+    a, moved, written = plain_run(name)
+    b, moved_too = fit(course(tmp_path, callbacks[name](), precision))
     assert len(b.recorder.values) == len(a.recorder.values)
     assert b.recorder.lrs == pytest.approx(a.recorder.lrs)
     assert len(b.recorder.losses) == len(a.recorder.losses)
@@ -91,9 +109,7 @@ def test_callbacks_of_fastai(tmp_path, name, precision):
     else:
         assert nn.functional.cosine_similarity(moved, moved_too, 0) > 0.98
         assert moved_too.norm().item() == pytest.approx(moved.norm().item(), rel=0.05)
-    files = [sorted(f.relative_to(d).as_posix() for f in d.rglob('*') if f.is_file())
-             for d in (tmp_path/'a', tmp_path/'b')]
-    assert files[0] == files[1]
+    assert files(tmp_path) == written
 
 @pytest.mark.parametrize('precision', precisions)
 def test_statistics_of_activations(tmp_path, precision):
@@ -105,7 +121,7 @@ def test_statistics_of_activations(tmp_path, precision):
 
 @pytest.mark.parametrize('precision', precisions)
 def test_predictions(tmp_path, precision):
-    "`get_preds` with fastai's callbacks, dropout on among them"
+    "`get_preds` with fastai's callbacks, one of which leaves dropout on"
     a, b = plain(tmp_path, []), course(tmp_path, [], precision)
     for cbs in ([], [MCDropoutCallback()], [GatherPredsCallback()]):
         set_seed(0)
@@ -121,7 +137,7 @@ def test_fastai_lr_find(tmp_path, precision):
         set_seed(0)
         with learn.no_bar(): assert 1e-6 < learn.lr_find(num_it=30, show_plot=False).valley < 10
 
-def test_the_bar_is_our_own_again_after_no_bar(tmp_path):
+def test_no_bar_restores_our_own_bar(tmp_path):
     learn = course(tmp_path, [])
     kind = type(learn.progress)
     with learn.no_bar(): assert not hasattr(learn, 'progress')
@@ -131,7 +147,7 @@ def test_the_bar_is_our_own_again_after_no_bar(tmp_path):
     assert not hasattr(learn, 'progress')
 
 def test_it_is_a_fastai_learner(tmp_path):
-    "And `freeze`, `unfreeze` and `freeze_to` are those that freeze everything"
+    "Its `freeze`, `unfreeze` and `freeze_to` include BatchNorm"
     learn = course_learner(loaders(), 'resnet8', seed=0, path=tmp_path)
     assert isinstance(learn, Learner) and type(learn) is CourseLearner
     learn.freeze()
@@ -140,10 +156,9 @@ def test_it_is_a_fastai_learner(tmp_path):
     assert learn.frozen.n_frozen == 0 and all(p.requires_grad for p in learn.model.parameters())
     with pytest.raises(CourseError, match='5 parameter groups'): learn.freeze_to(-9)
 
-def test_the_seed_of_the_learner_decides_the_order():
-    "Not only the weights: the loaders' own seed is replaced"
-    def order(seed): return loaders_of(seed).train.get_idxs()
-    def loaders_of(seed): return course_learner(loaders(), 'resnet8', seed=seed).dls
+def test_seed_of_the_learner_sets_the_order():
+    "It replaces the loaders' own seed"
+    def order(seed): return course_learner(loaders(), 'resnet8', seed=seed).dls.train.get_idxs()
     assert order(1) == order(1) != order(2)
     dls = loaders()
     dls.train.rng = random.Random(1)
@@ -151,12 +166,6 @@ def test_the_seed_of_the_learner_decides_the_order():
 
 def test_old_files_still_load(tmp_path):
     "A run of version 0.1.0: its weights, its record and its checkpoint"
-    import shutil
-    from pathlib import Path
-    from resnet_course.checkpoint import read_checkpoint
-    from resnet_course.recipes import fit_recipe
-    from resnet_course.runs import learner_from_checkpoint, load_run, run_learner
-    from resnet_course.evaluate import evaluate
     old = Path(__file__).parent/'fixtures/v0_1_0'
     rec = load_run(old/'run')
     learn, _ = run_learner(old/'run')
