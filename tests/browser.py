@@ -1,21 +1,24 @@
-"A real browser for the tests: chromium, driven by playwright, with what pages do wrong written down"
+"A real browser for the tests: chromium, driven by playwright, and a record of what pages do wrong"
 import os, shutil
 from contextlib import contextmanager
 
 import pytest
 
-# No sandbox as root in a container; nothing that calls home
-flags = ('--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking '
-         '--disable-component-update --disable-sync').split()
+# No sandbox as root in a container; no background requests
+flags = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+         '--disable-background-networking', '--disable-component-update', '--disable-sync']
 
 def chromium():
-    "Where a browser is, or a reason to skip"
-    found = os.environ.get('CHROMIUM') or next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-    return found or pytest.skip('no chromium on PATH (Debian: apt-get install chromium); CHROMIUM names another')
+    "Path of a browser; skips the test if there is none"
+    if 'CHROMIUM' in os.environ: return os.environ['CHROMIUM']
+    for name in ('chromium', 'chromium-browser', 'google-chrome'):
+        path = shutil.which(name)
+        if path: return path
+    pytest.skip('no chromium on PATH (Debian: apt-get install chromium); CHROMIUM names another')
 
 @contextmanager
 def open_browser():
-    "A chromium, closed afterwards"
+    "Yield a chromium, and close it afterwards"
     pytest.importorskip('playwright', reason='playwright is not installed')
     from playwright.sync_api import sync_playwright
     path = chromium()
@@ -25,10 +28,14 @@ def open_browser():
         browser.close()
 
 def watched(context, ok=('file:', 'data:', 'blob:')):
-    "A new page, and the list that its failed or foreign requests and its script errors go to"
+    "A new page, and a list of its script errors and its failed or external requests"
     page, wrong = context.new_page(), []
+    def on_console(m):
+        if m.type == 'error': wrong.append(f'console: {m.text}')
+    def on_request(r):
+        if not r.url.startswith(ok): wrong.append(f'external request: {r.url}')
     page.on('pageerror', lambda e: wrong.append(f'script error: {e}'))
-    page.on('console', lambda m: wrong.append(f'console: {m.text}') if m.type == 'error' else None)
+    page.on('console', on_console)
     page.on('requestfailed', lambda r: wrong.append(f'failed request: {r.url}'))
-    page.on('request', lambda r: wrong.append(f'request to elsewhere: {r.url}') if not r.url.startswith(ok) else None)
+    page.on('request', on_request)
     return page, wrong

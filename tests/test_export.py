@@ -2,6 +2,7 @@
 import sys
 
 import pytest, torch, torch.nn.functional as F
+from helpers import run_command
 from sklearn.datasets import load_sample_images
 
 from resnet_course.core import CourseError
@@ -60,3 +61,11 @@ def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
     with pytest.raises(CourseError, match='not written'):
         export_model(create_model('resnet8'), tmp_path/'a.onnx', 32)
     assert not list(tmp_path.iterdir())
+
+@pytest.mark.parametrize('size,says', [(0, 'one pixel'), (-3, 'one pixel'), (4, 'too small')])
+def test_impossible_size(tmp_path, capsys, size, says):
+    "One line, and no file"
+    f = save_weights(create_model('alexnet_tv', n_out=2, n_in=3), tmp_path/'w.safetensors')
+    assert run_command('export', f, '--size', size, '--out', tmp_path/'w.onnx') != 0
+    err = capsys.readouterr().err
+    assert 'Traceback' not in err and says in err and not (tmp_path/'w.onnx').exists()

@@ -328,3 +328,10 @@ def test_no_optimizer_reaches_the_whitening_filters(n_in, tmp_path):
     assert torch.equal(net.conv1.weight, before) and net.conv1.bias.abs().max() > 0
     back = load_model(save_weights(net, tmp_path/'net'))
     assert torch.equal(back.conv1.weight, before) and back.cfg == net.cfg
+
+@pytest.mark.parametrize('omit', [None, 3, 4, 5])
+def test_alexnet_biases_belong_to_layers(omit):
+    "Leaving a layer out does not move the ones of Krizhevsky et al. to another layer"
+    net = create_model('alexnet_1gpu', n_out=2, omit=omit)
+    biases = [float(m.bias[0]) for m in net.features if isinstance(m, nn.Conv2d)]
+    assert biases == [b for i, b in enumerate((0, 1, 0, 1, 1), 1) if i != omit]

@@ -1,4 +1,4 @@
-"The site as files: everything is there, every link and anchor leads somewhere, nothing comes from another host"
+"The site's files: pages are complete, links and anchors lead somewhere, nothing is loaded from other hosts"
 import html, json, re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -6,95 +6,136 @@ from urllib.parse import unquote
 
 import pytest
 
+from resnet_course import _modidx
+
 root = Path(__file__).resolve().parent.parent
 home = 'https://resnet-course.github.io/resnet_course'
-notebooks = [f for f in sorted((root/'nbs').rglob('*.ipynb')) if not any(p.startswith(('.', '_')) for p in f.relative_to(root).parts)]
+
+def is_hidden(f): return any(p.startswith(('.', '_')) for p in f.relative_to(root).parts)
+
+notebooks = [f for f in sorted((root/'nbs').rglob('*.ipynb')) if not is_hidden(f)]
 
 class Links(HTMLParser):
-    "A page's ids, the links in it, and what it loads"
+    "A page's ids, the links in it, and the files it loads"
     def __init__(self, text):
         super().__init__()
         self.ids, self.links, self.loads = set(), [], []
         self.feed(text)
     def handle_starttag(self, tag, attrs):
         a = dict(attrs)
+        href, src = a.get('href'), a.get('src')
         if a.get('id'): self.ids.add(a['id'])
-        if tag == 'a' and a.get('href'): self.links.append(a['href'])
-        if tag == 'link' and a.get('href') and a.get('rel') != 'canonical': self.loads.append(a['href'])
-        if a.get('src') and tag != 'a': self.loads.append(a['src'])
+        if tag == 'a' and href: self.links.append(href)
+        if tag == 'link' and href and a.get('rel') != 'canonical': self.loads.append(href)
+        if src and tag != 'a': self.loads.append(src)
+
+def read(f): return f.read_text(encoding='utf-8')
 
 @pytest.fixture(scope='module')
-def pages(site): return {f.relative_to(site).as_posix(): Links(f.read_text(encoding='utf-8')) for f in sorted(site.rglob('*.html'))}
+def pages(site):
+    "Path → `Links` for each page of the site"
+    return {f.relative_to(site).as_posix(): Links(read(f)) for f in sorted(site.rglob('*.html'))}
 
-def cells(f, kind='markdown'): return [''.join(c['source']) for c in json.loads(f.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == kind]
+def markdown(f):
+    "The sources of a notebook's Markdown cells"
+    return [''.join(c['source']) for c in json.loads(read(f))['cells']
+            if c['cell_type'] == 'markdown']
 
 def page_of(f):
-    "The page a notebook becomes: nbdev drops the number from its name"
-    return f.relative_to(root/'nbs').with_name(re.sub(r'^\d+[a-zA-Z0-9]*_', '', f.stem.lower()) + '.html').as_posix()
+    "The page of a notebook: nbdev drops the number from its name"
+    name = re.sub(r'^\d+[a-zA-Z0-9]*_', '', f.stem.lower()) + '.html'
+    return f.relative_to(root/'nbs').with_name(name).as_posix()
 
-def test_a_page_for_each_notebook(pages):
-    assert not [p for f in notebooks if (p := page_of(f)) not in pages]
+def test_every_notebook_has_a_page(pages):
+    assert {page_of(f) for f in notebooks} <= pages.keys()
+
+def link_problem(link, name, site, pages):
+    "What is wrong with a link on the page `name`, or None"
+    if link.startswith(home): return 'leads out of the site and back in'
+    if re.match(r'[a-z][a-z0-9+.-]*:|//', link): return None
+    path, _, anchor = map(unquote, link.partition('#'))
+    path = path.split('?')[0]
+    target = (site/name).parent/path if path else site/name
+    if target.is_dir(): target /= 'index.html'
+    target = target.resolve()
+    if not target.is_file(): return 'no such file'
+    if not anchor or target.suffix != '.html': return None
+    page = pages[target.relative_to(site.resolve()).as_posix()]
+    return None if anchor in page.ids else 'no such anchor'
 
 def test_links_and_anchors(site, pages):
     wrong = []
     for name, page in pages.items():
         for link in page.links + page.loads:
-            if link.startswith(home): wrong.append(f'{name}: {link} leads out and back in')
-            if re.match(r'[a-z][a-z0-9+.-]*:|//', link): continue
-            path, _, anchor = (unquote(p) for p in link.partition('#'))
-            path = path.split('?')[0]
-            target = (site/name).parent/path if path else site/name
-            if target.is_dir(): target /= 'index.html'
-            if not target.resolve().is_file(): wrong.append(f'{name}: no {link}')
-            elif anchor and target.suffix == '.html' and anchor not in pages[target.resolve().relative_to(site.resolve()).as_posix()].ids:
-                wrong.append(f'{name}: no anchor {link}')
+            problem = link_problem(link, name, site, pages)
+            if problem: wrong.append(f'{name}: {link}: {problem}')
     assert not wrong, '\n'.join(wrong)
 
-def test_nothing_from_elsewhere(site, pages):
-    loads = [f'{n}: {u}' for n, p in pages.items() for u in p.loads if re.match(r'(https?:)?//', u)]
-    css = [f'{f.name}: {m[0]}' for f in site.rglob('*.css') for m in re.finditer(r'(@import[^;]*|url\(["\']?(https?:)?//[^)]*\))', f.read_text(encoding='utf-8'))]
-    assert not loads + css
+def test_nothing_from_other_hosts(site, pages):
+    wrong = []
+    for name, page in pages.items():
+        wrong += [f'{name}: {u}' for u in page.loads if re.match(r'(https?:)?//', u)]
+    for f in site.rglob('*.css'):
+        for m in re.finditer(r'(@import[^;]*|url\(["\']?(https?:)?//[^)]*\))', read(f)):
+            wrong.append(f'{f.name}: {m[0]}')
+    assert not wrong
 
-@pytest.mark.parametrize('what,pattern', {
-    'cross-references': r'(?<![\w`])@(fig|tbl|eq|sec)-', 'Mermaid': r'```\s*\{?mermaid', 'single-quoted attributes': r"\{[^}\n]*=\s*'[^}\n]*\}",
-    'grid tables': r'^\+[-=]+\+', 'citations': r'\[@\w'}.items())
+only_one_renderer = {
+    'cross-references': r'(?<![\w`])@(fig|tbl|eq|sec)-',
+    'Mermaid': r'```\s*\{?mermaid',
+    'single-quoted attributes': r"\{[^}\n]*=\s*'[^}\n]*\}",
+    'grid tables': r'^\+[-=]+\+',
+    'citations': r'\[@\w'}
+
+@pytest.mark.parametrize('what,pattern', only_one_renderer.items())
 def test_only_what_both_renderers_read(what, pattern):
     "smalldocs and Quarto agree on a subset of Markdown; the sources keep to it"
-    prose = {f: '\n'.join(cells(f)) for f in notebooks} | {f: f.read_text(encoding='utf-8') for f in (root/'nbs').rglob('*.qmd')}
-    bare = {f: re.sub(r'`[^`\n]*`', '', t) if 'Mermaid' not in what else t for f, t in prose.items()}
-    assert not [f'{f.relative_to(root)}: {m[0]}' for f, t in bare.items() for m in re.finditer(pattern, t, re.M)]
+    prose = {f: '\n'.join(markdown(f)) for f in notebooks}
+    prose |= {f: read(f) for f in (root/'nbs').rglob('*.qmd')}
+    wrong = []
+    for f, text in prose.items():
+        if 'Mermaid' not in what: text = re.sub(r'`[^`\n]*`', '', text)
+        found = re.finditer(pattern, text, re.M)
+        wrong += [f'{f.relative_to(root)}: {m[0]}' for m in found]
+    assert not wrong
 
-def test_weight(site, pages):
-    "A lesson with all it loads is under 3 MB"
+def test_page_weight(site, pages):
+    "A page and the files it loads are under 3 MB"
     for name, page in pages.items():
-        files = {(site/name).parent/u.split('#')[0].split('?')[0] for u in page.loads if not u.startswith('data:')}
-        size = (site/name).stat().st_size + sum(f.stat().st_size for f in files)
+        urls = [re.split('[#?]', u)[0] for u in page.loads if not u.startswith('data:')]
+        files = {site/name} | {(site/name).parent/u for u in urls}
+        size = sum(f.stat().st_size for f in files)
         assert size < 3e6, f'{name}: {size/1e6:.1f} MB'
 
 def test_search_index(site):
-    text = (site/'search.js').read_text(encoding='utf-8')
+    text = read(site/'search.js')
     index = json.loads(text.removeprefix('window.searchIndex = ').rstrip().rstrip(';'))
     assert any('freeze_to' in e['text'] + e['section'] for e in index)
 
-def test_what_machines_read(site, pages):
-    "Site map and llms.txt name pages that are there; the card and the icon are there too"
-    for loc in re.findall(r'<loc>([^<]*)</loc>', (site/'sitemap.xml').read_text(encoding='utf-8')):
+def test_site_map_and_card(site, pages):
+    "sitemap.xml and llms.txt name pages that exist; the card and the icon exist, too"
+    for loc in re.findall(r'<loc>([^<]*)</loc>', read(site/'sitemap.xml')):
         assert html.unescape(loc).removeprefix(home + '/') in pages
-    for link in re.findall(rf'\({home}/([^)]*)\)', (site/'llms.txt').read_text(encoding='utf-8')): assert (site/link).is_file(), link
+    for link in re.findall(rf'\({home}/([^)]*)\)', read(site/'llms.txt')):
+        assert (site/link).is_file(), link
     for name in ('index.html', 'lessons/first_classifier.html'):
-        assert f'content="{home}/assets/social.png"' in (site/name).read_text(encoding='utf-8') and (site/'assets/social.png').is_file()
-    assert (site/'assets/favicon.png').is_file() and (site/'404.html').is_file()
+        assert f'content="{home}/assets/social.png"' in read(site/name)
+    for name in ('assets/social.png', 'assets/favicon.png', '404.html'):
+        assert (site/name).is_file()
 
 def test_lessons_can_be_downloaded(site):
-    for f in (root/'nbs/lessons').glob('*.ipynb'): assert json.loads((site/'lessons'/f.name).read_text(encoding='utf-8'))['cells']
+    for f in (root/'nbs/lessons').glob('*.ipynb'):
+        assert json.loads(read(site/'lessons'/f.name))['cells']
 
-def test_paper_map_names_what_is_there():
+def test_paper_map_names_exist():
     "Every name in the map from papers to code is a symbol of the package, a network, or a recipe"
-    from resnet_course import _modidx
     from resnet_course.models import list_models
     from resnet_course.recipes import recipes
-    names = {s.split('.')[-1] for m in _modidx.d['syms'].values() for s in m} | set(list_models()) | set(recipes) | {'alexnets', 'depths', 'cifar_depths'}
-    rows = [l for c in cells(root/'nbs/papers.ipynb') for l in c.split('\n') if l.startswith('|')]
+    symbols = {s.split('.')[-1] for syms in _modidx.d['syms'].values() for s in syms}
+    names = symbols | {*list_models(), *recipes, 'alexnets', 'depths', 'cifar_depths'}
+    lines = '\n'.join(markdown(root/'nbs/papers.ipynb')).split('\n')
+    rows = [l for l in lines if l.startswith('|')]
     assert len(rows) > 40 and not [l for l in rows if 'not yet' in l]
-    said = {m for l in rows for m in re.findall(r'`([A-Za-z_]\w+)`', l.rsplit('|', 2)[1])}
+    code = [l.rsplit('|', 2)[1] for l in rows]
+    said = set(re.findall(r'`([A-Za-z_]\w+)`', '\n'.join(code)))
     assert len(said) > 50 and not said - names

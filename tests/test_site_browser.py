@@ -7,13 +7,18 @@ from browser import open_browser, watched
 
 pytestmark = pytest.mark.browser
 root = Path(__file__).resolve().parent.parent
-looks = dict(light=dict(color_scheme='light', viewport=dict(width=1280, height=900)),
-             dark=dict(color_scheme='dark', viewport=dict(width=1280, height=900)),
-             phone=dict(color_scheme='light', viewport=dict(width=390, height=844), has_touch=True, is_mobile=True))
-# Markup that a renderer should have turned into something; code is looked through elsewhere
+desktop, small = dict(width=1280, height=900), dict(width=390, height=844)
+looks = dict(light=dict(color_scheme='light', viewport=desktop),
+             dark=dict(color_scheme='dark', viewport=desktop),
+             phone=dict(color_scheme='light', viewport=small, has_touch=True, is_mobile=True))
+# Markup that a renderer should have converted; code may contain it
 raw = [r':::', r'\{#', r'@fig-', r'@eq-', r'\\\(', r'\$\$', r'\]\(', r'^#{1,4} ']
-visible = '''() => { const m = document.querySelector('main').cloneNode(true);
-    m.querySelectorAll('pre, code, script, style, .katex').forEach(e => e.remove()); return m.innerText || m.textContent; }'''
+visible = '''() => {
+    const m = document.querySelector('main').cloneNode(true);
+    m.querySelectorAll('pre, code, script, style, .katex').forEach(e => e.remove());
+    return m.innerText || m.textContent; }'''
+is_dark = "document.documentElement.classList.contains('quarto-dark')"
+run_axe = "axe.run(document, {resultTypes: ['violations']}).then(r => r.violations)"
 
 @pytest.fixture(scope='module')
 def browser():
@@ -21,16 +26,21 @@ def browser():
 
 @pytest.fixture(scope='module')
 def axe():
-    return next(Path(pytest.importorskip('axe_playwright_python').__file__).parent.rglob('axe.min.js')).read_text(encoding='utf-8')
+    package = Path(pytest.importorskip('axe_playwright_python').__file__).parent
+    return next(package.rglob('axe.min.js')).read_text(encoding='utf-8')
 
 def names(site): return sorted(f.relative_to(site).as_posix() for f in site.rglob('*.html'))
 
 def page_problems(page):
-    "What can be seen to be wrong with the page that is open"
-    yield from (f'raw markup {p}' for p in raw if re.search(p, page.evaluate(visible), re.M))
-    maths, done = page.locator('main span.math').count(), page.locator('main span.math .katex').count()
-    if maths != done: yield f'{maths - done} of {maths} formulas are not rendered'
-    if page.locator('.katex-error').count(): yield 'a formula with an error: ' + page.locator('.katex-error').first.inner_text()
+    "Yield the visible problems of the open page"
+    text = page.evaluate(visible)
+    for p in raw:
+        if re.search(p, text, re.M): yield f'raw markup {p}'
+    formulas = page.locator('main span.math').count()
+    rendered = page.locator('main span.math .katex').count()
+    if formulas != rendered: yield f'{formulas - rendered} of {formulas} formulas are not rendered'
+    errors = page.locator('.katex-error')
+    if errors.count(): yield 'a formula with an error: ' + errors.first.inner_text()
     wide = page.evaluate('document.documentElement.scrollWidth - innerWidth')
     if wide > 1: yield f'{wide} px wider than the screen'
     mute = page.locator('main [tabindex="0"]:not(a, button, input, [aria-label])').count()
@@ -38,7 +48,7 @@ def page_problems(page):
 
 @pytest.fixture(scope='module', params=looks)
 def visited(request, site, browser, axe):
-    "Every page opened once in one look: what it did wrong, and what axe-core says of it"
+    "Open every page in one look; name → its problems, and axe-core's findings"
     look, found = request.param, {}
     context = browser.new_context(**looks[look])
     for name in names(site):
@@ -46,10 +56,10 @@ def visited(request, site, browser, axe):
         page.goto((site/name).as_uri())
         page.wait_for_timeout(120)
         wrong = [*said, *page_problems(page)]
-        dark = page.evaluate("document.documentElement.classList.contains('quarto-dark')")
+        dark = page.evaluate(is_dark)
         if dark != (look == 'dark'): wrong.append(f'dark is {dark}')
         page.evaluate(axe)
-        found[name] = wrong, page.evaluate("axe.run(document, {resultTypes: ['violations']}).then(r => r.violations)")
+        found[name] = wrong, page.evaluate(run_axe)
         page.close()
     context.close()
     return found
@@ -58,18 +68,25 @@ def test_pages(visited):
     wrong = [f'{name}: {w}' for name, (said, _) in visited.items() for w in said]
     assert not wrong, '\n'.join(wrong)
 
+def describe(name, violation):
+    "A violation on the page `name` in one line"
+    first, n_more = violation['nodes'][0], len(violation['nodes']) - 1
+    summary = first.get('failureSummary', '')[:200]
+    return f"{name}: {first['html'][:160]} {summary} (and {n_more} more)"
+
 def test_accessible(visited):
     "axe-core finds nothing serious"
     found = {}
     for name, (_, violations) in visited.items():
         for v in violations:
             if v['impact'] not in ('serious', 'critical'): continue
-            node = v['nodes'][0]
-            found.setdefault(v['id'], []).append(f"{name}: {node['html'][:160]} {node.get('failureSummary', '')[:200]} (and {len(v['nodes']) - 1} more)")
-    assert not found, '\n'.join(f'{k}: {len(v)} pages\n  ' + '\n  '.join(v[:3]) for k, v in found.items())
+            found.setdefault(v['id'], []).append(describe(name, v))
+    lines = []
+    for rule, places in found.items(): lines += [f'{rule}: {len(places)} pages', *places[:3]]
+    assert not found, '\n'.join(lines)
 
 def test_search(site, browser):
-    "Typing finds, arrows choose, Enter goes there"
+    "Typing finds, arrow keys choose, Enter opens the page"
     page, said = watched(browser.new_context(**looks['light']))
     page.goto((site/'index.html').as_uri())
     page.keyboard.press('/')
@@ -81,14 +98,18 @@ def test_search(site, browser):
     page.wait_for_url(lambda u: 'index.html' not in u)
     assert 'freeze_to' in page.locator('main').inner_text() and not said
 
+collect_todo = '''() => {
+    const all = 'a[href], button, input, select, textarea, [tabindex="0"]';
+    window.todo = new Set([...document.querySelectorAll(all)].filter(
+        e => e.checkVisibility({visibilityProperty: true}) && e.tabIndex >= 0 && !e.disabled)); }'''
+
 def test_keyboard(site, browser):
     "Tab alone reaches everything that can be clicked, and the first stop skips the menus"
     page = browser.new_page(**looks['light'])
     for name in ('index.html', 'papers.html'):
         page.goto((site/name).as_uri())
         page.wait_for_timeout(200)
-        page.evaluate('''() => { window.todo = new Set([...document.querySelectorAll('a[href], button, input, select, textarea, [tabindex="0"]')]
-            .filter(e => e.checkVisibility({visibilityProperty: true}) && e.tabIndex >= 0 && !e.disabled)); }''')
+        page.evaluate(collect_todo)
         page.keyboard.press('Tab')
         assert page.evaluate('document.activeElement.className') == 'skip-link'
         for _ in range(page.evaluate('todo.size') + 5):
@@ -102,10 +123,10 @@ def test_theme_is_remembered(site, browser):
     page.goto((site/'index.html').as_uri())
     page.locator('.quarto-color-scheme-toggle').first.click()
     page.goto((site/'papers.html').as_uri())
-    page.wait_for_function("document.documentElement.classList.contains('quarto-dark')")
+    page.wait_for_function(is_dark)
 
 def test_lesson_bar(site, browser):
-    "A lesson offers Colab and its notebook, and remembers that it was done"
+    "A lesson links to Colab and to its notebook, and remembers that it was completed"
     lesson = next((n for n in names(site) if n.startswith('lessons/')), None)
     if lesson is None: pytest.skip('no lesson yet')
     page = browser.new_page(**looks['light'])
@@ -116,4 +137,5 @@ def test_lesson_bar(site, browser):
     page.get_by_role('button', name='Mark this lesson as done').click()
     page.reload()
     assert page.locator('.lesson-done button').get_attribute('aria-pressed') == 'true'
-    assert page.locator('.sidebar-link.done').count() == 1 and page.locator('.course-progress').inner_text().startswith('1 of ')
+    assert page.locator('.sidebar-link.done').count() == 1
+    assert page.locator('.course-progress').inner_text().startswith('1 of ')

@@ -1,4 +1,3 @@
-# to test_datasets.py
 import pytest
 
 from resnet_course.core import CourseError

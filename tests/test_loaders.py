@@ -1,4 +1,3 @@
-# to test_loaders.py
 from pathlib import Path
 
 import numpy as np, torch

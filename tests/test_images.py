@@ -1,4 +1,3 @@
-# to test_images.py
 import json, struct
 
 import pytest

@@ -1,4 +1,3 @@
-# to test_torch_loaders.py
 import pytest, torch
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
 
