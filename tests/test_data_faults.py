@@ -2,7 +2,7 @@
 
     python tests/test_data_faults.py     writes the table to results/data_faults.json
 """
-import io, json, os, pickle, re, sys, tempfile, warnings, zipfile
+import io, json, os, pickle, re, tempfile, warnings, zipfile
 from pathlib import Path
 
 import numpy as np, pytest, torch
@@ -13,7 +13,6 @@ from resnet_course import images
 from resnet_course.core import CourseError
 from resnet_course.torch_loaders import as_dls
 from resnet_course.loaders import get_dls
-from resnet_course.datasets import open_image_set
 from resnet_course.download import fetch, unpack
 from resnet_course.folders import export_set, make_subset
 from resnet_course.images import read_image

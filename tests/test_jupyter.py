@@ -1,4 +1,4 @@
-"The first lesson as a learner meets it: `resnet-course lessons --open`, and JupyterLab in a browser"
+"The first lesson as learners meet it: `resnet-course lessons --open`, then JupyterLab in a browser"
 import json, os, re, signal, subprocess, sys, time
 from pathlib import Path
 

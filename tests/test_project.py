@@ -1,4 +1,4 @@
-"The project's own checks: that they pass as things are, and that they notice what they are for"
+"The project's own checks pass, and they notice what they are for"
 import json, os, re, shutil, subprocess, sys
 from configparser import ConfigParser
 from pathlib import Path
@@ -8,41 +8,66 @@ import pytest, yaml
 root = Path(__file__).resolve().parent.parent
 
 def run(*args, cwd=root):
-    # A notebook's test run tells nbdev not to export; these are not in one
+    # A notebook's test run tells nbdev not to export
     env = {k: v for k, v in os.environ.items() if k not in ('IN_TEST', 'PYTHONPATH')}
     return subprocess.run([*map(str, args)], cwd=cwd, env=env, capture_output=True, text=True)
 
-def nbdev(command, *args, cwd): return run(Path(sys.executable).parent/f'nbdev_{command}', *args, cwd=cwd)
+def nbdev(command, *args, cwd):
+    return run(Path(sys.executable).parent/f'nbdev_{command}', *args, cwd=cwd)
 
-def check_tree(project): return run(sys.executable, root/'tools/check_tree.py', '--root', project)
+def tool(name, project, *args):
+    "Run one of our tools on `project`"
+    return run(sys.executable, root/f'tools/{name}.py', *args, '--root', project)
 
-def check_readme(project): return run(sys.executable, root/'tools/readme.py', '--check', '--root', project)
+def check_tree(project): return tool('check_tree', project)
+def check_readme(project): return tool('readme', project, '--check')
+
+small_files = ['settings.ini', '_quarto.yml', 'nbs/nbdev.yml', 'nbs/index.ipynb',
+               'nbs/api/00_core.ipynb', 'resnet_course/core.py', 'README.md']
 
 @pytest.fixture
 def project(tmp_path):
     "A small copy: the front page, one module, and what they need"
     small = tmp_path/'small'
-    for f in ['settings.ini', '_quarto.yml', 'nbs/nbdev.yml', 'nbs/index.ipynb', 'nbs/api/00_core.ipynb', 'resnet_course/core.py', 'README.md']:
+    images = [f.relative_to(root) for f in (root/'nbs/images').glob('readme_*')]
+    for f in [*small_files, *images]:
         (small/f).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root/f, small/f)
-    for f in (root/'nbs/images').glob('readme_*'):
-        (small/'nbs/images').mkdir(exist_ok=True)
-        shutil.copyfile(f, small/'nbs/images'/f.name)
     (small/'resnet_course/__init__.py').write_text('')
     assert nbdev('export', cwd=small).returncode == 0
     return small
+
+@pytest.fixture
+def core_nb(project): return project/'nbs/api/00_core.ipynb'
+
+@pytest.fixture
+def core_py(project): return project/'resnet_course/core.py'
+
+def read_cells(nb): return json.loads(nb.read_text(encoding='utf-8'))['cells']
+
+def sources(nb): return [''.join(c['source']) for c in read_cells(nb)]
 
 def edit(nb, change):
     d = json.loads(nb.read_text(encoding='utf-8'))
     change(d['cells'])
     nb.write_text(json.dumps(d, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
+def append_code(nb, source):
+    cell = dict(cell_type='code', execution_count=None, id='deadbeef', metadata={}, outputs=[],
+                source=source.splitlines(keepends=True))
+    edit(nb, lambda cells: cells.append(cell))
+
+def append_line(f):
+    with open(f, 'a') as out: out.write('\nx = 1\n')
+
+# check_tree
+
 def test_tree_is_clean(project):
     res = check_tree(project)
     assert res.returncode == 0, res.stdout + res.stderr
 
-def test_stale_export(project):
-    with open(project/'resnet_course/core.py', 'a') as f: f.write('\nx = 1\n')
+def test_stale_export(project, core_py):
+    append_line(core_py)
     res = check_tree(project)
     assert res.returncode == 1 and 'core.py is not what its notebook exports' in res.stdout
 
@@ -51,88 +76,109 @@ def test_module_without_notebook(project):
     res = check_tree(project)
     assert res.returncode == 1 and 'orphan.py has no notebook' in res.stdout
 
-def test_missing_module(project):
-    (project/'resnet_course/core.py').unlink()
+def test_missing_module(project, core_py):
+    core_py.unlink()
     res = check_tree(project)
     assert res.returncode == 1 and 'core.py is missing' in res.stdout
 
-def test_dirty_notebook(project):
-    def count(cells): next(c for c in cells if c['cell_type'] == 'code')['execution_count'] = 7
-    edit(project/'nbs/api/00_core.ipynb', count)
+def test_dirty_notebook(project, core_nb):
+    def count(cells):
+        code = [c for c in cells if c['cell_type'] == 'code']
+        code[0]['execution_count'] = 7
+    edit(core_nb, count)
     res = check_tree(project)
     assert res.returncode == 1 and '00_core.ipynb is not clean' in res.stdout
 
-def test_check_changes_nothing(project):
-    with open(project/'resnet_course/core.py', 'a') as f: f.write('\nx = 1\n')
-    before = (project/'resnet_course/core.py').read_bytes()
+def test_check_changes_nothing(project, core_py):
+    append_line(core_py)
+    before = core_py.read_bytes()
     check_tree(project)
-    assert (project/'resnet_course/core.py').read_bytes() == before
+    assert core_py.read_bytes() == before
 
-def test_failing_cell(project):
-    def fail(cells): cells.append(dict(cell_type='code', execution_count=None, id='deadbeef', metadata={}, outputs=[], source=['assert 1 == 2']))
-    edit(project/'nbs/api/00_core.ipynb', fail)
+def test_failing_cell(project, core_nb):
+    append_code(core_nb, 'assert 1 == 2')
     res = nbdev('test', '--path', 'nbs/api/00_core.ipynb', cwd=project)
     assert res.returncode == 1 and '00_core.ipynb' in res.stderr
+
+# The README
 
 def test_readme_is_current():
     res = check_readme(root)
     assert res.returncode == 0, res.stdout + res.stderr
 
 def test_stale_readme(project):
-    edit(project/'nbs/index.ipynb', lambda cells: cells[0]['source'].append('\nOne more sentence.'))
+    def add(cells): cells[0]['source'].append('\nOne more sentence.')
+    edit(project/'nbs/index.ipynb', add)
     res = check_readme(project)
     assert res.returncode == 1 and 'stale' in res.stdout
-    assert run(sys.executable, root/'tools/readme.py', '--root', project).returncode == 0
+    assert tool('readme', project).returncode == 0
     assert check_readme(project).returncode == 0
     assert 'One more sentence.' in (project/'README.md').read_text()
 
-def test_nothing_of_one_machine():
+# All files
+
+text_files = ('.py', '.ipynb', '.md', '.json', '.yml', '.toml', '.ini')
+
+def test_no_paths_of_one_machine():
     "No file in the repository names a folder of the machine that it was made on"
     files = subprocess.run(['git', 'ls-files', '-z'], cwd=root, capture_output=True, text=True)
     if files.returncode: pytest.skip('not a git checkout')
     home = [f'{p}/' for p in (Path.home(), root) if len(p.parts) > 1]
-    found = [f for f in files.stdout.split('\0') if f and (root/f).suffix in ('.py', '.ipynb', '.md', '.json', '.yml', '.toml', '.ini')
-             and (root/f).is_file() and any(h in (root/f).read_text(encoding='utf-8') for h in home)]
-    assert not found
+    paths = [root/f for f in files.stdout.split('\0') if f.endswith(text_files)]
+    texts = {f: f.read_text(encoding='utf-8') for f in paths if f.is_file()}
+    assert not [f for f, text in texts.items() if any(h in text for h in home)]
 
 def test_one_version():
     "Everything that names the version names the same"
     settings = ConfigParser(delimiters=['='])
     settings.read(root/'settings.ini', encoding='utf-8')
     version = settings['DEFAULT']['version']
-    assert re.search(r'^version: (.*)$', (root/'CITATION.cff').read_text(), re.M)[1] == version
+    cited = re.search(r'^version: (.*)$', (root/'CITATION.cff').read_text(), re.M)
+    changed = re.search(r'^## (\S+)', (root/'CHANGELOG.md').read_text(), re.M)
+    assert cited[1] == changed[1] == version
     assert f'"{version}"' in (root/'resnet_course/__init__.py').read_text()
-    assert re.search(r'^## (\S+)', (root/'CHANGELOG.md').read_text(), re.M)[1] == version
 
-@pytest.mark.parametrize('file', [*(root/'.github').rglob('*.yml'), root/'.pre-commit-config.yaml', root/'CITATION.cff', root/'_quarto.yml'],
-                         ids=lambda f: f.name)
-def test_yaml_reads(file): assert isinstance(yaml.safe_load(file.read_text(encoding='utf-8')), dict)
+yaml_files = [*(root/'.github').rglob('*.yml'), root/'.pre-commit-config.yaml',
+              root/'CITATION.cff', root/'_quarto.yml']
+
+@pytest.mark.parametrize('file', yaml_files, ids=lambda f: f.name)
+def test_yaml_is_valid(file):
+    assert isinstance(yaml.safe_load(file.read_text(encoding='utf-8')), dict)
 
 def test_links_in_markdown():
-    "What CONTRIBUTING and README point to is there"
+    "The files that CONTRIBUTING and README link to exist"
     for f in ('CONTRIBUTING.md', 'README.md'):
-        for link in re.findall(r'\]\((?![a-z]+:|#)([^)#\s]+)', (root/f).read_text(encoding='utf-8')): assert (root/link).exists(), f'{f}: {link}'
+        text = (root/f).read_text(encoding='utf-8')
+        for link in re.findall(r'\]\((?![a-z]+:|#)([^)#\s]+)', text):
+            assert (root/link).exists(), f'{f}: {link}'
+
+# tidy_nbs
 
 def test_tidy():
     "nbdev can run the cells that it needs for the documentation, and drops no text"
-    res = run(sys.executable, root/'tools/tidy_nbs.py', '--check')
+    res = tool('tidy_nbs', root, '--check')
     assert res.returncode == 0, res.stdout
 
-def test_imports_are_split(project):
-    "The tool moves imports, their flags with them, and nothing else"
-    src = '#| hide\nx = 1\nfrom os import (path,\n    sep)\nimport re; y = x + 1\nprint(y)'
-    edit(project/'nbs/api/00_core.ipynb', lambda cells: cells.append(dict(cell_type='code', execution_count=None, id='deadbeef', metadata={},
-                                                                          outputs=[], source=src.splitlines(keepends=True))))
-    assert run(sys.executable, root/'tools/tidy_nbs.py', '--check', '--root', project).returncode == 1
-    assert run(sys.executable, root/'tools/tidy_nbs.py', '--root', project).returncode == 0
-    a, b = [''.join(c['source']) for c in json.loads((project/'nbs/api/00_core.ipynb').read_text())['cells'][-2:]]
-    assert (a, b) == ('#| hide\nfrom os import (path,\n    sep)\nimport re', '#| hide\nx = 1\ny = x + 1\nprint(y)')
-    assert run(sys.executable, root/'tools/tidy_nbs.py', '--check', '--root', project).returncode == 0
+def tidy(project):
+    "Notice something, change it, and find nothing more"
+    assert tool('tidy_nbs', project, '--check').returncode == 1
+    assert tool('tidy_nbs', project).returncode == 0
+    assert tool('tidy_nbs', project, '--check').returncode == 0
 
-def test_title_is_split(project):
+def test_imports_are_split(project, core_nb):
+    "The tool moves imports, their flags with them, and nothing else"
+    append_code(core_nb, '#| hide\nx = 1\nfrom os import (path,\n    sep)\n'
+                         'import re; y = x + 1\nprint(y)')
+    tidy(project)
+    imports, rest = sources(core_nb)[-2:]
+    assert imports == '#| hide\nfrom os import (path,\n    sep)\nimport re'
+    assert rest == '#| hide\nx = 1\ny = x + 1\nprint(y)'
+
+def test_title_is_split(project, core_nb):
     "Text in the title's cell would not be on the site"
-    def crowd(cells): cells[0]['source'] = ['# core\n', '\n', '> Summary\n', '\n', 'And a paragraph.\n', '\n', '- A: list']
-    edit(project/'nbs/api/00_core.ipynb', crowd)
-    assert run(sys.executable, root/'tools/tidy_nbs.py', '--check', '--root', project).returncode == 1
-    assert run(sys.executable, root/'tools/tidy_nbs.py', '--root', project).returncode == 0
-    assert [''.join(c['source']) for c in json.loads((project/'nbs/api/00_core.ipynb').read_text())['cells'][:2]] == ['# core\n\n> Summary', 'And a paragraph.\n\n- A: list']
+    def crowd(cells):
+        title = '# core\n\n> Summary\n\nAnd a paragraph.\n\n- A: list'
+        cells[0]['source'] = title.splitlines(keepends=True)
+    edit(core_nb, crowd)
+    tidy(project)
+    assert sources(core_nb)[:2] == ['# core\n\n> Summary', 'And a paragraph.\n\n- A: list']

@@ -1,4 +1,4 @@
-"The site's files: pages are complete, links and anchors lead somewhere, nothing is loaded from other hosts"
+"The site as files: every page is there, every link leads somewhere, and nothing is external"
 import html, json, re
 from html.parser import HTMLParser
 from pathlib import Path
