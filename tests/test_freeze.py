@@ -3,6 +3,7 @@ import os, subprocess, sys
 from pathlib import Path
 
 import pytest, torch
+from fastai.callback.progress import ProgressCallback  # noqa: F401  gives Learner `no_bar`
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
