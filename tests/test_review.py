@@ -18,7 +18,7 @@ from resnet_course.predict import predict_images
 from resnet_course.finetune import Stage, finetune_learner, get_plan, load_plan, run_stages
 from resnet_course.images import ImageSet, open_csv, open_image, split_folders
 from resnet_course.interpret import GradientNorms, neighbors
-from resnet_course.layers import activations
+from resnet_course.interpret import get_activations
 from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe
 from resnet_course.runs import run_learner
@@ -85,7 +85,7 @@ def test_runs_with_other_validation_images_are_not_compared(tmp_path, monkeypatc
     photos(tmp_path/'photos')
     a, b = (train_run(tmp_path/'photos', 'resnet8', epochs=1, bs=8, size=32, seed=s, out=tmp_path/'runs', setup=quiet)[0]['path'] for s in (0, 1))
     assert main(monkeypatch, 'compare', a, b, '--data', tmp_path/'photos', '--split', 'valid') == 1
-    assert 'hold back different images for valid' in capsys.readouterr().err
+    assert 'hold out different images for valid' in capsys.readouterr().err
     assert main(monkeypatch, 'compare', a, b, '--data', tmp_path/'photos') == 0   # the test images are the same
 
 def test_augmentations_of_ones_own_do_not_keep_a_run_from_being_evaluated(tmp_path):
@@ -184,7 +184,8 @@ def test_alexnet_has_no_stem(monkeypatch):
 
 def test_a_wrong_layer_leaves_no_hook():
     learn = course_learner(get_dls('digits', n_train=64, device='cpu'), 'resnet8')
-    with pytest.raises(CourseError): activations(learn, torch.zeros(1, 1, 8, 8), ['layer1', 'layr2'])
+    with pytest.raises(CourseError):
+        get_activations(learn, torch.zeros(1, 1, 8, 8), ['layer1', 'layr2'])
     assert not any(m._forward_hooks for m in learn.model.modules())
 
 def test_gradients_without_the_scale_of_float16():
@@ -197,12 +198,7 @@ def test_gradients_without_the_scale_of_float16():
 def test_pictures_are_written_whole_or_not_at_all(tmp_path, monkeypatch, capsys):
     rec, _ = train_run('digits', 'resnet8', epochs=1, n_train=128, out=tmp_path/'runs', setup=quiet)
     assert main(monkeypatch, 'evaluate', rec['path'], '--out', tmp_path/'plots'/'c.png') == 0 and (tmp_path/'plots'/'c.png').stat().st_size
-    assert main(monkeypatch, 'evaluate', rec['path'], '--out', tmp_path/'c.txt') == 1 and "kind of picture '.txt'" in capsys.readouterr().err
-
-def test_hidden_files_are_no_pictures(tmp_path):
-    photos(tmp_path)
-    (tmp_path/'a'/'._0.png').write_bytes(b'AppleDouble')
-    assert len(cli._image_files([tmp_path])) == 24
+    assert main(monkeypatch, 'evaluate', rec['path'], '--out', tmp_path/'c.txt') == 1 and "kind of figure '.txt'" in capsys.readouterr().err
 
 def test_weights_on_a_full_disk(tmp_path):
     resource = pytest.importorskip('resource', reason='needs a system that can limit the size of files')
@@ -230,7 +226,7 @@ def test_a_damaged_archive_and_a_page_after_blank_lines(tmp_path):
     i = b.index(b'PK\x01\x02')   # the directory at the end
     b[i:i + 4] = b'XXXX'
     (tmp_path/'w.pth').write_bytes(b)
-    with pytest.raises(CourseError, match='not a whole PyTorch checkpoint'): read_weights(tmp_path/'w.pth')
+    with pytest.raises(CourseError, match='not a complete PyTorch checkpoint'): read_weights(tmp_path/'w.pth')
     (tmp_path/'page.pth').write_bytes(b'\n'*40 + b'<html><body>not found</body></html>')
     with pytest.raises(CourseError, match='a text file .<html>'): read_weights(tmp_path/'page.pth')
 
@@ -250,7 +246,7 @@ def test_neighbors_of_duplicates(tmp_path):
 def test_a_set_that_is_half_there(tmp_path):
     (tmp_path/'cifar-10-batches-py').mkdir()
     for n in ('data_batch_5', 'test_batch'): (tmp_path/'cifar-10-batches-py'/n).write_bytes(b'')
-    with pytest.raises(CourseError, match='not the whole set: remove it'): get_dls('cifar10', root=tmp_path)
+    with pytest.raises(CourseError, match='is incomplete: remove it'): get_dls('cifar10', root=tmp_path)
 
 def test_a_plan_without_validation_images():
     learn = course_learner(get_dls('digits', n_train=64, valid_pct=0, device='cpu'), 'resnet8')
@@ -281,7 +277,7 @@ def test_stages_go_on_with_their_files_only(tmp_path):
     f = tmp_path/'run'/'stages.json'
     old = json.loads(f.read_text(encoding='utf-8'))
     (tmp_path/'photos'/'a'/'3.png').rename(tmp_path/'photos'/'a'/'99.png')
-    with pytest.raises(CourseError, match='another division of the images'): run_stages(learn(), plan, tmp_path/'run')
+    with pytest.raises(CourseError, match='another split of the images'): run_stages(learn(), plan, tmp_path/'run')
     del old['plan']['split_id']   # begun with an older version
     f.write_text(json.dumps(old), encoding='utf-8')
     run_stages(learn(), plan, tmp_path/'run')

@@ -191,7 +191,7 @@ def test_more_processes_than_images_in_a_batch(tmp_path): assert wait(start(3, t
 
 def no_seed(rank, out):
     learn = course_learner(get_dls('digits', bs=16, n_train=64, seed=None), net(), seed=1, precision='fp32', splitter=one_group)
-    with pytest.raises(CourseError, match='have not divided the images alike'), learn.no_bar(): fit_recipe(learn, 'step', epochs=1, lr=0.05)
+    with pytest.raises(CourseError, match='have split the images differently'), learn.no_bar(): fit_recipe(learn, 'step', epochs=1, lr=0.05)
 
 @forks
 def test_processes_that_each_draw_a_split_of_their_own(tmp_path): assert wait(start(2, no_seed, tmp_path)) == [0, 0]

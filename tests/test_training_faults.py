@@ -19,6 +19,7 @@ from resnet_course.evaluate import evaluate
 from resnet_course.callbacks import TerminateOnNaN
 from resnet_course.learner import course_learner
 from resnet_course.lr_find import find_lr
+from resnet_course.precision import AutoPrecision
 from resnet_course.models import create_model
 from resnet_course.recipes import fit_recipe, get_recipe
 from resnet_course.runs import learner_from_checkpoint
@@ -84,7 +85,7 @@ def test_a_recipe_of_ones_own(tmp_path):
     assert first.recipe['changed'] == dict(ema=0.9)
     with pytest.raises(CourseError, match='another ema'): learner_from_checkpoint(tmp_path)
     third = learner()
-    with pytest.raises(CourseError, match='training with EMA'), resumable(third, tmp_path, True): third.fit(3, 0.1)
+    with pytest.raises(CourseError, match='training run with EMA'), resumable(third, tmp_path, True): third.fit(3, 0.1)
     second = learner(); fit_recipe(second, r, 3, checkpoint=tmp_path, resume=True)
     assert torch.equal(bits(second), bits(whole))
 
@@ -107,7 +108,7 @@ def test_an_interrupted_fit_of_fastais(tmp_path):
 
 def test_more_callbacks_than_before_begin_anew(tmp_path):
     cut(learner(), tmp_path, 'cosine', epochs=3)
-    with pytest.warns(UserWarning, match='knows nothing of EMA'): fit_recipe(learner(), 'cosine', 3, cbs=EMA(0.9), checkpoint=tmp_path, resume=True)
+    with pytest.warns(UserWarning, match='no state for EMA'): fit_recipe(learner(), 'cosine', 3, cbs=EMA(0.9), checkpoint=tmp_path, resume=True)
 
 def test_callbacks_of_the_learner_are_remembered(tmp_path):
     cut(learner(cbs=MixUp()), tmp_path, epochs=3)
@@ -189,7 +190,7 @@ def test_a_loss_between_two_looks():
 
 def test_a_scale_that_only_falls():
     class Overflows(Callback):
-        order = 99
+        order = AutoPrecision.order - 1
         def before_step(self): next(p for p in self.model.parameters() if p.grad is not None).grad.fill_(float('inf'))
     learn = learner(precision='fp16')
     with pytest.raises(CourseError, match='^40 steps in a row overflowed'): learn.fit(20, 0.01, cbs=Overflows())
