@@ -54,3 +54,10 @@ def test_pytorch_loaders_and_custom_network(tmp_path, capsys):
     assert run_command('runs', '--out', tmp_path) == 0
     assert 'own-001' in capsys.readouterr().out
     with pytest.raises(CourseError, match='does not say which images'): run_learner(run)
+
+@pytest.mark.parametrize('size, crop', [(None, True), (40, False)])
+def test_weights_say_how_images_are_prepared(tmp_path, size, crop):
+    "Images enlarged to the network's size are not cropped"
+    rec, _ = train_run('digits', 'resnet8', epochs=1, n_train=64, size=size, out=tmp_path,
+                       setup=quiet)
+    assert load_model(rec['path'] + '/model.safetensors').meta['crop'] is crop
