@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
-# module: [(the line's text, what it becomes), ...]; each text stands once in the module
+# module: [(the line's text, what it becomes), ...]; each text occurs once in the module
 MUTATIONS = json.loads((root/'tests/mutations.json').read_text(encoding='utf-8'))
 
 def notebook(project, module):
@@ -20,7 +20,7 @@ def notebook(project, module):
         if f.stem.split('_', 1)[1] == module: return f
 
 def apply(project, module, old, new):
-    "Mutate the notebook and the module; False if the text does not stand in both exactly once"
+    "Mutate the notebook and the module; False unless both contain the text exactly once"
     f, py = notebook(project, module), project/f'resnet_course/{module}.py'
     d, n = json.loads(f.read_text(encoding='utf-8')), 0
     for c in d['cells']:

@@ -140,6 +140,7 @@ def test_evaluate_refuses_other_classes(trained, capfd):
     code, out, err = run(capfd, 'evaluate', trained[1], '--data', 'fashion_mnist_mini')
     assert (code, out) == (1, '') and 'T-shirt' in err and err.count('\n') == 1
 
+@pytest.mark.filterwarnings('always')   # whatever -W says
 def test_flipping_digits_warns(trained, capfd):
     "A mirrored digit is another digit, or none"
     code, out, err = run(capfd, 'evaluate', trained[1], '--tta')

@@ -51,7 +51,7 @@ def test_summaries_fit_into_a_line():
     assert not [m['name'] for m in house.modules(root) if len(m['summary']) > 94]
 
 def test_no_lines_over_the_limit():
-    "In modules 100, but for the line that nbdev writes; in lessons 79, where more is cut off"
+    "100 in modules, except for the line that nbdev writes; 79 in lessons, which are cut off there"
     long = [m['module'] for m in house.measure(root) if m['over_100']]
     for f in [*root.glob('nbs/lessons/*.ipynb'), *root.glob('nbs/solutions/*.ipynb')]:
         long += [f'{f.name}: {o}' for c in cells(f) for o in c.splitlines() if len(o) > 79]

@@ -79,7 +79,7 @@ def reference_page(mods):
     return '\n'.join(lines) + '\n'
 
 def sidebar(text, mods):
-    "nbs/sidebar.yml, with the reference's part made anew"
+    "nbs/sidebar.yml, with the reference's part replaced"
     head = text[:text.index('    - id: reference')]
     lines = ['    - id: reference', '      contents:', '        - text: Overview',
              '          href: reference.qmd']
@@ -89,7 +89,7 @@ def sidebar(text, mods):
     return head + '\n'.join(lines) + '\n'
 
 def contributing(text, mods):
-    "CONTRIBUTING.md, with the map between its markers made anew"
+    "CONTRIBUTING.md, with the map between its markers replaced"
     lines = ['| section | module | what it is for |', '|---|---|---|']
     for i, ms in by_section(mods).items():
         for j, m in enumerate(ms):

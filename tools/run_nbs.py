@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Run notebooks from a fresh kernel and store their outputs in them, as `nbdev_test` runs them without storing.
+"""Run notebooks from a fresh kernel, as `nbdev_test` does, and store their outputs.
 
     python tools/run_nbs.py nbs/lessons/01_first_classifier.ipynb [...] [--flags slow]
 
-Cells marked with one of settings.ini's `tst_flags` (slow, cuda, download) are left alone, outputs included,
-unless --flags names the flag. A failing cell stops its notebook, leaves the file as it was, and exits 1.
+Cells marked with one of settings.ini's `tst_flags` (slow, cuda, download) do not run and keep
+their outputs, unless --flags names the flag. A failing cell stops its notebook, leaves the file
+unchanged, and exits 1.
 """
 import argparse, os, re, sys, time
 from pathlib import Path
@@ -15,41 +16,61 @@ from fastcore.xtras import working_directory
 from nbdev.clean import clean_nb
 from nbdev.config import get_config
 
+def is_code(cell): return cell.cell_type == 'code'
+
 def skipped(cell, flags):
     "Is `cell` one that does not run here?"
-    return cell.cell_type != 'code' or bool(re.search(rf'^#\|\s*(eval:\s*false|{"|".join(flags)})\b', cell.source, re.M))
+    marked = rf'^#\|\s*(eval:\s*false|{"|".join(flags)})\b'
+    return not is_code(cell) or bool(re.search(marked, cell.source, re.M))
 
 def as_seen(text):
-    "`text` as a terminal shows it in the end: of what a progress bar wrote over itself, the last"
-    return ''.join(l.rstrip('\r').rsplit('\r', 1)[-1].rstrip() + '\n' for l in text.split('\n')).rstrip('\n') + '\n'
+    "`text` as a terminal shows it in the end: of what a progress bar overwrites, the last"
+    lines = [line.rstrip('\r').rsplit('\r', 1)[-1].rstrip() for line in text.split('\n')]
+    return '\n'.join(lines).rstrip('\n') + '\n'
+
+def is_own_warning(out):
+    "Is `out` a library's warning about itself? It names the machine's folders, and teaches nobody"
+    return out.get('name') == 'stderr' and 'site-packages' in ''.join(out['text'])
+
+def tidy_outputs(cell):
+    "Drop warnings of libraries about themselves, and all but the last state of progress bars"
+    if not cell.get('outputs'): return
+    cell.outputs = [o for o in cell.outputs if not is_own_warning(o)]
+    for o in cell.outputs:
+        text = ''.join(o.get('text', ''))
+        if '\r' in text: o['text'] = as_seen(text).splitlines(keepends=True)
 
 def run_nb(path, flags):
     "Execute `path` in place"
-    nb, shell, start = read_nb(path), CaptureShell(path, mpl_format='retina'), time.time()
+    start, nb, shell = time.time(), read_nb(path), CaptureShell(path, mpl_format='retina')
+    # execnb leaves the old outputs where a cell now prints nothing
     for c in nb.cells:
-        if c.cell_type == 'code' and not skipped(c, flags): c.outputs = []   # execnb leaves the old ones where a cell now prints nothing
-    # execnb takes a semicolon at the end for "show nothing at all"; in Jupyter it hides the value, and what was printed stays
-    mute = [c for c in nb.cells if c.cell_type == 'code' and c.source.rstrip().endswith(';')]
+        if not skipped(c, flags): c.outputs = []
+    # to execnb a semicolon at the end hides everything; in Jupyter it hides only the value
+    mute = [c for c in nb.cells if is_code(c) and c.source.rstrip().endswith(';')]
     for c in mute: c.source = c.source.rstrip()[:-1]
-    with working_directory(path.parent): shell.run_all(nb, exc_stop=True, preproc=lambda c: skipped(c, flags))
-    for c in mute: c.source, c.outputs = c.source + ';', [o for o in c.get('outputs', []) if o.output_type != 'execute_result']
-    for c in nb.cells:  # a library's warning about itself names the machine's folders, and teaches nobody
-        if c.get('outputs'): c.outputs = [o for o in c.outputs if not (o.get('name') == 'stderr' and 'site-packages' in ''.join(o['text']))]
-    for o in (o for c in nb.cells for o in c.get('outputs', []) if '\r' in ''.join(o.get('text', ''))):
-        o['text'] = as_seen(''.join(o['text'])).splitlines(keepends=True)
-    clean_nb(nb, allowed_cell_metadata_keys=get_config().get('allowed_cell_metadata_keys', '').split())
+    with working_directory(path.parent):
+        shell.run_all(nb, exc_stop=True, preproc=lambda c: skipped(c, flags))
+    for c in mute:
+        c.source += ';'
+        c.outputs = [o for o in c.get('outputs', []) if o.output_type != 'execute_result']
+    for c in nb.cells: tidy_outputs(c)
+    allowed = get_config().get('allowed_cell_metadata_keys', '').split()
+    clean_nb(nb, allowed_cell_metadata_keys=allowed)
     write_nb(nb, path)
     print(f'{path}: {time.time() - start:.0f} s')
 
 if __name__ == '__main__':
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('notebooks', nargs='+', type=Path)
-    p.add_argument('--flags', nargs='*', default=[], help='run cells with these flags too')
+    p.add_argument('--flags', nargs='*', default=[], help='run cells with these flags, too')
     a = p.parse_args()
     cfg = get_config()
     sys.path.insert(0, str(cfg.config_path))
     os.environ['IN_TEST'] = '1'
-    flags, failed = set(cfg.tst_flags.split()) - set(a.flags) or {'$^'}, []
+    flags, failed = set(cfg.tst_flags.split()) - set(a.flags), []
+    flags = flags or {'$^'}   # matches nothing
     for path in (p.absolute() for p in a.notebooks):
         try: run_nb(path, flags)
         except Exception as e:

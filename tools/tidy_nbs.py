@@ -1,77 +1,121 @@
 #!/usr/bin/env python3
-"""Two things that nbdev needs to make the site from the notebooks, and that are easily forgotten; says which it changed.
+"""Prepare the notebooks for nbdev, which makes the site from them; prints what was changed.
 
     python tools/tidy_nbs.py [--check] [--root DIR]
 
-- Imports in the api notebooks get cells of their own. To make the documentation nbdev runs exported cells, and every
-  cell that imports something, but no others. A cell that imports and does something else as well is then run without
-  the cells it builds on, and the site does not build.
-- What follows the title and the summary gets a cell of its own: nbdev makes front matter of their cell, and drops
-  everything else in it.
+- Imports in the api notebooks get cells of their own. For the documentation nbdev runs exported
+  cells and every cell that imports something, but no others. A cell that imports and does
+  something else would run without the cells it builds on, and the site would not build.
+- Text after the title and the summary gets a cell of its own: nbdev makes front matter of their
+  cell, and drops everything else in it.
 """
 import argparse, ast, hashlib, json, re, sys
 from pathlib import Path
 
 def is_import(node): return isinstance(node, (ast.Import, ast.ImportFrom))
 
+def does_something(nodes):
+    "Is there an expression or an assignment anywhere in `nodes`?"
+    inner = [n for node in nodes for n in ast.walk(node)]
+    return any(isinstance(n, (ast.Expr, ast.Assign)) for n in inner)
+
+def lines_of(node): return range(node.lineno - 1, node.end_lineno)
+
+def text_of(source, node):
+    "The lines of `node`, or only its own text if they hold other statements"
+    text = '\n'.join(source.split('\n')[i] for i in lines_of(node))
+    return ast.get_source_segment(source, node) if ';' in text else text
+
 def split(source):
-    "`source` as two: its imports, and the rest; `None` if it needs no splitting"
-    if re.search(r'^#\|\s*(exporti?|exports|eval:\s*false)\b', source, re.M): return
-    if 'sys.path' in source: return   # what it finds depends on the order
+    "`source` as two: its imports, and the rest; None if it needs no splitting"
+    if re.search(r'^#\|\s*(exporti?|exports|eval:\s*false)\b', source, re.M): return None
+    if 'sys.path' in source: return None   # what it finds depends on the order
     try: body = ast.parse(source).body
-    except SyntaxError: return
-    rest = [n for n in body if not is_import(n)]
-    if len(rest) == len(body) or not any(isinstance(n, (ast.Expr, ast.Assign)) for r in rest for n in ast.walk(r)): return
-    lines, flags, imports = source.split('\n'), [l for l in source.split('\n') if l.startswith('#|')], []
-    for n in body:
-        if not is_import(n): continue
-        text = '\n'.join(lines[n.lineno-1:n.end_lineno])
-        imports.append(ast.get_source_segment(source, n) if ';' in text else text)
-    gone = {i for n in body if is_import(n) for i in range(n.lineno-1, n.end_lineno)}
-    # What shares a line with an import, after a semicolon, stays
-    kept = {n.lineno-1: '; '.join(ast.get_source_segment(source, m) for m in rest if m.lineno == n.lineno) for n in rest if n.lineno-1 in gone}
-    left = [kept.get(i, l) for i, l in enumerate(lines) if (i not in gone or i in kept) and not l.startswith('#|')]
-    return '\n'.join(flags + imports), '\n'.join(flags + ['\n'.join(left).strip('\n')])
+    except SyntaxError: return None
+    imports, rest = [n for n in body if is_import(n)], [n for n in body if not is_import(n)]
+    if not imports or not does_something(rest): return None
+    lines = source.split('\n')
+    flags = [line for line in lines if line.startswith('#|')]
+    kept = '\n'.join(without_imports(source, imports, rest)).strip('\n')
+    moved = [text_of(source, n) for n in imports]
+    return '\n'.join(flags + moved), '\n'.join([*flags, kept])
+
+def without_imports(source, imports, rest):
+    "The lines without flags and imports; what shares a line with an import stays"
+    gone = {i for n in imports for i in lines_of(n)}
+    kept = {}
+    for n in rest:
+        if n.lineno - 1 in gone:
+            kept.setdefault(n.lineno - 1, []).append(ast.get_source_segment(source, n))
+    left = []
+    for i, line in enumerate(source.split('\n')):
+        if line.startswith('#|'): continue
+        if i in kept: left.append('; '.join(kept[i]))
+        elif i not in gone: left.append(line)
+    return left
 
 def split_title(source):
-    "A title cell as two: title, summary and settings; and what else stands in it. `None` if there is nothing else"
+    "A title cell as two: title, summary and settings; and other text. None if there is none"
     lines = source.split('\n')
-    i = next((i for i, l in enumerate(lines) if l.strip() and not re.match(r'# |>|- [\w-]+: \S', l)), None)
-    if i is None or not lines[0].startswith('# '): return
-    return '\n'.join(lines[:i]).strip(), '\n'.join(lines[i:]).strip()
+    if not lines[0].startswith('# '): return None
+    for i, line in enumerate(lines):
+        if line.strip() and not re.match(r'# |>|- [\w-]+: \S', line):
+            return '\n'.join(lines[:i]).strip(), '\n'.join(lines[i:]).strip()
+    return None
 
 def as_lines(s): return s.splitlines(keepends=True)
 
 def new_cell(kind, source, old):
     "A cell of `kind` to stand beside the cell `old`"
-    cell = dict(cell_type=kind, id=hashlib.sha1((source + old['id']).encode()).hexdigest()[:8], metadata={}, source=as_lines(source))
+    cell_id = hashlib.sha1((source + old['id']).encode()).hexdigest()[:8]
+    cell = dict(cell_type=kind, id=cell_id, metadata={}, source=as_lines(source))
     return cell | dict(execution_count=None, outputs=[]) if kind == 'code' else cell
 
+def split_cell(c, is_title, is_api):
+    "The cell as a list of one or two"
+    source, kind = ''.join(c['source']), c['cell_type']
+    if is_title:
+        parts = split_title(source)
+        if parts is None: return [c]
+        c['source'] = as_lines(parts[0])
+        return [c, new_cell(kind, parts[1], c)]
+    parts = split(source) if is_api and kind == 'code' else None
+    if parts is None: return [c]
+    c['source'] = as_lines(parts[1])
+    return [new_cell(kind, parts[0], c), c]
+
+def has_title(c):
+    return c['cell_type'] == 'markdown' and re.search(r'^# ', ''.join(c['source']), re.M)
+
 def tidy(path, check=False):
-    "How many cells of `path` had to be split"
-    nb, cells, n, titled = json.loads(path.read_text(encoding='utf-8')), [], 0, False
+    "Split the cells of `path` that need it; how many there were"
+    nb, cells, titled = json.loads(path.read_text(encoding='utf-8')), [], False
     for c in nb['cells']:
-        source, kind = ''.join(c['source']), c['cell_type']
-        first = kind == 'markdown' and not titled and bool(re.search(r'^# ', source, re.M))
-        two = split_title(source) if first else split(source) if kind == 'code' and 'api' in path.parts else None
-        titled = titled or first
-        if two:
-            n += 1
-            c['source'] = as_lines(two[0] if first else two[1])
-            cells += [c, new_cell(kind, two[1], c)] if first else [new_cell(kind, two[0], c), c]
-        else: cells.append(c)
+        is_title = not titled and bool(has_title(c))
+        titled = titled or is_title
+        cells += split_cell(c, is_title, 'api' in path.parts)
+    n = len(cells) - len(nb['cells'])
     if n and not check:
         nb['cells'] = cells
         path.write_text(json.dumps(nb, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
     return n
 
+def notebooks(root):
+    "All notebooks of the project but hidden ones"
+    files = sorted((root/'nbs').rglob('*.ipynb'))
+    return [f for f in files
+            if not any(p.startswith(('.', '_')) for p in f.relative_to(root).parts)]
+
 if __name__ == '__main__':
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--check', action='store_true', help='change nothing; exit 1 when there is something to split')
+    p = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--check', action='store_true',
+                   help='change nothing; exit 1 if there is something to split')
     p.add_argument('--root', type=Path, default=Path(__file__).resolve().parent.parent)
     a = p.parse_args()
-    nbs = [f for f in sorted((a.root/'nbs').rglob('*.ipynb')) if not any(p.startswith(('.', '_')) for p in f.relative_to(a.root).parts)]
-    found = {f: n for f in nbs if (n := tidy(f, a.check))}
-    for f, n in found.items(): print(f'{f.relative_to(a.root)}: {n} cells {"to split" if a.check else "split"}')
+    counts = {f: tidy(f, a.check) for f in notebooks(a.root)}
+    found = {f: n for f, n in counts.items() if n}
+    done = 'to split' if a.check else 'split'
+    for f, n in found.items(): print(f'{f.relative_to(a.root)}: {n} cells {done}')
     if a.check and found: print('run tools/tidy_nbs.py, then nbdev_clean')
     sys.exit(bool(a.check and found))
