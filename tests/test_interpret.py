@@ -251,9 +251,31 @@ def test_compare_nets_treats_all_alike(dls):
     assert curve('one') == curve('two') and len(curve('one')) == 2 and curve('three') != []
     assert result.final()['one'][0] == curve('one')[-1][0]
 
+def test_compare_nets_seeds_functions_too(dls):
+    "A function creates its network with the given seed, whatever was drawn before"
+    def make(): return create_model('resnet8', n_in=1, nf=4)
+    result = compare_nets(dict(one=make, two=make), dls, epochs=1)
+    one, two = result.rows
+    assert one | dict(net='') == two | dict(net='')
+
 def test_learning_rates_that_fail_are_reported(dls):
     "A learning rate that ends in an error does not end the experiment, and the result names it"
     nets = dict(relu=lambda: four_layers('relu', n_in=1, nf=4))
     found = batches_to_target(nets, dls, lrs=(1e30, .01), max_batches=4, every=2)['relu']
     assert found.rate == .01 and found.error is None and found.batches
     assert list(found.failed) == [1e30] and 'loss' in found.failed[1e30]
+
+def test_slower_learning_rates_end_early():
+    "Once a learning rate has reached the target, others get no more batches than that"
+    dls = get_dls('digits', size=8, bs=32, n_train=200, augment=False, seed=0)
+    counts = []
+    def make():
+        net, i = four_layers('relu', n_in=1, nf=8), len(counts)
+        counts.append(0)
+        def count(m, args): counts[i] += m.training
+        net.register_forward_pre_hook(count)
+        return net
+    found = batches_to_target(dict(relu=make), dls, .7, lrs=(.03, 0.), max_batches=60, every=2)
+    reached = found['relu'].reached
+    assert found['relu'].rate == .03 and reached < 60
+    assert counts == [reached, reached]
