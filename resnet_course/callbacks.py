@@ -70,6 +70,7 @@ class History(Callback):
         self.spent = 0. # Seconds of an interrupted epoch, from its checkpoint
 
     def before_epoch(self):
+        "Start the clock"
         self.start = time.perf_counter() - self.spent
         self.trained, self.spent = None, 0.
 
@@ -435,10 +436,15 @@ class RestoreBest(TrackerCallback):
             unwrap_model(self.learn.model).load_state_dict(self.weights)
         super().after_fit()
 
-    def state_dict(self)->dict: # The best value, its epoch and its weights
-        return dict(best=self.best, weights=self.weights, best_epoch=self.best_epoch)
-    def load_state_dict(self, s):
-        self.best, self.weights, self.best_epoch = s['best'], s['weights'], s['best_epoch']
+# %% ../nbs/api/33_callbacks.ipynb #551caa69
+@patch
+def state_dict(self:RestoreBest)->dict: # The best value, its epoch and its weights
+    return dict(best=self.best, weights=self.weights, best_epoch=self.best_epoch)
+
+@patch
+def load_state_dict(self:RestoreBest, s):
+    "Restore what `state_dict` returned"
+    self.best, self.weights, self.best_epoch = s['best'], s['weights'], s['best_epoch']
 
 # %% ../nbs/api/33_callbacks.ipynb #d7fc725a
 @patch(as_prop=True)
@@ -464,6 +470,7 @@ class TorchPlateau(Callback):
     ): self.monitor, self.kwargs = monitor, kwargs
 
     def before_fit(self):
+        "Create PyTorch's schedule for this fit's optimizer"
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
         self.sched = plateau(self.opt.opt, **self.kwargs)
 

@@ -322,6 +322,7 @@ def rest_of_batches(self:Checkpoint,
 # %% ../nbs/api/35_checkpoint.ipynb #fc36bbe0
 @patch
 def after_train(self:Checkpoint):
+    "Forget what belongs to the epoch that has ended"
     self.end_cut()
     self.state = None
 

@@ -104,8 +104,7 @@ def train(
     bs:Batch=64, size:Size=None, n_train:NTrain=None,
     augment:Annotated[Optional[str], typer.Option(
         help="such as 'crop+mirror+cutout', or 'none' [default: what suits the set]")]=None,
-    weights:Start=None,
-    precision:Precision='auto', seed:Seed=42,
+    weights:Start=None, precision:Precision='auto', seed:Seed=42,
     compile:Annotated[bool, typer.Option(
         '--compile', help='torch.compile the network: takes a minute, then trains faster')]=False,
     seeds:Annotated[int, typer.Option(
@@ -172,16 +171,18 @@ def finetune(
 ):
     "Fine-tune pretrained weights in stages, with proof of what was frozen."
     from resnet_course.runs import finetune_run
-    def setup(learn):
-        say(f'{learn.weights_report}\n{learn.path}')
-        _one_line_per_epoch(learn)
     rec, results, report = finetune_run(
         data=data, weights=weights, plan=plan, arch=arch, variant=variant, epochs=epochs, lr=lr,
         bs=bs, size=size, n_train=n_train, precision=precision, seed=seed, out=out, resume=resume,
-        setup=setup, command=_command())
+        setup=_say_loaded, command=_command())
     _say_finetuned(Path(rec['path']), results, report)
 
 # %% ../nbs/api/71_cli.ipynb #03e40900
+def _say_loaded(learn):
+    "Print what was loaded and where the run goes, and one line per epoch"
+    say(f'{learn.weights_report}\n{learn.path}')
+    _one_line_per_epoch(learn)
+
 def _say_finetuned(run, results, report):
     "Print the stages, and the test report of the best one"
     say(f"\n{results}\n\nbest stage by validation: {results.best['name']}\n{report}")
@@ -218,9 +219,14 @@ def evaluate_cmd(
         if note.category is UserWarning: say(f'warning: {note.message}', err=True)
     _say_report(report, averaged, as_json)
     if not out: return
+    _save_confusion(report, out)
+    if not as_json: say(f'confusion matrix: {out}')
+
+# %% ../nbs/api/71_cli.ipynb #9385852f
+def _save_confusion(report, out):
+    "Draw the confusion matrix into the file `out`"
     fig = report.plot_confusion().figure
     with atomic_write(out) as tmp: fig.savefig(tmp, format=out.suffix[1:])
-    if not as_json: say(f'confusion matrix: {out}')
 
 # %% ../nbs/api/71_cli.ipynb #48252528
 def _say_report(report, averaged, as_json):

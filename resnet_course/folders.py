@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from PIL import Image
 
@@ -142,6 +143,7 @@ class _Scan:
     dhash:int = None # Difference hash, 64 bits: is a point lighter than its left neighbor?
     thumb:np.ndarray = field(default=None, repr=False) # Thumbnail, 16×16, 0 to 255
 
+# %% ../nbs/api/15_folders.ipynb #ef298f0c
 # Pillow's names; extensions that aren't listed may hold any format
 _formats = {'.jpg': 'JPEG', '.jpeg': 'JPEG', '.jpe': 'JPEG', '.png': 'PNG', '.gif': 'GIF',
             '.bmp': 'BMP', '.webp': 'WEBP', '.tif': 'TIFF', '.tiff': 'TIFF',
@@ -169,7 +171,7 @@ def _candidates(scans, bits):
     "Pairs of indices whose difference hashes differ in at most `bits` (7 or fewer) bits"
     groups, pairs = defaultdict(list), set()
     for i, o in enumerate(scans):
-        if o.error or o.dhash == 0 or o.thumb.std() < 4: continue   # plain surfaces all look alike
+        if o.error or o.dhash == 0 or o.thumb.std() < 4: continue   # plain images all look the same
         for k in range(8): groups[k, o.dhash >> 8*k & 0xff].append(i)
     for group in groups.values():
         hashes = np.array([scans[i].dhash for i in group], dtype=np.uint64)
@@ -237,11 +239,13 @@ class FolderReport:
 
     __repr__ = __str__
 
-    def _repr_html_(self):
-        rows = [(f.level, f.text, shorten(f.files)) for f in self.findings]
-        rows = rows or [('', 'no problems found', '')]
-        return (html_table([self.path, 'images'], self._splits(), left=2) +
-                html_table(['level', 'finding', 'files'], rows, left=3))
+# %% ../nbs/api/15_folders.ipynb #395fef2a
+@patch
+def _repr_html_(self:FolderReport):
+    rows = [(f.level, f.text, shorten(f.files)) for f in self.findings]
+    rows = rows or [('', 'no problems found', '')]
+    return (html_table([self.path, 'images'], self._splits(), left=2) +
+        html_table(['level', 'finding', 'files'], rows, left=3))
 
 # %% ../nbs/api/15_folders.ipynb #0a3bc7a0
 def _pair_name(o):

@@ -48,6 +48,7 @@ def _norms(model, groups, n):
     places = _places(model, groups)
     norms = [(name, m) for name, m in model.named_modules() if isinstance(m, _NormBase)]
     def is_frozen(name, m):
+        "Is a tensor of `m` in a frozen group?"
         keys = [f'{name}.{k}' if name else k for k in m.state_dict()]
         return any(places[k].frozen(n) for k in keys if k in places)
     return [m for name, m in norms if is_frozen(name, m)]
@@ -108,6 +109,7 @@ def state_dict(self:Frozen)->dict: # What was frozen
 
 @patch
 def load_state_dict(self:Frozen, s):
+    "Restore what `state_dict` returned; the optimizer counts as seen"
     self.n_frozen, self.bn, self.opt_seen = s['n_frozen'], s['bn'], self.learn.opt
 
 # %% ../nbs/api/32_freeze.ipynb #d5fd1082

@@ -116,11 +116,6 @@ class ToImage(Transform):
         if self.images.x is not None: return self.cls(as_channels(self.images.x[o], self.n_in))
         return self.cls(read_image(self.images.files[o], self.load_size, self.n_in))
 
-    def without_images(self)->'ToImage': # A copy that can be exported
-        res = copy(self)
-        res.images = None
-        return res
-
 # %% ../nbs/api/14_loaders.ipynb #1e253f01
 class ToLabel(Transform):
     "Turn an index, or a path in a class folder, into a `TensorCategory`"
@@ -139,11 +134,6 @@ class ToLabel(Transform):
         return TensorCategory(self.labels.index(label))
 
     def decodes(self, o:TensorCategory): return Category(self.vocab[o])
-
-    def without_images(self)->'ToLabel': # A copy that can be exported
-        res = copy(self)
-        res.images = None
-        return res
 
 # %% ../nbs/api/14_loaders.ipynb #fbe2015f
 class SeededDL(TfmdDL):
@@ -183,26 +173,6 @@ class SeededDL(TfmdDL):
         for tfm in self.image_tfms():
             if tfm.ids is not None: tfm.ids = ids
 
-# %% ../nbs/api/14_loaders.ipynb #d187cbd3
-@patch
-def random_state(self:SeededDL)->dict: # rng, sampler, turns
-    "The state of everything that decides the next epoch's batches"
-    gen = getattr(self.sampler, 'generator', None)
-    return dict(rng=self.rng.getstate(), sampler=gen.get_state() if gen else None,
-                turns=[tfm.turn for tfm in self.image_tfms() if tfm.turn is not None])
-
-@patch
-def load_random_state(self:SeededDL,
-    state:dict # From `random_state`; what is missing or None is left alone
-):
-    "Restore the state that `random_state` returned"
-    if state.get('rng') is not None: self.rng.setstate(_as_tuples(state['rng']))
-    if state.get('sampler') is not None: self.sampler.generator.set_state(state['sampler'])
-    takes_turns = [tfm for tfm in self.image_tfms() if tfm.turn is not None]
-    for tfm, turn in zip(takes_turns, state.get('turns', ())): tfm.turn = turn
-
-def _as_tuples(o): return tuple(map(_as_tuples, o)) if isinstance(o, (list, tuple)) else o
-
 # %% ../nbs/api/14_loaders.ipynb #38d0274e
 class ImageSetDL(SeededDL):
     "Cut whole batches out of an `ImageSet` in memory; load anything else item by item"
@@ -230,11 +200,17 @@ class ImageSetDL(SeededDL):
             yield (xb, TensorCategory(y.index_select(0, i)))[:n_parts]
 
 # %% ../nbs/api/14_loaders.ipynb #d6069760
+def _bare(tfms):
+    "Copies of the transforms of a pipeline that do not hold the images"
+    tfms = [copy(tfm) for tfm in tfms.fs]
+    for tfm in tfms:
+        if hasattr(tfm, 'images'): tfm.images = None
+    return tfms
+
 def _without_images(ds):
     "An empty copy of a `Datasets` or `TfmdLists` whose transforms do not hold the images"
-    def bare(tfms): return [tfm.without_images() for tfm in tfms.fs]
-    if isinstance(ds, TfmdLists): return TfmdLists([], Pipeline(bare(ds.tfms)), do_setup=False)
-    tls = [TfmdLists([], Pipeline(bare(tl.tfms), split_idx=tl.split_idx), do_setup=False,
+    if isinstance(ds, TfmdLists): return TfmdLists([], Pipeline(_bare(ds.tfms)), do_setup=False)
+    tls = [TfmdLists([], Pipeline(_bare(tl.tfms), split_idx=tl.split_idx), do_setup=False,
                      split_idx=tl.split_idx, types=getattr(tl, 'types', None)) for tl in ds.tls]
     return Datasets(tls=tls, n_inp=ds.n_inp)
 
@@ -417,7 +393,7 @@ def _loaders(dsets, bs, tfms, seed, num_workers, device):
         num_workers = 0 if to_image.images.x is not None else min(8, os.cpu_count() or 1)
     # never larger than the training set, so that no epoch is empty
     bs = min(bs, len(dsets.subset(0)))
-    dls = []
+    dls, device = [], device or default_device()
     for i in range(3):
         is_train = i == 0
         dl = ImageSetDL(dsets.subset(i), bs=bs, shuffle=is_train, drop_last=is_train,
@@ -454,10 +430,9 @@ def get_dls(
     n_in, size = n_in or images.n_in, size or images.crop_size
     stats = _stats_for(images, splits[0], n_in, stats)
     tfms = _batch_tfms(images, size, n_in, stats, augment, splits[0])
-    dsets = _datasets(images, n_in, splits)
-    dls = _loaders(dsets, bs, tfms, seed, num_workers, device or default_device())
-    return dls.set_facts(vocab=dsets.tls[1].vocab, c=len(images.vocab), name=images.name, n_in=n_in,
-                         size=size, load_size=images.load_size, stats=stats, cfg=cfg,
+    dls = _loaders(_datasets(images, n_in, splits), bs, tfms, seed, num_workers, device)
+    return dls.set_facts(vocab=dls.train_ds.tls[1].vocab, c=len(images.vocab), name=images.name,
+                         n_in=n_in, size=size, load_size=images.load_size, stats=stats, cfg=cfg,
                          source=str(name_or_path), split_id=split_id(images, splits))
 
 # %% ../nbs/api/14_loaders.ipynb #66063b80

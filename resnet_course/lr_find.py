@@ -131,6 +131,7 @@ class _Range(Callback):
         self.best, self.avg = math.inf, 0.
 
     def before_batch(self):
+        "Set this batch's rate"
         done = len(self.lrs)/max(self.n - 1, 1)
         self.opt.set_hyper('lr', self.start*(self.end/self.start)**done)
 

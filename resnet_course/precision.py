@@ -140,6 +140,7 @@ def before_batch(self:AutoPrecision):
 
 @patch
 def after_pred(self:AutoPrecision):
+    "Turn the predictions into float32 tensors that the loss can be computed from"
     self.call = None
     self.learn.pred = apply(_trainable, to_float(self.pred))
 

@@ -77,6 +77,7 @@ def steps(
 )->callable: # Fraction of training done → fraction of `lr`
     "A piecewise constant shape"
     def f(pct):
+        "Fraction of `lr` when the fraction `pct` of training is done"
         # fastai adds up fractions, and the sum can fall just short of a turning point
         pct += 1e-9
         if warm and pct < warm[0]: return warm[1]
@@ -89,6 +90,7 @@ def cosine(
 )->callable: # Fraction of training done → fraction of `lr`
     "A linear warm-up, then half a cosine to zero"
     def f(pct):
+        "Fraction of `lr` when the fraction `pct` of training is done"
         if pct < warmup: return 0.01 + 0.99*pct/warmup
         return (1 + math.cos(math.pi*(pct - warmup)/(1 - warmup)))/2
     return f
@@ -103,6 +105,7 @@ def one_cycle(
 )->callable: # Fraction of training done → fraction of `lr`
     "A cosine up, then a cosine down"
     def f(pct):
+        "Fraction of `lr` when the fraction `pct` of training is done"
         if pct < pct_start: return _cos(1/div, 1, pct/pct_start)
         return _cos(1, 1/div_final, (pct - pct_start)/(1 - pct_start))
     return f
@@ -114,6 +117,7 @@ def mom_cycle(
 )->callable: # Fraction of training done → momentum
     "One cycle's momentum: low while the learning rate is high"
     def f(pct):
+        "Momentum when the fraction `pct` of training is done"
         if pct < pct_start: return _cos(high, low, pct/pct_start)
         return _cos(low, high, (pct - pct_start)/(1 - pct_start))
     return f
@@ -126,6 +130,7 @@ def triangle(
 )->callable: # Fraction of training done → fraction of `lr`
     "Straight up to 1 at `peak`, then straight down"
     def f(pct):
+        "Fraction of `lr` when the fraction `pct` of training is done"
         if pct < peak: return start + (1 - start)*pct/peak
         return end + (1 - end)*(1 - pct)/(1 - peak)
     return f
@@ -247,6 +252,7 @@ def _check_fit(r, learn):
 def _changes(r):
     "What differs in `r` from the registered recipe of its name, as JSON can hold it"
     def as_json(v):
+        "A number or text as it is, anything else in words"
         if v is None or isinstance(v, (int, float, str)): return v
         return repr(v) if isinstance(v, dict) else 'its own'
     mine, known = ({f.name: getattr(o, f.name, None) for f in fields(Recipe)}

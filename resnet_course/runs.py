@@ -246,9 +246,9 @@ def _resume_training(run):
     learn.path = run
     return learn, how
 
-def _finish(learn, run, extra):
+def _finish(learn, extra):
     "Test, and write the record, in one process, whose loaders hold every image once"
-    n = num_distrib()
+    run, n = learn.path, num_distrib()
     if n > 1: extra = dict(extra, processes=n)
     report = evaluate(learn) if n < 2 else evaluate(learn.model, dls=learn.dls)
     rec = save_run(learn, run, [report], **extra)
@@ -283,10 +283,9 @@ def train_run(
         images = dict(bs=bs, size=size, n_train=n_train, augment=augment, seed=seed)
         net = dict(weights=weights, precision=precision, seed=seed, compile=compile)
         learn, how = _new_training(data, images, arch, net, how, out)
-    run = learn.path
     if setup: setup(learn)
     fit_recipe(learn, **how)
-    return broadcast_object(None if rank_distrib() else _finish(learn, run, extra))
+    return broadcast_object(None if rank_distrib() else _finish(learn, extra))
 
 # %% ../nbs/api/51_runs.ipynb #4aeac658
 def finetune_run(
@@ -317,11 +316,8 @@ def finetune_run(
     learn.path = Path(resume) if resume else _new_finetuning(learn, asked, out)
     if setup: setup(learn)
     results = run_stages(learn, stages, learn.path/'stages')
-    report = evaluate(learn)
-    rec = save_run(learn, learn.path, [report], finetune=results.to_dict(), **extra)
-    with atomic_write(learn.path/'stages.png') as tmp:
-        results.plot().savefig(tmp, format='png', dpi=110)
-    return {**rec, 'path': str(learn.path)}, results, report
+    rec, report = _finish_finetuning(learn, results, extra)
+    return rec, results, report
 
 # %% ../nbs/api/51_runs.ipynb #d4b901f8
 def _finetuning(plan, epochs, lr, settings):
@@ -348,6 +344,15 @@ def _read_asked(run):
         return plan, epochs, lr, dict(settings)
     except (ValueError, TypeError):
         raise CourseError(f'{f} is damaged; start a new run') from None
+
+# %% ../nbs/api/51_runs.ipynb #7654bf7b
+def _finish_finetuning(learn, results, extra):
+    "Test the best stage, and write the record"
+    report = evaluate(learn)
+    rec = save_run(learn, learn.path, [report], finetune=results.to_dict(), **extra)
+    with atomic_write(learn.path/'stages.png') as tmp:
+        results.plot().savefig(tmp, format='png', dpi=110)
+    return {**rec, 'path': str(learn.path)}, report
 
 # %% ../nbs/api/51_runs.ipynb #7ead6ed6
 def mean_ci(

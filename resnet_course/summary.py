@@ -84,6 +84,7 @@ class _Call:
     leaf:bool = True  # it called no other module
     shape:tuple = ()
 
+# %% ../nbs/api/26_summary.ipynb #2038317a
 class _Calls:
     "Record what each module outputs and computes while a network runs"
     def __init__(self):

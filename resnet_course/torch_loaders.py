@@ -6,8 +6,6 @@
 __all__ = ['TorchItem', 'TorchDL', 'ShowAs', 'as_dls']
 
 # %% ../nbs/api/16_torch_loaders.ipynb #f822e3ef
-from copy import copy
-
 import numpy as np
 import torch
 from fastai.data.all import Category, CategoryMap, TfmdLists, Transform
@@ -50,11 +48,6 @@ class TorchItem(Transform):
         return _typed_image(x), TensorCategory(int(y))
 
     def decodes(self, o:TensorCategory): return Category(self.vocab[o])
-
-    def without_images(self)->'TorchItem': # A copy that can be exported
-        res = copy(self)
-        res.images = None
-        return res
 
 def _typed_image(x): return (TensorImageBW if x.shape[-3] == 1 else TensorImage)(x)
 
@@ -105,6 +98,7 @@ def _check_loader(dl):
         raise CourseError('a DataLoader with a batch_sampler cannot be used: '
                           'give it batch_size and a sampler')
 
+# %% ../nbs/api/16_torch_loaders.ipynb #c9f9a4b9
 def as_dls(
     train:TorchLoader, # Batches of (image tensor C,H,W, class)
     valid:TorchLoader, # To validate on
