@@ -4,10 +4,8 @@
 
 # %% auto #0
 __all__ = ['ImageTransform', 'ToFloat', 'Standardize', 'BatchAugment', 'crop_at', 'PadCrop', 'flip_where', 'HorizontalFlip',
-           'AlternatingFlip', 'RandomCrop', 'CenterCrop', 'resize_boxes', 'RandomResizedCrop', 'ResizeTo',
-           'rotate_and_shift', 'RandomAffine', 'adjust_brightness', 'adjust_contrast', 'adjust_saturation',
-           'adjust_hue', 'ColorJitter', 'color_components', 'add_lighting', 'Lighting', 'erase_at', 'Cutout',
-           'RandomErasing', 'TenCrop']
+           'AlternatingFlip', 'RandomCrop', 'CenterCrop', 'RandomResizedCrop', 'ResizeTo', 'RandomAffine',
+           'ColorJitter', 'color_components', 'add_lighting', 'Lighting', 'Cutout', 'RandomErasing', 'TenCrop']
 
 # %% ../nbs/api/12_augment.ipynb #c5230054
 import math
@@ -234,7 +232,7 @@ def _resize_weights(start, length, n, size):
     weights = weights*((pixels >= 0) & (pixels < length))
     return weights/weights.sum(-1, keepdim=True)
 
-def resize_boxes(
+def _resize_boxes(
     x:Tensor, # Float batch N,C,H,W
     top:Tensor, # First row of each window (N; px)
     left:Tensor, # First column of each window (N; px)
@@ -282,7 +280,7 @@ class RandomResizedCrop(_RandomBoxes):
         self.size = size
 
     def apply(self, x:Tensor, *box:Tensor)->Tensor: # Float N,C,size,size
-        return resize_boxes(x.float(), *box, self.size)
+        return _resize_boxes(x.float(), *box, self.size)
 
 # %% ../nbs/api/12_augment.ipynb #f91cc250
 class ResizeTo(DisplayedTransform):
@@ -298,7 +296,7 @@ class ResizeTo(DisplayedTransform):
         return resized.as_subclass(type(x))
 
 # %% ../nbs/api/12_augment.ipynb #003d4ca8
-def rotate_and_shift(
+def _rotate_and_shift(
     x:Tensor, # Float batch N,C,H,W
     angle:Tensor, # Clockwise rotation (N; degrees)
     dx:Tensor, # Shift to the right (N; px)
@@ -333,7 +331,7 @@ class RandomAffine(BatchAugment):
         return angle, dx, dy
 
     def apply(self, x:Tensor, angle:Tensor, dx:Tensor, dy:Tensor)->Tensor: # N,C,H,W
-        return rotate_and_shift(x, angle, dx, dy)
+        return _rotate_and_shift(x, angle, dx, dy)
 
 # %% ../nbs/api/12_augment.ipynb #e3846ac6
 def _per_image(f): return f[:, None, None, None]
@@ -349,7 +347,7 @@ def _blend(a, b, f):
     f = _per_image(f)
     return (f*a + (1 - f)*b).clamp(0, 1)
 
-def adjust_brightness(
+def _adjust_brightness(
     x:Tensor, # Float batch N,C,H,W from 0 to 1
     f:Tensor # Factor for each image (N)
 )->Tensor: # N,C,H,W from 0 to 1
@@ -357,7 +355,7 @@ def adjust_brightness(
     return (x*_per_image(f)).clamp(0, 1)
 
 # %% ../nbs/api/12_augment.ipynb #4b24ef3d
-def adjust_contrast(
+def _adjust_contrast(
     x:Tensor, # Float batch N,C,H,W from 0 to 1
     f:Tensor # Factor for each image (N)
 )->Tensor: # N,C,H,W from 0 to 1
@@ -365,7 +363,7 @@ def adjust_contrast(
     mean = _gray(x).mean((1, 2, 3), keepdim=True)
     return _blend(x, mean, f)
 
-def adjust_saturation(
+def _adjust_saturation(
     x:Tensor, # Float batch N,C,H,W from 0 to 1
     f:Tensor # Factor for each image (N)
 )->Tensor: # N,C,H,W from 0 to 1
@@ -373,7 +371,7 @@ def adjust_saturation(
     return _blend(x, _gray(x), f)
 
 # %% ../nbs/api/12_augment.ipynb #84cab187
-def adjust_hue(
+def _adjust_hue(
     x:Tensor, # Float batch N,C,H,W from 0 to 1
     f:Tensor # Hue shift, -0.5 to 0.5 turns of the color wheel (N)
 )->Tensor: # N,C,H,W from 0 to 1
@@ -415,7 +413,7 @@ class ColorJitter(BatchAugment):
         return order, *factors
 
     def apply(self, x:Tensor, order:Tensor, *factors:Tensor)->Tensor: # N,C,H,W
-        adjust = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+        adjust = (_adjust_brightness, _adjust_contrast, _adjust_saturation, _adjust_hue)
         for i in order.tolist():
             if self.amounts[i]: x = adjust[i](x, factors[i])
         return x
@@ -466,7 +464,7 @@ class Lighting(BatchAugment):
         return add_lighting(x, alpha, std, vec)
 
 # %% ../nbs/api/12_augment.ipynb #f09261a7
-def erase_at(
+def _erase_at(
     x:Tensor, # Batch N,C,H,W
     top:Tensor, # First row of each rectangle (N; px)
     left:Tensor, # First column of each rectangle (N; px)
@@ -498,7 +496,7 @@ class Cutout(BatchAugment):
         return top, left, side, side
 
     def apply(self, x:Tensor, *box:Tensor)->Tensor: # N,C,H,W
-        return erase_at(x, *box)
+        return _erase_at(x, *box)
 
 # %% ../nbs/api/12_augment.ipynb #0c0dd241
 class RandomErasing(_RandomBoxes):
@@ -518,7 +516,7 @@ class RandomErasing(_RandomBoxes):
         return top, left, h*hide, w*hide
 
     def apply(self, x:Tensor, *box:Tensor)->Tensor: # N,C,H,W
-        return erase_at(x, *box)
+        return _erase_at(x, *box)
 
 # %% ../nbs/api/12_augment.ipynb #ded44abe
 class TenCrop(DisplayedTransform):

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['ErrorRates', 'NetComparison', 'compare_nets', 'plot_nets', 'IdentityBlock', 'identity_error', 'shrink_to_zero',
-           'fit_identity', 'plot_identity', 'four_layers', 'StopAt', 'batches_to_target', 'plot_batches',
-           'dropout_accuracies']
+           'fit_identity', 'plot_identity', 'four_layers', 'batches_to_target', 'plot_batches', 'dropout_accuracies']
 
 # %% ../nbs/api/43_experiments.ipynb #84a0c57d
 import math
@@ -289,7 +288,7 @@ def four_layers(
     return nn.Sequential(*layers)
 
 # %% ../nbs/api/43_experiments.ipynb #5813dab4
-class StopAt(Callback):
+class _StopAt(Callback):
     "End training once the error on the first training images has reached a target"
     order = 75
     def __init__(self,
@@ -344,7 +343,7 @@ def batches_to_target(
     max_batches:int=200, # Maximum number of batches for each learning rate
     every:int=8, # Batches between two measurements
     seed:int=0 # Seed of the weights and the batches
-)->dict[str, StopAt]: # Label → measurements at the best learning rate
+)->dict[str, _StopAt]: # Label → measurements at the best learning rate
     """Find how many batches of SGD with momentum 0.9 each network needs to reach a training error.
 
     The `rate` of a result is the best learning rate; `failed` are the ones that ended in an error.
@@ -353,7 +352,7 @@ def batches_to_target(
     for label, make_net in nets.items():
         tried, limit = [], max_batches
         for lr in lrs:
-            stop = _try_rate(make_net, dls, lr, StopAt(target, every, limit), seed)
+            stop = _try_rate(make_net, dls, lr, _StopAt(target, every, limit), seed)
             tried.append(stop)
             if stop.reached: limit = stop.reached
         best = min(tried, key=_speed)
@@ -363,7 +362,7 @@ def batches_to_target(
 
 # %% ../nbs/api/43_experiments.ipynb #22c82afa
 def plot_batches(
-    results:dict[str, StopAt], # Result of `batches_to_target`
+    results:dict[str, _StopAt], # Result of `batches_to_target`
     target:float=.25 # Training error to mark
 )->Figure: # A line for each network
     "Plot training error against batches, for each network at its best learning rate"

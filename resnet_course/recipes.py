@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['recipes', 'Recipe', 'list_recipes', 'steps', 'cosine', 'one_cycle', 'mom_cycle', 'triangle', 'get_recipe',
-           'recipe_cbs', 'check_recipe', 'fit_recipe']
+           'check_recipe', 'fit_recipe']
 
 # %% ../nbs/api/37_recipes.ipynb #9e9e2adb
 import math, warnings
@@ -196,7 +196,7 @@ def _schedule(r, lr):
     if r.plateau: cbs.append(TorchPlateau(**r.plateau))
     return cbs
 
-def recipe_cbs(
+def _recipe_cbs(
     r:Recipe, # What to train by
     lr:float  # Highest learning rate, or a list with one for each parameter group
 )->list: # Of callbacks
@@ -288,7 +288,7 @@ def fit_recipe(
             stack.enter_context(resumable(learn, checkpoint, resume, minutes, cfg))
         if r.label_smoothing:
             learn.loss_func = CrossEntropyLossFlat(label_smoothing=r.label_smoothing)
-        learn.fit(epochs, lr=lr, wd=r.wd, cbs=[*recipe_cbs(r, lr), *cbs])
+        learn.fit(epochs, lr=lr, wd=r.wd, cbs=[*_recipe_cbs(r, lr), *cbs])
     return learn
 
 # %% ../nbs/api/37_recipes.ipynb #1b8e98ca
