@@ -134,7 +134,7 @@ def _train(seeds, **kwargs):
     if len(top1) == 1: return
     m = mean_ci(top1)
     say(f"\n{m['n']} seeds: test accuracy {m['mean']:.2%}, standard deviation {m['sd']:.2%}, "
-        f"95 % interval of the mean ± {m['ci']:.2%}")
+        f"95% interval of the mean ± {m['ci']:.2%}")
 
 @contextmanager
 def _resumable(command):

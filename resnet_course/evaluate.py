@@ -41,7 +41,7 @@ def wilson(
     k:int, # Number of correct answers
     n:int  # Number of answers; 0 gives the interval from 0 to 1
 )->tuple[float, float]: # Lower and upper end
-    "Wilson's 95 % score interval for the proportion `k/n` (Wilson 1927)"
+    "Wilson's 95% score interval for the proportion `k/n` (Wilson 1927)"
     if n == 0: return 0., 1.
     low, high = binomtest(k, n).proportion_ci(method='wilson')
     return float(low), float(high)
@@ -127,12 +127,12 @@ def top5(self:Report)->float: # From 0 to 1
 
 @patch(as_prop=True)
 def top1_ci(self:Report)->tuple[float, float]: # Lower and upper end
-    "95 % interval of `top1`"
+    "95% interval of `top1`"
     return wilson(self.n_right(1), self.n)
 
 @patch(as_prop=True)
 def top5_ci(self:Report)->tuple[float, float]: # Lower and upper end
-    "95 % interval of `top5`"
+    "95% interval of `top5`"
     return wilson(self.n_right(5), self.n)
 
 # %% ../nbs/api/40_evaluate.ipynb #329b43fc
@@ -205,7 +205,7 @@ def _interval(ci):
 def _result(rep):
     "The accuracy and its interval, in words"
     top1, ci = f'{rep.top1:.2%}', _interval(rep.top1_ci)
-    return f'{top1} of {rep.n:,} images correct (95 % interval {ci})'
+    return f'{top1} of {rep.n:,} images correct (95% interval {ci})'
 
 def _rows(rep, n=20):
     "Formatted rows for the first `n` classes, and a last one that counts the others"
@@ -269,7 +269,7 @@ def plot_reliability(self:Report,
     bins:int=15, # Number of bins for the confidence
     ax:Axes=None # Where to draw; None: a new figure
 )->Axes: # With the plot
-    "Plot accuracy against confidence, with 95 % intervals; the diagonal is perfect calibration"
+    "Plot accuracy against confidence, with 95% intervals; the diagonal is perfect calibration"
     if ax is None: _, ax = plt.subplots(figsize=(4.2, 4), layout='constrained')
     ax.plot([0, 1], [0, 1], color='gray', ls='--', lw=1)
     rows, color = self.calibration(bins), '#0072b2'
@@ -363,7 +363,7 @@ class Comparison:
     n: int              # Number of images
     top1: tuple         # The two accuracies
     diff: float         # Second accuracy minus first
-    diff_ci: tuple      # 95 % interval of `diff`, by paired bootstrap
+    diff_ci: tuple      # 95% interval of `diff`, by paired bootstrap
     only_first: int     # Number of images that only the first got right
     only_second: int    # Number of images that only the second got right
     agreement: float    # Fraction of images with the same prediction from both, right or wrong
@@ -380,7 +380,7 @@ class Comparison:
         p = f'= {self.p:.2g}' if self.p >= 1e-4 else '< 0.0001'
         verdict = 'significant' if self.p < .05 else 'not significant'
         return (f'{a}: {acc_a:.2%}, {b}: {acc_b:.2%} of the same {self.n:,} images\n'
-                f'difference {self.diff:+.2%} (95 % interval {low:+.2%} to {high:+.2%}), '
+                f'difference {self.diff:+.2%} (95% interval {low:+.2%} to {high:+.2%}), '
                 f'{verdict} (McNemar p {p})\n'
                 f'only {a} right on {self.only_first:,}, only {b} on {self.only_second:,}; '
                 f'same prediction on {self.agreement:.1%}')
@@ -408,7 +408,7 @@ def compare(
                       only_a, only_b, same, mcnemar(only_a, only_b))
 
 def _bootstrap(only_a, only_b, n, n_boot, seed):
-    "95 % interval of the difference between two accuracies on `n` images"
+    "95% interval of the difference between two accuracies on `n` images"
     # drawing n images with replacement makes these counts multinomial, so no need to draw images
     rng, probs = np.random.default_rng(seed), [only_a/n, only_b/n, 1 - (only_a + only_b)/n]
     n_a, n_b, _ = rng.multinomial(n, probs, n_boot).T

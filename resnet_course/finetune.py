@@ -253,7 +253,7 @@ class StageResults:
 
 # %% ../nbs/api/50_finetune.ipynb #8385733a
 _columns = ['stage', 'from', 'trains', 'parameters', 'rate', 'epochs', 'train', 'valid', 'test',
-            '95 % interval', 'gap', 'seconds']
+            '95% interval', 'gap', 'seconds']
 
 def _cells(r):
     "A row as text"
@@ -273,7 +273,7 @@ _split_styles = dict(train=('o', '#0072b2'), valid=('s', '#e69f00'), test=('D', 
 def plot(self:StageResults,
     fig:Figure=None # Where to draw; None: a new figure
 )->Figure:
-    "Plot the accuracy of each stage on the three splits; bars are the test's 95 % intervals"
+    "Plot the accuracy of each stage on the three splits; bars are the test's 95% intervals"
     fig = fig or Figure(figsize=(7, 3.4), layout='constrained')
     ax, x = fig.subplots(), np.arange(len(self.rows))
     for i, (split, (marker, color)) in enumerate(_split_styles.items()):

@@ -317,7 +317,7 @@ def _make_image_set(
     in_memory:bool=None, # Decode all images now? None: if they take no more than `max_gb`
     max_gb:float=1.0, # Memory limit (10^9 bytes) for `in_memory=None`
     **kwargs # Passed to `ImageSet`
-)->ImageSet: # `load_size` is 15 % larger than `crop_size`, or the side of small squares
+)->ImageSet: # `load_size` is 15% larger than `crop_size`, or the side of small squares
     "Create an `ImageSet` from image files"
     load_size, n_in = _common_format(files)
     crop_size = crop_size or load_size or 128

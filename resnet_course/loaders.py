@@ -367,7 +367,7 @@ def _check_args(bs, size, valid_pct, n_train, n_in, seed):
         raise CourseError(f'size={size!r}: give pixels, from 4 to 4096')
     is_number = isinstance(valid_pct, (int, float)) and not isinstance(valid_pct, bool)
     if not is_number or not 0 <= valid_pct <= 0.45:
-        raise CourseError(f'valid_pct={valid_pct!r}: give a fraction from 0 to 0.45, 0.1 for 10 %')
+        raise CourseError(f'valid_pct={valid_pct!r}: give a fraction from 0 to 0.45, 0.1 for 10%')
     if n_train is not None and (not _is_whole(n_train) or n_train < 1):
         raise CourseError(f'n_train={n_train!r}: give a number of images')
     if seed is not None and (not _is_whole(seed) or not 0 <= seed < 2**32):

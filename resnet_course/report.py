@@ -86,7 +86,7 @@ def _result(rec):
     if not t: return '<p>This run was not tested.</p>'
     low, high = t['top1_ci']
     return (f'<p class="big"><b>{t["top1"]:.2%}</b> of {t["n"]:,} test images correct</p>'
-            f'<p>95 % interval {low:.2%} to {high:.2%}; top-5 {t["top5"]:.2%}; '
+            f'<p>95% interval {low:.2%} to {high:.2%}; top-5 {t["top5"]:.2%}; '
             f'loss {t["loss"]:.4f}. '
             'The test set was evaluated once, after training.</p>')
 

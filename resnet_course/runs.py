@@ -358,7 +358,7 @@ def _finish_finetuning(learn, results, extra):
 def mean_ci(
     xs:list # One number per seed
 )->dict: # n, mean, sd, and ci: half the width of the interval; sd and ci are None for one number
-    "Mean, standard deviation, and the 95 % interval of the mean"
+    "Mean, standard deviation, and the 95% interval of the mean"
     n = len(xs)
     if n < 2: return dict(n=n, mean=sum(xs)/n, sd=None, ci=None)
     sd = statistics.stdev(xs)

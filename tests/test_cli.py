@@ -53,7 +53,7 @@ def image(tmp_path):
 
 def test_train_prints_results_and_paths(trained):
     folder, path, out = trained
-    assert 'epoch 1/1' in out and 'test accuracy' in out and '95 % interval' in out
+    assert 'epoch 1/1' in out and 'test accuracy' in out and '95% interval' in out
     names = {p.name for p in path.iterdir()}
     assert names >= {'run.json', 'history.csv', 'model.safetensors', 'curves.png'}
     rec = read_json(path/'run.json')

@@ -52,14 +52,14 @@ def _(answer):
     same(got, right/cmf.sum(1), 'Divide the diagonal by the sums of the rows.')
 
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #c135bf9a
-@exercise('01.3', 'Half the width of a 95 % confidence interval')
+@exercise('01.3', 'Half the width of a 95% confidence interval')
 def _(answer):
     for p, n in [(0.9, 2000), (0.5, 100), (0.987, 431)]:
         got, se = as_number(answer(p, n)), math.sqrt(p*(1 - p)/n)
         def near(o): return math.isclose(got, o, rel_tol=0.01)
         if near(1.96*se): continue
         if near(se):
-            raise Hint('That is one standard error; a 95 % interval reaches 1.96 of them '
+            raise Hint('That is one standard error; a 95% interval reaches 1.96 of them '
                        'to each side.')
         if near(3.92*se): raise Hint('That is the whole width; return half of it.')
         if near(1.96*p*(1 - p)/n) or near(p*(1 - p)/n): raise Hint('The square root is missing.')

@@ -69,7 +69,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #0866b123
 def _try_strata(y, drawn):
-    "Raise a `Hint` unless about 20 % of each class is in `drawn`"
+    "Raise a `Hint` unless about 20% of each class is in `drawn`"
     sizes, counts = y.bincount(minlength=5).tolist(), y[drawn].bincount(minlength=5).tolist()
     for c, (size, count) in enumerate(zip(sizes, counts)):
         if abs(count - 0.2*size) > 1:
