@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['exercises', 'Hint', 'Exercise', 'exercise', 'as_number', 'as_choice', 'as_list', 'close', 'same', 'list_exercises',
-           'hint_for', 'check']
+           'hint_for', 'check', 'accepts', 'rejects']
 
 # %% ../nbs/api/60_exercises.ipynb #d0e7d742
 import importlib, linecache, math, numbers, random, re, traceback
@@ -228,3 +228,22 @@ def check(
     hint = hint_for(id, answer)
     print(f'✗ {id}: {hint}' if hint else f'✓ {id}: right.')
     return not hint
+
+# %% ../nbs/api/60_exercises.ipynb #2c055166
+def accepts(
+    id:str, # Lesson and number: '05.2'
+    answer:object # A right answer
+):
+    "Raise `AssertionError` unless the check of `id` accepts `answer`"
+    hint = hint_for(id, answer)
+    assert not hint, hint
+
+def rejects(
+    id:str, # Lesson and number: '05.2'
+    answer:object, # A wrong answer
+    part:str='' # What the hint should contain
+):
+    "Raise `AssertionError` unless the check of `id` rejects `answer` with the expected hint"
+    hint = hint_for(id, answer)
+    assert hint, 'the answer was accepted'
+    assert part in hint, hint

@@ -335,7 +335,7 @@ class _Store:
         diff = [names[k] for k, v in mine.items() if k in plan and plan[k] != v]
         if diff:
             raise CourseError(f'{self.path} holds another {", another ".join(diff)}: choose '
-                              'folder, or remove it')
+                              'another folder, or remove this one')
 
 # %% ../nbs/api/50_finetune.ipynb #cb4a6f74
 @patch
