@@ -156,8 +156,9 @@ class SeededDL(TfmdDL):
         for tfm in self.image_tfms(): tfm.gen = gen
 
     def get_idxs(self)->list: # Of positions in the dataset
-        "Like fastai's; tells the transforms of this split which image comes when"
-        idxs = super().get_idxs()
+        "Like fastai's, or the sampler's; tells this split's transforms which image comes when"
+        sampled = self.shuffle and self.sampler is not None
+        idxs = list(self.sampler) if sampled else super().get_idxs()
         items = self._items_at(idxs)
         for tfm in self.image_tfms():
             if tfm.split_idx in (None, self.after_batch.split_idx): tfm.start_epoch(items)

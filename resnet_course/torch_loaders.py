@@ -51,13 +51,6 @@ class _TorchItem(Transform):
 
 def _typed_image(x): return (TensorImageBW if x.shape[-3] == 1 else TensorImage)(x)
 
-# %% ../nbs/api/16_torch_loaders.ipynb #a94268d5
-class _TorchDL(ImageSetDL):
-    "A loader over any PyTorch dataset, in the order of its sampler if it has one"
-    def get_idxs(self)->list: # Of positions in the dataset
-        if self.sampler is None or not self.shuffle: return super().get_idxs()
-        return list(self.sampler)
-
 # %% ../nbs/api/16_torch_loaders.ipynb #696d41df
 def _find(ds, attr):
     "`ds.attr`, or that of the dataset that a `Subset` is taken from"
@@ -69,14 +62,15 @@ def _find(ds, attr):
 def _typed(b): return TensorImage(b[0]), TensorCategory(b[1])
 
 def _torch_dl(dl, tfm, vocab, train, device):
-    "One PyTorch loader as a `_TorchDL`"
+    "One PyTorch loader as this course's"
     n, bs = len(dl.dataset), dl.batch_size or 1
-    items = TfmdLists(list(range(n)), _TorchItem(dl.dataset, tfm, vocab), do_setup=False)
+    items = TfmdLists(list(range(n)), _TorchItem(dl.dataset, tfm, vocab), do_setup=False,
+                      split_idx=0 if train else 1)
     own, collate = {}, dl.collate_fn
     if collate is not default_collate:
         own['create_batch'] = lambda b: _typed(collate([tuple(o) for o in b]))
-    res = _TorchDL(items, bs=min(bs, max(1, n)), shuffle=train, drop_last=train and n > bs,
-                  num_workers=dl.num_workers, do_setup=False, device=device, **own)
+    res = ImageSetDL(items, bs=min(bs, max(1, n)), shuffle=train, drop_last=train and n > bs,
+                     num_workers=dl.num_workers, do_setup=False, device=device, **own)
     res.sampler = dl.sampler if train else None
     res._n_inp, res._types = 1, {tuple: [TensorImage, TensorCategory]}
     return res
