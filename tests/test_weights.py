@@ -3,14 +3,14 @@ import json, os, pathlib
 from urllib.error import URLError
 
 import pytest, torch, torchvision
+from checkpoints import cases
+from helpers import file_size_limit
 from safetensors.torch import save_file
 
 from resnet_course.core import CourseError, MissingFileError
 from resnet_course.models import create_model
 from resnet_course.weights import (
     infer_arch, load_model, load_weights, read_weights, save_weights, torchvision_file)
-
-from checkpoints import cases
 
 def state(m): return {k: v.clone() for k, v in m.state_dict().items()}
 
@@ -146,12 +146,9 @@ def test_half_precision_is_loaded_as_single(tmp_path):
     assert load_model(path)(torch.zeros(1, 1, 28, 28)).dtype == torch.float32
 
 def test_full_disk_leaves_no_file(tmp_path):
-    resource = pytest.importorskip('resource', reason='the system cannot limit the size of files')
-    net, limits = create_model('resnet8'), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises((CourseError, OSError)) as e: save_weights(net, tmp_path/'w.safetensors')
-    finally: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    net = create_model('resnet8')
+    with file_size_limit(), pytest.raises((CourseError, OSError)) as e:
+        save_weights(net, tmp_path/'w.safetensors')
     assert not list(tmp_path.iterdir()), e.value
 
 # torchvision's weights
