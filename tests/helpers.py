@@ -63,14 +63,19 @@ def bits(learn):
     "All parameters and buffers of the network in one tensor"
     return torch.cat([t.double().flatten() for t in learn.model.state_dict().values()])
 
-def photos(folder, n=12, side=32, classes='ab', start=0):
+def noise(size=(32, 32), rng=None, mode='RGB'):
+    "A random image of `size`, which is its width and height"
+    rng = rng or np.random.RandomState(0)
+    w, h = size
+    pixels = rng.randint(256, size=(h, w, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+def photos(folder, n=12, size=(32, 32), classes='ab', start=0, mode='RGB', ext='png'):
     "Write class folders with `n` random images each, numbered from `start`"
     rng = np.random.RandomState(start)
     for c in classes:
         (folder/c).mkdir(parents=True, exist_ok=True)
-        for i in range(start, start + n):
-            im = rng.randint(256, size=(side, side, 3), dtype=np.uint8)
-            Image.fromarray(im).save(folder/c/f'{i}.png')
+        for i in range(start, start + n): noise(size, rng, mode).save(folder/c/f'{i}.{ext}')
     return folder
 
 # Interruptions

@@ -1,16 +1,33 @@
-"Download failures, one by one, against a local server"
-import errno, gzip, hashlib, os, re, shutil, signal, subprocess, sys, threading, time
+"Downloads that fail, one by one, against a local server, and archives that cannot be unpacked"
+import errno, gzip, hashlib, os, re, shutil, signal, subprocess, sys, threading, time, zipfile
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from faults import Faults, write
 
 from resnet_course import download
 from resnet_course.core import CourseError
 from resnet_course.datasets import datasets, get_dataset, read_idx
-from resnet_course.download import fetch
+from resnet_course.download import fetch, unpack
 from resnet_course.loaders import get_dls
+
+faults = Faults()
+
+@faults.error('a download without a network', 'no connection')
+def _(folder): fetch('http://127.0.0.1:9/x.tgz', folder/'x.tgz', tries=1, progress=False)
+
+@faults.error('an archive that writes outside its folder', 'not safe')
+def _(folder):
+    with zipfile.ZipFile(folder/'x.zip', 'w') as archive: archive.writestr('../x', 'x')
+    unpack(folder/'x.zip', folder/'out')
+
+@faults.error('an archive that is none', 'cannot unpack')
+def _(folder): unpack(write(folder/'x.zip', 'no'), folder/'out')
+
+@pytest.mark.parametrize('fault', faults, ids=lambda fault: fault.title)
+def test_input_gets_an_error(fault, tmp_path): fault.check(tmp_path)
 
 BODY = os.urandom(300_000)
 SUM = hashlib.sha256(BODY).hexdigest()

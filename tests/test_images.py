@@ -1,12 +1,203 @@
-import json, struct
+"Images of any kind, class folders and lists of files: what they become, or one clear error"
+import io, json, os, struct, zlib
+from unittest import mock
 
-import pytest
-from helpers import photos
+import numpy as np, pytest, torch
+from faults import Faults, load, pictures, write
+from helpers import noise, photos
 from PIL import Image
 
 from resnet_course.core import CourseError
-from resnet_course.images import open_csv, open_image, split_folders
+from resnet_course.images import open_csv, open_image, read_image, split_folders
 from resnet_course.loaders import get_dls
+
+faults = Faults()
+
+def encoded(format='JPEG', im=None, **kwargs):
+    "The bytes of an image file"
+    file = io.BytesIO()
+    (im or noise((40, 30))).save(file, format, **kwargs)
+    return file.getvalue()
+
+def with_file(folder, path, content):
+    "Class folders with one more file"
+    write(folder/path, content)
+    return load(pictures(folder))
+
+# Class folders
+
+@faults.error('a folder that does not exist', 'no such folder')
+def _(folder): load(folder/'no')
+
+@faults.error('an empty folder', '0 class folders')
+def _(folder): load(folder)
+
+@faults.error('images without class folders', 'CLASS/IMAGE.jpg')
+def _(folder): load(pictures(folder)/'a')
+
+@faults.error('one class only', 'two or more')
+def _(folder): load(pictures(folder, classes='a'))
+
+@faults.works('an empty class beside two full ones', 16)
+def _(folder):
+    (folder/'c').mkdir()
+    return load(pictures(folder))
+
+@faults.error('test/ and no train/', 'but no train')
+def _(folder):
+    pictures(folder/'test')
+    load(folder)
+
+@faults.error('a class in valid/ that train/ lacks', 'no training images of c')
+def _(folder):
+    pictures(folder/'train')
+    pictures(folder/'valid', classes='abc')
+    load(folder)
+
+def works(title, **kwargs):
+    "Class folders of pictures of one kind can be loaded"
+    @faults.works(title, 16)
+    def _(folder): return load(pictures(folder, **kwargs))
+
+works('non-ASCII names', classes=['Gänseblümchen', '向日葵'])
+works('class names with spaces and dots', classes=['a b', 'c.d'])
+works('very long names', classes=['n'*200, 'b'])
+
+@faults.works('a link that makes a loop, a link to nothing', 16)
+def _(folder):
+    pictures(folder)
+    os.symlink(folder, folder/'a'/'again')
+    os.symlink(folder/'nowhere.png', folder/'a'/'dangling.png')
+    return load(folder)
+
+@faults.error('a folder that may not be read', 'Permission denied')
+def _(folder):
+    "The system call fails: as root, every folder may be read"
+    pictures(folder)
+    scandir = os.scandir
+    def deny(path='.'):
+        if str(path) == str(folder/'b'): raise PermissionError(13, 'Permission denied', str(path))
+        return scandir(path)
+    with mock.patch('os.scandir', deny): load(folder)
+
+@faults.error('dataset.json that is not JSON', 'is not JSON')
+def _(folder): with_file(folder, 'dataset.json', '{')
+
+@faults.error('dataset.json without a class there is', 'does not know the class b')
+def _(folder): with_file(folder, 'dataset.json', '{"classes": {"a": "A"}}')
+
+# Files among the images
+
+@faults.error('a truncated JPEG', '1 of 17 images are unreadable')
+def _(folder): with_file(folder, 'a/x.jpg', encoded()[:-300])
+
+@faults.error('a truncated PNG', 'unreadable')
+def _(folder): with_file(folder, 'a/x.png', encoded('PNG')[:-900])
+
+@faults.error('an empty file named .jpg', 'unreadable')
+def _(folder): with_file(folder, 'a/x.jpg', '')
+
+@faults.error('a text file named .png', 'a/x.png')
+def _(folder): with_file(folder, 'a/x.png', 'hello')
+
+@faults.works('a text file among the images', 16)
+def _(folder): return with_file(folder, 'a/x.txt', 'hello')
+
+@faults.works('a PNG named .jpg', 17)
+def _(folder): return with_file(folder, 'a/x.jpg', encoded('PNG'))
+
+@faults.works("macOS's ._x.jpg and .DS_Store", 16)
+def _(folder):
+    write(folder/'a/._x.jpg', b'\0')
+    return with_file(folder, '.DS_Store/x.jpg', b'\0')
+
+def png_chunk(kind, data):
+    "A part of a PNG file: length, kind, data and checksum"
+    return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+
+@faults.error('a decompression bomb', 'decompression bomb')
+def _(folder):
+    "A small file that says it has 60,000 × 60,000 pixels"
+    header = struct.pack('>IIBBBBB', 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunks = png_chunk(b'IHDR', header) + png_chunk(b'IDAT', zlib.compress(bytes(100)))
+    with_file(folder, 'a/x.png', b'\x89PNG\r\n\x1a\n' + chunks)
+
+# Kinds of images
+
+works('gray images', mode='L')
+works('palette images (GIF)', mode='P', ext='gif')
+works('transparent images', mode='RGBA')
+works('CMYK JPEGs', mode='CMYK', ext='jpg')
+works('black-and-white images (1 bit)', mode='1')
+
+@faults.gives('16-bit PNG', torch.full((1, 8, 8), 255), 'white stays white')
+def _(folder):
+    white = Image.fromarray(np.full((8, 8), 65535, np.uint16))
+    return read_image(encoded('PNG', white), 8, 1)
+
+@faults.gives('floating-point TIFF', 200, 'works')
+def _(folder):
+    gray = Image.fromarray(np.full((8, 8), 200, np.float32))
+    return read_image(encoded('TIFF', gray), 8, 1).max()
+
+@faults.gives('a photo turned by EXIF', (30, 40), 'comes out upright')
+def _(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6   # orientation: turned by 90°
+    return open_image(encoded(exif=exif)).size
+
+@faults.works('a 1×1 image', 17)
+def _(folder): return with_file(folder, 'a/x.png', encoded('PNG', noise((1, 1))))
+
+@faults.works('a 3000×2 image', 17)
+def _(folder): return with_file(folder, 'a/x.png', encoded('PNG', noise((3000, 2))))
+
+@faults.works('modes mixed', 32)
+def _(folder):
+    pictures(folder, mode='RGBA')
+    return load(pictures(folder, classes='cd', mode='L'))
+
+# Lists of files
+
+def csv(folder, content):
+    "Class folders, and a list of files beside them"
+    return load(write(pictures(folder)/'x.csv', content))
+
+@faults.error('an empty CSV', 'needs a header')
+def _(folder): csv(folder, '')
+
+@faults.error('a CSV that lists missing files', '1 missing files')
+def _(folder): csv(folder, 'path,label\nx.png,a\n')
+
+@faults.error('a CSV with a missing label', 'line 2 has no label')
+def _(folder): csv(folder, 'path,label\na/1.png,\n')
+
+@faults.error('a CSV with an unknown split', "'later' is no split")
+def _(folder): csv(folder, 'path,label,split\na/1.png,a,train\nb/1.png,b,later\n')
+
+@faults.error('a binary file named .csv', 'not a CSV')
+def _(folder): csv(folder, b'\xff\xfe\0')
+
+# Arrays
+
+@faults.error('an array of floats up to 255', 'divide by 255')
+def _(folder): read_image(np.full((8, 8, 3), 200.), 8)
+
+@faults.error('an array with NaN', '0 to 1')
+def _(folder): read_image(np.full((8, 8), np.nan), 8)
+
+@faults.error('an array of two channels', 'not an image')
+def _(folder): read_image(np.zeros((8, 8, 2), np.uint8), 8)
+
+@faults.error('an array of strings', 'not an image')
+def _(folder): read_image(np.array([['a']]), 8)
+
+@pytest.mark.parametrize('fault', faults, ids=lambda fault: fault.title)
+def test_input_gets_an_error_or_works(fault, tmp_path): fault.check(tmp_path)
+
+def test_enough_faults(): assert len(faults) >= 40
+
+# Several inputs for one test
 
 @pytest.mark.parametrize('names', [
     ('Train', 'Test'), ('training_set', 'test_set'), ('TRAIN', 'Val')])

@@ -1,10 +1,57 @@
+"Splits and loaders: small sets, wrong arguments, and what is recorded to repeat them"
 from pathlib import Path
 
-import numpy as np, torch
+import numpy as np, pytest, torch
+from faults import Faults, load, pictures
 from PIL import Image
 
 from resnet_course.images import ImageSet
 from resnet_course.loaders import get_dls, split_id
+
+faults = Faults()
+
+# Few images
+
+@faults.error('one image a class', 'no training images of')
+def _(folder): load(pictures(folder, 1))
+
+@faults.works('two images a class', 4)
+def _(folder): return load(pictures(folder, 2))
+
+@faults.works('three images a class', 6)
+def _(folder): return load(pictures(folder, 3))
+
+@faults.works('fewer images than a batch', 16)
+def _(folder): return load(pictures(folder), bs=512)
+
+# Wrong arguments
+
+def wrong(title, says, **kwargs):
+    "An argument of `get_dls` that is refused"
+    @faults.error(title, says)
+    def _(folder): get_dls(**kwargs)
+
+wrong('bs=0', 'at least one image', bs=0)
+wrong("bs='64'", 'at least one image', bs='64')
+wrong('size=0', 'give pixels', size=0)
+wrong('size=100_000', 'give pixels', size=100_000)
+wrong('valid_pct=10 (per cent)', '0.1 for 10%', valid_pct=10)
+wrong('valid_pct=-0.1', 'give a fraction', valid_pct=-0.1)
+wrong('n_train=3 of ten classes', 'larger n_train', n_train=3)
+wrong('n_train=0', 'give a number', n_train=0)
+wrong('n_in=4', '1 channel (gray) or 3', n_in=4)
+wrong('stats of two channels', 'one or three means', stats=([0, 0], [1, 1]))
+wrong('a standard deviation of 0', 'above 0', stats=([0.5], [0.]))
+wrong('a misspelled augmentation', "did you mean 'mirror'", augment='miror')
+wrong('fancy PCA on gray images', 'needs color', augment='alexnet')
+
+@faults.error('no images to predict', 'no images to predict')
+def _(folder): get_dls().test_dl([])
+
+@pytest.mark.parametrize('fault', faults, ids=lambda fault: fault.title)
+def test_input_gets_an_error_or_works(fault, tmp_path): fault.check(tmp_path)
+
+# What is recorded
 
 def id_of(*files):
     "The `split_id` of two image files"
