@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from fastai.callback.core import Callback
+from fastai.learner import Learner
+from fastai.metrics import accuracy
 from fastai.torch_core import params
 from PIL import Image
 from torch import nn
@@ -39,6 +41,12 @@ def photo_learner(folder, seed=0, precision='auto', **kwargs):
     "A quiet learner on a folder of small photos"
     dls = get_dls(folder, bs=8, size=32, device='cpu', **kwargs)
     return quiet(course_learner(dls, 'resnet8', seed=seed, precision=precision))
+
+def fastai_learner(dls, path, **kwargs):
+    "A quiet learner of fastai's own on any loaders"
+    net = nn.Sequential(nn.Conv2d(dls.n_in, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(),
+                        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, dls.c))
+    return quiet(Learner(dls, net, metrics=accuracy, path=path, **kwargs))
 
 def small_net():
     "A network for digits that trains in no time"

@@ -2,7 +2,7 @@
 import time
 
 import numpy as np, pytest, torch, torch.nn.functional as F
-from PIL import Image
+from helpers import fastai_learner, photos
 from sklearn import metrics as skm
 from sklearn.calibration import calibration_curve
 from torch import nn
@@ -340,12 +340,7 @@ def test_tta_has_a_name_of_its_own(learn, rep):
 
 def test_ten_crops_of_photos(tmp_path):
     "Ten crops are taken from the photos as loaded, before the center crop"
-    rng = np.random.RandomState(0)
-    for c in 'ab':
-        (tmp_path/c).mkdir()
-        for i in range(6):
-            im = rng.randint(256, size=(48, 48, 3), dtype=np.uint8)
-            Image.fromarray(im).save(tmp_path/c/f'{i}.png')
+    photos(tmp_path, 6, (48, 48))
     dls = get_dls(tmp_path, bs=4, size=32, valid_pct=.25, num_workers=0, device='cpu')
     model = create_model('resnet8', n_out=2).eval()
     dl = split_dl(dls, 'valid')
@@ -360,6 +355,17 @@ def test_ten_crops_of_photos(tmp_path):
     with torch.no_grad(): want = torch.stack([model(o).softmax(1) for o in crops]).mean(0)
     got = tta(model, 'valid', 'ten_crop', dls=dls)
     torch.testing.assert_close(got.probs, want, rtol=0, atol=1e-5)
+
+def test_ten_crops_of_a_fastai_learner_differ_little_from_one(tmp_path):
+    dls = get_dls(photos(tmp_path/'photos', 20, (44, 36), 'abc'), size=24, bs=8, device='cpu')
+    learn = fastai_learner(dls, tmp_path)
+    learn.fit(1)
+    report = tta(learn, kind='ten_crop')
+    probs, targets = map(plain_tensor, learn.get_preds(dl=dls.test))
+    assert torch.allclose(report.probs.sum(1), torch.ones(len(targets)), atol=1e-5)
+    assert torch.equal(report.targets, targets)
+    assert not torch.allclose(report.probs, probs, atol=1e-4)
+    assert (report.probs - probs).abs().mean() < 0.1
 
 def test_empty_split():
     dls = get_dls('digits', n_train=64, valid_pct=0, device='cpu')

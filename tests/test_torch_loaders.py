@@ -1,12 +1,22 @@
-"PyTorch's own loaders: which are refused"
+"PyTorch's own loaders do what fastai's do, or are refused"
 import pytest, torch
+from fastai.vision.all import ClassificationInterpretation, DataLoaders, load_learner, plt
 from faults import Faults
-from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
+from helpers import fastai_learner, photos, quiet
+from torch.utils.data import (BatchSampler, DataLoader, SequentialSampler, Subset, TensorDataset,
+                              WeightedRandomSampler)
+from torchvision import transforms as T
+from torchvision.datasets import ImageFolder
 
 from resnet_course.core import CourseError
+from resnet_course.datasets import open_image_set
 from resnet_course.torch_loaders import as_dls
+from resnet_course.learner import course_learner
+from resnet_course.evaluate import evaluate
 
 faults = Faults()
+
+# What is refused
 
 @faults.error('a PyTorch loader without class names', 'vocab=')
 def _(folder):
@@ -25,3 +35,62 @@ def test_batch_sampler_is_refused():
     batches = BatchSampler(SequentialSampler(ds), 4, drop_last=False)
     with pytest.raises(CourseError, match='batch_sampler'):
         as_dls(DataLoader(ds, batch_sampler=batches), DataLoader(ds, 4))
+
+# What works
+
+STATS = [0.5]*3, [0.25]*3
+
+@pytest.fixture
+def folder(tmp_path):
+    "Class folders of photos"
+    return photos(tmp_path/'photos', 20, (44, 36), ['bee', 'cat', 'dog'])
+
+@pytest.fixture
+def subsets(folder):
+    "The even and the odd images of a folder, for torchvision"
+    ds = ImageFolder(folder, T.Compose([T.Resize((24, 24)), T.ToTensor(), T.Normalize(*STATS)]))
+    return Subset(ds, range(0, 60, 2)), Subset(ds, range(1, 60, 2))
+
+@pytest.mark.filterwarnings('ignore')
+def test_fastai_does_everything_with_pytorch_loaders(folder, subsets, tmp_path):
+    train, valid = subsets
+    loaders = DataLoader(train, 8, shuffle=True), DataLoader(valid, 8), DataLoader(valid, 8)
+    dls = as_dls(*loaders, stats=STATS, device='cpu')
+    assert list(dls.vocab) == ['bee', 'cat', 'dog'] and dls.size == 24
+    learn = fastai_learner(dls, tmp_path)
+    learn.fit(1)
+    learn.show_results()
+    learn.lr_find(num_it=4, show_plot=False)
+    image = folder/'cat'/'1.png'
+    want = learn.predict(image)[2]
+    learn.export('t.pkl')
+    got = load_learner(tmp_path/'t.pkl').predict(image)[2]
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-8)
+    interp = ClassificationInterpretation.from_learner(learn, dl=dls.test)
+    assert interp.confusion_matrix().sum() == 30
+    plt.close('all')
+
+def test_samplers_are_kept(subsets):
+    train, valid = subsets
+    sampler = WeightedRandomSampler([1.] + [0.]*29, 24)   # only the first image, 24 times
+    dls = as_dls(DataLoader(train, 8, sampler=sampler), DataLoader(valid, 8), device='cpu')
+    assert {int(y) for _, yb in dls.train for y in yb} == {0}
+    with pytest.raises(CourseError, match='no test set'): dls.test
+
+@pytest.fixture
+def digits_loader():
+    "A loader of 200 digits"
+    pool = open_image_set('digits')
+    ds = TensorDataset(pool.x[:200]/255, pool.y[:200])
+    ds.classes = pool.vocab
+    return DataLoader(ds, 50)
+
+def test_course_learner_takes_pytorch_loaders(digits_loader, tmp_path):
+    for loaders in ([digits_loader]*3, DataLoaders(digits_loader, digits_loader)):
+        learn = quiet(course_learner(loaders, 'resnet20', path=tmp_path))
+        learn.fit(1, 0.01)
+        assert learn.get_preds()[0].shape == (200, 10)
+
+def test_evaluate_takes_pytorch_loaders(digits_loader):
+    report = evaluate(course_learner([digits_loader]*3, 'resnet20'), 'test')
+    assert report.n == 200 and list(report.vocab) == digits_loader.dataset.classes
