@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ImageTransform', 'ToFloat', 'Standardize', 'BatchAugment', 'crop_at', 'PadCrop', 'flip_where', 'HorizontalFlip',
            'AlternatingFlip', 'RandomCrop', 'CenterCrop', 'RandomResizedCrop', 'ResizeTo', 'RandomAffine',
-           'ColorJitter', 'color_components', 'add_lighting', 'Lighting', 'Cutout', 'RandomErasing', 'TenCrop']
+           'ColorJitter', 'color_components', 'add_lighting', 'Lighting', 'Cutout', 'RandomErasing']
 
 # %% ../nbs/api/12_augment.ipynb #c5230054
 import math
@@ -25,11 +25,12 @@ class ImageTransform(DisplayedTransform):
     gen = None    # generator of random numbers, set by the loader each epoch; None: torch's default
     ids = None    # item numbers of the epoch in loading order; None: not needed by the transform
     turn = None   # number of the epoch; None: the transform treats all epochs alike
+    uses_order = False # does `start_epoch` need the items? Loaders skip listing them otherwise
 
     def start_epoch(self,
         ids:Sequence # Item numbers in loading order
     ):
-        "Prepare for an epoch; the loader calls this, and most transforms ignore it"
+        "Prepare for an epoch; the loader calls this if `uses_order`"
 
     def on_images(self,
         x:Tensor # Batch N,C,H,W
@@ -160,7 +161,7 @@ class HorizontalFlip(BatchAugment):
 # %% ../nbs/api/12_augment.ipynb #e62f64db
 class AlternatingFlip(BatchAugment):
     "Flip a random half of the images in one epoch, the other half in the next, and so on"
-    order = 2
+    order, uses_order = 2, True
     def __init__(self,
         seed:int=0 # Decides which half is flipped first
     ):
@@ -177,7 +178,6 @@ class AlternatingFlip(BatchAugment):
         if n > len(self.coins):
             gen = torch.Generator().manual_seed(self.seed)
             self.coins = torch.randint(2, (n,), generator=gen)
-
 
     def draw(self, x:Tensor)->tuple: # Mask (N)
         if self.ids is None:
@@ -517,25 +517,3 @@ class RandomErasing(_RandomBoxes):
 
     def apply(self, x:Tensor, *box:Tensor)->Tensor: # N,C,H,W
         return _erase_at(x, *box)
-
-# %% ../nbs/api/12_augment.ipynb #ded44abe
-class TenCrop(DisplayedTransform):
-    "Cut ten windows of side `size` from each image, so that N images become 10·N"
-    order = 13
-    def __init__(self,
-        size:int # Side of the windows (px)
-    ): self.size = size
-
-    def encodes(self, x:TensorImage): # 10·N,C,size,size
-        "Crop the corners and the center, then the same from the flipped images"
-        (h, w), size = x.shape[-2:], self.size
-        if size > min(h, w):
-            raise CourseError(f'windows of {size} px do not fit into images of {h}×{w}')
-        bottom, right = h - size, w - size
-        center = round(bottom/2), round(right/2)
-        positions = [(0, 0), (0, right), (bottom, 0), (bottom, right), center]
-        crops = []
-        for o in (x, x.flip(-1)):
-            for top, left in positions:
-                crops.append(o[..., top:top + size, left:left + size])
-        return torch.stack(crops, 1).flatten(0, 1)

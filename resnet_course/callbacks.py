@@ -33,20 +33,20 @@ class TerminateOnNaN(Callback):
     quiet_in_lr_find = True
 
     def __init__(self,
-        every:int=50 # Batches between two looks on a GPU, where a look waits for it to finish
+        every:int=50 # Batches between checks on a GPU, because reading the loss waits for it
     ): self.every = every
 
     def after_batch(self):
-        "Look at the loss"
+        "Check the loss of a batch"
         if not self.training or self.loss is None: return
         if self.loss.is_cuda and self.iter%self.every: return
-        self.look(self.loss)
+        self.check_loss(self.loss)
 
     def after_train(self):
-        "Look at the running mean, where the loss of every batch leaves its mark"
-        if hasattr(self.learn, 'recorder'): self.look(self.learn.recorder.smooth_loss.val)
+        "Check the running mean, to which every batch has contributed"
+        if hasattr(self.learn, 'recorder'): self.check_loss(self.learn.recorder.smooth_loss.val)
 
-    def look(self,
+    def check_loss(self,
         loss:torch.Tensor # A loss, one number
     ):
         "Raise `CourseError` if `loss` is not finite here or in another process"
@@ -199,7 +199,7 @@ class RetainHeap(Callback):
         libc.mallopt(self._trim_threshold, -1)
 
     def after_fit(self):
-        "Restore the defaults and trim the heap"
+        "Serve large tensors outside the heap again, and trim it"
         libc = self._libc()
         if libc is None: return
         libc.mallopt(self._mmap_max, 65_536)
@@ -299,7 +299,7 @@ def after_fit(self:SWA):
 @patch
 def keep_frozen(self:SWA, *_):
     "Before each batch of `update_bn`: frozen layers normalize as they did in training"
-    frozen = frozen_norms(self.learn)
+    frozen = set(frozen_norms(self.learn))
     for m, averaged in zip(unwrap_model(self.learn.model).modules(), self.avg.module.modules()):
         if m not in frozen: continue
         averaged.load_state_dict(m.state_dict())
@@ -314,7 +314,7 @@ class GradientAccumulation(Callback):
     def __init__(self,
         n:int # Batches per step
     ):
-        if n < 1: raise CourseError(f'accumulate={n}: a step needs at least one batch')
+        if n < 1: raise CourseError(f'n={n}: a step needs at least one batch')
         self.n, self.count = n, 0
 
     def before_train(self): self.count, self.pending = 0, False
@@ -418,7 +418,8 @@ class RestoreBest(TrackerCallback):
 
     def before_fit(self):
         "Forget an earlier fit"
-        check_choice(self.monitor, self.recorder.metric_names[1:-1], 'monitor')
+        names = [n for n in self.recorder.metric_names if n not in ('epoch', 'time')]
+        check_choice(self.monitor, names, 'monitor')
         super().before_fit()
         self.weights = self.best_epoch = None
 

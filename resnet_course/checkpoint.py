@@ -132,7 +132,7 @@ def _learner_state(
                        cbs={name: state for name, (_, state) in _cb_states(learn).items()}))
 
 # %% ../nbs/api/35_checkpoint.ipynb #06dda68d
-# names of version 0.1.0
+# names in earlier checkpoints
 _renamed = dict(KeepBest='RestoreBest', BestEpoch='RestoreBest')
 
 def _load_learner_state(

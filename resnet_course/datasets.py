@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['datasets', 'read_idx', 'SetInfo', 'imagenet_names', 'data_home', 'dataset_path', 'get_dataset', 'list_datasets',
-           'open_image_set']
+           'open_image_set', 'verify_dataset']
 
 # %% ../nbs/api/13_datasets.ipynb #102f2c09
 import codecs, gzip, lzma, os, pickle, shutil
@@ -281,26 +281,26 @@ _cifar100_sums = {
 # %% ../nbs/api/13_datasets.ipynb #b69ac57d
 _sets = [
     _IdxSet('fashion_mnist_mini', 'Fashion-MNIST, one in six', (10_000, 2_000), 10, '28', 1,
-           'MIT', _zalando, stats=([0.2849], [0.3528]), vocab=_fashion_names),
+            'MIT', _zalando, stats=([0.2849], [0.3528]), vocab=_fashion_names),
     _DigitsSet('digits', 'handwritten digits (UCI)', (1_797, 0), 10, '32', 1,
-              'CC BY 4.0', 'https://archive.ics.uci.edu/dataset/80',
-              stats=([0.3053], [0.3759]), vocab=list('0123456789'), flip=False),
+               'CC BY 4.0', 'https://archive.ics.uci.edu/dataset/80',
+               stats=([0.3053], [0.3759]), vocab=list('0123456789'), flip=False),
     _IdxSet('fashion_mnist', 'Fashion-MNIST', (60_000, 10_000), 10, '28', 1, 'MIT', _zalando,
-           folders=('FashionMNIST/raw', '/usr/share/datasets/fashion-mnist'),
-           stats=([0.2860], [0.3530]), vocab=_fashion_names,
-           urls=_fashion_urls, sums=_fashion_sums),
+            folders=('FashionMNIST/raw', '/usr/share/datasets/fashion-mnist'),
+            stats=([0.2860], [0.3530]), vocab=_fashion_names,
+            urls=_fashion_urls, sums=_fashion_sums),
     _CifarSet('cifar10', 'CIFAR-10', (50_000, 10_000), 10, '32', 3,
-             'none stated', f'{_cifar}/cifar.html',
-             folders=('cifar-10-batches-py', 'cifar-10-batches-bin'),
-             stats=([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]), vocab=_cifar10_names,
-             urls={f'{_cifar}/cifar-10-python.tar.gz':
-                   (170498071, 'c58f30108f718f92721af3b95e74349a')}, sums=_cifar10_sums),
+              'none stated', f'{_cifar}/cifar.html',
+              folders=('cifar-10-batches-py', 'cifar-10-batches-bin'),
+              stats=([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]), vocab=_cifar10_names,
+              urls={f'{_cifar}/cifar-10-python.tar.gz':
+                    (170498071, 'c58f30108f718f92721af3b95e74349a')}, sums=_cifar10_sums),
     _CifarSet('cifar100', 'CIFAR-100', (50_000, 10_000), 100, '32', 3,
-             'none stated', f'{_cifar}/cifar.html',
-             folders=('cifar-100-python', 'cifar-100-binary'),
-             stats=([0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]),
-             urls={f'{_cifar}/cifar-100-python.tar.gz':
-                   (169001437, 'eb9058c3a382ffc7106e4002c42a8d85')}, sums=_cifar100_sums)]
+              'none stated', f'{_cifar}/cifar.html',
+              folders=('cifar-100-python', 'cifar-100-binary'),
+              stats=([0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]),
+              urls={f'{_cifar}/cifar-100-python.tar.gz':
+                    (169001437, 'eb9058c3a382ffc7106e4002c42a8d85')}, sums=_cifar100_sums)]
 
 # %% ../nbs/api/13_datasets.ipynb #02856800
 # bytes, and the checksums that fastai and torchvision know
@@ -324,17 +324,17 @@ def _fastai_set(name, images, px):
         name = f'{name}_{px}'
     url = f'https://s3.amazonaws.com/fast-ai-imageclas/{folder}.tgz'
     return _WordNetSet(name, title, images, 10, str(px or 'photos'), 3,
-                      'Apache-2.0 (photos: ImageNet terms)',
-                      'https://github.com/fastai/imagenette', folders=(folder,),
-                      stats=imagenet_stats, urls={url: _archives[folder]})
+                       'Apache-2.0 (photos: ImageNet terms)',
+                       'https://github.com/fastai/imagenette', folders=(folder,),
+                       stats=imagenet_stats, urls={url: _archives[folder]})
 
 _sizes = (160, 320, None)
 _sets += [_fastai_set('imagenette', (9_469, 3_925), px) for px in _sizes]
 _sets += [_fastai_set('imagewoof', (9_025, 3_929), px) for px in _sizes]
 _sets.append(_WordNetSet('imagenet', 'ImageNet (ILSVRC 2012)', (1_281_167, 50_000), 1000,
-                        'photos', 3, 'research, not commercial', 'https://image-net.org',
-                        folders=('imagenet', 'ILSVRC2012', 'ILSVRC/Data/CLS-LOC'),
-                        stats=imagenet_stats))
+                         'photos', 3, 'research, not commercial', 'https://image-net.org',
+                         folders=('imagenet', 'ILSVRC2012', 'ILSVRC/Data/CLS-LOC'),
+                         stats=imagenet_stats))
 datasets = {o.name: o for o in _sets}   # name → `SetInfo`
 
 # %% ../nbs/api/13_datasets.ipynb #42370f3b
@@ -364,7 +364,11 @@ def _download(info, dest, progress):
     files, archives = [], dest.parent/'archives'
     for url, (_, sums) in info.urls.items():
         file = archives/url.rpartition('/')[2]
-        files.append(fetch(url, file, sums, progress=progress))
+        try: files.append(fetch(url, file, sums, progress=progress))
+        except CourseError as e:
+            raise CourseError(f"{e}. You can also put the file there yourself; "
+                              "'fashion_mnist_mini' and 'digits' work now, without a "
+                              "network") from e
     info.install(files, dest)
     for f in files: f.unlink()
     for n, s in info.sums.items():
@@ -397,9 +401,7 @@ def get_dataset(
         with FileLock(dest.parent/f'.{dest.name}.lock'):
             folder = dataset_path(name, root)   # another process may have downloaded it meanwhile
             return folder or _download(info, dest, progress)
-    except CourseError as e:
-        raise CourseError(f"{e}. You can also put the file there yourself; 'fashion_mnist_mini' "
-                          "and 'digits' work now, without a network") from e
+    except CourseError: raise
     except OSError as e:
         raise CourseError(f'cannot write to {dest.parent}: {e.strerror}; '
                           'choose another folder with root=') from e
@@ -447,7 +449,7 @@ def open_image_set(
     check_choice(name, datasets, 'data set or folder')   # raises the error
 
 # %% ../nbs/api/13_datasets.ipynb #67cbf283
-def _verify_dataset(
+def verify_dataset(
     name:str, # Name of a data set
     root:str|Path=None # Folder of the standard sets; None: fastai's data folder
 )->dict: # train, test, classes, stats, files, published; empty if the set is not on this machine

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from .core import CourseError, MissingFileError, atomic_write
+from .summary import image_shape
 
 # %% ../nbs/api/27_export.ipynb #edd9e3b3
 def _import(name):
@@ -69,10 +70,7 @@ def _image_shape(model, size, images):
     if images is not None: return tuple(images.shape[1:])
     if size is None: size = _meta(model).get('size')
     if size is None: raise CourseError('the image size is unknown: pass size=')
-    h, w = (size, size) if isinstance(size, int) else size
-    if min(h, w) < 1: raise CourseError(f'size={min(h, w)}: an image has at least one pixel')
-    n_in = next(m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
-    return n_in, h, w
+    return image_shape(model, size)
 
 # %% ../nbs/api/27_export.ipynb #29e87d13
 def _any_batch(): return ({0: torch.export.Dim('batch')},)  # batches of any length
@@ -104,9 +102,10 @@ def _compare(model, other, shape, images):
     diffs, scores = [], []
     for xb in xbs:
         want = model(xb)
-        diffs.append((want - other(xb)).abs().max().item())
-        scores.append(want.abs().max().item())
-    return max(diffs), max(scores)
+        diffs.append((want - other(xb)).abs().max())
+        scores.append(want.abs().max())
+    # unlike Python's `max`, a tensor's keeps NaN
+    return torch.stack(diffs).max().item(), torch.stack(scores).max().item()
 
 # %% ../nbs/api/27_export.ipynb #0181e9b5
 def _write_pt2(model, x, path):

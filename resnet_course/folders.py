@@ -6,20 +6,21 @@
 __all__ = ['export_set', 'make_subset', 'Finding', 'FolderReport', 'check_folder']
 
 # %% ../nbs/api/15_folders.ipynb #46174d16
-import hashlib, json, os, re, shutil
+import hashlib, os, re, shutil
 from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from fastcore.basics import patch
-from fastprogress.fastprogress import progress_bar
+from fastcore.parallel import parallel
 from PIL import Image
 
-from .core import CourseError, MissingFileError, check_choice, html_table, shorten
+from .core import (
+    CourseError, MissingFileError, check_choice, html_table, shorten, write_json)
 from .datasets import imagenet_names, open_image_set
 from .loaders import make_splits
 from .images import class_folders, image_files, open_image, split_folders
@@ -42,15 +43,10 @@ def _new_folder(
 
 def _write_info(folder, **info):
     "Write `dataset.json`"
-    text = json.dumps(info, indent=1) + '\n'
-    (folder/'dataset.json').write_text(text, encoding='utf-8')
+    write_json(info, folder/'dataset.json')
 
-def _in_threads(f, items, progress):
-    "Apply `f` to all `items` in threads and return the results; the first error stops it"
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as ex:
-        results = ex.map(f, items)
-        if progress: results = progress_bar(results, total=len(items), leave=False)
-        return list(results)
+# `_in_threads(f, items, progress=...)`: the results; the first error stops it
+_in_threads = partial(parallel, threadpool=True, n_workers=min(16, os.cpu_count() or 1))
 
 # %% ../nbs/api/15_folders.ipynb #757923fd
 def _folder_names(vocab):
@@ -84,7 +80,7 @@ def export_set(
         for split, idxs in zip(('train', 'valid', 'test'), splits):
             jobs += [(i, tmp/split/labels[images.y[i]]/f'{i:06d}.png') for i in idxs]
         for d in {file.parent for _, file in jobs}: d.mkdir(parents=True)
-        _in_threads(write, jobs, progress)
+        _in_threads(write, jobs, progress=progress)
         _write_info(tmp, name=images.name, classes=dict(zip(labels, images.vocab)),
                     flip=images.flip, stats=images.stats)
     return dest
@@ -354,7 +350,7 @@ def check_folder(
     seen = {f for f, _, _ in jobs} | {path/'dataset.json'}
     others = sorted(f for f in path.rglob('*')
                     if f.is_file() and f not in seen and not f.name.startswith('.'))
-    scans = _in_threads(_scan, jobs, progress)
+    scans = _in_threads(_scan, jobs, progress=progress)
     found = _class_findings(counts) + _file_findings(scans, others, small, large)
     found += _pair_findings('the same image', 'error', _equal_pairs(scans))
     if near: found += _pair_findings('nearly the same image', 'warning', _near_pairs(scans))

@@ -348,7 +348,7 @@ def open_folder(
         files = [files[i] for i in order]
         kwargs.update({k: info[k] for k in ('stats', 'flip') if k in info})
     return _make_image_set(path.resolve().name, files, y, vocab, splits, size, in_memory,
-                          labels=labels, **kwargs)
+                           labels=labels, **kwargs)
 
 # %% ../nbs/api/11_images.ipynb #4be59a65
 def _read_dataset_json(file, names):
@@ -373,12 +373,21 @@ _column_names = dict(path=('path', 'file', 'filename', 'fname', 'image', 'name')
                      label=('label', 'class', 'category', 'target'),
                      split=('split', 'set', 'is_valid'))
 
-def _find_column(header, kind, default=None):
-    "Name of the column that holds `kind`, as the file spells it"
+def _find_column(header, kind):
+    "Name of the column that holds `kind`, as the file spells it; None if no column says so"
     spelled = {h.strip().lower(): h for h in header}
     for name in _column_names[kind]:
         if name in spelled: return spelled[name]
-    return default
+
+def _find_columns(path, header):
+    "Names of the columns of paths, labels and splits (or None), by name or else by order"
+    file, label, split = (_find_column(header, kind) for kind in ('path', 'label', 'split'))
+    rest = [h for h in header if h not in (file, label, split)]
+    if not file and rest: file = rest.pop(0)
+    if not label and rest: label = rest.pop(0)
+    if file and label: return file, label, split
+    raise CourseError(f'{path} needs a column of paths and a column of labels, but has only '
+                      f'{", ".join(header)}')
 
 def _parse_split(value, path):
     "Split that a cell names; an `is_valid` column holds true and false"
@@ -400,24 +409,25 @@ def _csv_splits(path, rows, column):
 
 # %% ../nbs/api/11_images.ipynb #fab9a6b9
 def _read_csv(path):
-    "Rows of a CSV file as dictionaries, and its column names"
+    "Line numbers and rows of a CSV file, rows as dictionaries; and its column names"
     try:
         with open(path, newline='', encoding='utf-8-sig') as f:
             reader = csv.DictReader(f)
-            rows, header = list(reader), reader.fieldnames or []
+            rows = [(reader.line_num, row) for row in reader]
+            header = reader.fieldnames or []
     except (UnicodeDecodeError, csv.Error) as e:
         raise CourseError(f'{path} is not a CSV file in UTF-8: {e}') from e
     if not rows or len(header) < 2:
         raise CourseError(f'{path} needs a header, a column of paths and a column of labels')
     return rows, header
 
-def _check_csv(path, files, labels):
+def _check_csv(path, files, labels, lines):
     "Raise an error for missing files, missing labels or a single class"
     missing = [f for f in files if not f.is_file()]
     if missing:
         raise MissingFileError(f'{path} lists {len(missing)} missing files, '
                                f'the first: {missing[0]}')
-    for line, label in enumerate(labels, start=2):   # line 1 is the header
+    for line, label in zip(lines, labels):
         if not label: raise CourseError(f'{path}: line {line} has no label')
     n = len(set(labels))
     if n < 2:
@@ -433,13 +443,12 @@ def open_csv(
     path = Path(path).expanduser()
     if not path.is_file(): raise MissingFileError(f'no such file: {path}')
     rows, header = _read_csv(path)
-    path_col = _find_column(header, 'path', header[0])
-    label_col = _find_column(header, 'label', header[1])
-    split_col = _find_column(header, 'split')
-    rows = [r for r in rows if r[path_col]]
+    path_col, label_col, split_col = _find_columns(path, header)
+    lines = [line for line, r in rows if r[path_col]]
+    rows = [r for _, r in rows if r[path_col]]
     files = [path.parent/r[path_col] for r in rows]
     labels = [r[label_col] for r in rows]
-    _check_csv(path, files, labels)
+    _check_csv(path, files, labels, lines)
     splits = _csv_splits(path, rows, split_col)
     distinct = {os.path.normpath(f) for f in files}
     repeated = len(files) - len(distinct)

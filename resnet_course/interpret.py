@@ -29,6 +29,7 @@ from .core import CourseError, check_choice
 from .images import plain_tensor
 from .loaders import raw_image, show_raw, split_dl, unaugmented
 from .models import eval_mode, get_net
+from .evaluate import model_and_dls
 
 # %% ../nbs/api/42_interpret.ipynb #de125a43
 def get_layer(
@@ -50,7 +51,7 @@ def stage_names(
     if 'features' in kids:
         layers = list(kids['features'])[:-1]
         convs = [i for i, m in enumerate(layers) if isinstance(m, nn.Conv2d)]
-        return [f'features.{i + 1}' for i in convs]
+        if convs: return [f'features.{i + 1}' for i in convs]
     convs = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
     if not convs: raise CourseError(f'{type(model).__name__} has no convolutions to look at')
     return convs
@@ -120,7 +121,8 @@ def get_features(
 )->tuple[Tensor, Tensor]: # N,F features, float; N class numbers
     "Collect the input of the last linear layer for all images of a split, in order, unaugmented"
     head = _last_linear(get_net(learn))
-    dl = split_dl(dls or learn.dls, split)
+    _, dls = model_and_dls(learn, dls)
+    dl = split_dl(dls, split)
     xs, ys = [], []
     hook = head.register_forward_pre_hook(lambda m, args: xs.append(args[0].float().cpu()))
     try:
@@ -189,6 +191,7 @@ def neighbors(
     dls:DataLoaders=None # Loaders; None: the learner's
 )->Neighbors: # Neighbors of all images of `queries`, in order
     "Find the images of one split whose features are nearest to those of each image of another"
+    _, dls = model_and_dls(learn, dls)
     q, qy = get_features(learn, queries, dls)
     if pool == queries:
         dist, idx = _without_self(*nearest(q, q, k + 1))
@@ -196,7 +199,7 @@ def neighbors(
     else:
         p, py = get_features(learn, pool, dls)
         dist, idx = nearest(q, p, k)
-    return Neighbors(idx, dist, qy, py, dls or learn.dls, (queries, pool))
+    return Neighbors(idx, dist, qy, py, dls, (queries, pool))
 
 # %% ../nbs/api/42_interpret.ipynb #2768a692
 def _first_of_each_class(y, n=8):

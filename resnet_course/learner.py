@@ -102,8 +102,9 @@ def _stem_for(name, size):
 
 def _model_for(dls, name, stem, kwargs):
     "A new model for the images and classes of `dls`"
-    if stem is None and hasattr(dls, 'size'): stem = _stem_for(name, dls.size)
-    return create_model(name, n_out=dls.c, n_in=getattr(dls, 'n_in', 3), stem=stem, **kwargs)
+    size, n_in = getattr(dls, 'size', None), getattr(dls, 'n_in', None)
+    if stem is None and size: stem = _stem_for(name, size)
+    return create_model(name, n_out=dls.c, n_in=n_in or 3, stem=stem, **kwargs)
 
 # %% ../nbs/api/36_learner.ipynb #edffffb0
 def course_learner(

@@ -159,9 +159,10 @@ class SeededDL(TfmdDL):
         "Like fastai's, or the sampler's; tells this split's transforms which image comes when"
         sampled = self.shuffle and self.sampler is not None
         idxs = list(self.sampler) if sampled else super().get_idxs()
-        items = self._items_at(idxs)
-        for tfm in self.image_tfms():
-            if tfm.split_idx in (None, self.after_batch.split_idx): tfm.start_epoch(items)
+        split = self.after_batch.split_idx
+        told = [t for t in self.image_tfms() if t.uses_order and t.split_idx in (None, split)]
+        items = self._items_at(idxs) if told else []
+        for tfm in told: tfm.start_epoch(items)
         return idxs
 
     def _items_at(self, idxs): return [self.dataset.items[i] for i in idxs]
@@ -170,9 +171,10 @@ class SeededDL(TfmdDL):
         idxs:list # Positions in the dataset: one process's share of an epoch, in order
     ):
         "Tell the transforms which images this process loads, after `get_idxs` of the whole epoch"
+        told = [tfm for tfm in self.image_tfms() if tfm.ids is not None]
+        if not told: return
         ids = torch.as_tensor(self._items_at(idxs))
-        for tfm in self.image_tfms():
-            if tfm.ids is not None: tfm.ids = ids
+        for tfm in told: tfm.ids = ids
 
 # %% ../nbs/api/14_loaders.ipynb #38d0274e
 class ImageSetDL(SeededDL):
@@ -225,11 +227,12 @@ class CourseDataLoaders(DataLoaders):
     size = None      # Side that the network sees (px)
     load_size = None # Side of the images as loaded (px)
     stats = None     # (means, standard deviations) that images are normalized with
+    flip = None      # Does an image keep its class when mirrored? None: unknown
     source = None    # What `get_dls` was asked for
     cfg = None       # All arguments of `get_dls`, to repeat the call
     split_id = None  # From `split_id`
-    _facts = ('vocab', 'c', 'name', 'n_in', 'size', 'load_size', 'stats', 'source', 'cfg',
-              'split_id')
+    _facts = ('vocab', 'c', 'name', 'n_in', 'size', 'load_size', 'stats', 'flip', 'source',
+              'cfg', 'split_id')
 
     @property
     def test(self)->TfmdDL: # The test loader
@@ -379,7 +382,8 @@ def _check_args(bs, size, valid_pct, n_train, n_in, seed):
 # %% ../nbs/api/14_loaders.ipynb #55b75c04
 def _as_record(augment):
     "`augment` as JSON can hold it"
-    return augment if isinstance(augment, (bool, str)) else [repr(o) for o in augment]
+    simple = augment is None or isinstance(augment, (bool, str))
+    return augment if simple else [repr(o) for o in augment]
 
 def _datasets(images, n_in, splits):
     "A fastai `Datasets` over the indices of `images`"
@@ -430,11 +434,13 @@ def get_dls(
     splits = make_splits(images, valid_pct, seed, n_train)
     n_in, size = n_in or images.n_in, size or images.crop_size
     stats = _stats_for(images, splits[0], n_in, stats)
+    if not isinstance(cfg['stats'], (str, type(None))): cfg['stats'] = stats   # as JSON holds it
     tfms = _batch_tfms(images, size, n_in, stats, augment, splits[0])
     dls = _loaders(_datasets(images, n_in, splits), bs, tfms, seed, num_workers, device)
     return dls.set_facts(vocab=dls.train_ds.tls[1].vocab, c=len(images.vocab), name=images.name,
-                         n_in=n_in, size=size, load_size=images.load_size, stats=stats, cfg=cfg,
-                         source=str(name_or_path), split_id=split_id(images, splits))
+                         n_in=n_in, size=size, load_size=images.load_size, stats=stats,
+                         flip=images.flip, source=str(name_or_path), cfg=cfg,
+                         split_id=split_id(images, splits))
 
 # %% ../nbs/api/14_loaders.ipynb #66063b80
 _splits = ('train', 'valid', 'test')

@@ -58,7 +58,6 @@ class Muon(torch.optim.Optimizer):
         conv_momentum:float=0.6, # Of convolutions
         shift_lr_mult:float=64. # Multiplies the gradient, not the decay, of BatchNorm's vectors
     ):
-        self.kind = {} # Parameter → 'conv', 'norm' or 'other'
         super().__init__(params, dict(
             lr=lr, momentum=momentum, weight_decay=weight_decay, conv_lr_mult=conv_lr_mult,
             conv_momentum=conv_momentum, shift_lr_mult=shift_lr_mult))
@@ -72,25 +71,16 @@ class Muon(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad(): loss = closure()
         for group in self.param_groups:
-            for p in group['params']:
+            for p, kind in zip(group['params'], _kinds(group['params'])):
                 if p.grad is None: continue
-                if self.kind[p] == 'conv': self._step_conv(p, group)
-                else: self._step_other(p, group)
+                if kind == 'conv': self._step_conv(p, group)
+                else: self._step_other(p, group, kind)
         return loss
 
 # %% ../nbs/api/34_optimizers.ipynb #15621f7d
 @patch
-def add_param_group(self:Muon,
-    param_group:dict # As for any optimizer of PyTorch
-):
-    "Add a group, and note what kind each of its parameters is"
-    torch.optim.Optimizer.add_param_group(self, param_group)
-    params = self.param_groups[-1]['params']
-    self.kind.update(zip(params, _kinds(params)))
-
-@patch
 def __setstate__(self:Muon, state):
-    "Read the state of version 0.1.0, too"
+    "Read the state of earlier checkpoints, too"
     torch.optim.Optimizer.__setstate__(self, state)
     for group in self.param_groups:
         for old in ('conv_lr', 'shift_lr'):
@@ -114,9 +104,9 @@ def _step_conv(self:Muon, p, group):
     p.sub_(_orthogonalize(g), alpha=group['lr']*group['conv_lr_mult'])
 
 @patch
-def _step_other(self:Muon, p, group):
+def _step_other(self:Muon, p, group, kind):
     "Step as `torch.optim.SGD` does"
-    g = p.grad*(group['shift_lr_mult'] if self.kind[p] == 'norm' else 1)
+    g = p.grad*(group['shift_lr_mult'] if kind == 'norm' else 1)
     g = g + group['weight_decay']*p
     p.sub_(self._nesterov(p, g, group['momentum']), alpha=group['lr'])
 

@@ -228,7 +228,10 @@ def check_recipe(
     if lr is not None and not isinstance(lr, slice):
         if not all(0 < o < math.inf for o in np.ravel(lr)):
             raise CourseError(f'lr={lr}: a learning rate is a number above 0')
-    return get_recipe(recipe)
+    r = get_recipe(recipe)
+    if r.accumulate < 1:
+        raise CourseError(f'accumulate={r.accumulate}: a step needs at least one batch')
+    return r
 
 def _watches_validation(r):
     "Does `r` decide anything by validation?"
@@ -255,10 +258,8 @@ def _changes(r):
         "A number or text as it is, anything else in words"
         if v is None or isinstance(v, (int, float, str)): return v
         return repr(v) if isinstance(v, dict) else 'its own'
-    mine, known = ({f.name: getattr(o, f.name, None) for f in fields(Recipe)}
-                   for o in (r, recipes.get(r.name)))
-    if r.name not in recipes: return {k: as_json(v) for k, v in mine.items()}
-    return {k: as_json(v) for k, v in mine.items() if v != known[k]}
+    known, mine = recipes.get(r.name), {f.name: getattr(r, f.name) for f in fields(Recipe)}
+    return {k: as_json(v) for k, v in mine.items() if not known or v != getattr(known, k)}
 
 # %% ../nbs/api/37_recipes.ipynb #ceb21927
 def fit_recipe(

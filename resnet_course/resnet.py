@@ -9,9 +9,9 @@ __all__ = ['depths', 'cifar_depths', 'preact_depths', 'ResNet', 'init_resnet']
 from fastcore.basics import patch
 from torch import Tensor, nn
 from .core import CourseError, check_choice
-from resnet_course.layers import (
-    BasicBlock, Bottleneck, PreactBasicBlock, PreactBottleneck, ResBlock, check_input, get_act,
-    make_stem, variants)
+from .layers import (
+    BasicBlock, Bottleneck, PreactBasicBlock, PreactBottleneck, ResBlock, check_input,
+    get_act, make_stem, variants)
 
 # %% ../nbs/api/22_resnet.ipynb #14d0d64f
 depths = {18: (BasicBlock, (2, 2, 2, 2)), 34: (BasicBlock, (3, 4, 6, 3)),

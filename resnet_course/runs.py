@@ -390,7 +390,7 @@ def run_learner(
     rec = {} if is_file else load_run(run)
     if data is None and not rec.get('data'):
         what = 'weights alone do not' if is_file else 'it does not'
-        raise CourseError(f'{run}: {what} say which images to test on; name them with --data')
+        raise CourseError(f'{run}: {what} say which images to test on: name them with data=')
     model = load_model(run if is_file else Path(rec['path'])/'model.safetensors')
     own = dict(rec.get('data') or {}, size=model.meta.get('size'), n_in=model.cfg['n_in'])
     own['stats'] = model.meta.get('stats') or own.get('stats')
@@ -415,7 +415,7 @@ def _check_images(run, rec, dls):
     if then == now and same: return
     how = 'other files or labels' if then == now else f'{then} then and {now} now'
     raise CourseError(f'{run}: its images have changed ({how}), so others may be held out for the '
-                      'test: name the set with data (--data)')
+                      'test: name the set with data=')
 
 # %% ../nbs/api/51_runs.ipynb #d545e425
 def evaluate_run(
@@ -440,7 +440,7 @@ def compare_runs(
     mine, other = _images_of(rec_a, split), _images_of(rec_b, split)
     if data is None and mine != other:
         raise CourseError(f'these runs were made on different images ({mine} and {other}): '
-                          'choose one with --data')
+                          'choose one with data=')
     items_a, items_b = (list(split_dl(o.dls, split).dataset.items) for o in (a, b))
     if items_a != items_b:
         raise CourseError(f'the two runs hold out different images for {split}: runs of the same '
@@ -460,7 +460,7 @@ def newest_model(
     "Find the weights of the newest run. Raises `CourseError` if there is none"
     runs = list_runs(root)
     if runs: return Path(runs[-1]['path'])/'model.safetensors'
-    raise CourseError(f'there is no run in ./{root}: train one with `resnet-course train`, or '
+    raise CourseError(f'there is no run in {root}: train one with `resnet-course train`, or '
                       'name a model')
 
 # %% ../nbs/api/51_runs.ipynb #edb8a8ef

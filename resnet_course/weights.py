@@ -221,13 +221,13 @@ def _differ_only_in(dim, a, b):
 
 def _convert(v, like):
     "Convert `v` to the channels and dtype of `like`; returns it with a note of the change"
-    note = ''
-    if v.dtype != like.dtype: note = f'{v.dtype} → {like.dtype}'.replace('torch.', '')
+    notes = []
+    if v.dtype != like.dtype: notes.append(f'{v.dtype} → {like.dtype}'.replace('torch.', ''))
     v = v.detach().to(like.dtype)
     if v.shape != like.shape:
-        note = f'{v.shape[1]} → {like.shape[1]} channels'
+        notes.append(f'{v.shape[1]} → {like.shape[1]} channels')
         v = _adapt_channels(v, like.shape[1])
-    return v, note
+    return v, ', '.join(notes)
 
 def _wrong_values(name, v):
     "Say what is wrong with the numbers of a tensor; '' if nothing is"

@@ -130,7 +130,9 @@ def torch_loop(r, epochs, steps, lr):
 
 def test_no_recipe_is_forgotten():
     names = {name for name, _ in list_recipes()}
-    assert names == {*SCHEDULES, *PLATEAUS, 'pytorch_resnet34', 'fast_cifar'}
+    tested = {*SCHEDULES, *PLATEAUS, 'pytorch_resnet34', 'fast_cifar'}
+    assert names == tested, 'a new recipe needs an entry in SCHEDULES or PLATEAUS'
+    assert set(PUBLISHED) == set(SCHEDULES), 'a schedule needs its published (lr, bs, epochs)'
 
 @pytest.mark.parametrize('name', SCHEDULES)
 def test_rates_momenta_and_weights(name, epochs=5, steps=32):
