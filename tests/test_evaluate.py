@@ -374,8 +374,8 @@ def test_empty_split():
 
 @pytest.mark.parametrize('call, words', [
     (lambda learn: evaluate(learn, 'tset'), 'test'),
-    (lambda learn: evaluate(learn.model), 'on which images'),
-    (lambda learn: tta(learn.model), 'on which images'),
+    (lambda learn: evaluate(learn.model), 'needs loaders'),
+    (lambda learn: tta(learn.model), 'needs loaders'),
     (lambda learn: tta(learn, kind='nine'), 'ten_crop'),
     (lambda learn: Report([[.5, .5]], [0, 1], 'ab'), '1 predictions for 2'),
     (lambda learn: Report([.5, .5], [0, 1], 'ab'), 'do not fit 2 classes'),
