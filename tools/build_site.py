@@ -37,6 +37,13 @@ def unlinked_code(text):
         lines.append(line)
     return '\n'.join(lines)
 
+def refuse_double(page, other):
+    "Raise if two pages would be written to the same file; names differ by more than case"
+    if str(page.out).lower() != str(other.out).lower(): return
+    from smalldocs.config import BuildError
+    raise BuildError(f'nbs/{other.src} and nbs/{page.src} would both become {page.out} (nbdev '
+                     'drops the number from the name of a notebook): rename one of them')
+
 def course_site(root):
     "smalldocs' site, with two additions"
     from smalldocs.config import load
@@ -48,6 +55,7 @@ def course_site(root):
             page = super().read(src)
             name = page.front.get('output-file')
             if name: page.out = src.with_name(str(name))
+            for other in self.pages.values(): refuse_double(page, other)
             page.body = unlinked_code(page.body)
             return page
 
