@@ -72,19 +72,26 @@ def course_site(root):
 
     return CourseSite(load(root), quiet=True)
 
+def replaced(text, old, new):
+    "`text` with `old` replaced; fails if smalldocs does not say it in that way any more"
+    assert old in text, f'smalldocs has changed: its script no longer contains {old!r}'
+    return text.replace(old, new)
+
 def local_search(out):
-    "Make the search index a script: a page opened from a folder may not fetch anything"
+    "Make the search index a script, as a page opened from a folder may not fetch; order results"
     index = (out/'search.json').read_text(encoding='utf-8')
     (out/'search.js').write_text(f'window.searchIndex = {index};\n', encoding='utf-8')
     (out/'search.json').unlink()
     js = out/'site_libs/smalldocs.js'
-    old = 'const r = await fetch(offset + "search.json");\n      index = await r.json();'
-    new = ('await new Promise((ok, no) => { const s = document.createElement("script"); '
-           's.src = offset + "search.js"; s.onload = ok; s.onerror = no; '
-           'document.head.append(s); });\n      index = window.searchIndex;')
     text = js.read_text(encoding='utf-8')
-    assert old in text, 'smalldocs fetches its index in another way now'
-    js.write_text(text.replace(old, new), encoding='utf-8')
+    text = replaced(text, 'const r = await fetch(offset + "search.json");\n      index = await r.json();',
+        'await new Promise((ok, no) => { const s = document.createElement("script"); '
+        's.src = offset + "search.js"; s.onload = ok; s.onerror = no; '
+        'document.head.append(s); });\n      index = window.searchIndex;')
+    text = replaced(text, 'fuse.search(q, { limit }).map((h) => h.item)',
+        'window.rankResults(q, fuse.search(q).map((h) => h.item), index).slice(0, limit)')
+    rank = (here/'site/search.js').read_text(encoding='utf-8')
+    js.write_text(rank + text, encoding='utf-8')
 
 def local_files(out):
     "Load math and fonts from the site itself, not from other hosts"
@@ -92,6 +99,13 @@ def local_files(out):
     for css in (out/'site_libs/themes').rglob('*.css'):
         text = re.sub(r'@import url\(https://fonts[^)]*\);', '', css.read_text(encoding='utf-8'))
         css.write_text(text, encoding='utf-8')
+
+def base_script(root):
+    "A script that makes links start at the site's top, unless the page was opened as itself"
+    path = re.sub(r'https?://[^/]*', '', root) + '/'
+    return (f"<script>if (!location.pathname.endsWith('/404.html')) "
+            f"document.head.append(Object.assign(document.createElement('base'), "
+            f"{{href: location.pathname.startsWith('{path}') ? '{path}' : '/'}}));</script>")
 
 def finish(html, out, root):
     "Make the last changes to one page"
@@ -104,6 +118,8 @@ def finish(html, out, root):
     text = re.sub(r'<img (?![^>]*\balt=)', '<img alt="Figure made by the code above" ', text)
     # An icon within a link that has a label is decoration
     text = re.sub(r'(<i class="bi[^"]*") role="img"', r'\1 aria-hidden="true"', text)
+    # A server shows the page of an unknown address at any depth; links have to start at the top
+    if html == out/'404.html': text = text.replace('<head>', f'<head>{base_script(root)}', 1)
     # The notebooks are in the folders of their pages, for download without a network
     meta = '<meta name="course:notebooks" content="local">'
     text = text.replace('</head>', f'{meta}</head>', 1)
@@ -115,8 +131,10 @@ def build(force=False):
     cfg = get_config()
     site = course_site(process(cfg, force))
     site.build()
-    # smalldocs does not read output-file, but `CourseSite` does
-    warnings = [w for w in site.warnings if 'output-file is not read' not in w]
+    # `CourseSite` reads output-file; smalldocs follows the system's scheme anyway, and styles.css
+    # gives its pages the widths of Quarto's grid
+    known = 'output-file is not read', 'respect-user-color-scheme is ignored', 'grid is ignored'
+    warnings = [w for w in site.warnings if not any(k in w for k in known)]
     out, url = site.out, site.project.website['site-url'].rstrip('/')
     local_search(out)
     local_files(out)
