@@ -84,7 +84,8 @@ def local_search(out):
     (out/'search.json').unlink()
     js = out/'site_libs/smalldocs.js'
     text = js.read_text(encoding='utf-8')
-    text = replaced(text, 'const r = await fetch(offset + "search.json");\n      index = await r.json();',
+    fetched = 'const r = await fetch(offset + "search.json");\n      index = await r.json();'
+    text = replaced(text, fetched,
         'await new Promise((ok, no) => { const s = document.createElement("script"); '
         's.src = offset + "search.js"; s.onload = ok; s.onerror = no; '
         'document.head.append(s); });\n      index = window.searchIndex;')
