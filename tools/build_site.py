@@ -38,11 +38,10 @@ def unlinked_code(text):
     return '\n'.join(lines)
 
 def refuse_double(page, other):
-    "Raise if two pages would be written to the same file; names differ by more than case"
+    "End the build if two pages would be written to the same file (some systems ignore case)"
     if str(page.out).lower() != str(other.out).lower(): return
-    from smalldocs.config import BuildError
-    raise BuildError(f'nbs/{other.src} and nbs/{page.src} would both become {page.out} (nbdev '
-                     'drops the number from the name of a notebook): rename one of them')
+    sys.exit(f'nbs/{other.src} and nbs/{page.src} would both become {page.out} (nbdev drops the '
+             'number from the name of a notebook): rename one of them')
 
 def course_site(root):
     "smalldocs' site, with two additions"
@@ -72,27 +71,19 @@ def course_site(root):
 
     return CourseSite(load(root), quiet=True)
 
-def replaced(text, old, new):
-    "`text` with `old` replaced; fails if smalldocs does not say it in that way any more"
-    assert old in text, f'smalldocs has changed: its script no longer contains {old!r}'
-    return text.replace(old, new)
-
 def local_search(out):
-    "Make the search index a script, as a page opened from a folder may not fetch; order results"
+    "Make the search index a script: a page opened from a folder may not fetch anything"
     index = (out/'search.json').read_text(encoding='utf-8')
     (out/'search.js').write_text(f'window.searchIndex = {index};\n', encoding='utf-8')
     (out/'search.json').unlink()
     js = out/'site_libs/smalldocs.js'
+    old = 'const r = await fetch(offset + "search.json");\n      index = await r.json();'
+    new = ('await new Promise((ok, no) => { const s = document.createElement("script"); '
+           's.src = offset + "search.js"; s.onload = ok; s.onerror = no; '
+           'document.head.append(s); });\n      index = window.searchIndex;')
     text = js.read_text(encoding='utf-8')
-    fetched = 'const r = await fetch(offset + "search.json");\n      index = await r.json();'
-    text = replaced(text, fetched,
-        'await new Promise((ok, no) => { const s = document.createElement("script"); '
-        's.src = offset + "search.js"; s.onload = ok; s.onerror = no; '
-        'document.head.append(s); });\n      index = window.searchIndex;')
-    text = replaced(text, 'fuse.search(q, { limit }).map((h) => h.item)',
-        'window.rankResults(q, fuse.search(q).map((h) => h.item), index).slice(0, limit)')
-    rank = (here/'site/search.js').read_text(encoding='utf-8')
-    js.write_text(rank + text, encoding='utf-8')
+    assert old in text, 'smalldocs fetches its index in another way now'
+    js.write_text(text.replace(old, new), encoding='utf-8')
 
 def local_files(out):
     "Load math and fonts from the site itself, not from other hosts"
