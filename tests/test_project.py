@@ -7,13 +7,14 @@ import pytest, yaml
 
 root = Path(__file__).resolve().parent.parent
 
-def run(*args, cwd=root):
+def run(*args, cwd=root, **env):
     # A notebook's test run tells nbdev not to export
-    env = {k: v for k, v in os.environ.items() if k not in ('IN_TEST', 'PYTHONPATH')}
-    return subprocess.run([*map(str, args)], cwd=cwd, env=env, capture_output=True, text=True)
+    kept = {k: v for k, v in os.environ.items() if k not in ('IN_TEST', 'PYTHONPATH')}
+    return subprocess.run([*map(str, args)], cwd=cwd, env=kept | env, capture_output=True,
+                          text=True)
 
-def nbdev(command, *args, cwd):
-    return run(Path(sys.executable).parent/f'nbdev_{command}', *args, cwd=cwd)
+def nbdev(command, *args, cwd, **env):
+    return run(Path(sys.executable).parent/f'nbdev_{command}', *args, cwd=cwd, **env)
 
 def tool(name, project, *args):
     "Run one of our tools on `project`"
@@ -33,6 +34,7 @@ def project(tmp_path):
     for f in [*small_files, *images]:
         (small/f).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root/f, small/f)
+    shutil.copyfile(root/'_quarto.yml', small/'nbs/_quarto.yml')
     (small/'resnet_course/__init__.py').write_text('')
     assert nbdev('export', cwd=small).returncode == 0
     return small
@@ -99,6 +101,63 @@ def test_failing_cell(project, core_nb):
     append_code(core_nb, 'assert 1 == 2')
     res = nbdev('test', '--path', 'nbs/api/00_core.ipynb', cwd=project)
     assert res.returncode == 1 and '00_core.ipynb' in res.stderr
+
+# nbdev's own commands
+
+quarto = '''#!{python}
+"Write what Quarto writes when nbdev calls it, without rendering anything"
+import sys
+from pathlib import Path
+
+def write(f, text):
+    f.parent.mkdir(parents=True, exist_ok=True)
+    f.write_text(text)
+
+command, *args = sys.argv[1:]
+out, sources = Path('_docs'), [f for f in Path('.').rglob('*.ipynb') if '_docs' not in f.parts]
+write(Path('.quarto/index'), '')
+if '-o' in args:
+    if not Path(args[0]).is_file(): sys.exit('No valid input files passed to render')
+    write(out/args[args.index('-o') + 1], 'made by Quarto')
+    sources = [Path(args[0])]
+else:
+    for f in sources: write(out/f.with_suffix('.html'), command)
+for f in sources: write(out/f'{{f.stem}}_files/figure/1.png', '')
+'''
+
+def snapshot(project):
+    "Every file but what .gitignore names"
+    ignored = {'_docs', '_proc', '__pycache__', '.last_checked'}
+    files = [f for f in project.rglob('*') if f.is_file()]
+    return {str(f): f.read_bytes() for f in files
+            if not ignored & set(f.relative_to(project).parts)}
+
+def only_exports(cells):
+    "Drop the code cells that export nothing"
+    exports = '#| default_exp', '#| export'
+    cells[:] = [c for c in cells if c['cell_type'] == 'markdown'
+                or ''.join(c['source']).startswith(exports)]
+
+@pytest.mark.skipif(os.name == 'nt', reason='the stand-in for Quarto is a script for Unix shells')
+@pytest.mark.parametrize('command', ['export', 'clean', 'docs', 'preview', 'prepare', 'readme'])
+def test_nbdev_leaves_the_project_as_it_was(project, tmp_path, command):
+    program = tmp_path/'bin/quarto'
+    program.parent.mkdir()
+    program.write_text(quarto.format(python=sys.executable))
+    program.chmod(0o755)
+    # `prepare` runs the notebooks: leave nothing that needs files of the whole project
+    for nb in (project/'nbs/index.ipynb', project/'nbs/api/00_core.ipynb'):
+        edit(nb, only_exports)
+    # older than the front page: nbdev would write it anew
+    os.utime(project/'README.md', (0, 0))
+    before = snapshot(project)
+    path = os.pathsep.join([str(program.parent), str(Path(sys.executable).parent),
+                            os.environ['PATH']])
+    res = nbdev(command, cwd=project, PATH=path)
+    assert snapshot(project) == before
+    # tools/readme.py writes the README; nbdev's command for it has to fail, not to overwrite it
+    assert (res.returncode != 0) == (command == 'readme'), res.stdout + res.stderr
+    if command == 'docs': assert (project/'_docs/index.html').read_text() == 'render'
 
 # The README
 

@@ -1,19 +1,27 @@
 "The site as files: every page is there, every link leads somewhere, and nothing is external"
-import html, json, re
+import html, json, re, shutil, sys
+from collections import defaultdict
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
-import pytest
+import pytest, yaml
 
 from resnet_course import _modidx
 
 root = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(root/'tools'))
+import build_site, house
+
 home = 'https://resnet-course.github.io/resnet_course'
 
-def is_hidden(f): return any(p.startswith(('.', '_')) for p in f.relative_to(root).parts)
+def find(folder, suffix):
+    "Files in `folder`, except for hidden ones, which nbdev and Quarto ignore"
+    files = sorted(folder.rglob(f'*{suffix}'))
+    return [f for f in files
+            if not any(p.startswith(('.', '_')) for p in f.relative_to(folder).parts)]
 
-notebooks = [f for f in sorted((root/'nbs').rglob('*.ipynb')) if not is_hidden(f)]
+notebooks = find(root/'nbs', '.ipynb')
 
 class Links(HTMLParser):
     "A page's ids, the links in it, and the files it loads"
@@ -41,13 +49,141 @@ def markdown(f):
     return [''.join(c['source']) for c in json.loads(read(f))['cells']
             if c['cell_type'] == 'markdown']
 
+sources = notebooks + find(root/'nbs', '.qmd')
+
 def page_of(f):
-    "The page of a notebook: nbdev drops the number from its name"
+    "The page of a source: nbdev drops the number from its name"
     name = re.sub(r'^\d+[a-zA-Z0-9]*_', '', f.stem.lower()) + '.html'
     return f.relative_to(root/'nbs').with_name(name).as_posix()
 
-def test_every_notebook_has_a_page(pages):
-    assert {page_of(f) for f in notebooks} <= pages.keys()
+def test_every_source_has_a_page(pages):
+    assert {page_of(f) for f in sources} == pages.keys()
+
+# Each source has a page of its own
+
+def output_of(f):
+    "The page that Quarto makes of a file that nbdev prepared"
+    name = f.with_suffix('.html').name
+    if f.suffix == '.ipynb':
+        first = json.loads(read(f))['cells'][0]
+        front = yaml.safe_load(''.join(first['source']).strip().strip('-'))
+        name = front['output-file']
+    return f.with_name(name)
+
+def doubles(prepared):
+    "A line for each page that several files in a folder prepared for Quarto would become"
+    made = defaultdict(list)
+    for f in find(prepared, '.ipynb') + find(prepared, '.qmd'):
+        made[str(output_of(f)).lower()].append(f)
+    return [f"{' and '.join(f.name for f in fs)} become one page: rename one"
+            for fs in made.values() if len(fs) > 1]
+
+@pytest.fixture(scope='module')
+def prepared(site):
+    "What nbdev prepares for Quarto; building the site leaves it in _proc"
+    folder = root/'_proc'
+    if not folder.is_dir():
+        from nbdev.config import get_config
+        build_site.process(get_config(), False)
+    return folder
+
+def test_nbdev_prepares_a_page_for_each_source(prepared):
+    found = find(prepared, '.ipynb') + find(prepared, '.qmd')
+    assert len(found) == len(sources) and not doubles(prepared)
+
+def front_matter(title, output):
+    source = f'---\ntitle: {title}\noutput-file: {output}\n---\n'
+    cell = dict(cell_type='raw', id='front', metadata={}, source=[source])
+    return json.dumps(dict(cells=[cell], metadata={}, nbformat=4, nbformat_minor=5))
+
+def test_two_sources_with_one_page_are_refused(tmp_path):
+    pytest.importorskip('smalldocs', reason='smalldocs needs Python 3.11')
+    (tmp_path/'_quarto.yml').write_text('project: {type: website}\nwebsite: {title: t}\n')
+    for name in ('11_find.ipynb', '11b_find.ipynb'):
+        (tmp_path/name).write_text(front_matter('Find', 'find.html'))
+    assert doubles(tmp_path) == ['11_find.ipynb and 11b_find.ipynb become one page: rename one']
+    with pytest.raises(SystemExit, match='11_find.ipynb and nbs/11b_find.ipynb .*: rename one'):
+        build_site.course_site(tmp_path).build()
+
+# Titles: every entry and link leads to what it names
+
+def plain(text):
+    "Text without tags, code marks and typographic apostrophes"
+    text = html.unescape(re.sub('<[^>]*>', '', text)).strip()
+    return text.replace('`', '').replace('’', "'")
+
+def title_of(f):
+    "The title of a source"
+    top = markdown(f)[0] if f.suffix == '.ipynb' else read(f)
+    return plain(re.search(r'^(?:# |title: )(.*)', top, re.M)[1])
+
+def heading(text):
+    "The title that a page shows"
+    return plain(re.search(r'<h1 class="title">(.*?)</h1>', text, re.S)[1])
+
+def wrong_titles(site):
+    "A line for each page whose heading or title is not its source's"
+    wrong = []
+    for f in sources:
+        text, title = read(site/page_of(f)), title_of(f)
+        shown = plain(re.search('<title>(.*?)</title>', text)[1])
+        if heading(text) != title or not shown.startswith(title):
+            wrong.append(f'{page_of(f)}: {heading(text)} ({shown}), not {title}')
+    return wrong
+
+def test_pages_have_the_titles_of_their_sources(site): assert not wrong_titles(site)
+
+def test_an_overwritten_page_is_noticed(site, tmp_path):
+    for f in sources:
+        (tmp_path/page_of(f)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(site/page_of(f), tmp_path/page_of(f))
+    shutil.copy(site/'lessons/find_more_bugs.html', tmp_path/'lessons/find_the_bug.html')
+    assert wrong_titles(tmp_path) == ['lessons/find_the_bug.html: 11b. Find the bug, part two '
+                                      '(11b. Find the bug, part two – resnet_course), '
+                                      'not 11. Find the bug']
+
+def links_in(site, name, pattern):
+    "Page and text of each link on the page `name` whose tag and text match `pattern`"
+    found = []
+    for href, text in re.findall(pattern, read(site/name), re.S):
+        target = ((site/name).parent/unquote(href)).resolve()
+        found.append((target.relative_to(site.resolve()).as_posix(), plain(text)))
+    return found
+
+sidebar_link = r'<a href="([^"#:]*\.html)" class="[^"]*sidebar-link[^"]*"[^>]*>(.*?)</a>'
+
+@pytest.mark.parametrize('name', ['index.html', 'lessons/shipping.html', 'reference.html'])
+def test_entries_of_the_sidebar(site, name):
+    titles = {page_of(f): heading(read(site/page_of(f))) for f in sources}
+    titles |= {'index.html': 'Front page', 'reference.html': 'Overview'}
+    entries = [e for e in links_in(site, name, sidebar_link) if e != ('index.html', name)]
+    assert len(entries) > 30 and entries == [(page, titles[page]) for page, _ in entries]
+
+def test_sidebar_lists_the_lessons_in_order(site):
+    lessons = [page_of(f) for f in sources if f.parent.name == 'lessons']
+    entries = [page for page, _ in links_in(site, 'index.html', sidebar_link)]
+    assert [page for page in entries if page.startswith('lessons/')] == lessons
+
+def test_previous_and_next(site):
+    lessons = [f for f in sources if f.parent.name == 'lessons']
+    for before, after in zip(lessons, lessons[1:]):
+        for a, b, side in ((before, after, 'next'), (after, before, 'previous')):
+            link = rf'nav-page-{side}"><a href="([^"]*)"[^>]*>(.*?)</a>'
+            shown = heading(read(site/page_of(b)))
+            assert links_in(site, page_of(a), link) == [(page_of(b), shown)]
+
+def test_reference_opens_the_overview(site):
+    link = r'<a class="nav-link" href="([^"#:]*\.html)">(.*?)</a>'
+    assert ('reference.html', 'Reference') in links_in(site, 'lessons/alexnet.html', link)
+    text = read(site/'reference.html')
+    for section in house.SECTIONS: assert f'>{section}: ' in text
+    for m in house.modules(root): assert f"href=\"api/{m['name']}.html\"" in text
+
+def test_version_on_every_page(site, pages):
+    from resnet_course import __version__
+    for name in pages: assert f'resnet_course {__version__}, ' in read(site/name), name
+
+# Links
 
 def link_problem(link, name, site, pages):
     "What is wrong with a link on the page `name`, or None"
@@ -111,13 +247,22 @@ def test_search_index(site):
     text = read(site/'search.js')
     index = json.loads(text.removeprefix('window.searchIndex = ').rstrip().rstrip(';'))
     assert any('freeze_to' in e['text'] + e['section'] for e in index)
+    # it gives answers away, and repeats what lessons say
+    assert not [e['href'] for e in index if e['href'].startswith('api/checks/')]
+    assert not [e['href'] for e in index if 'Skip to content' in e['text']]
+
+def test_skip_link_is_not_part_of_a_page(site, pages):
+    "Quarto's search takes the text of a page's elements; the link is made by a script"
+    for name in pages:
+        text = re.sub('<script.*?</script>', '', read(site/name), flags=re.S)
+        assert 'Skip to content' not in text
 
 def test_site_map_and_card(site, pages):
     "sitemap.xml and llms.txt name pages that exist; the card and the icon exist, too"
     for loc in re.findall(r'<loc>([^<]*)</loc>', read(site/'sitemap.xml')):
         assert html.unescape(loc).removeprefix(home + '/') in pages
-    for link in re.findall(rf'\({home}/([^)]*)\)', read(site/'llms.txt')):
-        assert (site/link).is_file(), link
+    listed = re.findall(rf'\({home}/([^)]*)\)', read(site/'llms.txt'))
+    assert set(listed) == {p for p in pages if not re.match('404|api/checks', p)}
     for name in ('index.html', 'lessons/first_classifier.html'):
         assert f'content="{home}/assets/social.png"' in read(site/name)
     for name in ('assets/social.png', 'assets/favicon.png', '404.html'):
@@ -126,6 +271,24 @@ def test_site_map_and_card(site, pages):
 def test_lessons_can_be_downloaded(site):
     for f in (root/'nbs/lessons').glob('*.ipynb'):
         assert json.loads(read(site/'lessons'/f.name))['cells']
+
+def test_arxiv_numbers_are_links():
+    bare = [f'{f.name}: {m[0]}' for f in notebooks for text in markdown(f)
+            for m in re.finditer(r'(?<!\[)arXiv[ :]\d{4}\.\d+(?!\]\()', text)]
+    assert not bare
+
+# What the website section of _quarto.yml may hold in Quarto 1.7, from its reference; llms-txt came
+# with 1.9, and an unknown key makes Quarto refuse the whole project
+known_to_quarto = set('''title description favicon site-url site-path repo-url repo-subdir
+    repo-branch repo-actions repo-link-target repo-link-rel issue-url image image-alt open-graph
+    twitter-card google-analytics announcement cookie-consent search navbar sidebar page-navigation
+    page-footer back-to-top-navigation bread-crumbs comments reader-mode draft-mode drafts
+    body-header body-footer margin-header margin-footer other-links code-links'''.split())
+
+def test_quarto_accepts_the_settings():
+    for name in ('_quarto.yml', 'nbs/sidebar.yml', 'nbs/nbdev.yml'):
+        website = yaml.safe_load(read(root/name))['website']
+        assert not website.keys() - known_to_quarto, name
 
 def test_paper_map_names_exist():
     "Every name in the map from papers to code is a symbol of the package, a network, or a recipe"

@@ -46,6 +46,39 @@ def page_problems(page):
     mute = page.locator('main [tabindex="0"]:not(a, button, input, [aria-label])').count()
     if mute: yield f'{mute} scroll regions without a name'
 
+# A table scrolls in the box around it
+boxes = '''() => [...document.querySelectorAll('main pre, main table')]
+    .filter(e => e.checkVisibility()).map(e => e.closest('.scroll-x') || e)
+    .map(e => [e.innerText.slice(0, 80), e.scrollWidth, e.clientWidth])'''
+
+def test_nothing_is_cut_off(site, browser, capsys):
+    "At 1280 px every line of code, every output and every table fits"
+    page, cut, n = browser.new_page(**looks['light']), [], 0
+    for name in names(site):
+        page.goto((site/name).as_uri())
+        rows = page.evaluate(boxes)
+        n += len(rows)
+        cut += [f'{name}: {text!r}: {need} px in {has}' for text, need, has in rows if need > has]
+    with capsys.disabled():
+        print(f'\n{len(names(site))} pages, {n} blocks and tables measured, {len(cut)} cut off')
+    assert n > 1000 and not cut, '\n'.join(cut)
+
+# Lines of code that the renderer had to wrap
+wrapped = '''() => [...document.querySelectorAll('main div.sourceCode pre')].filter(e => {
+    e.querySelector('code').style.whiteSpace = 'pre';
+    return !e.closest('.cell-output') && e.scrollWidth > e.clientWidth;
+}).map(e => e.innerText.slice(0, 80))'''
+
+def test_code_of_lessons_is_not_wrapped(site, browser):
+    page, wrong = browser.new_page(**looks['light']), {}
+    for name in names(site):
+        if not re.match('index|lessons/|solutions/', name): continue
+        page.goto((site/name).as_uri())
+        assert name == 'index.html' or page.locator('main div.sourceCode pre').count()
+        found = page.evaluate(wrapped)
+        if found: wrong[name] = found
+    assert not wrong
+
 @pytest.fixture(scope='module', params=looks)
 def visited(request, site, browser, axe):
     "Open every page in one look; name → its problems, and axe-core's findings"
@@ -98,6 +131,50 @@ def test_search(site, browser):
     page.wait_for_url(lambda u: 'index.html' not in u)
     assert 'freeze_to' in page.locator('main').inner_text() and not said
 
+@pytest.mark.parametrize('query,first', [
+    ('staged fine-tuning', 'staged_finetuning'), ('fine-tuning', 'staged_finetuning'),
+    ('residual block', 'residual_block'), ('AlexNet', 'alexnet'), ('aelxnet', None)])
+def test_search_prefers_titles(site, browser, query, first):
+    page, said = watched(browser.new_context(**looks['light']))
+    page.goto((site/'results.html').as_uri())
+    page.locator('#quarto-search input').fill(query)
+    page.wait_for_selector('.search-result')
+    found = page.locator('.search-result').evaluate_all('es => es.map(e => e.href)')
+    assert not [f for f in found if '/api/checks/' in f] and not said
+    texts = page.locator('.search-result-text').all_inner_texts()
+    assert not [t for t in texts if t.startswith('Skip to content')]
+    if first: assert found[0] == (site/f'lessons/{first}.html').as_uri()
+
+def test_search_on_a_phone(site, browser):
+    "The search stands beside the button of the menu, and its results fit on the screen"
+    page, said = watched(browser.new_context(**looks['phone']))
+    page.goto((site/'lessons/alexnet.html').as_uri())
+    search = page.locator('#quarto-search input')
+    assert search.is_visible() and not page.locator('#navbarCollapse').is_visible()
+    search.fill('dropout')
+    page.wait_for_selector('.search-result')
+    box = page.locator('.smalldocs-search-results').bounding_box()
+    assert box['x'] >= 0 and box['x'] + box['width'] <= small['width'] and not said
+
+def test_page_for_unknown_addresses(site, browser):
+    "A server shows it at any depth, and its links still lead into the site"
+    def serve(route):
+        path = re.sub('^https://site.test/resnet_course/', '', route.request.url).split('?')[0]
+        file = site/path if (site/path).is_file() else site/'404.html'
+        route.fulfill(path=file, status=200 if file.name != '404.html' else 404)
+    page, top = browser.new_page(**looks['light']), 'https://site.test/resnet_course/'
+    page.route('**/*', serve)
+    page.goto(top + 'lessons/no/such/page.html')
+    loads = page.locator('link[rel=stylesheet], script[src]').evaluate_all(
+        'es => es.map(e => e.href || e.src)')
+    assert len(loads) > 5 and all((site/u.removeprefix(top)).is_file() for u in loads)
+    assert page.locator('.navbar').evaluate('e => getComputedStyle(e).display') == 'flex'
+    hrefs = page.locator('a:not([href=""])').evaluate_all('es => es.map(e => e.href)')
+    inside = {h.split('#')[0].removeprefix(top) for h in hrefs if h.startswith('https://site.test')}
+    assert len(inside) > 5 and all((site/h).is_file() for h in inside if 'no/such' not in h)
+    page.get_by_role('link', name='front page', exact=True).click()
+    assert page.url == top + 'index.html'
+
 collect_todo = '''() => {
     const all = 'a[href], button, input, select, textarea, [tabindex="0"]';
     window.todo = new Set([...document.querySelectorAll(all)].filter(
@@ -138,4 +215,13 @@ def test_lesson_bar(site, browser):
     page.reload()
     assert page.locator('.lesson-done button').get_attribute('aria-pressed') == 'true'
     assert page.locator('.sidebar-link.done').count() == 1
-    assert page.locator('.course-progress').inner_text().startswith('1 of ')
+    n = len({f.name[:2] for f in (root/'nbs/lessons').glob('*.ipynb')})
+    assert page.locator('.course-progress').inner_text() == f'1 of {n} lessons done'
+
+def test_a_lesson_in_two_parts_counts_once(site, browser):
+    page = browser.new_page(**looks['light'])
+    for part, count in (('find_the_bug', '0 of 12'), ('find_more_bugs', '1 of 12')):
+        page.goto((site/f'lessons/{part}.html').as_uri())
+        page.get_by_role('button', name='Mark this lesson as done').click()
+        assert page.locator('.course-progress').inner_text() == f'{count} lessons done'
+    assert page.locator('.sidebar-link.done').count() == 2

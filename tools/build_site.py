@@ -37,6 +37,12 @@ def unlinked_code(text):
         lines.append(line)
     return '\n'.join(lines)
 
+def refuse_double(page, other):
+    "End the build if two pages would be written to the same file (some systems ignore case)"
+    if str(page.out).lower() != str(other.out).lower(): return
+    sys.exit(f'nbs/{other.src} and nbs/{page.src} would both become {page.out} (nbdev drops the '
+             'number from the name of a notebook): rename one of them')
+
 def course_site(root):
     "smalldocs' site, with two additions"
     from smalldocs.config import load
@@ -48,6 +54,7 @@ def course_site(root):
             page = super().read(src)
             name = page.front.get('output-file')
             if name: page.out = src.with_name(str(name))
+            for other in self.pages.values(): refuse_double(page, other)
             page.body = unlinked_code(page.body)
             return page
 
@@ -85,6 +92,13 @@ def local_files(out):
         text = re.sub(r'@import url\(https://fonts[^)]*\);', '', css.read_text(encoding='utf-8'))
         css.write_text(text, encoding='utf-8')
 
+def base_script(root):
+    "A script that makes links start at the site's top, unless the page was opened as itself"
+    path = re.sub(r'https?://[^/]*', '', root) + '/'
+    return (f"<script>if (!location.pathname.endsWith('/404.html')) "
+            f"document.head.append(Object.assign(document.createElement('base'), "
+            f"{{href: location.pathname.startsWith('{path}') ? '{path}' : '/'}}));</script>")
+
 def finish(html, out, root):
     "Make the last changes to one page"
     up = '../'*(len(html.relative_to(out).parts) - 1)
@@ -96,6 +110,8 @@ def finish(html, out, root):
     text = re.sub(r'<img (?![^>]*\balt=)', '<img alt="Figure made by the code above" ', text)
     # An icon within a link that has a label is decoration
     text = re.sub(r'(<i class="bi[^"]*") role="img"', r'\1 aria-hidden="true"', text)
+    # A server shows the page of an unknown address at any depth; links have to start at the top
+    if html == out/'404.html': text = text.replace('<head>', f'<head>{base_script(root)}', 1)
     # The notebooks are in the folders of their pages, for download without a network
     meta = '<meta name="course:notebooks" content="local">'
     text = text.replace('</head>', f'{meta}</head>', 1)
@@ -107,8 +123,10 @@ def build(force=False):
     cfg = get_config()
     site = course_site(process(cfg, force))
     site.build()
-    # smalldocs does not read output-file, but `CourseSite` does
-    warnings = [w for w in site.warnings if 'output-file is not read' not in w]
+    # `CourseSite` reads output-file; smalldocs follows the system's scheme anyway, and styles.css
+    # gives its pages the widths of Quarto's grid
+    known = 'output-file is not read', 'respect-user-color-scheme is ignored', 'grid is ignored'
+    warnings = [w for w in site.warnings if not any(k in w for k in known)]
     out, url = site.out, site.project.website['site-url'].rstrip('/')
     local_search(out)
     local_files(out)

@@ -6,9 +6,11 @@
 
 The number of a notebook in nbs/api is its place in the reading order and in the import order; its
 tens digit is its section. The plan is written to nbs/reference.qmd (the overview page of the
-reference), to nbs/sidebar.yml and, between two markers, to CONTRIBUTING.md.
+reference), to nbs/sidebar.yml and, between two markers, to CONTRIBUTING.md. The list of all pages
+is written to nbs/llms.txt, and the version in settings.ini to the footer in _quarto.yml.
 """
 import argparse, ast, json, re, sys
+from configparser import ConfigParser
 from pathlib import Path
 
 SECTIONS = ['Ground', 'Data', 'Networks', 'Training', 'Answers', 'Runs', 'Course', 'Doors']
@@ -64,6 +66,40 @@ def double_numbers(root):
         seen[number] = name
     return lines
 
+# Pages: what llms.txt lists
+
+FOLDERS = {'Lessons': 'lessons', 'Guides': 'guides', 'Front page, results, papers': '.',
+           'Reference': 'api', 'Solutions': 'solutions'}
+
+def page(f):
+    "The name, title and summary of the page that nbdev and Quarto make of the file `f`"
+    name = re.sub(r'^\d+[a-zA-Z0-9]*_', '', f.stem.lower()) + '.html'
+    if f.suffix == '.ipynb':
+        top = source(json.loads(f.read_text(encoding='utf-8'))['cells'][0])
+        return name, re.search(r'^# (.*)', top, re.M)[1], re.search(r'^> (.*)', top, re.M)[1]
+    top = f.read_text(encoding='utf-8')
+    title, summary = (re.search(rf'^{key}: (.*)', top, re.M)[1] for key in ('title', 'description'))
+    return name, title, summary
+
+def llms_txt(root, config):
+    "nbs/llms.txt: the title, address and summary of every page, for programs that read the site"
+    home = config['doc_host'] + config['doc_baseurl']
+    lines = [f"# {config['title']}", '', f"> {config['description']}"]
+    for section, folder in FOLDERS.items():
+        files = sorted([*(root/'nbs'/folder).glob('*.ipynb'), *(root/'nbs'/folder).glob('*.qmd')])
+        lines += ['', f'## {section}', '']
+        for f in files:
+            if f.name == '404.qmd': continue
+            name, title, summary = page(f)
+            summary = re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', summary)   # links lead elsewhere here
+            address = f'{home}/{name}' if folder == '.' else f'{home}/{folder}/{name}'
+            lines.append(f'- [{title}]({address}): {summary}')
+    return '\n'.join(lines) + '\n'
+
+def footer(text, version):
+    "_quarto.yml, with the version in the footer replaced"
+    return re.sub(r'(left: resnet_course) [^,\s]+,', rf'\1 {version},', text)
+
 # The plan, in three places
 
 def reference_page(mods):
@@ -101,9 +137,13 @@ def contributing(text, mods):
 
 def plan(root):
     "File → what it should hold"
-    mods = modules(root)
+    mods, config = modules(root), ConfigParser()
     def read(f): return (root/f).read_text(encoding='utf-8')
+    config.read(root/'settings.ini', encoding='utf-8')
+    config = config['DEFAULT']
     return {'nbs/reference.qmd': reference_page(mods),
+            'nbs/llms.txt': llms_txt(root, config),
+            '_quarto.yml': footer(read('_quarto.yml'), config['version']),
             'nbs/sidebar.yml': sidebar(read('nbs/sidebar.yml'), mods),
             'CONTRIBUTING.md': contributing(read('CONTRIBUTING.md'), mods)}
 
