@@ -83,23 +83,23 @@ def copy_to(folder):
     copy = Path(folder)/'resnet_course_copy'
     return Path(shutil.copytree(root, copy, symlinks=True, ignore=leave))
 
-def noticed(project, module):
-    "What fails: 'notebook', 'tests' or nothing ('nobody')"
-    nb = notebook(project, module)
-    if fails(project, 'nbdev_test', '--path', nb, '--n_workers', '0'): return 'notebook'
-    files = test_files(module)
-    if files and fails(project, sys.executable, '-m', 'pytest', '-x', '-q', *files): return 'tests'
-    return 'nobody'
+def notebook_fails(project, module):
+    return fails(project, 'nbdev_test', '--path', notebook(project, module), '--n_workers', '0')
 
-def attempt(module, old=None, new=None):
-    "Who notices a mutation; without one, whether everything passes"
+def tests_fail(project, module):
+    files = test_files(module)
+    return files and fails(project, sys.executable, '-m', 'pytest', '-x', '-q', *files)
+
+def attempt(module, old, new):
+    "Who notices a mutation: 'notebook', 'tests' or 'nobody'"
     start = time.time()
     with tempfile.TemporaryDirectory() as tmp:
         project = copy_to(tmp)
-        if old is not None:
-            for f, text in mutated(project, module, old, new).items():
-                f.write_text(text, encoding='utf-8')
-        who = noticed(project, module)
+        for f, text in mutated(project, module, old, new).items():
+            f.write_text(text, encoding='utf-8')
+        if notebook_fails(project, module): who = 'notebook'
+        elif tests_fail(project, module): who = 'tests'
+        else: who = 'nobody'
     return dict(module=module, line=old, becomes=new, noticed_by=who,
                 seconds=round(time.time() - start))
 
@@ -112,7 +112,7 @@ class Record:
         d = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
         self.commit = git('rev-parse', 'HEAD').stdout.strip()
         self.passing = {m: c for m, c in d.get('unchanged_code_passes', {}).items()
-                        if unchanged(m, c)}
+                        if unchanged(m.split()[0], c)}
         self.rows = {self.key(r): r for r in d.get('rows', ())
                      if self.key(r) in todo and unchanged(r['module'], r['commit'])}
 
@@ -138,22 +138,24 @@ class Record:
         text = json.dumps(record, indent=1, ensure_ascii=False) + '\n'
         self.path.write_text(text, encoding='utf-8')
 
-def check_module(record, module):
-    "Does `module` pass as it is? Otherwise nothing is learned from its mutations"
-    if module in record.passing: return True
-    row = attempt(module)
-    ok = row['noticed_by'] == 'nobody'
-    print(f"{module}: {'passes' if ok else 'FAILS'} unchanged ({row['seconds']} s)", flush=True)
-    if ok: record.passing[module] = record.commit
-    return ok
+def passes(record, module, what):
+    "Does what noticed a mutation, 'notebook' or 'tests', pass without one?"
+    key = f'{module} {what}'
+    if what == 'nobody' or key in record.passing: return True
+    with tempfile.TemporaryDirectory() as tmp:
+        check = notebook_fails if what == 'notebook' else tests_fail
+        if check(copy_to(tmp), module):
+            print(f'{module}: the {what} fail without any mutation', flush=True)
+            return False
+    record.passing[key] = record.commit
+    return True
 
 def run_module(record, module, todo, jobs):
     "Try the mutations of one module that are not in the record; False if it fails unchanged"
     new = [o for o in todo if o not in record.rows]
-    if not new: return True
-    if not check_module(record, module): return False
     with ThreadPoolExecutor(jobs) as ex:
         for row in ex.map(lambda o: attempt(*o), new):
+            if not passes(record, module, row['noticed_by']): return False
             record.add(row)
             old, becomes = row['line'].strip(), row['becomes'].strip()
             print(f"{len(record.rows):3}/{len(record.todo)} {row['noticed_by']:8} {module}: "
