@@ -1,6 +1,6 @@
 """Break the code one line at a time, and see whether a test notices.
 
-    python tests/mutations.py [--only MODULE ...] [--jobs 1] [--out results/mutations.json]
+    python tests/mutations.py [--only MODULE ...] [--first N] [--out results/mutations.json]
 
 Not part of the test suite: it takes an hour. `mutations.json` says what to break: module → pairs of
 the text of a line, which occurs once in the module, and what it becomes. Each pair changes what the
@@ -162,7 +162,7 @@ def run_module(record, module, todo, jobs):
                   f"{old[:60]!r} → {becomes[:60]!r} ({row['seconds']} s)", flush=True)
     return True
 
-def main(only, jobs, out):
+def main(only, first, jobs, out):
     "Run what is not in the record; the exit status"
     every = mutations()
     stale = [f'{m}: {old!r}' for m, old, new in every if not mutated(root, m, old, new)]
@@ -171,8 +171,8 @@ def main(only, jobs, out):
         sys.exit('the record names a commit: commit nbs/api, resnet_course and tests first')
     record = Record(out, every)
     modules = [m for m in dict.fromkeys(m for m, *_ in every) if not only or m in only]
-    broken = [m for m in modules
-              if not run_module(record, m, [o for o in every if o[0] == m], jobs)]
+    by_module = {m: [o for o in every if o[0] == m][:first] for m in modules}
+    broken = [m for m, todo in by_module.items() if not run_module(record, m, todo, jobs)]
     record.write()
     if broken: print(f'these fail without any mutation: {", ".join(broken)}')
     n, lost = len(record.rows), record.survivors()
@@ -183,7 +183,8 @@ if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--only', nargs='*', default=[], help='these modules')
+    p.add_argument('--first', type=int, help='at most this many of each module')
     p.add_argument('--jobs', type=int, default=1)
     p.add_argument('--out', type=Path, default=root/'results/mutations.json')
     a = p.parse_args()
-    sys.exit(main(a.only, a.jobs, a.out))
+    sys.exit(main(a.only, a.first, a.jobs, a.out))
