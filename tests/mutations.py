@@ -11,7 +11,7 @@ exports. The notebook runs, then, if it notices nothing, the module's test files
 notices is a survivor. The record is written after every mutation, and a second run skips what is
 in it, unless the module, its notebook or its tests have changed since.
 """
-import argparse, json, os, shutil, subprocess, sys, tempfile, time
+import argparse, json, os, re, shutil, subprocess, sys, tempfile, time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,14 +67,16 @@ def mutated(project, module, old, new):
     if n != 1 or code.count(old) != 1: return None
     return {f: json.dumps(d, ensure_ascii=False), py: code.replace(old, new)}
 
-def fails(project, *args):
-    "Does the command fail, in `project`? One that does not end counts as failing"
+def run(project, *args):
+    "Run a command in `project`: whether it fails, and its output. One that does not end fails"
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
     env = dict(os.environ, PYTHONPATH=str(project), PATH=path, OMP_NUM_THREADS='1',
                PYTHONDONTWRITEBYTECODE='1')
-    try: res = subprocess.run(args, cwd=project, env=env, capture_output=True, timeout=900)
-    except subprocess.TimeoutExpired: return True
-    return res.returncode != 0
+    try:
+        res = subprocess.run(args, cwd=project, env=env, capture_output=True,
+                             encoding='utf-8', errors='replace', timeout=900)
+    except subprocess.TimeoutExpired: return True, ''
+    return res.returncode != 0, res.stdout
 
 def copy_to(folder):
     "A copy of the project"
@@ -84,22 +86,25 @@ def copy_to(folder):
     return Path(shutil.copytree(root, copy, symlinks=True, ignore=leave))
 
 def notebook_fails(project, module):
-    return fails(project, 'nbdev_test', '--path', notebook(project, module), '--n_workers', '0')
+    return run(project, 'nbdev_test', '--path', notebook(project, module), '--n_workers', '0')[0]
 
-def tests_fail(project, module):
-    files = test_files(module)
-    return files and fails(project, sys.executable, '-m', 'pytest', '-x', '-q', *files)
+def failing_test(project, *tests):
+    "The name of the first of `tests` (files or names) that fails; '' if none does"
+    if not tests: return ''
+    failed, out = run(project, sys.executable, '-m', 'pytest', '-x', '-q', *tests)
+    if not failed: return ''
+    found = re.search(r'^(?:FAILED|ERROR) ([^\s[]+)', out, re.MULTILINE)   # without parameters
+    return found[1] if found else tests[0]
 
 def attempt(module, old, new):
-    "Who notices a mutation: 'notebook', 'tests' or 'nobody'"
+    "Who notices a mutation: 'notebook', a test's name, or 'nobody'"
     start = time.time()
     with tempfile.TemporaryDirectory() as tmp:
         project = copy_to(tmp)
         for f, text in mutated(project, module, old, new).items():
             f.write_text(text, encoding='utf-8')
         if notebook_fails(project, module): who = 'notebook'
-        elif tests_fail(project, module): who = 'tests'
-        else: who = 'nobody'
+        else: who = failing_test(project, *test_files(module)) or 'nobody'
     return dict(module=module, line=old, becomes=new, noticed_by=who,
                 seconds=round(time.time() - start))
 
@@ -111,8 +116,9 @@ class Record:
         self.path, self.todo = path, todo
         d = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
         self.commit = git('rev-parse', 'HEAD').stdout.strip()
-        self.passing = {m: c for m, c in d.get('unchanged_code_passes', {}).items()
-                        if unchanged(m.split()[0], c)}
+        self.passing = {}   # module → notebook or test → commit at which it passes
+        for m, found in d.get('unchanged_code_passes', {}).items():
+            self.passing[m] = {who: c for who, c in found.items() if unchanged(m, c)}
         self.rows = {self.key(r): r for r in d.get('rows', ())
                      if self.key(r) in todo and unchanged(r['module'], r['commit'])}
 
@@ -138,17 +144,16 @@ class Record:
         text = json.dumps(record, indent=1, ensure_ascii=False) + '\n'
         self.path.write_text(text, encoding='utf-8')
 
-def passes(record, module, what):
-    "Does what noticed a mutation, 'notebook' or 'tests', pass without one?"
-    key = f'{module} {what}'
-    if what == 'nobody' or key in record.passing: return True
+def passes(record, module, who):
+    "Does what noticed a mutation, the notebook or a test, pass without one?"
+    if who == 'nobody' or who in record.passing.get(module, {}): return True
     with tempfile.TemporaryDirectory() as tmp:
-        check = notebook_fails if what == 'notebook' else tests_fail
-        if check(copy_to(tmp), module):
-            print(f'{module}: the {what} fail without any mutation', flush=True)
-            return False
-    record.passing[key] = record.commit
-    return True
+        project = copy_to(tmp)
+        if who == 'notebook': failed = notebook_fails(project, module)
+        else: failed = failing_test(project, who)
+    if failed: print(f'{module}: {who} fails without any mutation', flush=True)
+    else: record.passing.setdefault(module, {})[who] = record.commit
+    return not failed
 
 def run_module(record, module, todo, jobs):
     "Try the mutations of one module that are not in the record; False if it fails unchanged"
@@ -158,8 +163,8 @@ def run_module(record, module, todo, jobs):
             if not passes(record, module, row['noticed_by']): return False
             record.add(row)
             old, becomes = row['line'].strip(), row['becomes'].strip()
-            print(f"{len(record.rows):3}/{len(record.todo)} {row['noticed_by']:8} {module}: "
-                  f"{old[:60]!r} → {becomes[:60]!r} ({row['seconds']} s)", flush=True)
+            print(f"{len(record.rows):3}/{len(record.todo)} {module}: {old[:50]!r} → "
+                  f"{becomes[:50]!r}: {row['noticed_by']} ({row['seconds']} s)", flush=True)
     return True
 
 def main(only, first, jobs, out):
