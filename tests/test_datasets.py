@@ -1,12 +1,13 @@
 "Data sets by name: what does not exist, is incomplete, damaged, or not what was published"
-import pickle, shutil
+import hashlib, pickle, shutil
+from dataclasses import replace
 
 import numpy as np, pytest, torch
 from faults import Faults, load, pictures, write
 from PIL import Image
 
 from resnet_course.core import CourseError
-from resnet_course.datasets import dataset_path, open_image_set
+from resnet_course.datasets import dataset_path, datasets, get_dataset, open_image_set
 from resnet_course.loaders import get_dls
 
 faults = Faults()
@@ -120,3 +121,16 @@ def test_imagenette_has_names_and_is_tested_on_its_val_folder(tmp_path):
     assert dls.stats[0] == [0.485, 0.456, 0.406]
     files = dls.test_ds.tls[0].tfms.fs[0].images.files
     assert {files[i].parent.parent.name for i in dls.test.items} == {'val'}
+
+def test_unpacked_files_must_be_the_published_ones(tmp_path, monkeypatch):
+    "An archive with the right checksum is there already, but a file in it has another one"
+    folder = tmp_path/'src'/'cifar-100-python'
+    folder.mkdir(parents=True)
+    for name in ('train', 'test', 'meta'): (folder/name).write_bytes(b'')
+    archive = shutil.make_archive(tmp_path/'archives'/'set', 'gztar', tmp_path/'src')
+    with open(archive, 'rb') as f: data = f.read()
+    urls = {'http://127.0.0.1:9/set.tar.gz': (len(data), hashlib.md5(data).hexdigest())}
+    info = replace(datasets['cifar100'], urls=urls, sums={'meta': '0'*32})
+    monkeypatch.setitem(datasets, 'cifar100', info)
+    with pytest.raises(CourseError, match='meta is not the published file'):
+        get_dataset('cifar100', tmp_path, progress=False)

@@ -56,8 +56,9 @@ def test_without_the_packages(tmp_path, monkeypatch):
         export_model(create_model('resnet8'), tmp_path/'a.onnx', 32)
     assert not list(tmp_path.iterdir())
 
-def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(OnnxModel, '__call__', lambda self, x: torch.zeros(len(x), 10))
+@pytest.mark.parametrize('score', [0., float('nan')])
+def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch, score):
+    monkeypatch.setattr(OnnxModel, '__call__', lambda self, x: torch.full((len(x), 10), score))
     with pytest.raises(CourseError, match='not written'):
         export_model(create_model('resnet8'), tmp_path/'a.onnx', 32)
     assert not list(tmp_path.iterdir())
