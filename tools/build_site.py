@@ -26,17 +26,6 @@ def process(cfg, force):
         if f.is_file() and not (cfg.nbs_path/f.relative_to(proc)).exists(): f.unlink()
     return proc_nbs(cfg.nbs_path, force=force, n_workers=2)
 
-def unlinked_code(text):
-    "Drop the links that nbdev puts into comments of signatures, where no renderer makes them links"
-    fence, lines, link = None, [], r'\[(`[^`]+`)\]\(https?://[^)]*\)'
-    for line in text.split('\n'):
-        mark = re.match(r' {0,3}(`{3,}|~{3,})', line)
-        if fence and mark and line.strip() == fence: fence = None
-        elif fence: line = re.sub(link, r'\1', line)
-        elif mark: fence = mark[1]
-        lines.append(line)
-    return '\n'.join(lines)
-
 def course_site(root):
     "smalldocs' site, with two additions"
     from smalldocs.config import load
@@ -48,7 +37,6 @@ def course_site(root):
             page = super().read(src)
             name = page.front.get('output-file')
             if name: page.out = src.with_name(str(name))
-            page.body = unlinked_code(page.body)
             return page
 
         def resolve(self, href, page, record=True):
