@@ -26,17 +26,6 @@ def process(cfg, force):
         if f.is_file() and not (cfg.nbs_path/f.relative_to(proc)).exists(): f.unlink()
     return proc_nbs(cfg.nbs_path, force=force, n_workers=2)
 
-def unlinked_code(text):
-    "Drop the links that nbdev puts into comments of signatures, where no renderer makes them links"
-    fence, lines, link = None, [], r'\[(`[^`]+`)\]\(https?://[^)]*\)'
-    for line in text.split('\n'):
-        mark = re.match(r' {0,3}(`{3,}|~{3,})', line)
-        if fence and mark and line.strip() == fence: fence = None
-        elif fence: line = re.sub(link, r'\1', line)
-        elif mark: fence = mark[1]
-        lines.append(line)
-    return '\n'.join(lines)
-
 def refuse_double(page, other):
     "End the build if two pages would be written to the same file (some systems ignore case)"
     if str(page.out).lower() != str(other.out).lower(): return
@@ -55,7 +44,6 @@ def course_site(root):
             name = page.front.get('output-file')
             if name: page.out = src.with_name(str(name))
             for other in self.pages.values(): refuse_double(page, other)
-            page.body = unlinked_code(page.body)
             return page
 
         def resolve(self, href, page, record=True):
