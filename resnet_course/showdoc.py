@@ -26,7 +26,8 @@ def _type(annotation):
     if annotation is empty: return ''
     is_text = isinstance(annotation, str)
     text = annotation if is_text else inspect.formatannotation(annotation)
-    return re.sub(r'\w+\.', '', re.sub(_object, r'\1', text))
+    short = re.sub(r'\w+\.', '', re.sub(_object, r'\1', text))
+    return re.sub(r'^Optional\[(.*)\]$', r'\1 | None', short)
 
 def _default(value):
     "A default, as text; a dataclass makes some of its defaults anew for every object"
