@@ -121,6 +121,9 @@ def link_names(
     "Link names in backticks to their documentation, as nbdev does, except for commands and code"
     from nbdev.doclinks import NbdevLookup
     lookup = NbdevLookup(skip_mods='resnet_course.cli')
+    # private names have no documentation to lead to
+    lookup.syms = {name: found for name, found in lookup.syms.items()
+                   if not re.search(r'(^|\.)_(?!_)', name)}
     if cell.cell_type == 'markdown': cell.source = lookup.linkify(cell.source)
     for output in cell.get('outputs', []):
         data = output.get('data', {})
