@@ -26,7 +26,8 @@ def _type(annotation):
     if annotation is empty: return ''
     is_text = isinstance(annotation, str)
     text = annotation if is_text else inspect.formatannotation(annotation)
-    return re.sub(r'\w+\.', '', re.sub(_object, r'\1', text))
+    short = re.sub(r'\w+\.', '', re.sub(_object, r'\1', text))
+    return re.sub(r'^Optional\[(.*)\]$', r'\1 | None', short)
 
 def _default(value):
     "A default, as text; a dataclass makes some of its defaults anew for every object"
@@ -120,6 +121,9 @@ def link_names(
     "Link names in backticks to their documentation, as nbdev does, except for commands and code"
     from nbdev.doclinks import NbdevLookup
     lookup = NbdevLookup(skip_mods='resnet_course.cli')
+    # private names have no documentation to lead to
+    lookup.syms = {name: found for name, found in lookup.syms.items()
+                   if not re.search(r'(^|\.)_(?!_)', name)}
     if cell.cell_type == 'markdown': cell.source = lookup.linkify(cell.source)
     for output in cell.get('outputs', []):
         data = output.get('data', {})

@@ -1,7 +1,12 @@
 "The site as files: every page is there, every link leads somewhere, and nothing is external"
+<<<<<<< HEAD
 import html, json, re, shutil, sys
 from collections import defaultdict
+=======
+import html, importlib, inspect, json, re
+>>>>>>> site-c
 from html.parser import HTMLParser
+from operator import attrgetter
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -302,3 +307,92 @@ def test_paper_map_names_exist():
     code = [l.rsplit('|', 2)[1] for l in rows]
     said = set(re.findall(r'`([A-Za-z_]\w+)`', '\n'.join(code)))
     assert len(said) > 50 and not said - names
+
+# What nbdev makes of the notebooks, which is also what Quarto gets
+
+def prepared(f):
+    "The Markdown of a notebook of `_proc`: prose, and what its outputs show"
+    for c in json.loads(read(f))['cells']:
+        if c['cell_type'] == 'markdown': yield ''.join(c['source'])
+        for o in c.get('outputs', []):
+            text = ''.join(o.get('data', {}).get('text/markdown', ''))
+            if text: yield text
+
+@pytest.fixture(scope='module')
+def proc(site):
+    "Path in nbs → pieces of Markdown of every processed notebook; building the site makes them"
+    files = sorted((root/'_proc').rglob('*.ipynb'))
+    if not files: pytest.skip('no _proc beside the site: make docs')
+    return {f.relative_to(root/'_proc').as_posix(): list(prepared(f)) for f in files}
+
+def test_no_links_in_code(proc):
+    "No renderer turns a link within a code block into a link"
+    wrong = []
+    for name, texts in proc.items():
+        blocks = re.findall(r'^ {0,3}(```|~~~)(.*?)^ {0,3}\1', '\n\n'.join(texts), re.S | re.M)
+        for block in blocks:
+            wrong += [f'{name}: {m}' for m in re.findall(r'\]\(https?://[^)]*\)', block[1])]
+    assert not wrong
+
+def test_no_word_links_to_a_command(proc):
+    "`train` is a split or a mode, and hardly ever the function behind the command"
+    wrong = []
+    for name, texts in proc.items():
+        links = re.findall(r'\[`([^`]+)`\]\([^)]*api/cli\.html[^)]*\)', '\n'.join(texts))
+        wrong += [f'{name}: {word}' for word in links if not word.startswith('resnet_course.cli')]
+    assert not wrong
+
+def shown(proc):
+    "Name → the Markdown of its signature"
+    for texts in proc.values():
+        for text in texts:
+            m = re.match(r'---\n\n#+ (\S+)\n\n::: \{\.signature\}', text)
+            if m: yield m[1], text
+
+def rows(text):
+    "The first column of the table in a signature, without its head and what is returned"
+    names = re.findall(r'^\| <code>(.*?)</code> \|', text, re.M)
+    return [html.unescape(o).lstrip('*') for o in names]
+
+def public_objects():
+    "Name → object, for every public function, class and method of the package"
+    for module, symbols in _modidx.d['syms'].items():
+        for name in (s.removeprefix(module + '.') for s in symbols):
+            if any(re.match('_(?!_)', part) for part in name.split('.')): continue
+            yield name, attrgetter(name)(importlib.import_module(module))
+
+def own_parameters(o):
+    "The parameters that a table should list"
+    o = getattr(o, 'fget', None) or o
+    try: ps = inspect.signature(o).parameters.values()
+    except ValueError: return []
+    added = getattr(o, '_methods', ()) if isinstance(o, type) else ()
+    return [p for p in ps if p.name not in ('self', *added)]
+
+def says_nothing(p): return p.annotation is p.default is p.empty
+
+def test_tables_of_signatures(proc):
+    "Every public name has a table with a row for each parameter, in order, and one source link"
+    pages, wrong = dict(shown(proc)), []
+    objects = dict(public_objects())
+    assert len(pages) > 300
+    # methods within a class statement are documented only by the class
+    wrong += [f'{name} is not shown' for name in objects if name not in pages and '.' not in name]
+    for name, text in pages.items():
+        params = own_parameters(objects[name])
+        is_empty = all(map(says_nothing, params)) and '\n| ' not in text
+        expected = [] if is_empty else [p.name for p in params]
+        if rows(text) != expected: wrong.append(f'{name}: {rows(text)} instead of {expected}')
+        n_links = len(re.findall(r'\[source\]\(\S+\.py#L\d+\)', text))
+        if n_links != 1: wrong.append(f'{name}: {n_links} links to the source')
+    assert not wrong, '\n'.join(wrong)
+
+def test_private_names_are_not_shown(proc):
+    assert not [name for name, _ in shown(proc) if re.search(r'(^|\.)_(?!_)', name)]
+
+def test_callbacks_show_their_own_parameters(proc):
+    pages = dict(shown(proc))
+    own = dict(RetainHeap=[], CourseProgress=[], DDPCallback=[], EMA=['decay'])
+    for name, expected in own.items():
+        assert rows(pages[name]) == expected
+        assert 'after_create' not in pages[name]
