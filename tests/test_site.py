@@ -1,10 +1,6 @@
 "The site as files: every page is there, every link leads somewhere, and nothing is external"
-<<<<<<< HEAD
-import html, json, re, shutil, sys
+import html, importlib, inspect, json, re, shutil, sys
 from collections import defaultdict
-=======
-import html, importlib, inspect, json, re
->>>>>>> site-c
 from html.parser import HTMLParser
 from operator import attrgetter
 from pathlib import Path
