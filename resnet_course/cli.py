@@ -17,7 +17,8 @@ from typing import Annotated, List, Optional
 
 import typer
 
-from .core import CourseError, atomic_write, check_choice
+from . import __version__
+from .core import CourseError, atomic_write, check_choice, memory_advice
 
 # %% ../nbs/api/71_cli.ipynb #1af1f168
 _typer = dict(rich_markup_mode='markdown',
@@ -25,6 +26,17 @@ _typer = dict(rich_markup_mode='markdown',
 app = typer.Typer(
     help='Learn ResNet and AlexNet: train, evaluate and use them from the command line.',
     no_args_is_help=True, pretty_exceptions_enable=False, **_typer)
+
+def _print_version(asked):
+    "Print the version and exit, if asked to"
+    if not asked: return
+    typer.echo(f'resnet-course {__version__}')
+    raise typer.Exit
+
+@app.callback()
+def _options(version:Annotated[bool, typer.Option(
+    '--version', callback=_print_version, is_eager=True, help='print the version and exit')]=False):
+    "The options of `resnet-course` itself"
 
 # %% ../nbs/api/71_cli.ipynb #fe5f695a
 def _rank(): return int(os.environ.get('RANK', 0))
@@ -482,7 +494,8 @@ def main():
     for f in (sys.stdout, sys.stderr):
         # a file on Windows may be unable to encode an arrow
         if hasattr(f, 'reconfigure'): f.reconfigure(errors='replace')
-    try: app()
+    try:
+        with memory_advice(): app()
     except CourseError as e: _complain(f'error: {e}')
     except KeyboardInterrupt as e:
         say(str(e) or 'interrupted', err=True)
