@@ -71,9 +71,10 @@ def _out_of_memory(where, bs, accumulate):
     e.where = where
     return e
 
-_worker_advice = ('a process that loads images ended unexpectedly, most often because memory ran out: try '
-                  'a smaller `bs`, or num_workers=0, which needs no such process; in Docker, start '
-                  'the container with --shm-size=8g')
+_worker_advice = (
+    'a process that loads images ended unexpectedly, most often because memory ran out: try a '
+    'smaller `bs`, or num_workers=0, which needs no such process; in Docker, start the container '
+    'with --shm-size=8g')
 
 # %% ../nbs/api/00_core.ipynb #memadv04
 @contextmanager
@@ -86,7 +87,9 @@ def memory_advice(
     except Exception as e:
         if _cause(e, _is_worker_error): raise CourseError(_worker_advice) from None
         cause = _cause(e, _is_memory_error)
-        if cause is None: raise
+        # without a batch size, there is nothing to add to what an inner block has said
+        has_advice = isinstance(e, OutOfMemoryError) and not bs
+        if cause is None or has_advice: raise
         # the variables of the failed functions would keep their tensors alive
         traceback.clear_frames(e.__traceback__)
         raise _out_of_memory(_where(cause), bs, accumulate) from None
