@@ -6,11 +6,11 @@ import torch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
-from helpers import digits_learner, quiet, run_command
+from helpers import CtrlC, digits_learner, quiet, run_command
 from torch import nn
 
 from resnet_course import loaders, runs
-from resnet_course.checkpoint import read_checkpoint
+from resnet_course.checkpoint import Interrupted, read_checkpoint
 from resnet_course.core import CourseError, OutOfMemoryError, memory_advice
 from resnet_course.evaluate import evaluate, tta
 from resnet_course.finetune import Stage, run_stages
@@ -200,3 +200,11 @@ def test_smaller_batches_to_evaluate_and_predict(tmp_path, capfd, photo_folder):
     image = next(photo_folder.rglob('*.png'))
     assert run_command('predict', image, '--model', run, '--bs', 1) == 0
     capfd.readouterr()
+
+def test_accumulate_resumes(tmp_path):
+    "An interrupted run remembers it, so that --resume needs no other option"
+    learn = digits_learner(bs=16)
+    with pytest.raises(Interrupted):
+        fit_recipe(learn, epochs=2, accumulate=2, checkpoint=tmp_path, cbs=CtrlC(1, 1))
+    _, how = runs.learner_from_checkpoint(tmp_path)
+    assert how['accumulate'] == 2
