@@ -50,7 +50,9 @@ setup(
     author=cfg['author'], author_email=cfg['author_email'], url=cfg['git_url'],
     project_urls={'Documentation': cfg['doc_host'] + cfg['doc_baseurl'],
                   'Changelog': f'{base}CHANGELOG.md', 'Issues': f"{cfg['git_url']}/issues"},
-    license='Apache-2.0', license_files=['LICENSE'],
+    # the images of Fashion-MNIST come under the MIT license
+    license_expression='Apache-2.0 AND MIT',
+    license_files=['LICENSE', 'resnet_course/assets/*/LICENSE'],
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=['resnet_course', 'resnet_course.*']), zip_safe=False,
     include_package_data=False, package_data={'resnet_course': ['assets/**/*']},

@@ -15,11 +15,11 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.tracker import TrackerCallback
 from fastai.learner import AvgLoss, AvgMetric, AvgSmoothLoss, Learner
-from fastai.torch_core import default_device, find_bs
+from fastai.torch_core import find_bs
 from fastcore.basics import patch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
-from .core import CourseError, check_choice
+from .core import CourseError, check_choice, default_device
 from .images import plain_tensor
 from .fastresnet import Whiten
 from .models import eval_mode, unwrap_model

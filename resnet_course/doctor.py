@@ -6,11 +6,14 @@
 __all__ = ['Check', 'diagnose']
 
 # %% ../nbs/api/70_doctor.ipynb #9b863adb
-import shutil, sys, sysconfig, tempfile
+import os, platform, shutil, sys, sysconfig, tempfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from urllib.request import getproxies
+
+from . import __version__
+from .core import default_device
 
 # %% ../nbs/api/70_doctor.ipynb #64c3eab4
 @dataclass
@@ -26,11 +29,14 @@ class Check:
         return line if self.ok or not self.fix else f'{line}\n     → {self.fix}'
 
 # %% ../nbs/api/70_doctor.ipynb #a8770494
+def _check_package()->Check: # Always ok
+    "Name the version of this package"
+    return Check('package', True, f'resnet-course {__version__}')
+
 def _check_python()->Check: # ok if Python is new enough
-    "Check the Python version"
-    v = sys.version_info
-    found = '.'.join(map(str, v[:3]))
-    return Check('python', v >= (3, 10), found, 'install Python 3.10 or newer')
+    "Check the Python version, and name the system"
+    found = f'{platform.python_version()}, {platform.system()} {platform.machine()}'
+    return Check('python', sys.version_info >= (3, 10), found, 'install Python 3.10 or newer')
 
 def _version(pkg):
     try: return version(pkg)
@@ -75,19 +81,22 @@ def _gpu_problem(
 def _check_device()->Check: # ok with a GPU, a note without one, FAIL if torch can't use it
     "Find the device that will train, and its precision"
     import torch
-    from fastai.torch_core import default_device
     from resnet_course.precision import cpu_bf16_speedup, resolve_precision
-    dev = default_device()
-    if dev.type == 'cpu':
+    dev, asked = default_device(), os.environ.get('RESNET_COURSE_DEVICE')
+    if dev.type == 'cpu' and not asked:
         problem = _gpu_problem(torch.version.cuda, shutil.which('nvidia-smi'))
         if problem: return Check('device', False, *problem)
     precision = resolve_precision('auto', dev)
     if dev.type == 'cuda':
-        return Check('device', True, f'{torch.cuda.get_device_name()}, precision {precision}')
-    if dev.type == 'mps': return Check('device', True, f'Apple GPU, precision {precision}')
-    found = (f'CPU, {torch.get_num_threads()} threads; bfloat16 is {cpu_bf16_speedup():.1f} times '
-             f"as fast as float32, so 'auto' means {precision}")
-    if torch.version.cuda: found += '; torch was built with CUDA, but there is no GPU'
+        gb = torch.cuda.get_device_properties(dev).total_memory/1e9
+        found = f'trains on {torch.cuda.get_device_name(dev)}, {gb:.0f} GB, precision {precision}'
+        return Check('device', True, found)
+    if dev.type == 'mps':
+        return Check('device', True, f'trains on the Apple GPU, precision {precision}')
+    found = (f'trains on the CPU, {torch.get_num_threads()} threads; bfloat16 is '
+             f'{cpu_bf16_speedup():.1f} times as fast as float32, so precision {precision}')
+    if asked: found += '; RESNET_COURSE_DEVICE asks for it'
+    elif torch.version.cuda: found += '; torch was built with CUDA, but there is no GPU'
     return Check('device', None, found)
 
 # %% ../nbs/api/70_doctor.ipynb #91044aaf
@@ -188,11 +197,11 @@ def _check_proxy()->Check: # ok without proxies, a note with them, FAIL if one i
 # %% ../nbs/api/70_doctor.ipynb #7a05822e
 def diagnose()->list[Check]: # In order; without those that need torch if it can't be imported
     "Run every check"
-    python, torch = _check_python(), _check_torch()
+    package, python, torch = _check_package(), _check_python(), _check_torch()
     need_torch = [_check_fastai, _check_device, _check_data, _check_cache, _check_disk]
     checks = [_check_here, _check_notebooks, _check_proxy]
     if torch.ok: checks = need_torch + checks
-    return [python, torch, *map(_run, checks)]
+    return [package, python, torch, *map(_run, checks)]
 
 def _run(check):
     "The result of `check`, or the error that it raised"

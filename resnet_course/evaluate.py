@@ -27,7 +27,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor, nn
 
-from .core import CourseError, check_choice, html_table
+from .core import CourseError, check_choice, html_table, memory_advice
 from .images import plain_tensor
 from .augment import CenterCrop
 from .loaders import raw_image, show_raw, split_dl, unaugmented
@@ -306,7 +306,7 @@ def evaluate(
     "Predict every image of `split` once, in eval mode and without augmentation"
     model, dls = model_and_dls(learn, dls)
     dl = split_dl(dls, split)
-    with unaugmented(dl):
+    with memory_advice(getattr(dl, 'bs', None)), unaugmented(dl):
         if isinstance(learn, Learner):
             with using_precision(learn, precision), learn.no_bar():
                 logits, targets = learn.get_preds(dl=dl, act=noop)
@@ -454,7 +454,8 @@ def tta(
                       'expect a lower accuracy than from a single view')
     dl, views = split_dl(dls, split), _flips
     if kind == 'ten_crop': dl, views = _ten_crop_views(dls, dl)
-    with unaugmented(dl): log_probs, targets = _logits(_MeanOverViews(model, views), dl)
+    with memory_advice(getattr(dl, 'bs', None)), unaugmented(dl):
+        log_probs, targets = _logits(_MeanOverViews(model, views), dl)
     return Report(log_probs.exp(), targets, dls.vocab, split=f'{split}, {kind}', name=name,
                   losses=F.nll_loss(log_probs, targets, reduction='none'))
 

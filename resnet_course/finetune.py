@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from .core import (
-    CourseError, align, atomic_write, check_choice, html_table, write_json)
+    CourseError, align, atomic_write, check_choice, html_table, memory_advice, write_json)
 from .loaders import ImageSetDL, get_dls, split_dl
 from .models import options, unwrap_model
 from .weights import (
@@ -412,7 +412,9 @@ def run_stages(
         if s.name in store.done: continue
         store.get(learn, start)
         if getattr(learn, 'seed', None) is not None: set_seeds(learn.seed + i, learn.dls)
-        store.put(learn, s.name, _run_stage(learn, s, start, test))
+        with memory_advice(getattr(learn.dls.train, 'bs', None)):
+            result = _run_stage(learn, s, start, test)
+        store.put(learn, s.name, result)
     done = {s.name: store.done[s.name] for s in stages}
     rows = [d['row'] for d in done.values()]
     reports, histories = ({name: d[k] for name, d in done.items()} for k in ('report', 'history'))

@@ -19,6 +19,7 @@ from fastai.metrics import accuracy
 from fastai.torch_core import rank_distrib, set_seed
 from fastcore.foundation import L
 
+from .core import memory_advice
 from .torch_loaders import as_dls
 from .models import create_model, default_stem, options, param_groups
 from .weights import load_weights
@@ -73,6 +74,10 @@ class CourseLearner(Learner):
         if hasattr(self, 'progress'): self._use_progress()
 
     def _use_progress(self): return self.remove_cb(ProgressCallback).add_cb(CourseProgress())
+
+    def fit(self, *args, **kwargs):
+        "fastai's `fit`; raises `OutOfMemoryError` with advice if a batch is too large"
+        with memory_advice(getattr(self.dls.train, 'bs', None)): super().fit(*args, **kwargs)
 
     def freeze_to(self,
         n:int|str,            # First group that trains, by index or name: -1 is the head alone

@@ -18,12 +18,11 @@ import torch
 from fastai.data.all import (
     Category, CategoryMap, DataLoaders, Datasets, Pipeline, TfmdDL, TfmdLists, Transform, test_set)
 from fastai.losses import CrossEntropyLossFlat
-from fastai.torch_core import (
-    TensorCategory, TensorImage, TensorImageBW, default_device, rank_distrib)
+from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW, rank_distrib
 from fastcore.basics import patch
 from torch import Tensor
 
-from .core import CourseError, check_choice
+from .core import CourseError, check_choice, default_device
 from .images import (
     ImageSet, as_channels, decode_all, imagenet_stats, pixel_stats, plain_tensor, read_image)
 from .augment import (

@@ -17,7 +17,7 @@ from fastai.learner import Learner
 from fastcore.basics import patch
 from matplotlib.figure import Figure
 
-from .core import CourseError
+from .core import CourseError, memory_advice
 from .checkpoint import get_random_state, set_random_state
 
 # %% ../nbs/api/38_lr_find.ipynb #b18b69f9
@@ -163,7 +163,8 @@ def find_lr(
     r = _Range(start_lr, end_lr, num_it)
     quiet = [cb for cb in learn.cbs
              if isinstance(cb, ProgressCallback) or getattr(cb, 'quiet_in_lr_find', False)]
-    with _preserve_state(learn), learn.removed_cbs(quiet), learn.no_logging():
-        if not learn.opt: learn.create_opt()
-        learn.fit(math.ceil(num_it/n), lr=start_lr, cbs=r)
+    with memory_advice(getattr(learn.dls.train, 'bs', None)), _preserve_state(learn):
+        with learn.removed_cbs(quiet), learn.no_logging():
+            if not learn.opt: learn.create_opt()
+            learn.fit(math.ceil(num_it/n), lr=start_lr, cbs=r)
     return _read_curve(r.lrs, r.losses, num_it)

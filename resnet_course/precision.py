@@ -16,10 +16,10 @@ from torch import nn
 from fastai.callback.core import Callback, CancelStepException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import Learner
-from fastai.torch_core import apply, default_device, to_float
+from fastai.torch_core import apply, to_float
 from fastcore.basics import patch
 
-from .core import CourseError, check_choice
+from .core import CourseError, check_choice, default_device
 
 # %% ../nbs/api/30_precision.ipynb #0254a8a2
 def _seconds(dtype, dev, reps=5):

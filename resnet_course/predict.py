@@ -15,7 +15,7 @@ import torch
 from fastai.torch_core import TensorImage
 from torch import nn
 
-from .core import CourseError, MissingFileError
+from .core import CourseError, MissingFileError, memory_advice
 from .images import image_files, plain_tensor, read_image
 from .augment import CenterCrop, ResizeTo
 from .models import eval_mode
@@ -55,7 +55,9 @@ def predict_images(
     load_size, prepare = _preparation(model.meta)
     files = [str(f) for f in files]
     for i in range(0, len(files), bs):
-        yield from _predict_batch(model, files[i:i + bs], k, load_size, prepare)
+        batch = files[i:i + bs]
+        with memory_advice(len(batch)): preds = _predict_batch(model, batch, k, load_size, prepare)
+        yield from preds
 
 def _predict_batch(model, files, k, load_size, prepare):
     "Read and classify one batch of files"

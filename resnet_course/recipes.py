@@ -9,7 +9,7 @@ __all__ = ['recipes', 'Recipe', 'list_recipes', 'steps', 'cosine', 'one_cycle', 
 # %% ../nbs/api/37_recipes.ipynb #9e9e2adb
 import math, warnings
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from fastai.callback.mixup import CutMix, MixUp
@@ -20,7 +20,7 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastcore.foundation import L
 
-from .core import CourseError, check_choice
+from .core import CourseError, check_choice, memory_advice
 from .fastresnet import Whiten
 from .distributed import in_step
 from .freeze import freeze_at_fit
@@ -221,14 +221,16 @@ def _recipe_cbs(
 def check_recipe(
     recipe:str|Recipe, # A name, or a `Recipe`
     epochs:int,        # Passes over the training set
-    lr:object=None     # Highest learning rate, or one for each group; None: the recipe's
-)->Recipe: # The recipe
+    lr:object=None,    # Highest learning rate, or one for each group; None: the recipe's
+    accumulate:int|None=None # Batches per step; None: the recipe's
+)->Recipe: # The recipe, with `accumulate` if that is given
     "Look a recipe up. Raises `CourseError` if it cannot be trained with these settings"
     if epochs < 1: raise CourseError(f'epochs={epochs}: training needs at least one epoch')
     if lr is not None and not isinstance(lr, slice):
         if not all(0 < o < math.inf for o in np.ravel(lr)):
             raise CourseError(f'lr={lr}: a learning rate is a number above 0')
     r = get_recipe(recipe)
+    if accumulate is not None: r = replace(r, accumulate=accumulate)
     if r.accumulate < 1:
         raise CourseError(f'accumulate={r.accumulate}: a step needs at least one batch')
     return r
@@ -272,16 +274,18 @@ def fit_recipe(
     resume:bool|dict=False, # Resume from `checkpoint`? Or what `read_checkpoint` has returned
     minutes:float=10,     # Time between two checkpoints within an epoch
     freeze_to:int|str|None=None, # First group that trains, by index or name; None: as it is
-    bn:str|None=None      # Frozen BatchNorm: 'eval', 'stats', 'train'; None: unchanged
+    bn:str|None=None,     # Frozen BatchNorm: 'eval', 'stats', 'train'; None: unchanged
+    accumulate:int|None=None # Batches per step; None: the recipe's, which is 1 unless you change it
 )->Learner: # `learn`
     "Train by a recipe, with a fresh optimizer. Raises `CourseError`"
-    r = check_recipe(recipe, epochs, lr)
+    r = check_recipe(recipe, epochs, lr, accumulate)
+    bs = getattr(learn.dls.train, 'bs', None)
     cbs = [cb() if isinstance(cb, type) else cb for cb in L(cbs)]
     _check_fit(r, learn)
-    if lr is None: lr = r.lr*(getattr(learn.dls.train, 'bs', r.bs)/r.bs)**r.lr_power
+    if lr is None: lr = r.lr*((bs*r.accumulate if bs else r.bs)/r.bs)**r.lr_power
     _create_opt(learn, r, freeze_to, bn)
     learn.recipe = _recipe_record(r, epochs, lr)
-    with ExitStack() as stack:
+    with memory_advice(bs, r.accumulate), ExitStack() as stack:
         stack.enter_context(restore_learner(learn))
         stack.enter_context(in_step(learn))
         if checkpoint:

@@ -213,16 +213,17 @@ def learner_from_checkpoint(
                           f'same learner {again}')
     r = cfg['recipe']
     get_recipe(r['name'])
-    if r.get('changed'):
-        changed = ', '.join(r['changed'])
-        raise CourseError(f"{path}: its recipe is {r['name']} with another {changed}: create the "
-                          f'same learner and the same recipe, {again}')
+    changed = dict(r.get('changed') or {})
+    accumulate = changed.pop('accumulate', None)
+    if changed:
+        raise CourseError(f"{path}: its recipe is {r['name']} with another {', '.join(changed)}: "
+                          f'create the same learner and the same recipe, {again}')
     if cfg.get('cbs'):
         warnings.warn(f"{path} was also trained with {', '.join(cfg['cbs'])}: pass them to "
                       '`fit_recipe` again, as `cbs`')
     learn = course_learner(get_dls(**cfg['data']), create_model(**cfg['model']), seed=cfg['seed'],
                            precision=cfg['precision'], compile=cfg.get('compile', False))
-    how = dict(recipe=r['name'], epochs=r['epochs'], lr=r['lr'])
+    how = dict(recipe=r['name'], epochs=r['epochs'], lr=r['lr'], accumulate=accumulate)
     return learn, dict(how, checkpoint=path, resume=state)
 
 # %% ../nbs/api/51_runs.ipynb #bc7a93ae
@@ -270,6 +271,7 @@ def train_run(
     precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'
     seed:int=42,          # The same seed gives the same run
     compile:bool=False,   # `torch.compile` the network?
+    accumulate:int|None=None, # Batches per step; None: the recipe's, usually 1
     out:object='runs',    # Folder of runs
     resume:object=None,   # Folder of an interrupted run to resume; it records all of the above
     setup:callable=None,  # Called with the learner before it trains; its `path` is the run's folder
@@ -279,7 +281,7 @@ def train_run(
     connect()
     if resume: learn, how = _resume_training(Path(resume))
     else:
-        how = dict(recipe=recipe, epochs=epochs, lr=lr)
+        how = dict(recipe=recipe, epochs=epochs, lr=lr, accumulate=accumulate)
         images = dict(bs=bs, size=size, n_train=n_train, augment=augment, seed=seed)
         net = dict(weights=weights, precision=precision, seed=seed, compile=compile)
         learn, how = _new_training(data, images, arch, net, how, out)
@@ -383,7 +385,8 @@ def stage_means(
 # %% ../nbs/api/51_runs.ipynb #3c8b3234
 def run_learner(
     run:object,       # A run's folder; or a file that `save_weights` wrote, with `data` given
-    data:object=None  # Another set or folder with the same classes; None: the run's own
+    data:object=None, # Another set or folder with the same classes; None: the run's own
+    bs:int|None=None  # Images per batch; None: as in training, or 64 for a file
 )->tuple: # The learner, and the run's record (empty for a file)
     "Load the network of a finished run, with its images. Raises `CourseError`"
     is_file = Path(run).suffix == '.safetensors'
@@ -394,6 +397,7 @@ def run_learner(
     model = load_model(run if is_file else Path(rec['path'])/'model.safetensors')
     own = dict(rec.get('data') or {}, size=model.meta.get('size'), n_in=model.cfg['n_in'])
     own['stats'] = model.meta.get('stats') or own.get('stats')
+    if bs: own['bs'] = bs
     # recorded by name only, and not needed for evaluation
     if isinstance(own.get('augment'), list): own['augment'] = False
     dls = get_dls(**own) if data is None else get_dls(**dict(own, name_or_path=data))
@@ -422,10 +426,11 @@ def evaluate_run(
     run:object,          # A run's folder; or a file that `save_weights` wrote, with `data` given
     data:object=None,    # Another set or folder with the same classes; None: the run's own
     split:str='test',    # 'train', 'valid' or 'test'
-    views:str|None=None  # Also average over several views: 'flip' or 'ten_crop'; None: do not
+    views:str|None=None, # Also average over several views: 'flip' or 'ten_crop'; None: do not
+    bs:int|None=None     # Images per batch, which changes no result; None: as in training
 )->tuple: # The report, and the report over several views, or None
     "Evaluate a finished run. Raises `CourseError`"
-    learn, _ = run_learner(run, data)
+    learn, _ = run_learner(run, data, bs)
     report = evaluate(learn, split, name='one view')
     return report, tta(learn, split, views, name=views) if views else None
 
@@ -433,10 +438,11 @@ def compare_runs(
     first:object,     # A run's folder
     second:object,    # Another run's folder
     data:object=None, # A set or folder to test both on; None: the runs' own, which must be the same
-    split:str='test'  # 'train', 'valid' or 'test'
+    split:str='test', # 'train', 'valid' or 'test'
+    bs:int|None=None  # Images per batch, which changes no result; None: as in training
 )->Comparison: # Of the second with the first
     "Compare two runs on the same images. Raises `CourseError` if the images differ"
-    (a, rec_a), (b, rec_b) = run_learner(first, data), run_learner(second, data)
+    (a, rec_a), (b, rec_b) = (run_learner(o, data, bs) for o in (first, second))
     mine, other = _images_of(rec_a, split), _images_of(rec_b, split)
     if data is None and mine != other:
         raise CourseError(f'these runs were made on different images ({mine} and {other}): '

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from fastai.data.all import Category, CategoryMap, TfmdLists, Transform
 from fastai.losses import CrossEntropyLossFlat
-from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW, default_device
+from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW
 from torch import Tensor
 from torch.utils.data import DataLoader as TorchLoader, default_collate
 
-from .core import CourseError
+from .core import CourseError, default_device
 from .images import array_image, open_image
 from .loaders import CourseDataLoaders, ImageSetDL
 

@@ -7,6 +7,7 @@ import pytest
 from helpers import quiet, run_command
 from PIL import Image
 
+import resnet_course
 from resnet_course import cli
 from resnet_course.models import create_model
 from resnet_course.weights import load_model, save_weights
@@ -258,3 +259,18 @@ def test_help_has_examples(command, capfd):
 def test_help_needs_no_torch():
     code = "import sys; from resnet_course import cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+# The first minute
+
+def test_version(capfd):
+    assert run(capfd, '--version') == (0, f'resnet-course {resnet_course.__version__}\n', '')
+
+@pytest.mark.parametrize('module', ['resnet_course', 'resnet_course.cli'])
+@pytest.mark.parametrize('args', [['--version'], ['--help']])
+def test_starts_without_torch(module, args):
+    "The command answers at once, because nothing that takes seconds is imported"
+    p = subprocess.run([sys.executable, '-X', 'importtime', '-m', module, *args], cwd=root,
+                       capture_output=True, text=True, encoding='utf-8', timeout=60)
+    imported = {line.rsplit('|', 1)[1].strip() for line in p.stderr.splitlines() if '|' in line}
+    assert p.returncode == 0 and 'resnet' in p.stdout.lower()
+    assert 'typer' in imported and not imported & {'torch', 'fastai', 'numpy', 'matplotlib'}

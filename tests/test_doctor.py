@@ -1,9 +1,10 @@
 "`resnet-course doctor` on machines with a problem: it names the problem and says what to do"
-import os, subprocess, sys
+import os, platform, subprocess, sys
 from pathlib import Path
 
 import pytest
 
+import resnet_course
 from resnet_course import doctor as module
 
 root = Path(__file__).resolve().parent.parent
@@ -47,6 +48,15 @@ def test_driver_that_torch_cannot_use(tmp_path):
     code, out = doctor(tmp_path, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     assert code == 1
     assert 'there is an NVIDIA driver' in out and ('older CUDA' in out or 'without CUDA' in out)
+
+def test_what_the_bug_form_asks_for(tmp_path):
+    "The first lines name the version, Python and the system; the device says what will train"
+    code, out = doctor(tmp_path, RESNET_COURSE_DEVICE='cpu')
+    lines = out.splitlines()
+    assert lines[0].split() == ['ok', 'package', 'resnet-course', resnet_course.__version__]
+    assert platform.python_version() in lines[1] and platform.system() in lines[1]
+    device, = [line for line in lines if line[5:].startswith('device')]
+    assert device.startswith('note') and 'trains on the CPU' in device
 
 def test_drive_that_does_not_exist(monkeypatch):
     "A missing drive on Windows is its own parent, which must not be an endless loop"

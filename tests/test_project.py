@@ -211,6 +211,29 @@ def test_links_in_markdown():
         for link in re.findall(r'\]\((?![a-z]+:|#)([^)#\s]+)', text):
             assert (root/link).exists(), f'{f}: {link}'
 
+# Warnings
+
+import_all = """
+import importlib, pkgutil, warnings
+import resnet_course
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter('always')
+    for m in pkgutil.walk_packages(resnet_course.__path__, 'resnet_course.'):
+        importlib.import_module(m.name)
+print(*{w.filename for w in seen}, sep='\\n')
+"""
+
+def test_no_warning_is_ours():
+    """Importing warns about nothing in this package's code, whatever fastai does with pandas
+
+    (with `-W error`, `import fastai.basics` alone fails, which no filter of ours should hide)
+    """
+    res = subprocess.run([sys.executable, '-c', import_all], cwd=root, capture_output=True,
+                         text=True, env={**os.environ, 'PYTHONPATH': str(root)})
+    assert res.returncode == 0, res.stderr
+    package = root/'resnet_course'
+    assert not [f for f in res.stdout.splitlines() if Path(f).is_relative_to(package)]
+
 # tidy_nbs
 
 def test_tidy():

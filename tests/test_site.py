@@ -306,7 +306,7 @@ def test_paper_map_names_exist():
 
 # What nbdev makes of the notebooks, which is also what Quarto gets
 
-def prepared(f):
+def shown_in(f):
     "The Markdown of a notebook of `_proc`: prose, and what its outputs show"
     for c in json.loads(read(f))['cells']:
         if c['cell_type'] == 'markdown': yield ''.join(c['source'])
@@ -315,11 +315,10 @@ def prepared(f):
             if text: yield text
 
 @pytest.fixture(scope='module')
-def proc(site):
-    "Path in nbs → pieces of Markdown of every processed notebook; building the site makes them"
-    files = sorted((root/'_proc').rglob('*.ipynb'))
-    if not files: pytest.skip('no _proc beside the site: make docs')
-    return {f.relative_to(root/'_proc').as_posix(): list(prepared(f)) for f in files}
+def proc(prepared):
+    "Path in nbs → pieces of Markdown of every processed notebook"
+    files = find(prepared, '.ipynb')
+    return {f.relative_to(prepared).as_posix(): list(shown_in(f)) for f in files}
 
 def test_no_links_in_code(proc):
     "No renderer turns a link within a code block into a link"

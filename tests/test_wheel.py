@@ -3,7 +3,7 @@
 RESNET_COURSE_WHEEL_PYTHON names that environment's Python; `.ci/run` makes one, with the newest
 versions allowed.
 """
-import json, os, subprocess, tarfile, zipfile
+import email, json, os, subprocess, tarfile, zipfile
 from pathlib import Path
 
 import pytest
@@ -46,6 +46,20 @@ def test_contents_of_the_wheel():
     foreign = ('tests/', 'nbs/', 'tools/')
     assert not [n for n in names if '__pycache__' in n or n.startswith(foreign)]
 
+def test_licenses_in_the_wheel():
+    "An SPDX expression, and the notice of everything in the wheel"
+    with zipfile.ZipFile(built('*.whl')) as wheel:
+        names = wheel.namelist()
+        metadata = next(n for n in names if n.endswith('.dist-info/METADATA'))
+        fields = email.message_from_bytes(wheel.read(metadata))
+    assert fields['License-Expression'] == 'Apache-2.0 AND MIT'
+    notices = ['LICENSE', *(f'resnet_course/assets/{folder}/LICENSE'
+                            for folder in ('fashion_mnist_mini', 'weights'))]
+    assert fields.get_all('License-File') == notices
+    info = metadata.removesuffix('METADATA')
+    assert {f'{info}licenses/{n}' for n in notices} <= set(names)
+    assert not [c for c in fields.get_all('Classifier') if c.startswith('License ::')]
+
 def test_contents_of_the_sdist():
     "Everything that a build needs"
     names = {n.partition('/')[2] for n in tarfile.open(built('*.tar.gz')).getnames()}
@@ -84,6 +98,13 @@ def test_newest_versions(away):
 
 @needs_env
 def test_doctor(away): assert run(['resnet-course', 'doctor'], away).stdout
+
+@needs_env
+def test_version(away):
+    "The command and the module answer the same"
+    said = [run(c, away).stdout for c in (['resnet-course', '--version'],
+                                          ['python', '-m', 'resnet_course', '--version'])]
+    assert said[0] == said[1] and said[0].startswith('resnet-course ')
 
 write_images = '''
 from resnet_course.loaders import get_dls

@@ -31,8 +31,9 @@ def remade(root, before):
     with tempfile.TemporaryDirectory() as tmp:
         copy = Path(tmp)/root.name
         for f in [*before, 'settings.ini', '_quarto.yml']:
-            # not the modules: one whose notebook is gone must not come back
-            if f.endswith('.py') and not f.endswith('__init__.py'): continue
+            # not the modules, except for those written by hand: one whose notebook is gone must
+            # not come back
+            if f.endswith('.py') and not Path(f).name.startswith('__'): continue
             (copy/f).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root/f, copy/f)
         # a copy, because on some systems making links is a privilege
