@@ -7,6 +7,10 @@ import pytest
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'tests'))
 
+# Apple GPUs on hosted runners have no memory to speak of; processes that tests start inherit this
+if sys.platform == 'darwin' and os.environ.get('CI'):
+    os.environ.setdefault('RESNET_COURSE_DEVICE', 'cpu')
+
 @pytest.fixture(scope='session')
 def site():
     "The built site's folder: the one that RESNET_COURSE_SITE names, or built now"

@@ -2,7 +2,7 @@
 import os, platform, subprocess, sys
 from pathlib import Path
 
-import pytest
+import pytest, yaml
 
 import resnet_course
 from resnet_course import doctor as module
@@ -45,7 +45,8 @@ def test_driver_that_torch_cannot_use(tmp_path):
     smi.chmod(0o755)
     import torch
     if torch.cuda.is_available() or torch.backends.mps.is_available(): pytest.skip('found a GPU')
-    code, out = doctor(tmp_path, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    code, out = doctor(tmp_path, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+                       RESNET_COURSE_DEVICE='')
     assert code == 1
     assert 'there is an NVIDIA driver' in out and ('older CUDA' in out or 'without CUDA' in out)
 
@@ -57,6 +58,14 @@ def test_what_the_bug_form_asks_for(tmp_path):
     assert platform.python_version() in lines[1] and platform.system() in lines[1]
     device, = [line for line in lines if line[5:].startswith('device')]
     assert device.startswith('note') and 'trains on the CPU' in device
+
+def test_the_bug_form_shows_its_lines():
+    "The form's example and the output begin with the same checks"
+    form = yaml.safe_load((root/'.github/ISSUE_TEMPLATE/bug.yml').read_text(encoding='utf-8'))
+    about = form['body'][-1]['attributes']
+    assert '`resnet-course doctor`' in about['label']
+    shown = [line.split()[1] for line in about['placeholder'].splitlines()]
+    assert shown == [c.name for c in module.diagnose()][:len(shown)]
 
 def test_drive_that_does_not_exist(monkeypatch):
     "A missing drive on Windows is its own parent, which must not be an endless loop"

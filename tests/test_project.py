@@ -234,6 +234,51 @@ def test_no_warning_is_ours():
     package = root/'resnet_course'
     assert not [f for f in res.stdout.splitlines() if Path(f).is_relative_to(package)]
 
+# Workflows
+
+workflows = sorted((root/'.github/workflows').glob('*.yml'))
+
+def read_yaml(file): return yaml.safe_load(file.read_text(encoding='utf-8'))
+
+def steps_of(file): return [s for job in read_yaml(file)['jobs'].values() for s in job['steps']]
+
+@pytest.mark.parametrize('file', workflows, ids=lambda f: f.name)
+def test_actions_have_a_major_version(file):
+    "No action is taken from a branch that may change under us; PyPI's is called release/v1"
+    used = [step['uses'] for step in steps_of(file) if 'uses' in step]
+    assert used
+    for action in used: assert re.fullmatch(r'[\w-]+(/[\w-]+)+@(release/)?v\d+', action), action
+
+@pytest.mark.parametrize('file', workflows, ids=lambda f: f.name)
+def test_workflows_run_what_exists(file):
+    "Scripts, folders, make's targets and nbdev's commands"
+    makefile = (root/'Makefile').read_text()
+    for text in [step['run'] for step in steps_of(file) if 'run' in step]:
+        for path in re.findall(r'(?<![\w./])(?:tools|tests|nbs|\.ci)/[\w./-]+', text):
+            assert (root/path).exists(), path
+        for target in re.findall(r'\bmake ([\w./-]+)', text):
+            assert re.search(rf'^{target}:', makefile, re.M), target
+        for command in re.findall(r'\bnbdev_\w+', text): assert shutil.which(command), command
+
+def test_the_site_is_deployed_from_where_it_is_built():
+    settings = ConfigParser(delimiters=['='])
+    settings.read(root/'settings.ini', encoding='utf-8')
+    steps = {s['uses'].split('@')[0]: s for s in steps_of(root/'.github/workflows/docs.yml')
+             if 'uses' in s}
+    assert steps['actions/upload-pages-artifact']['with']['path'] == settings['DEFAULT']['doc_path']
+    quarto = steps['quarto-dev/quarto-actions/setup']['with']['version']
+    assert re.fullmatch(r'1\.[78]\.\d+', quarto)
+
+def test_permissions():
+    "The jobs that publish may write or ask for a token, and no other job may"
+    read = [read_yaml(file) for file in workflows]
+    assert all(flow['permissions'] == {'contents': 'read'} for flow in read)
+    jobs = {name: job for flow in read for name, job in flow['jobs'].items()}
+    may = {name: job['permissions'] for name, job in jobs.items() if 'permissions' in job}
+    token = {'id-token': 'write'}
+    assert may == dict(deploy={'pages': 'write', **token}, publish=token,
+                       github={'contents': 'write'})
+
 # tidy_nbs
 
 def test_tidy():

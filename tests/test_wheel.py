@@ -47,7 +47,7 @@ def test_contents_of_the_wheel():
     assert not [n for n in names if '__pycache__' in n or n.startswith(foreign)]
 
 def test_licenses_in_the_wheel():
-    "An SPDX expression, and the notice of everything in the wheel"
+    "An SPDX expression, and a notice for the code, the images and the weights"
     with zipfile.ZipFile(built('*.whl')) as wheel:
         names = wheel.namelist()
         metadata = next(n for n in names if n.endswith('.dist-info/METADATA'))
