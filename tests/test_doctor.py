@@ -1,6 +1,7 @@
 "`resnet-course doctor` on machines with a problem: it names the problem and says what to do"
 import os, platform, subprocess, sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest, yaml
 
@@ -76,3 +77,19 @@ def test_drive_that_does_not_exist(monkeypatch):
         def parent(self): return self
     monkeypatch.setattr(module, 'Path', lambda o: o)
     assert isinstance(module._existing(Drive()), Drive)
+
+def test_the_fuller_disk_decides(monkeypatch):
+    free = iter([1e9, 9e9])
+    monkeypatch.setattr(module.shutil, 'disk_usage', lambda path: SimpleNamespace(free=next(free)))
+    check = module._check_disk()
+    assert check.ok is False and '1.0 GB free here, 9.0 GB free' in check.found
+
+def test_broken_torch_is_reported_once(monkeypatch):
+    "What needs torch is not checked, since it would fail, too"
+    broken = module.Check('torch', False, 'broken')
+    monkeypatch.setattr(module, '_check_torch', lambda: broken)
+    assert not {'fastai', 'device', 'data'} & {c.name for c in module.diagnose()}
+
+def test_proxy_with_https_is_valid(monkeypatch):
+    monkeypatch.setattr(module, 'getproxies', lambda: {'https': 'https://proxy:3128'})
+    assert module._check_proxy().ok is None

@@ -16,3 +16,8 @@ def test_generator_of_a_pytorch_loader_is_restored():
     before = rng.get_state()
     find_lr(learn, num_it=8)
     assert torch.equal(learn.dls.train.sampler.generator.get_state(), before)
+
+def test_no_gradients_are_left():
+    learn = digits_learner()
+    find_lr(learn, num_it=8)
+    assert all(p.grad is None for p in learn.model.parameters())
