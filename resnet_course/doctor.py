@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.request import getproxies
 
 from . import __version__
-from .core import default_device
+from .core import default_device, reinstall_command
 
 # %% ../nbs/api/70_doctor.ipynb #64c3eab4
 @dataclass
@@ -107,7 +107,7 @@ def _check_data()->Check: # ok if the embedded data set can be read
         n = len(get_dls('fashion_mnist_mini').train_ds)
     except Exception as e:
         return Check('data', False, f'cannot read the embedded data set: {e}',
-                     'reinstall: pip install --force-reinstall resnet-course')
+                     f'reinstall: {reinstall_command}')
     return Check('data', True, f'fashion_mnist_mini is complete ({n:,} training images)')
 
 # %% ../nbs/api/70_doctor.ipynb #74346d1f
@@ -169,7 +169,7 @@ def _check_notebooks()->Check: # A note without JupyterLab, FAIL if widgets can'
     lab, widgets, extension = [_version(p) for p in packages]
     found = ', '.join(f"{p} {v or 'missing'}" for p, v in zip(packages, (lab, widgets, extension)))
     if not lab or not widgets:
-        fix = 'for the lessons: pip install "resnet-course[lessons]"'
+        fix = 'for the lessons: pip install jupyterlab ipywidgets'
         return Check('notebooks', None, found, fix)
     if not extension or not _has_lab_extension():
         found += "; JupyterLab's half of the widgets is missing, so they are shown as text"

@@ -20,7 +20,7 @@ def _import(name):
     try: return importlib.import_module(name)
     except ImportError as e:
         raise CourseError(f"export needs the package {e.name}: "
-                          "pip install 'resnet-course[onnx]'") from None
+                          'pip install onnx onnxruntime onnxscript') from None
 
 # %% ../nbs/api/27_export.ipynb #3e0a9cdc
 class OnnxModel:

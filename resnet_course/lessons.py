@@ -10,7 +10,7 @@ import hashlib, json, posixpath, re, subprocess, sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from .core import CourseError, MissingFileError, atomic_write
+from .core import CourseError, MissingFileError, atomic_write, reinstall_command
 
 # %% ../nbs/api/61_lessons.ipynb #ea1b9202
 _folders = ('lessons', 'solutions', 'guides', 'images')
@@ -21,7 +21,7 @@ def _lesson_home():
     for home in (here/'notebooks', here.parent/'nbs'):
         if any((home/'lessons').glob('*.ipynb')): return home
     raise MissingFileError(f'no lessons in {here}: reinstall the course with '
-                           '`pip install --force-reinstall resnet-course`')
+                           f'`{reinstall_command}`')
 
 # %% ../nbs/api/61_lessons.ipynb #012707a1
 def _without_outputs(nb):
@@ -128,7 +128,7 @@ def open_lessons(
 )->int: # JupyterLab's exit status
     "Run JupyterLab with the first lesson open. Raises `CourseError` if either is missing"
     if find_spec('jupyterlab') is None:
-        raise CourseError('JupyterLab is not installed: pip install "resnet-course[lessons]", '
+        raise CourseError('JupyterLab is not installed: pip install jupyterlab ipywidgets, '
                           'or open the notebooks with the tool that you have')
     dest = Path(dest)
     first = min(dest.glob('lessons/*.ipynb'), default=None)
