@@ -93,7 +93,8 @@ def _check_device()->Check: # ok with a GPU, a note without one, FAIL if torch c
         return Check('device', True, found)
     if dev.type == 'mps':
         return Check('device', True, f'trains on the Apple GPU, precision {precision}')
-    found = (f'trains on the CPU, {torch.get_num_threads()} threads; bfloat16 is '
+    n = torch.get_num_threads()
+    found = (f'trains on the CPU, {n} thread{"s"*(n > 1)}; bfloat16 is '
              f'{cpu_bf16_speedup():.1f} times as fast as float32, so precision {precision}')
     if asked: found += '; RESNET_COURSE_DEVICE asks for it'
     elif torch.version.cuda: found += '; torch was built with CUDA, but there is no GPU'
