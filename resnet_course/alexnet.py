@@ -127,7 +127,7 @@ class AlexNet(nn.Module):
         nh:int=4096, # Width of the two hidden layers
         dropout:float=0.5, # Probability that dropout zeroes a hidden unit (section 4.2)
         drop_first:bool=False, # Dropout before each hidden layer (2014)? `False`: after it (2012)
-        init:str='torch', # One of `_inits`
+        init:str='torch', # 'paper', 'kaiming' or 'torch': see "Initialization" above
         **kwargs
     ):
         super().__init__()

@@ -101,15 +101,13 @@ def _command(): return ' '.join(['resnet-course', *sys.argv[1:]])
 
 # %% ../nbs/api/71_cli.ipynb #b1e5b8ea
 @app.command(epilog=_examples(
-    'resnet-course train',
+    'resnet-course train', 'resnet-course train --resume runs/cifar10-resnet18-001',
     'resnet-course train --data cifar10 --arch resnet18 --epochs 10 --seeds 3',
-    'resnet-course train --resume runs/cifar10-resnet18-001',
     'resnet-course train --data photos/ --size 128 --weights torchvision --arch resnet34'))
 def train(
     data:Data='fashion_mnist_mini',
     arch:Annotated[str, typer.Option(
-        '--arch', '-a',
-        help='network: resnet18 … resnet152, resnet20 … resnet110, alexnet …')]='resnet20',
+        '--arch', '-a', help='network: resnet18 … resnet152, resnet20 …, alexnet …')]='resnet20',
     epochs:Annotated[int, typer.Option('--epochs', '-e', help='passes over the training images')]=5,
     recipe:Annotated[str, typer.Option(
         help='training schedule: one_cycle, cosine, step, plateau, he2015_cifar …')]='one_cycle',
@@ -125,14 +123,13 @@ def train(
         min=1, help="batches per step, for where a larger batch needs too much memory")]=None,
     seeds:Annotated[int, typer.Option(
         min=1, help='number of runs, with seeds SEED, SEED+1, …; prints mean and interval')]=1,
-    resume:Resume=None, out:Out=Path('runs'),
+    resume:Resume=None, out:Out=Path('runs')
 ):
     "Train a network, test it once, and keep the record. By default: `resnet20` on Fashion-MNIST."
-    augment = False if augment == 'none' else augment or True
     _train(range(seed, seed + (1 if resume else seeds)), data=data, arch=arch, epochs=epochs,
-           recipe=recipe, lr=lr, bs=bs, size=size, n_train=n_train, augment=augment,
-           weights=weights, precision=precision, compile=compile, accumulate=accumulate,
-           out=out, resume=resume)
+           recipe=recipe, lr=lr, bs=bs, size=size, n_train=n_train, weights=weights,
+           augment=False if augment == 'none' else augment or True, precision=precision,
+           compile=compile, accumulate=accumulate, out=out, resume=resume)
 
 # %% ../nbs/api/71_cli.ipynb #7e9285d2
 def _train(seeds, **kwargs):
@@ -312,7 +309,6 @@ def predict(
     as_json:Annotated[bool, typer.Option('--json', help='print one JSON object per line')]=False,
 ):
     "Classify image files. Exit status 1 if any of them cannot be read."
-    from dataclasses import asdict
     from resnet_course.predict import find_images, predict_images, with_progress
     from resnet_course.weights import load_model
     files = find_images(images)
@@ -322,13 +318,19 @@ def predict(
     if not as_json:
         say(f'{model}: {net.cfg["name"]}, {len(net.meta.get("vocab") or ())} classes', err=True)
     for p in with_progress(predict_images(net, files, k=top, bs=bs), len(files)):
-        if p.error: n_bad += 1
-        if as_json: say(json.dumps(asdict(p), ensure_ascii=False))
-        elif p.error: say(f'{p.file}: cannot be read: {p.error}', err=True)
-        else: say(f'{p.file}: ' + ', '.join(f'{c} {q:.1%}' for c, q in zip(p.classes, p.probs)))
+        n_bad += bool(p.error)
+        _say_prediction(p, as_json)
     if not n_bad: return
     say(f'{n_bad} of {len(files)} files could not be read', err=True)
     raise typer.Exit(1)
+
+# %% ../nbs/api/71_cli.ipynb #3ca44398
+def _say_prediction(p, as_json):
+    "Print what was predicted for one file, or why it could not be read"
+    from dataclasses import asdict
+    if as_json: say(json.dumps(asdict(p), ensure_ascii=False))
+    elif p.error: say(f'{p.file}: cannot be read: {p.error}', err=True)
+    else: say(f'{p.file}: ' + ', '.join(f'{c} {q:.1%}' for c, q in zip(p.classes, p.probs)))
 
 # %% ../nbs/api/71_cli.ipynb #275d2fb4
 @app.command('export', epilog=_examples(

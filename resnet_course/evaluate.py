@@ -434,10 +434,6 @@ class _MeanOverViews(nn.Module):
         probs = torch.stack([self.net(v).softmax(1) for v in self.views(x)])
         return probs.mean(0).clamp_min(1e-12).log()
 
-# %% ../nbs/api/40_evaluate.ipynb #756d99ab
-#| export
-
-
 # %% ../nbs/api/40_evaluate.ipynb #fdee58cf
 def tta(
     learn:Learner|nn.Module|str|Path, # As for `evaluate`

@@ -6,7 +6,7 @@
 __all__ = ['plans', 'Stage', 'StageResults', 'run_stages', 'get_plan', 'save_plan', 'load_plan', 'finetune_learner']
 
 # %% ../nbs/api/50_finetune.ipynb #3c478bbe
-import hashlib, json, re, time
+import json, re, time
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -295,14 +295,6 @@ def _stage_dict(s):
     if isinstance(s.recipe, Recipe): d['recipe'] = s.recipe.name
     default = {f.name: f.default for f in fields(s)}
     return {k: v for k, v in d.items() if v != default[k]}
-
-def _digest(sd):
-    "A fingerprint of a state dict"
-    h = hashlib.sha256()
-    for k in sorted(sd):
-        h.update(k.encode())
-        h.update(sd[k].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return h.hexdigest()[:16]
 
 # %% ../nbs/api/50_finetune.ipynb #00253d7a
 class _Store:

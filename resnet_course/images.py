@@ -389,6 +389,7 @@ def _find_columns(path, header):
     raise CourseError(f'{path} needs a column of paths and a column of labels, but has only '
                       f'{", ".join(header)}')
 
+# %% ../nbs/api/11_images.ipynb #2aad3e41
 def _parse_split(value, path):
     "Split that a cell names; an `is_valid` column holds true and false"
     value = (value or '').strip().lower()

@@ -164,16 +164,19 @@ class SeededDL(TfmdDL):
         for tfm in told: tfm.start_epoch(items)
         return idxs
 
-    def _items_at(self, idxs): return [self.dataset.items[i] for i in idxs]
+# %% ../nbs/api/14_loaders.ipynb #e145c8ce
+@patch
+def _items_at(self:SeededDL, idxs): return [self.dataset.items[i] for i in idxs]
 
-    def deal(self,
-        idxs:list # Positions in the dataset: one process's share of an epoch, in order
-    ):
-        "Tell the transforms which images this process loads, after `get_idxs` of the whole epoch"
-        told = [tfm for tfm in self.image_tfms() if tfm.ids is not None]
-        if not told: return
-        ids = torch.as_tensor(self._items_at(idxs))
-        for tfm in told: tfm.ids = ids
+@patch
+def deal(self:SeededDL,
+    idxs:list # Positions in the dataset: one process's share of an epoch, in order
+):
+    "Tell the transforms which images this process loads, after `get_idxs` of the whole epoch"
+    told = [tfm for tfm in self.image_tfms() if tfm.ids is not None]
+    if not told: return
+    ids = torch.as_tensor(self._items_at(idxs))
+    for tfm in told: tfm.ids = ids
 
 # %% ../nbs/api/14_loaders.ipynb #38d0274e
 class ImageSetDL(SeededDL):
@@ -379,10 +382,19 @@ def _check_args(bs, size, valid_pct, n_train, n_in, seed):
         raise CourseError(f'n_in={n_in!r}: images have 1 channel (gray) or 3 (RGB)')
 
 # %% ../nbs/api/14_loaders.ipynb #55b75c04
-def _as_record(augment):
-    "`augment` as JSON can hold it"
-    simple = augment is None or isinstance(augment, (bool, str))
-    return augment if simple else [repr(o) for o in augment]
+def _as_record(**kwargs):
+    "Arguments of `get_dls` as JSON can hold them"
+    def as_json(name, v):
+        "Lists of transforms by their `repr`, lists of numbers as they are, and paths as text"
+        if v is None or isinstance(v, (bool, int, float, str)): return v
+        if name == 'augment': return [repr(o) for o in v]
+        return np.asarray(v).tolist() if name == 'stats' else str(v)
+    return {name: as_json(name, v) for name, v in kwargs.items()}
+
+def _facts_of(images, splits):
+    "What the loaders know from the image set and its splits"
+    return dict(name=images.name, c=len(images.vocab), load_size=images.load_size,
+                flip=images.flip, split_id=split_id(images, splits))
 
 def _datasets(images, n_in, splits):
     "A fastai `Datasets` over the indices of `images`"
@@ -426,20 +438,17 @@ def get_dls(
     "Create training, validation and test loaders of an image set. Raises `CourseError`"
     _check_args(bs, size, valid_pct, n_train, n_in, seed)
     if seed is None: seed = random.SystemRandom().randrange(2**32)
-    cfg = dict(name_or_path=str(name_or_path), bs=bs, size=size, valid_pct=valid_pct, seed=seed,
-               n_train=n_train, augment=_as_record(augment), n_in=n_in, stats=stats,
-               in_memory=in_memory, num_workers=num_workers, root=root and str(root))
+    cfg = _as_record(name_or_path=name_or_path, bs=bs, size=size, valid_pct=valid_pct, seed=seed,
+                     n_train=n_train, augment=augment, n_in=n_in, stats=stats,
+                     in_memory=in_memory, num_workers=num_workers, root=root)
     images = open_image_set(name_or_path, size, in_memory, root)
     splits = make_splits(images, valid_pct, seed, n_train)
     n_in, size = n_in or images.n_in, size or images.crop_size
     stats = _stats_for(images, splits[0], n_in, stats)
-    if not isinstance(cfg['stats'], (str, type(None))): cfg['stats'] = stats   # as JSON holds it
     tfms = _batch_tfms(images, size, n_in, stats, augment, splits[0])
     dls = _loaders(_datasets(images, n_in, splits), bs, tfms, seed, num_workers, device)
-    return dls.set_facts(vocab=dls.train_ds.tls[1].vocab, c=len(images.vocab), name=images.name,
-                         n_in=n_in, size=size, load_size=images.load_size, stats=stats,
-                         flip=images.flip, source=str(name_or_path), cfg=cfg,
-                         split_id=split_id(images, splits))
+    return dls.set_facts(**_facts_of(images, splits), vocab=dls.train_ds.tls[1].vocab, n_in=n_in,
+                         size=size, stats=stats, cfg=cfg, source=cfg['name_or_path'])
 
 # %% ../nbs/api/14_loaders.ipynb #66063b80
 _splits = ('train', 'valid', 'test')

@@ -8,7 +8,7 @@ __all__ = ['recipes', 'Recipe', 'list_recipes', 'steps', 'cosine', 'one_cycle', 
 
 # %% ../nbs/api/37_recipes.ipynb #9e9e2adb
 import math, warnings
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -235,6 +235,7 @@ def check_recipe(
         raise CourseError(f'accumulate={r.accumulate}: a step needs at least one batch')
     return r
 
+# %% ../nbs/api/37_recipes.ipynb #dfbec4f9
 def _watches_validation(r):
     "Does `r` decide anything by validation?"
     watching = [o.get('monitor', 'valid_loss') for o in (r.plateau, r.early_stop) if o]
@@ -285,15 +286,11 @@ def fit_recipe(
     if lr is None: lr = r.lr*((bs*r.accumulate if bs else r.bs)/r.bs)**r.lr_power
     _create_opt(learn, r, freeze_to, bn)
     learn.recipe = _recipe_record(r, epochs, lr)
-    with memory_advice(bs, r.accumulate), ExitStack() as stack:
-        stack.enter_context(restore_learner(learn))
-        stack.enter_context(in_step(learn))
-        if checkpoint:
-            cfg = _configuration(learn, cbs)
-            stack.enter_context(resumable(learn, checkpoint, resume, minutes, cfg))
-        if r.label_smoothing:
-            learn.loss_func = CrossEntropyLossFlat(label_smoothing=r.label_smoothing)
-        learn.fit(epochs, lr=lr, wd=r.wd, cbs=[*_recipe_cbs(r, lr), *cbs])
+    with memory_advice(bs, r.accumulate), restore_learner(learn), in_step(learn):
+        with _checkpoints(learn, cbs, checkpoint, resume, minutes):
+            if r.label_smoothing:
+                learn.loss_func = CrossEntropyLossFlat(label_smoothing=r.label_smoothing)
+            learn.fit(epochs, lr=lr, wd=r.wd, cbs=[*_recipe_cbs(r, lr), *cbs])
     return learn
 
 # %% ../nbs/api/37_recipes.ipynb #1b8e98ca
@@ -323,3 +320,9 @@ def _configuration(learn, cbs):
                 cbs=names, recipe=learn.recipe,
                 precision=learn.precision.resolved if hasattr(learn, 'precision') else 'fp32',
                 compile=getattr(learn, 'compiled', False))
+
+# %% ../nbs/api/37_recipes.ipynb #19bab4f4
+def _checkpoints(learn, cbs, path, resume, minutes):
+    "The context that writes checkpoints to `path`, or resumes from it; nothing without a path"
+    if not path: return nullcontext()
+    return resumable(learn, path, resume, minutes, _configuration(learn, cbs))

@@ -279,12 +279,11 @@ def train_run(
 )->tuple: # The record and the test report
     "Train, test once, and keep the record in a folder of its own. Raises `CourseError`"
     connect()
+    how = dict(recipe=recipe, epochs=epochs, lr=lr, accumulate=accumulate)
+    images = dict(bs=bs, size=size, n_train=n_train, augment=augment, seed=seed)
+    net = dict(weights=weights, precision=precision, seed=seed, compile=compile)
     if resume: learn, how = _resume_training(Path(resume))
-    else:
-        how = dict(recipe=recipe, epochs=epochs, lr=lr, accumulate=accumulate)
-        images = dict(bs=bs, size=size, n_train=n_train, augment=augment, seed=seed)
-        net = dict(weights=weights, precision=precision, seed=seed, compile=compile)
-        learn, how = _new_training(data, images, arch, net, how, out)
+    else: learn, how = _new_training(data, images, arch, net, how, out)
     if setup: setup(learn)
     fit_recipe(learn, **how)
     return broadcast_object(None if rank_distrib() else _finish(learn, extra))
