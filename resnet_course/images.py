@@ -139,10 +139,10 @@ class ImageSet:
         files:list=None, # Path of each image; None: not from files
         splits:dict=None, # Indices of 'train', 'valid' and 'test', where the data set defines them
         n_in:int=3, # Number of channels, where the images are read from files
-        load_size:int=None, # Side of the images as loaded (px), where they are read from files
+        load_size:int=None, # Side of small squares (px); None: photos, read when they are needed
         stats:tuple=None, # Mean and standard deviation of the training pixels, per channel, 0 to 1
         flip:bool=False, # Does an image keep its class when mirrored?
-        crop_size:int=None, # Side that the network sees (px); None: `load_size`
+        crop_size:int|tuple=None, # What the network sees (px); None: `load_size`
         labels:Sequence=None # Folder name of each class; None: `vocab`
     ):
         self.name, self.vocab, self.labels = name, list(vocab), list(labels or vocab)
@@ -152,13 +152,16 @@ class ImageSet:
         self.n_in, self.load_size, self.crop_size = n_in, load_size, crop_size or load_size
         self.stats, self.flip = stats, flip
         self._copies = {}   # device → images and classes
+    @property
+    def is_photos(self)->bool: # Are they of any size and shape, and read when they are needed?
+        return self.load_size is None
     def __len__(self): return len(self.y)
     def __deepcopy__(self, memo): return self
     def __repr__(self):
-        size = self.load_size
         place = 'read from files' if self.x is None else 'in memory'
-        shape = f'{self.n_in}×{size}×{size}'
-        return f'{self.name}: {len(self):,} images of {shape}, {len(self.vocab)} classes, {place}'
+        size = f'{self.n_in}×{self.load_size}×{self.load_size}'
+        what = 'photos' if self.is_photos else f'images of {size}'
+        return f'{self.name}: {len(self):,} {what}, {len(self.vocab)} classes, {place}'
 
 # %% ../nbs/api/11_images.ipynb #dfbb98e4
 @patch
@@ -313,20 +316,20 @@ def _make_image_set(
     y:Sequence, # Class index of each image
     vocab:Sequence, # Class names
     splits:dict=None, # Indices of 'train', 'valid' and 'test', where the data set defines them
-    crop_size:int=None, # Side that the network sees (px); None: that of small squares, else 128
-    in_memory:bool=None, # Decode all images now? None: if they take no more than `max_gb`
+    size:int|tuple=None, # What the network sees (px); None: as the images are, or 128 for photos
+    in_memory:bool=None, # Decode small squares now? None: if they take no more than `max_gb`
     max_gb:float=1.0, # Memory limit (10^9 bytes) for `in_memory=None`
     **kwargs # Passed to `ImageSet`
-)->ImageSet: # `load_size` is 15% larger than `crop_size`, or the side of small squares
+)->ImageSet: # Photos are not decoded, and have no `load_size`
     "Create an `ImageSet` from image files"
-    load_size, n_in = _common_format(files)
-    crop_size = crop_size or load_size or 128
-    if load_size is None: load_size = round(crop_size*1.15)
-    n_bytes = len(files)*n_in*load_size*load_size
-    if in_memory is None: in_memory = n_bytes <= max_gb*1e9
-    x = decode_all(files, load_size, n_in) if in_memory else None
-    return ImageSet(name, y, vocab, x=x, files=files, splits=splits, n_in=n_in,
-                    load_size=load_size, crop_size=crop_size, **kwargs)
+    side, n_in = _common_format(files)
+    if side is None:
+        return ImageSet(name, y, vocab, files=files, splits=splits, n_in=n_in,
+                        crop_size=size or 128, **kwargs)
+    if in_memory is None: in_memory = len(files)*n_in*side*side <= max_gb*1e9
+    x = decode_all(files, side, n_in) if in_memory else None
+    return ImageSet(name, y, vocab, x=x, files=files, splits=splits, n_in=n_in, load_size=side,
+                    crop_size=size or side, **kwargs)
 
 # %% ../nbs/api/11_images.ipynb #375936f8
 def open_folder(

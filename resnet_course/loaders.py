@@ -8,6 +8,7 @@ __all__ = ['stratified', 'make_splits', 'split_id', 'SeededDL', 'ImageSetDL', 'C
 
 # %% ../nbs/api/14_loaders.ipynb #92e4ebf0
 import os, random, zlib
+from collections import deque
 from contextlib import contextmanager, nullcontext
 from copy import copy
 from pathlib import Path
@@ -19,16 +20,22 @@ from fastai.data.all import (
     Category, CategoryMap, DataLoaders, Datasets, Pipeline, TfmdDL, TfmdLists, Transform, test_set)
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW, rank_distrib
+from fastai.vision import augment as fastai_augment
+from fastai.vision.core import PILImage
 from fastcore.basics import patch
+from fastcore.foundation import L
 from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from .core import CourseError, check_choice, default_device
 from .images import (
-    ImageSet, as_channels, decode_all, imagenet_stats, pixel_stats, plain_tensor, read_image)
+    ImageSet, as_channels, decode_all, imagenet_stats, pixel_stats, plain_tensor)
 from .augment import (
-    AlternatingFlip, BatchAugment, CenterCrop, ColorJitter, Cutout, HorizontalFlip, ImageTransform,
-    Lighting, PadCrop, RandomAffine, RandomCrop, RandomErasing, RandomResizedCrop, ResizeTo,
-    Standardize, ToFloat, color_components)
+    AlternatingFlip, BatchAugment, ColorJitter, Cutout, HorizontalFlip, ImageTransform, Lighting,
+    PadCrop, PerImage, RandomAffine, RandomCrop, RandomErasing, RandomResizedCrop, ResizeTo,
+    ScaleJitter, Standardize, ToFloat, color_components, height_width)
+from .photos import PhotoBatches, PhotoReader, keeping_pays, load_size_for, resize_ways, shrink_all
 from .datasets import datasets, open_image_set
 
 # %% ../nbs/api/14_loaders.ipynb #457683f2
@@ -99,9 +106,10 @@ class _ToImage(Transform):
     "Turn an index, path, Pillow image, array or tensor into a uint8 `TensorImage`"
     def __init__(self,
         images:ImageSet, # The set that indices refer to
-        n_in:int         # Channels: 1 gray, 3 RGB
+        reader:PhotoReader # How to read what is not in memory
     ):
-        self.images, self.load_size, self.n_in = images, images.load_size, n_in
+        self.images, self.reader, self.n_in = images, reader, reader.n_in
+        self.kept = {}   # index → a photo that is kept in memory, smaller than its file
 
     @property
     def cls(self)->type: # `TensorImage`, or `TensorImageBW` for gray images
@@ -109,11 +117,31 @@ class _ToImage(Transform):
 
     def encodes(self, o):
         "Look up an image of the set by its number; read anything else"
-        if not _is_index(o): return self.cls(read_image(o, self.load_size, self.n_in))
+        if _is_index(o) and self.images is not None and self.images.x is not None:
+            return self.cls(as_channels(self.images.x[o], self.n_in))
+        return self.cls(self.reader.read(self.source(o, False)))
+
+    def _call(self, name, o, split_idx=None, **kwargs):
+        "Like fastai's; photos of the training split are augmented"
+        if name != 'encodes' or split_idx != 0 or not self.augments(o):
+            return super()._call(name, o, split_idx=split_idx, **kwargs)
+        return self.cls(self.reader.read_augmented(self.source(o, True), o))
+
+    def augments(self, o)->bool: # Is it a photo of the set?
+        return _is_index(o) and self.images is not None and self.images.is_photos
+
+    def source(self, o, augmented)->object: # The file of an image of the set, or `o` itself
+        "What to read; only training takes what is kept in memory"
+        if not _is_index(o): return o
         if self.images is None:
             raise CourseError('an exported learner has no images: pass a file, image or array')
-        if self.images.x is not None: return self.cls(as_channels(self.images.x[o], self.n_in))
-        return self.cls(read_image(self.images.files[o], self.load_size, self.n_in))
+        return self.kept.get(o, self.images.files[o]) if augmented else self.images.files[o]
+
+    def without_images(self)->Transform:
+        "A copy that does not hold the images"
+        res = copy(self)
+        res.images, res.kept = None, {}
+        return res
 
 # %% ../nbs/api/14_loaders.ipynb #1e253f01
 class _ToLabel(Transform):
@@ -134,10 +162,17 @@ class _ToLabel(Transform):
 
     def decodes(self, o:TensorCategory): return Category(self.vocab[o])
 
+    def without_images(self)->Transform:
+        "A copy that does not hold the images"
+        res = copy(self)
+        res.images = None
+        return res
+
 # %% ../nbs/api/14_loaders.ipynb #fbe2015f
 class SeededDL(TfmdDL):
     "A `TfmdDL` whose batches depend on nothing but `rng`"
     sampler = None # A PyTorch sampler that draws the training order, for loaders from `as_dls`
+    key = 0 # Drawn each epoch; photos are augmented by it
 
     def image_tfms(self)->list: # Of `ImageTransform`
         "The transforms of this loader's batches that know images"
@@ -151,7 +186,8 @@ class SeededDL(TfmdDL):
     def before_iter(self):
         "Seed this epoch's augmentation; processes that share a run get different streams"
         super().before_iter()
-        gen = torch.Generator().manual_seed(self.rng.getrandbits(62) + rank_distrib())
+        self.key = self.rng.getrandbits(62)
+        gen = torch.Generator().manual_seed(self.key + rank_distrib())
         for tfm in self.image_tfms(): tfm.gen = gen
 
     def get_idxs(self)->list: # Of positions in the dataset
@@ -180,37 +216,78 @@ def deal(self:SeededDL,
 
 # %% ../nbs/api/14_loaders.ipynb #38d0274e
 class ImageSetDL(SeededDL):
-    "Cut whole batches out of an `ImageSet` in memory; load anything else item by item"
+    "Cut whole batches out of an `ImageSet` in memory; read photos in several processes"
+    _photos = None # The processes
+    def __init__(self,
+        dataset:object=None, # fastai's `Datasets`
+        *args, # For `TfmdDL`
+        num_workers:int=0, # Processes that read photos
+        **kwargs # For `TfmdDL`
+    ):
+        super().__init__(dataset, *args, num_workers=0, **kwargs)
+        self.workers = num_workers
+
+    def new(self, dataset=None, cls=None, **kwargs):
+        "Like fastai's"
+        return super().new(dataset, cls, **dict(dict(num_workers=self.workers), **kwargs))
+
     def _to_image(self):
-        "The `_ToImage` whose images can be cut into batches, or None"
+        "The `_ToImage` that makes the images, or None if others have a hand in it"
         ds = self.dataset
-        if not isinstance(ds, Datasets) or not len(ds) or not _is_index(ds.items[0]): return None
+        if not isinstance(ds, Datasets) or not len(ds): return None
         if len(self.after_item.fs) or len(self.before_batch.fs): return None
-        tfm = ds.tls[0].tfms.fs[0]
-        if not isinstance(tfm, _ToImage) or tfm.images is None: return None
-        return None if tfm.images.x is None else tfm
+        tfms = ds.tls[0].tfms.fs
+        return tfms[0] if len(tfms) == 1 and isinstance(tfms[0], _ToImage) else None
 
     def create_batches(self, samps):
-        "Indices to batches, not yet augmented"
-        tfm = self._to_image()
-        if tfm is None:
-            yield from super().create_batches(samps)
-            return
-        items, n_parts = self.dataset.items, len(self.dataset.tls)
-        items = np.asarray(getattr(items, 'items', items))
-        x, y = tfm.images.on(None if self.fake_l.num_workers else self.device)
+        "Indices to batches, not yet augmented on the device"
+        tfm, items = self._to_image(), getattr(self.dataset, 'items', None)
+        if tfm is None: yield from super().create_batches(samps)
+        elif _is_index(items[0]) and tfm.images is not None and tfm.images.x is not None:
+            yield from self._cut_batches(tfm, np.asarray(getattr(items, 'items', items)), samps)
+        else: yield from self._read_batches(tfm, samps)
+
+    def _cut_batches(self, tfm, items, samps):
+        "Cut batches out of the images in memory"
+        x, y = tfm.images.on(self.device)
         for idxs in self.chunkify(samps):
             i = torch.from_numpy(items[idxs]).to(x.device)
             xb = tfm.cls(as_channels(x.index_select(0, i), tfm.n_in))
-            yield (xb, TensorCategory(y.index_select(0, i)))[:n_parts]
+            yield (xb, TensorCategory(y.index_select(0, i)))[:len(self.dataset.tls)]
+
+    def _read_batches(self, tfm, samps):
+        "Read batches of photos"
+        image_list, *label_lists = self.dataset.tls
+        trains, asked = image_list.tfms.split_idx == 0, deque()
+        def requests():
+            for idxs in self.chunkify(samps):
+                asked.append([image_list.items[i] for i in idxs])
+                yield [self._request(tfm, o, trains) for o in asked[-1]]
+        if self._photos is None:
+            pin = torch.device(self.device or 'cpu').type == 'cuda'
+            self._photos = PhotoBatches(tfm.reader, self.workers, pin)
+        for x in self._photos.read(requests()):
+            items = asked.popleft()
+            xb = tfm.cls(x.to(self.device, non_blocking=True))
+            labels = [torch.stack([tl.tfms(o) for o in items]) for tl in label_lists]
+            yield xb, *labels
+
+    def _request(self, tfm, o, trains):
+        "What `PhotoBatches` is asked for"
+        augmented = trains and tfm.augments(o)
+        return tfm.source(o, augmented), *((int(o), self.key) if augmented else (None, None))
+
+    def one_batch(self)->tuple:
+        "Like fastai's, read in this process"
+        workers, photos = self.workers, self._photos
+        self.workers, self._photos = 0, None
+        try: return super().one_batch()
+        finally: self.workers, self._photos = workers, photos
 
 # %% ../nbs/api/14_loaders.ipynb #d6069760
 def _bare(tfms):
     "Copies of the transforms of a pipeline that do not hold the images"
-    tfms = [copy(tfm) for tfm in tfms.fs]
-    for tfm in tfms:
-        if hasattr(tfm, 'images'): tfm.images = None
-    return tfms
+    return [tfm.without_images() if hasattr(tfm, 'without_images') else tfm for tfm in tfms.fs]
 
 def _without_images(ds):
     "An empty copy of a `Datasets` or `TfmdLists` whose transforms do not hold the images"
@@ -226,14 +303,15 @@ class CourseDataLoaders(DataLoaders):
     c = None         # Number of classes
     name = None      # Of the set
     n_in = None      # Channels
-    size = None      # Side that the network sees (px)
-    load_size = None # Side of the images as loaded (px)
+    size = None      # Side that the network sees, or (height, width) (px)
+    load_size = None # Side of the images as loaded; what photos are resized to cover (px)
+    resize = None    # What happens to the rest of a photo; None: the images are not photos
     stats = None     # (means, standard deviations) that images are normalized with
     flip = None      # Does an image keep its class when mirrored? None: unknown
     source = None    # What `get_dls` was asked for
     cfg = None       # All arguments of `get_dls`, to repeat the call
     split_id = None  # From `split_id`
-    _facts = ('vocab', 'c', 'name', 'n_in', 'size', 'load_size', 'stats', 'flip', 'source',
+    _facts = ('vocab', 'c', 'name', 'n_in', 'size', 'load_size', 'resize', 'stats', 'flip', 'source',
               'cfg', 'split_id')
 
     @property
@@ -247,8 +325,9 @@ class CourseDataLoaders(DataLoaders):
 
     def __repr__(self):
         n = ' / '.join(f'{len(dl.dataset):,}' for dl in self.loaders)
+        by = '×'.join(map(str, height_width(self.size)))
         return (f'{self.name}: {n} images to train / validate / test, '
-                f'{self.n_in}×{self.size}×{self.size}, {self.c} classes')
+                f'{self.n_in}×{by}, {self.c} classes')
 
 # %% ../nbs/api/14_loaders.ipynb #e678a6e5
 @patch
@@ -282,17 +361,23 @@ def test_dl(self:CourseDataLoaders,
     return self.valid.new(ds, **dict(dict(bs=min(self.valid.bs, len(items))), **kwargs))
 
 # %% ../nbs/api/14_loaders.ipynb #33c16830
-_presets = dict(default='crop+mirror', alexnet='crop+mirror+lighting',
-               imagenet='resized_crop+mirror',
+_presets = dict(default='crop+mirror', alexnet='central_crop+mirror+lighting',
+               imagenet='resized_crop+mirror', he2015='scale_jitter+mirror+lighting',
+               trivial='usual_crop+mirror+trivial', randaugment='usual_crop+mirror+randaugment',
                fast='shift+alternate', fast_cutout='shift+alternate+small_cutout')
 
 class _Augmenter:
     "Create transforms by name, for one image set"
-    def __init__(self, images, size, n_in, train, is_photo):
-        self.images, self.size, self.n_in = images, size, n_in
-        self.train, self.is_photo, self.seen = train, is_photo, min(size, images.load_size)
+    def __init__(self, images, size, n_in, train):
+        self.images, self.size, self.n_in, self.train = images, size, n_in, train
+        self.is_photos = images.is_photos
+        self.seen = min(*height_width(size), images.load_size or 4096)
 
-    def crop(self): return RandomCrop(self.size) if self.is_photo else PadCrop(4)
+    def _window(self, central): return RandomCrop(self.size, load_size_for(self.size), central)
+    def crop(self): return self._window(False) if self.is_photos else PadCrop(4)
+    def central_crop(self): return self._window(True) if self.is_photos else PadCrop(4)
+    def usual_crop(self): return self.resized_crop() if self.is_photos else PadCrop(4)
+    def scale_jitter(self): return ScaleJitter(self.size)
     def shift(self): return PadCrop(2, 'reflect')
     def mirror(self): return HorizontalFlip()
     def alternate(self): return AlternatingFlip()
@@ -302,39 +387,71 @@ class _Augmenter:
     def cutout(self): return Cutout(self.seen//2)
     def small_cutout(self): return Cutout(round(0.3*self.seen))
     def erase(self): return RandomErasing()
+    def trivial(self): return PerImage(v2.TrivialAugmentWide())
+    def randaugment(self): return PerImage(v2.RandAugment())
 
     def lighting(self):
         "From the principal components of up to 2,000 training images"
         if self.n_in != 3: raise CourseError('lighting needs color images: n_in=3')
         i, images = self.train[::-(-len(self.train)//2000)], self.images
         if images.x is not None: x = images.x[i]
-        else: x = decode_all([images.files[j] for j in i], images.load_size)
+        else: x = decode_all([images.files[j] for j in i], max(height_width(self.size)))
         return Lighting(*color_components(as_channels(x, 3)))
 
 # %% ../nbs/api/14_loaders.ipynb #8fc18855
 _names = [name for name in vars(_Augmenter) if not name.startswith('_')]
 
-def _augmentations(augment, images, size, n_in, train, is_photo):
+_fastai_item_tfms = (
+    fastai_augment.CropPad, fastai_augment.DihedralItem, fastai_augment.FlipItem,
+    fastai_augment.RandomCrop, fastai_augment.RandomResizedCrop, fastai_augment.RatioResize,
+    fastai_augment.Resize)
+
+class _OnPillow:
+    "A transform of fastai for Pillow images, for tensors"
+    def __init__(self, tfm): self.tfm = tfm
+    def __repr__(self): return repr(self.tfm)
+    def __call__(self, x):
+        return pil_to_tensor(self.tfm(PILImage.create(to_pil_image(x)), split_idx=0))
+
+def _as_augment(o):
+    "A transform of fastai or torchvision as one that batches are augmented with"
+    if isinstance(o, _fastai_item_tfms): return PerImage(_OnPillow(o))
+    if isinstance(o, Transform): return o
+    if callable(o): return PerImage(o)
+    raise CourseError(f'augment: {o!r} is no transform; give names, or transforms of this package, '
+                      'torchvision.transforms.v2 or fastai')
+
+def _augmentations(augment, images, size, n_in, train):
     "The transforms that `augment` asks for"
     if augment is True: augment = 'crop+mirror' if images.flip else 'crop'
     if not augment: return []
     if not isinstance(augment, str):
-        wrong = [o for o in augment if not isinstance(o, BatchAugment)]
-        if wrong: raise CourseError(f'{wrong[0]!r} is not a BatchAugment')
-        return list(augment)
-    create = _Augmenter(images, size, n_in, train, is_photo)
+        tfms = augment if isinstance(augment, (list, tuple, L)) else [augment]
+        return [_as_augment(o) for o in tfms]
+    create = _Augmenter(images, size, n_in, train)
     names = [name.strip() for name in _presets.get(augment, augment).split('+')]
     return [getattr(create, check_choice(name, _names, 'augmentation'))() for name in names]
 
 # %% ../nbs/api/14_loaders.ipynb #d4a73328
-def _batch_tfms(images, size, n_in, stats, augment, train):
+def _reader(images, size, n_in, resize, tfms):
+    "How to read what is not in memory; and the transforms that are left for batches"
+    if not images.is_photos:
+        side = images.load_size
+        return PhotoReader(side, n_in, load_size=side), tfms
+    windows = [tfm for tfm in tfms if hasattr(tfm, 'window')]
+    if len(windows) > 1: raise CourseError(f'augment: two crops of a photo, {windows[0].name} and '
+                                           f'{windows[1].name}: leave one out')
+    per_image = [tfm for tfm in tfms if isinstance(tfm, PerImage)]
+    reader = PhotoReader(size, n_in, resize, load_size_for(size), tfms=tuple(per_image))
+    if windows: reader.window = windows[0].window
+    elif per_image: reader.whole = reader.crops_itself()
+    return reader, [tfm for tfm in tfms if tfm not in windows + per_image]
+
+def _batch_tfms(images, size, stats, tfms):
     "What is done to a batch on the device"
-    # photos are loaded larger than the network sees them
-    is_photo = size < images.load_size and images.crop_size < images.load_size
-    tfms = _augmentations(augment, images, size, n_in, train, is_photo)
-    if is_photo: tfms.append(CenterCrop(size))
-    elif size != images.load_size and not any(type(tfm) is RandomResizedCrop for tfm in tfms):
-        tfms.append(ResizeTo(size))
+    fits = images.is_photos or size == images.load_size
+    cuts = any(isinstance(tfm, (RandomResizedCrop, ScaleJitter)) for tfm in tfms)
+    if not fits and not cuts: tfms = tfms + [ResizeTo(size)]
     return tfms + [ToFloat(), Standardize.from_stats(*stats, cuda=False)]
 
 # %% ../nbs/api/14_loaders.ipynb #bb73d4ac
@@ -366,11 +483,17 @@ def _stats_for(images, train, n_in, stats):
 # %% ../nbs/api/14_loaders.ipynb #1f8da822
 def _is_whole(o): return isinstance(o, (int, np.integer)) and not isinstance(o, bool)
 
-def _check_args(bs, size, valid_pct, n_train, n_in, seed):
+def _as_size(size):
+    "A side, or (height, width); raises `CourseError` for anything else"
+    pair = [size, size] if _is_whole(size) else size
+    if not isinstance(pair, (list, tuple)) or len(pair) != 2: pair = [0]
+    if not all(_is_whole(n) and 4 <= n <= 4096 for n in pair):
+        raise CourseError(f'size={size!r}: give pixels, from 4 to 4096, or (height, width)')
+    return int(pair[0]) if pair[0] == pair[1] else tuple(map(int, pair))
+
+def _check_args(bs, valid_pct, n_train, n_in, seed):
     "Raise `CourseError` for arguments that make no sense"
     if not _is_whole(bs) or bs < 1: raise CourseError(f'bs={bs!r}: a batch has at least one image')
-    if size is not None and (not _is_whole(size) or not 4 <= size <= 4096):
-        raise CourseError(f'size={size!r}: give pixels, from 4 to 4096')
     is_number = isinstance(valid_pct, (int, float)) and not isinstance(valid_pct, bool)
     if not is_number or not 0 <= valid_pct <= 0.45:
         raise CourseError(f'valid_pct={valid_pct!r}: give a fraction from 0 to 0.45, 0.1 for 10%')
@@ -387,26 +510,36 @@ def _as_record(**kwargs):
     def as_json(name, v):
         "Lists of transforms by their `repr`, lists of numbers as they are, and paths as text"
         if v is None or isinstance(v, (bool, int, float, str)): return v
-        if name == 'augment': return [repr(o) for o in v]
-        return np.asarray(v).tolist() if name == 'stats' else str(v)
+        if name == 'augment': return [repr(o) for o in (v if isinstance(v, (list, L)) else [v])]
+        return np.asarray(v).tolist() if name in ('stats', 'size') else str(v)
     return {name: as_json(name, v) for name, v in kwargs.items()}
 
 def _facts_of(images, splits):
     "What the loaders know from the image set and its splits"
-    return dict(name=images.name, c=len(images.vocab), load_size=images.load_size,
-                flip=images.flip, split_id=split_id(images, splits))
+    return dict(name=images.name, c=len(images.vocab), flip=images.flip, split_id=split_id(images, splits))
 
-def _datasets(images, n_in, splits):
+def _datasets(images, reader, splits):
     "A fastai `Datasets` over the indices of `images`"
-    tfms = [[_ToImage(images, n_in)], [_ToLabel(images)]]
+    tfms = [[_ToImage(images, reader)], [_ToLabel(images)]]
     return Datasets(list(range(len(images))), tfms, splits=[idxs.tolist() for idxs in splits])
 
 # %% ../nbs/api/14_loaders.ipynb #9a34ef25
+def _keep(dsets, in_memory):
+    "Keep the training photos in memory if asked to, or if it pays"
+    tfm, items = dsets.tls[0].tfms.fs[0], list(dsets.subset(0).items)
+    files = [tfm.images.files[i] for i in items]
+    if in_memory is None: in_memory = keeping_pays(files, tfm.reader.size)
+    if in_memory: tfm.kept = dict(zip(items, shrink_all(files, tfm.reader.size)))
+
+def _workers(to_image, n_train):
+    "How many processes to read photos with: none for a few hundred, or if they are in memory"
+    if to_image.images.x is not None or to_image.kept or n_train < 256: return 0
+    return min(8, os.cpu_count() or 1)
+
 def _loaders(dsets, bs, tfms, seed, num_workers, device):
     "Three loaders that share the transforms"
     to_image = dsets.tls[0].tfms.fs[0]
-    if num_workers is None:
-        num_workers = 0 if to_image.images.x is not None else min(8, os.cpu_count() or 1)
+    if num_workers is None: num_workers = _workers(to_image, len(dsets.subset(0)))
     # never larger than the training set, so that no epoch is empty
     bs = min(bs, len(dsets.subset(0)))
     dls, device = [], device or default_device()
@@ -423,32 +556,45 @@ def _loaders(dsets, bs, tfms, seed, num_workers, device):
 def get_dls(
     name_or_path:object='fashion_mnist_mini', # A set's name, a folder of your own, or a CSV file
     bs:int=128, # Images per batch
-    size:int|None=None, # Side that the network sees (px); None: the set's own, 128 for photos
+    size:int|tuple|None=None, # What the network sees: side, or (height, width) (px); None: the
+                              # set's own, 128 for photos
     valid_pct:float=0.1, # Fraction of training images to validate on, and to test on if needed
     seed:int|None=42, # Chooses validation images and training order; None: different each time
-    augment:object=True, # True, False, names like 'crop+mirror+cutout', or a list of `BatchAugment`
+    augment:object=True, # True, False, names like 'crop+mirror+cutout', or a list of transforms
+    resize:str='crop', # How photos fit: 'crop' loses borders, 'squish' the aspect, 'pad' adds black
     n_train:int|None=None, # Keep only this many training images
     device:object=None, # Where the batches go; None: fastai's default device
     n_in:int|None=None, # Channels: 1 gray, 3 RGB; None: the set's own
     stats:object=None, # (means, standard deviations) to normalize with, or a set's name: 'imagenet'
-    in_memory:bool|None=None, # Decode photos once and keep them? None: if that takes under 1 GB
+    in_memory:bool|None=None, # Keep images in memory? None: if they take under 1 GB, and photos
+                              # only if they are much larger than needed
     num_workers:int|None=None, # Processes that read photos; sets in memory need none
     root:object=None # Where the standard sets are; None: fastai's data folder
 )->CourseDataLoaders: # train, valid and test
     "Create training, validation and test loaders of an image set. Raises `CourseError`"
-    _check_args(bs, size, valid_pct, n_train, n_in, seed)
+    _check_args(bs, valid_pct, n_train, n_in, seed)
+    if size is not None: size = _as_size(size)
+    check_choice(resize, resize_ways, 'way to resize')
     if seed is None: seed = random.SystemRandom().randrange(2**32)
     cfg = _as_record(name_or_path=name_or_path, bs=bs, size=size, valid_pct=valid_pct, seed=seed,
-                     n_train=n_train, augment=augment, n_in=n_in, stats=stats,
+                     n_train=n_train, augment=augment, resize=resize, n_in=n_in, stats=stats,
                      in_memory=in_memory, num_workers=num_workers, root=root)
     images = open_image_set(name_or_path, size, in_memory, root)
     splits = make_splits(images, valid_pct, seed, n_train)
     n_in, size = n_in or images.n_in, size or images.crop_size
     stats = _stats_for(images, splits[0], n_in, stats)
-    tfms = _batch_tfms(images, size, n_in, stats, augment, splits[0])
-    dls = _loaders(_datasets(images, n_in, splits), bs, tfms, seed, num_workers, device)
-    return dls.set_facts(**_facts_of(images, splits), vocab=dls.train_ds.tls[1].vocab, n_in=n_in,
-                         size=size, stats=stats, cfg=cfg, source=cfg['name_or_path'])
+    if not images.is_photos and resize != 'squish' and not isinstance(size, int):
+        raise CourseError(f"{images.name}: its images are square, so size={size} needs "
+                          "resize='squish'")
+    tfms = _augmentations(augment, images, size, n_in, splits[0])
+    reader, tfms = _reader(images, size, n_in, resize, tfms)
+    dsets = _datasets(images, reader, splits)
+    if images.is_photos: _keep(dsets, in_memory)
+    tfms = _batch_tfms(images, size, stats, tfms)
+    dls = _loaders(dsets, bs, tfms, seed, num_workers, device)
+    return dls.set_facts(**_facts_of(images, splits), load_size=reader.load_size,
+                         resize=resize if images.is_photos else None, vocab=dls.train_ds.tls[1].vocab,
+                         n_in=n_in, size=size, stats=stats, cfg=cfg, source=cfg['name_or_path'])
 
 # %% ../nbs/api/14_loaders.ipynb #66063b80
 _splits = ('train', 'valid', 'test')
