@@ -127,7 +127,7 @@ class BatchAugment(ImageTransform):
 def seeded(
     seed:int # Below 2**32
 ): # Yields nothing
-    "Seed Python's, NumPy's and PyTorch's CPU generators inside the block, and restore them after it"
+    "Seed Python's, NumPy's and PyTorch's CPU generators inside the block; restore them after it"
     py_state, np_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

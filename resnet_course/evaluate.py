@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.functional as TF
-from fastai.data.all import DataLoaders, Pipeline
+from fastai.data.all import DataLoaders
 from fastai.learner import Learner
 from fastcore.basics import noop, patch
 from matplotlib.axes import Axes
@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from .core import CourseError, check_choice, html_table, memory_advice
 from .images import plain_tensor
-from .augment import CenterCrop
-from .loaders import raw_image, show_raw, split_dl, unaugmented
+from .augment import height_width
+from .loaders import raw_image, show_raw, split_dl, unaugmented, with_borders
 from .models import eval_mode
 from .weights import load_model
 from .precision import using_precision
@@ -419,10 +419,10 @@ def _flips(x):
 
 def _ten_crops(x, size, black):
     "Ten batches of crops; `black` is the normalized value of black pixels (C,1,1)"
-    if x.shape[-1] == size:   # small images fill the network's view, so pad them as in training
-        black, margin = black.to(x), max(1, size//8)
+    if x.shape[-2:] == size:   # small images fill the network's view, so pad them as in training
+        black, margin = black.to(x), max(1, min(size)//8)
         x = F.pad(x - black, [margin]*4) + black
-    return TF.ten_crop(x, [size, size])
+    return TF.ten_crop(x, size)
 
 class _MeanOverViews(nn.Module):
     "Logarithm of the mean probabilities over the views of each image"
@@ -456,10 +456,9 @@ def tta(
                   losses=F.nll_loss(log_probs, targets, reduction='none'))
 
 def _ten_crop_views(dls, dl):
-    "A loader that keeps photos uncropped, and a function that takes ten crops of a batch"
-    tfms = [f for f in dl.after_batch.fs if not isinstance(f, CenterCrop)]
-    dl = dl.new(after_batch=Pipeline(tfms, split_idx=1))
-    size = getattr(dls, 'size', None) or dl.one_batch()[0].shape[-1]
+    "A loader that keeps the borders of photos, and a function that takes ten crops of a batch"
+    if getattr(dls, 'resize', None): dl = with_borders(dl)
+    size = height_width(getattr(dls, 'size', None) or dl.one_batch()[0].shape[-1])
     mean, std = getattr(dls, 'stats', None) or ([0.], [1.])
     black = -torch.tensor(mean)/torch.tensor(std)
     return dl, partial(_ten_crops, size=size, black=black[:, None, None])

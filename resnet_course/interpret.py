@@ -24,7 +24,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from .augment import CenterCrop
 from .core import CourseError, check_choice
 from .images import plain_tensor
 from .loaders import raw_image, show_raw, split_dl, unaugmented
@@ -259,16 +258,10 @@ def grad_cam(
     return F.interpolate(cam, xb.shape[2:], mode='bilinear', align_corners=False)[:, 0]
 
 # %% ../nbs/api/42_interpret.ipynb #78090733
-def _show_cam(ax, cam, shape, crop):
-    "Draw a map over an image of `shape`; with `crop`, the network has seen only its center"
+def _show_cam(ax, cam, shape):
+    "Draw a map over an image of `shape`"
     h, w = shape
-    dy, dx = 0, 0
-    if crop:
-        side = cam.shape[-1]
-        dy, dx = (h - side)//2, (w - side)//2
-    extent = (dx - .5, w - dx - .5, h - dy - .5, dy - .5)   # left, right, bottom, top
-    ax.imshow(cam, cmap='magma', alpha=.6, extent=extent)
-    ax.set(xlim=(-.5, w - .5), ylim=(h - .5, -.5))
+    ax.imshow(cam, cmap='magma', alpha=.6, extent=(-.5, w - .5, h - .5, -.5))
 
 # %% ../nbs/api/42_interpret.ipynb #ecb73fa4
 def plot_cam(
@@ -286,7 +279,6 @@ def plot_cam(
     with eval_mode(learn) as model, torch.no_grad():
         preds = model(_to_model(xb, model)).argmax(1)
     cams = grad_cam(learn, xb, cls, name).cpu()
-    crop = any(isinstance(f, CenterCrop) for f in dl.after_batch.fs)
     fig, axs = plt.subplots(2, n, figsize=(7, 14.5/max(n, 6) + .3), layout='constrained',
                             squeeze=False)
     for (upper, lower), i, cam, y, p in zip(axs.T, which, cams, yb.tolist(), preds.tolist()):
@@ -294,7 +286,7 @@ def plot_cam(
         explained = p if cls is None else cls
         show_raw(upper, im, vocab[y])
         show_raw(lower, im, vocab[explained], 'black' if p == y else '#d55e00')
-        _show_cam(lower, cam, im.shape[:2], crop)
+        _show_cam(lower, cam, im.shape[:2])
     return fig
 
 # %% ../nbs/api/42_interpret.ipynb #872d6f11

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['stratified', 'make_splits', 'split_id', 'SeededDL', 'ImageSetDL', 'CourseDataLoaders', 'get_dls', 'split_dl',
-           'unaugmented', 'raw_image', 'show_raw']
+           'unaugmented', 'with_borders', 'raw_image', 'show_raw']
 
 # %% ../nbs/api/14_loaders.ipynb #92e4ebf0
 import os, random, zlib
 from collections import deque
 from contextlib import contextmanager, nullcontext
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import fastai.vision.data  # noqa: F401  shows batches as a grid
@@ -32,10 +33,11 @@ from .core import CourseError, check_choice, default_device
 from .images import (
     ImageSet, as_channels, decode_all, imagenet_stats, pixel_stats, plain_tensor)
 from .augment import (
-    AlternatingFlip, BatchAugment, ColorJitter, Cutout, HorizontalFlip, ImageTransform, Lighting,
+    AlternatingFlip, ColorJitter, Cutout, HorizontalFlip, ImageTransform, Lighting,
     PadCrop, PerImage, RandomAffine, RandomCrop, RandomErasing, RandomResizedCrop, ResizeTo,
     ScaleJitter, Standardize, ToFloat, color_components, height_width)
-from .photos import PhotoBatches, PhotoReader, keeping_pays, load_size_for, resize_ways, shrink_all
+from .photos import (
+    PhotoBatches, PhotoReader, keeping_pays, load_size_for, resize_ways, shrink_all)
 from .datasets import datasets, open_image_set
 
 # %% ../nbs/api/14_loaders.ipynb #457683f2
@@ -141,6 +143,12 @@ class _ToImage(Transform):
         "A copy that does not hold the images"
         res = copy(self)
         res.images, res.kept = None, {}
+        return res
+
+    def with_borders(self)->Transform:
+        "A copy that keeps what is cropped from photos"
+        res = copy(self)
+        res.reader = replace(self.reader, size=self.reader.load_size, window=None, tfms=())
         return res
 
 # %% ../nbs/api/14_loaders.ipynb #1e253f01
@@ -311,8 +319,8 @@ class CourseDataLoaders(DataLoaders):
     source = None    # What `get_dls` was asked for
     cfg = None       # All arguments of `get_dls`, to repeat the call
     split_id = None  # From `split_id`
-    _facts = ('vocab', 'c', 'name', 'n_in', 'size', 'load_size', 'resize', 'stats', 'flip', 'source',
-              'cfg', 'split_id')
+    _facts = ('vocab', 'c', 'name', 'n_in', 'size', 'load_size', 'resize', 'stats', 'flip',
+              'source', 'cfg', 'split_id')
 
     @property
     def test(self)->TfmdDL: # The test loader
@@ -516,7 +524,8 @@ def _as_record(**kwargs):
 
 def _facts_of(images, splits):
     "What the loaders know from the image set and its splits"
-    return dict(name=images.name, c=len(images.vocab), flip=images.flip, split_id=split_id(images, splits))
+    return dict(name=images.name, c=len(images.vocab), flip=images.flip,
+                split_id=split_id(images, splits))
 
 def _datasets(images, reader, splits):
     "A fastai `Datasets` over the indices of `images`"
@@ -593,8 +602,9 @@ def get_dls(
     tfms = _batch_tfms(images, size, stats, tfms)
     dls = _loaders(dsets, bs, tfms, seed, num_workers, device)
     return dls.set_facts(**_facts_of(images, splits), load_size=reader.load_size,
-                         resize=resize if images.is_photos else None, vocab=dls.train_ds.tls[1].vocab,
-                         n_in=n_in, size=size, stats=stats, cfg=cfg, source=cfg['name_or_path'])
+                         resize=resize if images.is_photos else None, n_in=n_in,
+                         vocab=dls.train_ds.tls[1].vocab, size=size, stats=stats, cfg=cfg,
+                         source=cfg['name_or_path'])
 
 # %% ../nbs/api/14_loaders.ipynb #66063b80
 _splits = ('train', 'valid', 'test')
@@ -621,6 +631,17 @@ def unaugmented(
     "Treat the images of `dl` as validation images inside the block"
     ds = getattr(dl, 'dataset', None)
     with ds.set_split_idx(1) if hasattr(ds, 'set_split_idx') else nullcontext(): yield dl
+
+# %% ../nbs/api/14_loaders.ipynb #205a8155
+def with_borders(
+    dl:ImageSetDL # Of photos, from `split_dl`
+)->ImageSetDL: # Batches of `load_size`
+    "A loader of the same photos before the center is cropped"
+    image_list, *label_lists = dl.dataset.tls
+    tfm, split = image_list.tfms.fs[0], image_list.tfms.split_idx
+    images = TfmdLists(image_list.items, Pipeline([tfm.with_borders()], split_idx=split),
+                       do_setup=False, split_idx=split)
+    return dl.new(Datasets(tls=[images, *label_lists], n_inp=dl.dataset.n_inp))
 
 # %% ../nbs/api/14_loaders.ipynb #2c6de71e
 def raw_image(

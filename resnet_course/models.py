@@ -93,14 +93,15 @@ def create_model(
 
 # %% ../nbs/api/24_models.ipynb #0c1fe82d
 def default_stem(
-    size:int, # Side of the images, px
+    size:int|tuple, # Side of the images, or (height, width) (px)
     name:str=None # One of `list_models()`; `None`: any ResNet for ImageNet
 )->str|None: # Name of a stem; `None` for a network without a choice of stems
     "Choose the stem that suits images of `size` px"
     if name is not None:
         own = options(name).get('stem')
         if own != 'imagenet': return own
-    return 'cifar' if size < 96 else 'imagenet'
+    side = size if isinstance(size, int) else min(size)
+    return 'cifar' if side < 96 else 'imagenet'
 
 # %% ../nbs/api/24_models.ipynb #5f38732b
 def unwrap_model(

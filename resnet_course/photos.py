@@ -75,7 +75,8 @@ def _decode(data, height, width):
     if im.width >= 2*width and im.height >= 2*height:
         im.draft(None, (width, height))
         return open_image(im)
-    return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED)
+    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    return decode_jpeg(encoded, ImageReadMode.UNCHANGED)
 
 # %% ../nbs/api/08_photos.ipynb #8ed3799e
 def _whole_window(box, h, w, by_h, by_w):
@@ -275,8 +276,9 @@ class PhotoBatches:
         pin:bool=False # Put batches where a GPU can fetch them?
     ):
         self.plan = _Plan()
-        self.loader = DataLoader(_Requests(reader), batch_sampler=self.plan, collate_fn=_join,
-                                 num_workers=workers, pin_memory=pin, persistent_workers=workers > 0)
+        self.loader = DataLoader(
+            _Requests(reader), batch_sampler=self.plan, collate_fn=_join, num_workers=workers,
+            pin_memory=pin, persistent_workers=workers > 0)
 
     def read(self,
         batches:Iterable # Lists of requests: (image, number, key); without a number unaugmented

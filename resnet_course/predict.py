@@ -6,8 +6,10 @@
 __all__ = ['Prediction', 'predict_images', 'find_images', 'with_progress']
 
 # %% ../nbs/api/41_predict.ipynb #f1bec385
-import sys, time
+import os, sys, time
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +18,11 @@ from fastai.torch_core import TensorImage
 from torch import nn
 
 from .core import CourseError, MissingFileError, memory_advice
-from .images import image_files, plain_tensor, read_image
-from .augment import CenterCrop, ResizeTo
+from .images import image_files, plain_tensor
+from .augment import ResizeTo, height_width
+from .photos import PhotoReader
 from .models import eval_mode
+from .precision import precisions, resolve_precision
 
 # %% ../nbs/api/41_predict.ipynb #b9453b1a
 @dataclass
@@ -30,50 +34,75 @@ class Prediction:
     error: str|None = None # Why the file cannot be read; None: it was read
 
 # %% ../nbs/api/41_predict.ipynb #prepim02
-def _preparation(meta):
-    "The size to load images at (px), and a function that turns a batch of bytes into network input"
+def _preparation(meta, n_in):
+    "How to read images, and a function that turns a batch of bytes into network input"
     missing = [key for key in ('vocab', 'size', 'stats') if not meta.get(key)]
     if missing:
         raise CourseError(f'these weights come without {", ".join(missing)}, so they cannot '
                           'classify files: use the model.safetensors of a run')
-    size = meta['size']
-    load_size = meta.get('side') or size
-    crop = meta.get('crop', load_size >= size)
-    fit = CenterCrop(size) if crop else ResizeTo(size)
+    size = height_width(meta['size'])
+    load_size = height_width(meta.get('side') or size)
     mean, std = torch.tensor(meta['stats'])[..., None, None]
-    def prepare(x): return (plain_tensor(fit(TensorImage(x)/255)) - mean)/std
-    return load_size, prepare
+    def normalize(x): return (x/255 - mean.to(x.device))/std.to(x.device)
+    if meta.get('crop', load_size >= size):
+        return PhotoReader(size, n_in, meta.get('resize') or 'crop', load_size), normalize
+    fit = ResizeTo(size)
+    def resize(x): return plain_tensor(fit(TensorImage(normalize(x))))
+    return PhotoReader(load_size, n_in, load_size=load_size), resize
 
 # %% ../nbs/api/41_predict.ipynb #c1ab271e
+def _read_ahead(images, bs, reader, workers):
+    "Batches of images, and what was read of each: a tensor or the error"
+    def read(o):
+        "Read one image"
+        try: return reader.read(o)
+        except CourseError as e: return e
+    ahead, n_ahead, ex = deque(), 2, ThreadPoolExecutor(workers)
+    try:
+        for i in range(0, len(images), bs):
+            batch = images[i:i + bs]
+            ahead.append((batch, [ex.submit(read, o) for o in batch]))
+            if len(ahead) <= n_ahead: continue
+            batch, futures = ahead.popleft()
+            yield batch, [f.result() for f in futures]
+        for batch, futures in ahead: yield batch, [f.result() for f in futures]
+    finally: ex.shutdown(cancel_futures=True)
+
+def _name_of(o):
+    "What to call an image"
+    if isinstance(o, (str, Path)): return str(o)
+    return getattr(o, 'filename', None) or getattr(o, 'name', None) or type(o).__name__
+
 def predict_images(
     model:nn.Module, # From `load_model`: it knows its classes, image size and normalization
-    files:Iterable, # Paths of image files
+    images:Iterable, # Paths, encoded bytes, file objects, Pillow images, arrays or tensors
     k:int=5, # Number of classes per image
-    bs:int=64 # Images per batch
-)->Iterator[Prediction]: # One per file, in order
-    "Classify `files`. Raises `CourseError` if the weights come without classes, size or statistics"
-    load_size, prepare = _preparation(model.meta)
-    files = [str(f) for f in files]
-    for i in range(0, len(files), bs):
-        batch = files[i:i + bs]
-        with memory_advice(len(batch)): preds = _predict_batch(model, batch, k, load_size, prepare)
+    bs:int=64, # Images per batch
+    precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'
+    workers:int=None # Threads that read images; None: one for each processor, at most 8
+)->Iterator[Prediction]: # One per image, in order
+    "Classify images. Raises `CourseError` if the weights come without classes, size or statistics"
+    reader, prepare = _preparation(model.meta, model.cfg.get('n_in', 3))
+    device, workers = next(model.parameters()).device, workers or min(8, os.cpu_count() or 1)
+    dtype, vocab = precisions[resolve_precision(precision, device)], model.meta['vocab']
+    for batch, read in _read_ahead(list(images), bs, reader, workers):
+        preds = [Prediction(_name_of(o), [], []) for o in batch]
+        for p, x in zip(preds, read): p.error = str(x) if isinstance(x, Exception) else None
+        xs = [x for x in read if not isinstance(x, Exception)]
+        with memory_advice(len(batch)): probs = _probabilities(model, xs, prepare, device, dtype)
+        top = probs.topk(min(k, len(vocab)))
+        readable = [p for p in preds if p.error is None]
+        for p, probs, idx in zip(readable, top.values.tolist(), top.indices.tolist()):
+            p.classes, p.probs = [vocab[i] for i in idx], probs
         yield from preds
 
-def _predict_batch(model, files, k, load_size, prepare):
-    "Read and classify one batch of files"
-    preds, xs = [Prediction(f, [], []) for f in files], []
-    for p in preds:
-        try: xs.append(read_image(p.file, load_size, model.cfg.get('n_in', 3)))
-        except CourseError as e: p.error = str(e)
-    if not xs: return preds
-    vocab, device = model.meta['vocab'], next(model.parameters()).device
-    with torch.inference_mode(), eval_mode(model):
-        out = model(prepare(torch.stack(xs)).to(device)).softmax(1)
-    top = out.topk(min(k, len(vocab)))
-    readable = [p for p in preds if p.error is None]
-    for p, probs, idx in zip(readable, top.values.tolist(), top.indices.tolist()):
-        p.classes, p.probs = [vocab[i] for i in idx], probs
-    return preds
+def _probabilities(model, xs, prepare, device, dtype):
+    "Probabilities of the classes (N,C) for images"
+    if not xs: return torch.zeros(0, len(model.meta['vocab']))
+    half = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+    with torch.inference_mode(), eval_mode(model), half:
+        x = prepare(torch.stack(xs).to(device, non_blocking=True))
+        return model(x.contiguous(memory_format=torch.channels_last)).float().softmax(1)
 
 # %% ../nbs/api/41_predict.ipynb #f28656da
 def find_images(

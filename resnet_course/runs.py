@@ -145,7 +145,8 @@ def save_run(
     resized = any(type(tfm) is ResizeTo for tfm in dls.valid.after_batch.fs)
     save_weights(learn.model, path/'model.safetensors', vocab=list(map(str, dls.vocab)),
                  size=getattr(dls, 'size', None), side=getattr(dls, 'load_size', None),
-                 stats=getattr(dls, 'stats', None), crop=not resized)
+                 resize=getattr(dls, 'resize', None), stats=getattr(dls, 'stats', None),
+                 crop=not resized)
     if rec['history']: _save_history(rec['history'], path)
     write_json(rec, path/'run.json')
     return rec

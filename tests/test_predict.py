@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers import photos
 from PIL import Image
 
 from resnet_course.core import CourseError
@@ -29,7 +30,8 @@ def check_first_probs(learn, weights, files):
     "Compare with the learner's own test loader, one file at a time"
     x = torch.cat([learn.dls.test_dl([f]).one_batch()[0] for f in files])
     with torch.no_grad(), eval_mode(learn) as model: want = model(x).softmax(1).max(1).values
-    got = torch.tensor([p.probs[0] for p in predict_images(load_model(weights), files)])
+    preds = predict_images(load_model(weights), files, precision='fp32')
+    got = torch.tensor([p.probs[0] for p in preds])
     assert got == pytest.approx(want, abs=1e-5)
 
 @pytest.mark.parametrize('size', [8, 24, 28, 40])
@@ -42,12 +44,12 @@ def test_files_are_prepared_as_in_training(tmp_path, size):
         Image.fromarray(dls.test_ds[i][0].numpy()[0]).save(files[-1])
     check_first_probs(learn, weights, files)
 
-def test_photos_are_prepared_as_in_training(tmp_path):
-    "Photos are loaded larger than the network's view, and center-cropped"
-    for c in 'ab':
-        for i in range(8): noise(tmp_path/'photos'/c/f'{i}.png', 60, seed=i)
-    dls = get_dls(tmp_path/'photos', bs=4, size=32, num_workers=0, device='cpu')
-    assert dls.load_size > dls.size
+@pytest.mark.parametrize('size', [32, (24, 40)])
+@pytest.mark.parametrize('resize', ['crop', 'squish', 'pad'])
+def test_photos_are_prepared_as_in_training(tmp_path, size, resize):
+    "Whatever the shape of the network's view, and whatever happens to the rest of a photo"
+    photos(tmp_path/'photos', 8, (60, 50))
+    dls = get_dls(tmp_path/'photos', bs=4, size=size, resize=resize, num_workers=0, device='cpu')
     learn = course_learner(dls, 'resnet8', seed=0, precision='fp32')
     weights = saved_run(learn, tmp_path/'run')
     check_first_probs(learn, weights, find_images([tmp_path/'photos']))
@@ -64,10 +66,10 @@ def test_order_and_errors_over_several_batches(tmp_path):
     for i in (0, 3, 4, 5, 9): files[i].write_bytes(b'not an image')
     model = create_model('resnet8', n_out=2)
     model.meta = dict(vocab=['a', 'b'], size=32, stats=([.5]*3, [.25]*3))
-    alone = [p for f in files for p in predict_images(model, [f])]
+    alone = [p for f in files for p in predict_images(model, [f], precision='fp32')]
     assert [bool(p.error) for p in alone] == [i in (0, 3, 4, 5, 9) for i in range(10)]
     for bs in (2, 3, 64):
-        preds = list(predict_images(model, files, bs=bs))
+        preds = list(predict_images(model, files, bs=bs, precision='fp32'))
         assert [p.file for p in preds] == [str(f) for f in files]
         assert [(p.error, p.classes) for p in preds] == [(p.error, p.classes) for p in alone]
         for p, q in zip(preds, alone): assert p.probs == pytest.approx(q.probs, abs=1e-5)
