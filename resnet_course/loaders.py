@@ -460,7 +460,9 @@ def _batch_tfms(images, size, stats, tfms):
     fits = images.is_photos or size == images.load_size
     cuts = any(isinstance(tfm, (RandomResizedCrop, ScaleJitter)) for tfm in tfms)
     if not fits and not cuts: tfms = tfms + [ResizeTo(size)]
-    return tfms + [ToFloat(), Standardize.from_stats(*stats, cuda=False)]
+    standardize = Standardize.from_stats(*stats, cuda=False)
+    standardize.in_place = True
+    return tfms + [ToFloat(), standardize]
 
 # %% ../nbs/api/14_loaders.ipynb #bb73d4ac
 def _safe_std(stats):
@@ -586,7 +588,7 @@ def get_dls(
     check_choice(resize, resize_ways, 'way to resize')
     if seed is None: seed = random.SystemRandom().randrange(2**32)
     cfg = _as_record(name_or_path=name_or_path, bs=bs, size=size, valid_pct=valid_pct, seed=seed,
-                     n_train=n_train, augment=augment, resize=resize, n_in=n_in, stats=stats,
+                     n_train=n_train, augment=augment, n_in=n_in, stats=stats,
                      in_memory=in_memory, num_workers=num_workers, root=root)
     images = open_image_set(name_or_path, size, in_memory, root)
     splits = make_splits(images, valid_pct, seed, n_train)
@@ -596,6 +598,7 @@ def get_dls(
         raise CourseError(f"{images.name}: its images are square, so size={size} needs "
                           "resize='squish'")
     tfms = _augmentations(augment, images, size, n_in, splits[0])
+    if images.is_photos or resize != 'crop': cfg['resize'] = resize
     reader, tfms = _reader(images, size, n_in, resize, tfms)
     dsets = _datasets(images, reader, splits)
     if images.is_photos: _keep(dsets, in_memory)

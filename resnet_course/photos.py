@@ -25,7 +25,7 @@ from torchvision.transforms import functional as TF
 
 from .core import CourseError
 from .images import array_image, open_image
-from .augment import covering, height_width, scaled, seeded
+from .augment import covering, height_width, scaled, torch_seeded
 
 # %% ../nbs/api/08_photos.ipynb #29378c51
 resize_ways = ('crop', 'squish', 'pad')
@@ -172,7 +172,7 @@ class PhotoReader:
         if self.whole: x = _with_channels(_to_tensor(_any_image(o)), self.n_in)
         elif self.window is None: x = self.read(o)
         else:
-            with seeded(seed): x = read_window(o, self.window, self.size, self.n_in)
+            with torch_seeded(seed): x = read_window(o, self.window, self.size, self.n_in)
         x = self._transformed(x, seed)
         self._check(x)
         return x

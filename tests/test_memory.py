@@ -9,7 +9,7 @@ from fastai.losses import CrossEntropyLossFlat
 from helpers import CtrlC, digits_learner, quiet, run_command
 from torch import nn
 
-from resnet_course import loaders, runs
+from resnet_course import runs
 from resnet_course.checkpoint import Interrupted, read_checkpoint
 from resnet_course.core import CourseError, OutOfMemoryError, memory_advice
 from resnet_course.evaluate import evaluate, tta
@@ -17,6 +17,7 @@ from resnet_course.finetune import Stage, run_stages
 from resnet_course.loaders import get_dls
 from resnet_course.lr_find import find_lr
 from resnet_course.models import create_model
+from resnet_course.photos import PhotoReader
 from resnet_course.predict import predict_images
 from resnet_course.recipes import fit_recipe
 
@@ -132,7 +133,7 @@ def test_a_worker_that_is_really_killed(photo_folder, monkeypatch):
     "As the system does when memory runs out, while the worker reads an image"
     def killed(*args): os.kill(os.getpid(), signal.SIGKILL)
     dls = get_dls(photo_folder, bs=4, size=16, num_workers=1, in_memory=False, device='cpu')
-    monkeypatch.setattr(loaders, 'read_image', killed)
+    monkeypatch.setattr(PhotoReader, 'read_augmented', killed)
     learn = quiet(Learner(dls, create_model('resnet8', n_out=2), loss_func=CrossEntropyLossFlat()))
     with pytest.raises(CourseError, match='ended unexpectedly'): fit_recipe(learn, epochs=1)
 

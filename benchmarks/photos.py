@@ -1,0 +1,226 @@
+#!/usr/bin/env python3
+"""Photos from files: this course's loaders and predictions, and what people would write instead.
+
+    python benchmarks/photos.py [--parts decode train predict list] [--rounds 5]
+
+Photos are JPEG files of 500×375 and of 2,000×1,500 pixels, cut from the two that come with
+scikit-learn. Everything runs on the CPU, with two threads or two processes that read. The
+pipelines take turns for several rounds, and the median of each counts; the record has all rounds.
+
+decode: milliseconds for one photo, in one thread.
+train: images per second of training batches at 224 px, with a random resized crop and a flip.
+predict: images per second that ResNet-50 classifies at 224 px; random weights, which take as long.
+list: a million files, hard links to a thousand: seconds and memory until the loaders are there.
+"""
+import argparse, io, json, os, resource, subprocess, sys, tempfile, time
+from pathlib import Path
+from statistics import median
+
+root = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(root))
+p = argparse.ArgumentParser(description=__doc__,
+                            formatter_class=argparse.RawDescriptionHelpFormatter)
+p.add_argument('--parts', nargs='+', default=['decode', 'train', 'predict', 'list'])
+p.add_argument('--rounds', type=int, default=5)
+p.add_argument('--photos', type=int, default=400, help='files of 500 px; a tenth of 2,000 px')
+p.add_argument('--million', type=int, default=1_000_000, help='files of the part `list`')
+p.add_argument('--out', type=Path, default=root/'results/photos.json')
+p.add_argument('--listing', type=Path, help=argparse.SUPPRESS)
+a = p.parse_args()
+
+import numpy as np, torch
+from fastai.vision.all import (
+    Flip, ImageDataLoaders, Normalize, RandomResizedCrop, imagenet_stats)
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms as T
+from torchvision.datasets import ImageFolder
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from resnet_course.core import write_json
+from resnet_course.loaders import get_dls
+from resnet_course.models import create_model
+from resnet_course.predict import predict_images
+from resnet_course.runs import machine, versions
+
+torch.set_num_threads(2)
+mean, std = imagenet_stats
+
+def write_photos(folder, width, height, n):
+    "JPEG files in two class folders: windows of the sample photos, with a little noise"
+    rng, sources = np.random.RandomState(0), [Image.fromarray(o) for o in load_sample_images().images]
+    for i in range(n):
+        im = sources[i%2]
+        w = int(im.width*rng.uniform(.5, .85))
+        h = w*height//width
+        left, top = rng.randint(im.width - w), rng.randint(im.height - h)
+        im = im.resize((width, height), Image.Resampling.BICUBIC, (left, top, left + w, top + h))
+        x = np.asarray(im) + rng.randn(height, width, 1)*4
+        file = folder/'ab'[i%2]/f'{i}.jpg'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(x.clip(0, 255).astype(np.uint8)).save(file, quality=90)
+    return folder
+
+def alternate(pipelines):
+    "Name → the results of all rounds; the pipelines take turns"
+    rounds = {name: [] for name in pipelines}
+    for i in range(a.rounds):
+        for name, measure in pipelines.items(): rounds[name].append(measure())
+        latest = ', '.join(f'{name} {v[-1]:.1f}' for name, v in rounds.items())
+        print(f'round {i + 1} of {a.rounds}: {latest}', flush=True)
+    return rounds
+
+def summary(rounds, digits=1):
+    "Medians and all rounds"
+    return {name: dict(median=round(median(v), digits), rounds=[round(o, digits) for o in v])
+            for name, v in rounds.items()}
+
+# decoding
+
+def milliseconds(decode, data):
+    "Milliseconds of one processor for one photo"
+    start = time.process_time()
+    for b in data: decode(b)
+    return 1000*(time.process_time() - start)/len(data)
+
+def with_pillow(b): return Image.open(io.BytesIO(b)).convert('RGB')
+
+def with_torchvision(b):
+    return decode_jpeg(torch.frombuffer(bytearray(b), dtype=torch.uint8), ImageReadMode.RGB)
+
+def with_pillow_at_half_size(b):
+    im = Image.open(io.BytesIO(b))
+    im.draft('RGB', (im.width//2, im.height//2))
+    return im.convert('RGB')
+
+def decoders():
+    found = dict(Pillow=with_pillow, torchvision=with_torchvision)
+    try:
+        import simplejpeg
+        found['simplejpeg'] = simplejpeg.decode_jpeg
+    except ImportError: pass
+    return dict(found, **{'Pillow, half size': with_pillow_at_half_size})
+
+def decode(folder):
+    torch.set_num_threads(1)
+    data = [f.read_bytes() for f in sorted(folder.rglob('*.jpg'))[:60]]
+    rounds = alternate({name: lambda f=f: milliseconds(f, data) for name, f in decoders().items()})
+    torch.set_num_threads(2)
+    return summary(rounds, 2)
+
+# training batches
+
+def rate(dl, n):
+    "Images per second over `n` images, after two batches"
+    done = start = 0
+    while True:
+        for i, (xb, _) in enumerate(dl):
+            if start: done += len(xb)
+            elif i == 1: start = time.perf_counter()
+            if done >= n: return done/(time.perf_counter() - start)
+
+def torchvision_dl(folder):
+    tfm = T.Compose([T.RandomResizedCrop(224), T.RandomHorizontalFlip(), T.ToTensor(),
+                     T.Normalize(mean, std)])
+    return DataLoader(ImageFolder(folder, tfm), 64, shuffle=True, drop_last=True, num_workers=2,
+                      persistent_workers=True)
+
+def fastai_dl(folder):
+    return ImageDataLoaders.from_folder(
+        folder, valid_pct=.02, bs=64, num_workers=2, device='cpu',
+        item_tfms=RandomResizedCrop(224, min_scale=.08),
+        batch_tfms=[Flip(), Normalize.from_stats(mean, std)]).train
+
+def train(folder):
+    n = sum(1 for _ in folder.rglob('*.jpg'))
+    loaders = dict(ours=get_dls(folder, 64, size=224, valid_pct=.02, augment='imagenet',
+                                num_workers=2, in_memory=False, device='cpu').train,
+                   torchvision=torchvision_dl(folder), fastai=fastai_dl(folder))
+    rounds = alternate({name: lambda dl=dl: rate(dl, 2*n) for name, dl in loaders.items()})
+    res = summary(rounds)
+    for other in ('torchvision', 'fastai'):
+        pairs = zip(rounds['ours'], rounds[other])
+        res[f'times {other}'] = round(median(o/t for o, t in pairs), 2)
+    return res
+
+# prediction
+
+class Files(Dataset):
+    "What a hand-written loop reads"
+    tfm = T.Compose([T.Resize(256), T.CenterCrop(224), T.ToTensor(), T.Normalize(mean, std)])
+    def __init__(self, files): self.files = files
+    def __len__(self): return len(self.files)
+    def __getitem__(self, i): return self.tfm(Image.open(self.files[i]).convert('RGB'))
+
+def by_hand(model, files, fast):
+    "A loop as people write it; the fast one in bfloat16, channels-last, one process that reads"
+    dl, half = DataLoader(Files(files), 64, num_workers=int(fast)), torch.bfloat16
+    start = time.perf_counter()
+    with torch.inference_mode(), torch.autocast('cpu', half, enabled=fast):
+        for x in dl:
+            if fast: x = x.contiguous(memory_format=torch.channels_last)
+            model(x).float().softmax(1)
+    return len(files)/(time.perf_counter() - start)
+
+def ours(model, files):
+    start = time.perf_counter()
+    assert len(list(predict_images(model, files))) == len(files)
+    return len(files)/(time.perf_counter() - start)
+
+def predict(folder):
+    files = sorted(folder.rglob('*.jpg'))[:192]
+    model = create_model('resnet50', n_out=1000).eval()
+    fast = create_model('resnet50', n_out=1000).eval().to(memory_format=torch.channels_last)
+    model.meta = dict(vocab=list(map(str, range(1000))), size=224, side=256, stats=(mean, std))
+    rounds = alternate({'ours': lambda: ours(model, files),
+                        'bfloat16 by hand': lambda: by_hand(fast, files, True),
+                        'float32 by hand': lambda: by_hand(model, files, False)})
+    res = summary(rounds)
+    for other in ('bfloat16 by hand', 'float32 by hand'):
+        pairs = zip(rounds['ours'], rounds[other])
+        res[f'times {other}'] = round(median(o/t for o, t in pairs), 2)
+    return res
+
+# a million files
+
+def list_million(folder, tmp):
+    "In a process of its own, so that its memory can be read"
+    sources = sorted(folder.rglob('*.jpg'))
+    for c in range(100):
+        d = tmp/'million'/f'{c:03}'
+        d.mkdir(parents=True)
+        for i in range(a.million//100): os.link(sources[i%len(sources)], d/f'{i}.jpg')
+    out = subprocess.run([sys.executable, __file__, '--listing', tmp/'million'], check=True,
+                         capture_output=True, text=True).stdout
+    return json.loads(out.splitlines()[-1])
+
+def time_listing(folder):
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    dls = get_dls(folder, 64, size=224, device='cpu')
+    res = dict(files=sum(len(dl.dataset) for dl in dls.loaders),
+               seconds=round(time.perf_counter() - start, 1))
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss   # KiB
+    print(json.dumps(dict(res, gb=round(after/1e6, 2), gb_before=round(before/1e6, 2))))
+
+def main():
+    if a.listing: return time_listing(a.listing)
+    commit = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=root, capture_output=True, text=True)
+    res = json.loads(a.out.read_text()) if a.out.is_file() else {}
+    res.update(machine=machine('cpu'), versions=versions(), commit=commit.stdout.strip(),
+               rounds=a.rounds)
+    with tempfile.TemporaryDirectory() as tmp:
+        tmp = Path(tmp)
+        small = write_photos(tmp/'500', 500, 375, a.photos)
+        large = write_photos(tmp/'2000', 2000, 1500, max(140, a.photos//10))
+        for part, f in dict(decode=decode, train=train, predict=predict).items():
+            if part not in a.parts: continue
+            for px, folder in {'500 px': small, '2000 px': large}.items():
+                if part == 'predict' and folder is large: continue
+                print(f'{part}, {px}', flush=True)
+                res.setdefault(part, {})[px] = f(folder)
+        if 'list' in a.parts: res['list'] = list_million(small, tmp)
+    write_json(res, a.out)
+    print(json.dumps(res, indent=1))
+
+if __name__ == '__main__': main()
