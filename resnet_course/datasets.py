@@ -19,7 +19,8 @@ from fastai.data.external import fastai_path
 from fastcore.basics import patch
 from filelock import FileLock
 
-from .core import CourseError, MissingFileError, asset, atomic_write, check_choice
+from .core import (
+    CourseError, MissingFileError, asset, atomic_write, check_choice, check_file, check_path)
 from .download import fetch, unpack, verify_checksum
 from .images import ImageSet, imagenet_stats, open_csv, open_folder, pixel_stats
 
@@ -443,8 +444,8 @@ def open_image_set(
     if name in datasets and not is_path:
         folder, info = get_dataset(name, root), datasets[name]
         return info.read(folder, size, in_memory) if info.photos else _read_cached(name, folder)
-    path = Path(name).expanduser()
-    if path.suffix.lower() == '.csv': return open_csv(path, size, in_memory)
+    path = check_path(name_or_path, 'data').expanduser()
+    if path.suffix.lower() == '.csv': return open_csv(check_file(path), size, in_memory)
     if path.is_dir() or is_path or len(path.parts) > 1: return open_folder(path, size, in_memory)
     check_choice(name, datasets, 'data set or folder')   # raises the error
 

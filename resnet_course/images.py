@@ -7,7 +7,7 @@ __all__ = ['imagenet_stats', 'open_image', 'array_image', 'read_image', 'plain_t
            'class_folders', 'split_folders', 'decode_all', 'open_folder', 'open_csv', 'pixel_stats']
 
 # %% ../nbs/api/11_images.ipynb #6a39e1dd
-import csv, io, json, os, struct, warnings
+import csv, io, json, os, stat, struct, warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +26,11 @@ from .core import CourseError, MissingFileError, shorten
 _decode_errors = (OSError, ValueError, TypeError, LookupError, SyntaxError, struct.error,
                   Image.DecompressionBombError)
 
+def _check_regular(path):
+    "Raise OSError for a pipe, which would block, a device or a folder"
+    if not stat.S_ISREG(os.stat(path).st_mode): raise OSError('not a regular file')
+
+# %% ../nbs/api/11_images.ipynb #06e4add4
 def open_image(
     o:str|Path|bytes|Image.Image, # Path, encoded bytes, file object or Pillow image
     size:int=None # Short side needed later (px), lets the JPEG decoder skip work; None: full size
@@ -35,6 +40,7 @@ def open_image(
     try:
         if isinstance(o, Image.Image): im = o
         else:
+            if isinstance(o, (str, Path)): _check_regular(o)
             file = io.BytesIO(o) if isinstance(o, bytes) else o
             im = Image.open(file)
             if size and im.format == 'JPEG': im.draft(None, (2*size, 2*size))
@@ -202,11 +208,16 @@ _split_names = dict(train=('train', 'training', 'train_set', 'training_set'),
                     valid=('valid', 'val', 'validation', 'validation_set'),
                     test=('test', 'testing', 'test_set', 'testing_set'))
 
+def _is_folder(entry):
+    "Is an entry of `os.scandir` a folder? A link that leads to itself is none"
+    try: return entry.is_dir()
+    except OSError: return False
+
 def class_folders(
     folder:str|Path # Folder to search; hidden folders and those that start with '_' are skipped
 )->list: # Names, in torchvision's order
     "List the class folders in `folder`; raises `CourseError` if it cannot be read"
-    try: names = [d.name for d in os.scandir(folder) if d.is_dir()]
+    try: names = [d.name for d in os.scandir(folder) if _is_folder(d)]
     except OSError as e: raise CourseError(f'cannot read the folder {folder}: {e.strerror}') from e
     return sorted(n for n in names if not n.startswith(('.', '_')))
 

@@ -22,7 +22,7 @@ from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW, rank_d
 from fastcore.basics import patch
 from torch import Tensor
 
-from .core import CourseError, check_choice, default_device
+from .core import CourseError, check_choice, default_device, plot_text
 from .images import (
     ImageSet, as_channels, decode_all, imagenet_stats, pixel_stats, plain_tensor, read_image)
 from .augment import (
@@ -499,4 +499,4 @@ def show_raw(
     ax.imshow(im, cmap='gray')
     ax.set_xticks([])
     ax.set_yticks([])
-    ax.set_title(title, fontsize=7, color=color, pad=2)
+    ax.set_title(plot_text(title, 30), fontsize=7, color=color, pad=2)

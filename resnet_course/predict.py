@@ -19,6 +19,7 @@ from .core import CourseError, MissingFileError, memory_advice
 from .images import image_files, plain_tensor, read_image
 from .augment import CenterCrop, ResizeTo
 from .models import eval_mode
+from .weights import check_classes
 
 # %% ../nbs/api/41_predict.ipynb #b9453b1a
 @dataclass
@@ -53,12 +54,14 @@ def predict_images(
 )->Iterator[Prediction]: # One per file, in order
     "Classify `files`. Raises `CourseError` if the weights come without classes, size or statistics"
     load_size, prepare = _preparation(model.meta)
+    check_classes(model)
     files = [str(f) for f in files]
     for i in range(0, len(files), bs):
         batch = files[i:i + bs]
         with memory_advice(len(batch)): preds = _predict_batch(model, batch, k, load_size, prepare)
         yield from preds
 
+# %% ../nbs/api/41_predict.ipynb #e9172323
 def _predict_batch(model, files, k, load_size, prepare):
     "Read and classify one batch of files"
     preds, xs = [Prediction(f, [], []) for f in files], []
@@ -69,6 +72,8 @@ def _predict_batch(model, files, k, load_size, prepare):
     vocab, device = model.meta['vocab'], next(model.parameters()).device
     with torch.inference_mode(), eval_mode(model):
         out = model(prepare(torch.stack(xs)).to(device)).softmax(1)
+    if not out.isfinite().all():
+        raise CourseError('the outputs of this network are not finite: its weights are damaged')
     top = out.topk(min(k, len(vocab)))
     readable = [p for p in preds if p.error is None]
     for p, probs, idx in zip(readable, top.values.tolist(), top.indices.tolist()):
