@@ -89,10 +89,9 @@ def _one_line_per_epoch(learn):
 def _announce(learn):
     "Say what will be trained"
     dls = learn.dls
+    say(dls.describe())
     if learn.weights_report: say(learn.weights_report)
-    say(f"{learn.model.cfg['name']} on {dls.name}: {len(dls.train_ds):,} training, "
-        f'{len(dls.valid_ds):,} validation, {len(dls.test_ds):,} test images; '
-        f'seed {learn.seed}, precision {learn.precision.resolved}')
+    say(f"{learn.model.cfg['name']}, seed {learn.seed}, precision {learn.precision.resolved}")
     advice = _few_steps(len(dls.train_ds), dls.train.bs)
     if advice: say(advice)
     _one_line_per_epoch(learn)
@@ -194,7 +193,7 @@ def finetune(
 # %% ../nbs/api/71_cli.ipynb #03e40900
 def _say_loaded(learn):
     "Print what was loaded and where the run goes, and one line per epoch"
-    say(f'{learn.weights_report}\n{learn.path}')
+    say(f'{learn.dls.describe()}\n{learn.weights_report}\n{learn.path}')
     _one_line_per_epoch(learn)
 
 def _say_finetuned(run, results, report):
@@ -497,7 +496,8 @@ def _complain(msg):
 
 def _warn(message, category, filename, lineno, file=None, line=None):
     "Print a warning of this package in one line; others, such as fastai's to developers, are not"
-    if category is UserWarning: say(f'warning: {printable(message)}', err=True)
+    from resnet_course.listing import LeftOutWarning
+    if category in (UserWarning, LeftOutWarning): say(f'warning: {printable(message)}', err=True)
 
 def _check_args(args):
     "Raise `CourseError` for an empty argument: a variable of the shell that is not set"

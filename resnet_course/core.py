@@ -6,10 +6,11 @@
 __all__ = ['reinstall_command', 'printable', 'CourseError', 'MissingFileError', 'OutOfMemoryError', 'memory_advice',
            'check_choice', 'check_int', 'check_number', 'check_type', 'check_path', 'shorten', 'default_device',
            'atomic_write', 'write_json', 'check_file', 'parse_json', 'read_json', 'asset', 'html_table', 'align',
-           'plot_text']
+           'plot_text', 'progress']
 
 # %% ../nbs/api/00_core.ipynb #0fd16cdb
-import difflib, errno, json, numbers, os, re, reprlib, stat, tempfile, traceback, warnings
+import difflib, errno, json, numbers, os, re, reprlib, stat, sys, tempfile, time
+import traceback, warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from html import escape
@@ -384,3 +385,23 @@ def _use_fonts_for(chars):
     shown = ''.join(sorted(missing)[:10])
     warnings.warn(f'no installed font has {shown}: figures show boxes instead; install one that '
                   'does, such as Noto Sans CJK, and restart Python')
+
+# %% ../nbs/api/00_core.ipynb #7bf07c92
+def progress(
+    items:Iterable, # What to iterate over
+    n:int,          # Number of items
+    what:str,       # What is being done, for the lines
+    every:float=60. # Time between two lines (s)
+)->Iterator: # The items
+    "Show progress: a bar in a notebook or terminal, anywhere else a line on stderr now and then"
+    from fastcore.imports import IN_NOTEBOOK
+    if IN_NOTEBOOK or sys.stdout.isatty():
+        from fastprogress.fastprogress import progress_bar   # imports slowly
+        yield from progress_bar(items, total=n, leave=False)
+        return
+    due = time.monotonic() + every
+    for i, o in enumerate(items, 1):
+        yield o
+        if time.monotonic() < due: continue
+        print(f'{what}: {i:,} of {n:,}', file=sys.stderr, flush=True)
+        due += every

@@ -8,6 +8,7 @@ __all__ = ['stratified', 'make_splits', 'split_id', 'SeededDL', 'ImageSetDL', 'C
 
 # %% ../nbs/api/14_loaders.ipynb #92e4ebf0
 import os, random, zlib
+from collections import Counter
 from contextlib import contextmanager, nullcontext
 from copy import copy
 from pathlib import Path
@@ -23,6 +24,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from .core import CourseError, check_choice, default_device, plot_text
+from .listing import count_text
 from .images import (
     ImageSet, as_channels, decode_all, imagenet_stats, pixel_stats, plain_tensor, read_image)
 from .augment import (
@@ -102,6 +104,7 @@ class _ToImage(Transform):
         n_in:int         # Channels: 1 gray, 3 RGB
     ):
         self.images, self.load_size, self.n_in = images, images.load_size, n_in
+        self.white = images.white
 
     @property
     def cls(self)->type: # `TensorImage`, or `TensorImageBW` for gray images
@@ -109,11 +112,13 @@ class _ToImage(Transform):
 
     def encodes(self, o):
         "Look up an image of the set by its number; read anything else"
-        if not _is_index(o): return self.cls(read_image(o, self.load_size, self.n_in))
+        if not _is_index(o): return self._read(o)
         if self.images is None:
             raise CourseError('an exported learner has no images: pass a file, image or array')
         if self.images.x is not None: return self.cls(as_channels(self.images.x[o], self.n_in))
-        return self.cls(read_image(self.images.files[o], self.load_size, self.n_in))
+        return self._read(self.images.files[o])
+
+    def _read(self, o): return self.cls(read_image(o, self.load_size, self.n_in, self.white))
 
 # %% ../nbs/api/14_loaders.ipynb #1e253f01
 class _ToLabel(Transform):
@@ -233,8 +238,11 @@ class CourseDataLoaders(DataLoaders):
     source = None    # What `get_dls` was asked for
     cfg = None       # All arguments of `get_dls`, to repeat the call
     split_id = None  # From `split_id`
+    counts = None    # Split → class → number of images
+    notes = ()       # Sentences about the images, such as what was left out
+    files = None     # Paths of the images by number, unless the loaders were exported
     _facts = ('vocab', 'c', 'name', 'n_in', 'size', 'load_size', 'stats', 'flip', 'source',
-              'cfg', 'split_id')
+              'cfg', 'split_id', 'counts', 'notes')
 
     @property
     def test(self)->TfmdDL: # The test loader
@@ -281,6 +289,17 @@ def test_dl(self:CourseDataLoaders,
     ds = test_set(self.valid_ds, items, rm_tfms=0, with_labels=with_labels)
     return self.valid.new(ds, **dict(dict(bs=min(self.valid.bs, len(items))), **kwargs))
 
+# %% ../nbs/api/14_loaders.ipynb #b3f70baf
+@patch
+def describe(self:CourseDataLoaders)->str: # A few lines
+    "Say how many images there are of each class and in each split, and what was left out"
+    n = dict(zip(('training', 'validation', 'test'), (len(dl.dataset) for dl in self.loaders)))
+    text = f'{self.name}: ' + ', '.join(f'{k:,} {split}' for split, k in n.items()) + ' images'
+    if self.counts:
+        total = sum(map(Counter, self.counts.values()), Counter())
+        text += f', {count_text({c: total[c] for c in self.vocab})}'
+    return '\n'.join([text, *self.notes])
+
 # %% ../nbs/api/14_loaders.ipynb #33c16830
 _presets = dict(default='crop+mirror', alexnet='crop+mirror+lighting',
                imagenet='resized_crop+mirror',
@@ -308,7 +327,7 @@ class _Augmenter:
         if self.n_in != 3: raise CourseError('lighting needs color images: n_in=3')
         i, images = self.train[::-(-len(self.train)//2000)], self.images
         if images.x is not None: x = images.x[i]
-        else: x = decode_all([images.files[j] for j in i], images.load_size)
+        else: x = decode_all([images.files[j] for j in i], images.load_size, white=images.white)
         return Lighting(*color_components(as_channels(x, 3)))
 
 # %% ../nbs/api/14_loaders.ipynb #8fc18855
@@ -382,6 +401,8 @@ def _check_args(bs, size, valid_pct, n_train, n_in, seed):
         raise CourseError(f'n_in={n_in!r}: images have 1 channel (gray) or 3 (RGB)')
 
 # %% ../nbs/api/14_loaders.ipynb #55b75c04
+_splits = ('train', 'valid', 'test')
+
 def _as_record(**kwargs):
     "Arguments of `get_dls` as JSON can hold them"
     def as_json(name, v):
@@ -391,10 +412,27 @@ def _as_record(**kwargs):
         return np.asarray(v).tolist() if name == 'stats' else str(v)
     return {name: as_json(name, v) for name, v in kwargs.items()}
 
+# %% ../nbs/api/14_loaders.ipynb #ef33f5bb
 def _facts_of(images, splits):
     "What the loaders know from the image set and its splits"
     return dict(name=images.name, c=len(images.vocab), load_size=images.load_size,
-                flip=images.flip, split_id=split_id(images, splits))
+                flip=images.flip, split_id=split_id(images, splits), counts=_counts(images, splits),
+                notes=_notes(images, splits))
+
+def _counts(images, splits):
+    "Split → class → number of images"
+    n = len(images.vocab)
+    rows = (np.bincount(images.y[idxs], minlength=n).tolist() for idxs in splits)
+    return {split: dict(zip(images.vocab, row)) for split, row in zip(_splits, rows)}
+
+def _notes(images, splits):
+    "Which splits were drawn, and what was left out"
+    drawn = [s for s, idxs in zip(_splits, splits) if s not in images.splits and len(idxs)]
+    notes = []
+    if 'train' in images.splits and drawn:
+        notes.append(f'no {" or ".join(drawn)} images are given: drawn from those for training')
+    if images.listing and images.listing.left_out: notes.append(images.listing.left_out_text())
+    return notes
 
 def _datasets(images, n_in, splits):
     "A fastai `Datasets` over the indices of `images`"
@@ -447,12 +485,11 @@ def get_dls(
     stats = _stats_for(images, splits[0], n_in, stats)
     tfms = _batch_tfms(images, size, n_in, stats, augment, splits[0])
     dls = _loaders(_datasets(images, n_in, splits), bs, tfms, seed, num_workers, device)
+    dls.files = images.files
     return dls.set_facts(**_facts_of(images, splits), vocab=dls.train_ds.tls[1].vocab, n_in=n_in,
                          size=size, stats=stats, cfg=cfg, source=cfg['name_or_path'])
 
 # %% ../nbs/api/14_loaders.ipynb #66063b80
-_splits = ('train', 'valid', 'test')
-
 def split_dl(
     dls:DataLoaders, # From `get_dls`, or any of fastai's
     split:str        # 'train', 'valid' or 'test'

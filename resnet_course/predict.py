@@ -6,7 +6,7 @@
 __all__ = ['Prediction', 'predict_images', 'find_images', 'with_progress']
 
 # %% ../nbs/api/41_predict.ipynb #f1bec385
-import sys, time
+import sys, time, warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,8 @@ from fastai.torch_core import TensorImage
 from torch import nn
 
 from .core import CourseError, MissingFileError, memory_advice
-from .images import image_files, plain_tensor, read_image
+from .listing import LeftOutWarning, list_images
+from .images import plain_tensor, read_image
 from .augment import CenterCrop, ResizeTo
 from .models import eval_mode
 from .weights import check_classes
@@ -84,12 +85,19 @@ def _predict_batch(model, files, k, load_size, prepare):
 def find_images(
     paths:Iterable # Files, which are taken whatever their name, and folders to search for images
 )->list: # Paths: those in a folder sorted, in the order of `paths`
-    "List the image files in `paths`. Raises `MissingFileError` if a path does not exist"
+    "List the image files in `paths`, and warn of others. Raises `MissingFileError`"
     files = []
     for p in map(Path, paths):
         if not p.exists(): raise MissingFileError(f'{p}: no such file or folder; check the path')
-        files += image_files(p) if p.is_dir() else [p]
+        files += _images_in(p) if p.is_dir() else [p]
     return files
+
+def _images_in(folder):
+    "The images below a folder"
+    o = list_images(folder)
+    if set(o.left_out) - {'hidden'}:
+        warnings.warn(f'{folder}: {o.left_out_text()}', LeftOutWarning)
+    return o.files
 
 # %% ../nbs/api/41_predict.ipynb #f7ee5d64
 def with_progress(
