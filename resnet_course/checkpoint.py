@@ -25,7 +25,8 @@ from fastcore.foundation import L
 from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
-from .core import CourseError, MissingFileError, atomic_write
+from .core import (
+    CourseError, MissingFileError, atomic_write, check_file, check_path, printable)
 from .augment import ImageTransform
 from .datasets import datasets
 from .models import unwrap_model
@@ -427,8 +428,8 @@ def write(self:Checkpoint,
         return True
     except OSError as e:
         if not self.warned:
-            print(f'{self.path}: cannot write a checkpoint ({e.strerror or e}); training '
-                  'continues, and the last checkpoint stays')
+            print(f'{printable(self.path)}: cannot write a checkpoint ({e.strerror or e}); '
+                  'training continues, and the last checkpoint stays')
         self.warned = True
         return False
 
@@ -437,9 +438,11 @@ def read_checkpoint(
     path:Path # The file, or the run's folder
 )->dict: # What `Checkpoint` wrote
     "Read a checkpoint without running anything in it. Raises `CourseError`"
-    path = Path(path)
+    path = check_path(path, 'checkpoint')
     if path.is_dir(): path = path/'checkpoint.pt'
-    if not path.is_file(): raise MissingFileError(f'{path}: no checkpoint to resume from')
+    try: check_file(path)
+    except MissingFileError:
+        raise MissingFileError(f'{path}: no checkpoint to resume from') from None
     try: s = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e:
         raise CourseError(f'{path}: not a checkpoint, or damaged ({type(e).__name__})') from None

@@ -18,7 +18,7 @@ from typing import Annotated, List, Optional
 import typer
 
 from . import __version__
-from .core import CourseError, atomic_write, check_choice, memory_advice
+from .core import CourseError, atomic_write, check_choice, memory_advice, printable
 
 # %% ../nbs/api/71_cli.ipynb #1af1f168
 _typer = dict(rich_markup_mode='markdown',
@@ -45,8 +45,8 @@ def say(
     msg:object='', # What to print
     err:bool=False # To stderr?
 ):
-    "Print in the first process"
-    if not _rank(): typer.echo(msg, err=err)
+    "Print in the first process; control characters, from a class's name perhaps, as escapes"
+    if not _rank(): typer.echo(printable(msg, lines=True), err=err)
 
 # %% ../nbs/api/71_cli.ipynb #9827f83b
 def _examples(*lines):
@@ -89,10 +89,9 @@ def _one_line_per_epoch(learn):
 def _announce(learn):
     "Say what will be trained"
     dls = learn.dls
+    say(dls.describe())
     if learn.weights_report: say(learn.weights_report)
-    say(f"{learn.model.cfg['name']} on {dls.name}: {len(dls.train_ds):,} training, "
-        f'{len(dls.valid_ds):,} validation, {len(dls.test_ds):,} test images; '
-        f'seed {learn.seed}, precision {learn.precision.resolved}')
+    say(f"{learn.model.cfg['name']}, seed {learn.seed}, precision {learn.precision.resolved}")
     advice = _few_steps(len(dls.train_ds), dls.train.bs)
     if advice: say(advice)
     _one_line_per_epoch(learn)
@@ -194,7 +193,7 @@ def finetune(
 # %% ../nbs/api/71_cli.ipynb #03e40900
 def _say_loaded(learn):
     "Print what was loaded and where the run goes, and one line per epoch"
-    say(f'{learn.weights_report}\n{learn.path}')
+    say(f'{learn.dls.describe()}\n{learn.weights_report}\n{learn.path}')
     _one_line_per_epoch(learn)
 
 def _say_finetuned(run, results, report):
@@ -227,10 +226,7 @@ def evaluate_cmd(
     from resnet_course.runs import evaluate_run
     if out: check_choice(out.suffix.lower(), ['.png', '.svg'], 'kind of figure')
     views = 'ten_crop' if ten_crop else 'flip' if flips else None
-    with warnings.catch_warnings(record=True) as notes:
-        report, averaged = evaluate_run(run, data, split, views, bs)
-    for note in notes:
-        if note.category is UserWarning: say(f'warning: {note.message}', err=True)
+    report, averaged = evaluate_run(run, data, split, views, bs)
     _say_report(report, averaged, as_json)
     if not out: return
     _save_confusion(report, out)
@@ -495,7 +491,26 @@ def _complain(msg):
     "Print what is wrong; in other processes only if the first one does not"
     # usually the first one prints the same, and the launcher ends this one
     if _rank(): time.sleep(3)
+    msg = printable(msg)
     typer.echo(f'process {_rank()}: {msg}' if _rank() else msg, err=True)
+
+def _warn(message, category, filename, lineno, file=None, line=None):
+    "Print a warning of this package in one line; others, such as fastai's to developers, are not"
+    from resnet_course.listing import LeftOutWarning
+    if category in (UserWarning, LeftOutWarning): say(f'warning: {printable(message)}', err=True)
+
+def _check_args(args):
+    "Raise `CourseError` for an empty argument: a variable of the shell that is not set"
+    for i, arg in enumerate(args):
+        name = args[i - 1] if i and args[i - 1].startswith('-') else 'an argument'
+        if arg.startswith('--') and arg.endswith('='): name, arg = arg[:-1], ''
+        if not arg: raise CourseError(f'{name} is empty: give a value, or leave it out')
+
+# %% ../nbs/api/71_cli.ipynb #8cf75a4b
+def _drop_output():
+    "Let nothing be written at exit, when it would fail again"
+    try: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError): pass   # not a file, as in a notebook
 
 def main():
     "The command `resnet-course`"
@@ -503,14 +518,19 @@ def main():
         # a file on Windows may be unable to encode an arrow
         if hasattr(f, 'reconfigure'): f.reconfigure(errors='replace')
     try:
-        with memory_advice(): app()
+        with memory_advice(), warnings.catch_warnings():
+            warnings.showwarning = _warn
+            _check_args(sys.argv[1:])
+            try: app()
+            finally: sys.stdout.flush()   # a full disk is noticed here, while it can be reported
     except CourseError as e: _complain(f'error: {e}')
     except KeyboardInterrupt as e:
         say(str(e) or 'interrupted', err=True)
         sys.exit(130)
     except OSError as e:
         if e.errno not in _disk and not e.filename: raise
-        say(f'error: {e.filename or ""}: {_disk.get(e.errno, e.strerror)}', err=True)
+        say(f'error: {e.filename or "standard output"}: {_disk.get(e.errno, e.strerror)}', err=True)
+        _drop_output()
     else: return
     sys.exit(1)
 

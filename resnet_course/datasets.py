@@ -19,7 +19,8 @@ from fastai.data.external import fastai_path
 from fastcore.basics import patch
 from filelock import FileLock
 
-from .core import CourseError, MissingFileError, asset, atomic_write, check_choice
+from .core import (
+    CourseError, MissingFileError, asset, atomic_write, check_choice, check_file, check_path)
 from .download import fetch, unpack, verify_checksum
 from .images import ImageSet, imagenet_stats, open_csv, open_folder, pixel_stats
 
@@ -436,17 +437,27 @@ def open_image_set(
     name_or_path:str|Path, # Name of a data set, a folder, or a CSV file; a `Path` is never a name
     size:int=None, # Side that the network sees (px), for images from files; None: decided by them
     in_memory:bool=None, # Decode photos now? None: if they take no more than 1 GB
-    root:str|Path=None # Folder of the standard sets; None: fastai's data folder
+    root:str|Path=None, # Folder of the standard sets; None: fastai's data folder
+    skip_bad:bool=False # Leave out files that cannot be read?
 )->ImageSet: # With the splits that the data set defines
     "Open a data set, a folder or a CSV file; raises `CourseError` if that is not possible"
     name, is_path = str(name_or_path), isinstance(name_or_path, Path)
     if name in datasets and not is_path:
+        if root is None: _check_not_both(name)
         folder, info = get_dataset(name, root), datasets[name]
         return info.read(folder, size, in_memory) if info.photos else _read_cached(name, folder)
-    path = Path(name).expanduser()
-    if path.suffix.lower() == '.csv': return open_csv(path, size, in_memory)
-    if path.is_dir() or is_path or len(path.parts) > 1: return open_folder(path, size, in_memory)
+    path = check_path(name_or_path, 'data').expanduser()
+    if path.suffix.lower() == '.csv': return open_csv(check_file(path), size, in_memory, skip_bad)
+    if path.is_dir() or is_path or len(path.parts) > 1:
+        return open_folder(path, size, in_memory, skip_bad)
     check_choice(name, datasets, 'data set or folder')   # raises the error
+
+def _check_not_both(name):
+    "Raise `CourseError` if the current folder has a folder that is called like a set"
+    if Path(name).is_dir():
+        raise CourseError(f'{name} is a set that comes with this package or can be downloaded, and '
+                          f'there is a folder {name} here, too: write ./{name} for the folder; for '
+                          'the set, rename the folder or work in another one')
 
 # %% ../nbs/api/13_datasets.ipynb #67cbf283
 def verify_dataset(

@@ -6,7 +6,7 @@
 __all__ = ['checksum', 'verify_checksum', 'fetch', 'unpack']
 
 # %% ../nbs/api/10_download.ipynb #02e6fb4d
-import errno, hashlib, http.client, os, shutil, tarfile, time, zipfile
+import errno, hashlib, http.client, lzma, os, shutil, tarfile, time, zipfile, zlib
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 from fastprogress.fastprogress import progress_bar
 from filelock import FileLock
 
-from .core import CourseError
+from .core import CourseError, check_file, check_path
 
 # %% ../nbs/api/10_download.ipynb #101fb7d0
 def checksum(
@@ -136,7 +136,7 @@ def fetch(
 # %% ../nbs/api/10_download.ipynb #293d6ce6
 def _inside(path):
     "Does a relative path stay inside its folder on every system?"
-    if os.path.isabs(path) or path.startswith('\\') or ':' in path[:2]: return False
+    if not path or os.path.isabs(path) or path.startswith('\\') or ':' in path[:2]: return False
     return not os.path.normpath(path).startswith('..')
 
 def _tar_member_is_safe(m):
@@ -171,12 +171,16 @@ def _unpack_tar(archive, folder):
         t.extractall(folder, **kwargs)
 
 # %% ../nbs/api/10_download.ipynb #d9826268
+# RuntimeError: a zip file with a password; the rest are damages of one kind or another
+_unpack_errors = (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError,
+                  LookupError, zlib.error, lzma.LZMAError)
+
 def unpack(
     archive:str|Path, # Zip or tar file, compressed or not; told apart by content
     dest:str|Path # Folder to create; must not exist yet
 )->Path: # `dest`
     "Unpack `archive`, all of it or nothing; raises `CourseError` if it is unsafe or damaged"
-    archive, dest = Path(archive), Path(dest)
+    archive, dest = check_file(archive), check_path(dest, 'dest')
     if dest.exists(): raise CourseError(f'{dest} already exists: remove it first')
     tmp = dest.with_name(f'.{dest.name}.unpacking')
     shutil.rmtree(tmp, ignore_errors=True)
@@ -185,7 +189,8 @@ def unpack(
         if zipfile.is_zipfile(archive): _unpack_zip(archive, tmp)
         else: _unpack_tar(archive, tmp)
         tmp.rename(dest)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as e:
-        raise CourseError(f'cannot unpack {archive}: {str(e).splitlines()[0]}') from e
+    except CourseError: raise
+    except _unpack_errors as e:
+        raise CourseError(f'cannot unpack {archive}: {str(e) or type(e).__name__}') from e
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return dest

@@ -27,7 +27,8 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor, nn
 
-from .core import CourseError, check_choice, html_table, memory_advice
+from .core import (
+    CourseError, check_choice, html_table, memory_advice, plot_text, printable)
 from .images import plain_tensor
 from .augment import height_width
 from .loaders import raw_image, show_raw, split_dl, unaugmented, with_borders
@@ -221,7 +222,7 @@ def _rows(rep, n=20):
 def __str__(self:Report)->str: # One line, and a table of up to 20 classes
     lines = [f'{self.split}: {_result(self)}, loss {self.loss:.4f}']
     for name, p, r, support in [('class', 'precision', 'recall', 'images'), *_rows(self)]:
-        lines.append(f'  {name[:24]:24} {p:>9} {r:>9} {support:>9}'.rstrip())
+        lines.append(f'  {printable(name)[:24]:24} {p:>9} {r:>9} {support:>9}'.rstrip())
     return '\n'.join(lines)
 
 @patch
@@ -248,13 +249,14 @@ def plot_confusion(self:Report,
     ax.imshow(cm.numpy(), cmap='cividis', vmin=0)
     if c <= 20: _label_cells(ax, cm, self.vocab, normalize)
     ax.set(xlabel='predicted', ylabel='true',
-           title=f'{self.split}: {self.top1:.1%} of {self.n:,} correct')
+           title=plot_text(f'{self.split}: {self.top1:.1%} of {self.n:,} correct', 80))
     return ax
 
 def _label_cells(ax, cm, vocab, normalized):
     "Label the axes with class names and the cells with their values, except for the smallest"
-    ax.set_xticks(range(len(vocab)), vocab, rotation=90)
-    ax.set_yticks(range(len(vocab)), vocab)
+    names = [plot_text(v, 24) for v in vocab]
+    ax.set_xticks(range(len(vocab)), names, rotation=90)
+    ax.set_yticks(range(len(vocab)), names)
     middle = cm.max()/2
     for i, j in (cm >= 0.005).nonzero().tolist():
         value = cm[i, j]
@@ -371,7 +373,7 @@ class Comparison:
         return asdict(self)
 
     def __str__(self)->str: # Three lines
-        a, b = self.names
+        a, b = map(printable, self.names)
         acc_a, acc_b = self.top1
         low, high = self.diff_ci
         p = f'= {self.p:.2g}' if self.p >= 1e-4 else '< 0.0001'

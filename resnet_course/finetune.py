@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from .core import (
-    CourseError, align, atomic_write, check_choice, html_table, memory_advice, write_json)
+    CourseError, MissingFileError, align, atomic_write, check_choice, check_file, html_table,
+    memory_advice, write_json)
 from .loaders import ImageSetDL, get_dls, split_dl
 from .models import options, unwrap_model
 from .weights import (
@@ -477,18 +478,28 @@ def save_plan(
     text = yaml.safe_dump([_stage_dict(s) for s in _check_plan(stages)], sort_keys=False)
     with atomic_write(path) as tmp: tmp.write_text(text, encoding='utf-8')
 
+def _yaml_error(e):
+    "What is wrong with a YAML file, and where, in one line"
+    mark = getattr(e, 'problem_mark', None)
+    if mark is None: return str(e)
+    return f'line {mark.line + 1}: {e.problem}'
+
 def load_plan(
     path:object # A YAML file: a list of stages, each with the fields of `Stage`
 )->list: # Of `Stage`
     "Read a plan. Raises `CourseError` if it is none"
-    try: rows = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-    except FileNotFoundError: raise CourseError(f'{path}: no such plan') from None
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise CourseError(f'{path}: not YAML: {e}') from None
+    try: path = check_file(path)
+    except MissingFileError: raise CourseError(f'{path}: no such plan') from None
+    try: rows = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except OSError as e: raise CourseError(f'{path}: cannot be read ({e.strerror})') from None
+    except RecursionError: raise CourseError(f'{path}: nested too deeply for a plan') from None
+    except (yaml.YAMLError, ValueError) as e:   # ValueError: not UTF-8, or no date
+        raise CourseError(f'{path}: not YAML: {_yaml_error(e)}') from None
     if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
         raise CourseError(f'{path}: a plan is a list of stages with name, freeze_to, epochs, lr')
     return _check_plan([_stage_from(r, path) for r in rows])
 
+# %% ../nbs/api/50_finetune.ipynb #b334c78d
 def _stage_from(r, path):
     "One stage of a file"
     for k in r: check_choice(k, [f.name for f in fields(Stage)], f'field in {path}')

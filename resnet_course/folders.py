@@ -21,9 +21,13 @@ from PIL import Image
 
 from .core import (
     CourseError, MissingFileError, check_choice, html_table, shorten, write_json)
+from resnet_course.listing import (
+    Listing, class_folders, count_text, format_of, list_folder, quiet_kinds, readable_formats,
+    split_folders)
+from .tables import list_csv
 from .datasets import imagenet_names, open_image_set
 from .loaders import make_splits
-from .images import class_folders, image_files, open_image, split_folders
+from .images import find_white, open_image
 
 # %% ../nbs/api/15_folders.ipynb #e88c4955
 @contextmanager
@@ -135,22 +139,19 @@ class _Scan:
     error:str = None
     format:str = None
     size:tuple = (0, 0) # Width, height
+    range:tuple = (0, 255) # Darkest and lightest gray, 0 to 255
     digest:str = None # Hash of the bytes
     dhash:int = None # Difference hash, 64 bits: is a point lighter than its left neighbor?
     thumb:np.ndarray = field(default=None, repr=False) # Thumbnail, 16×16, 0 to 255
 
 # %% ../nbs/api/15_folders.ipynb #ef298f0c
-# Pillow's names; extensions that aren't listed may hold any format
-_formats = {'.jpg': 'JPEG', '.jpeg': 'JPEG', '.jpe': 'JPEG', '.png': 'PNG', '.gif': 'GIF',
-            '.bmp': 'BMP', '.webp': 'WEBP', '.tif': 'TIFF', '.tiff': 'TIFF',
-            '.ppm': 'PPM', '.pgm': 'PPM'}
-
 def _scan(job):
     "Read one file"
     o = _Scan(*job)
     try:
         data = o.path.read_bytes()
-        with Image.open(o.path) as im: o.format, o.size = im.format, im.size
+        with Image.open(o.path, formats=readable_formats()) as im:
+            o.format, o.size = im.format, im.size
         gray = open_image(data).convert('L')
     except (OSError, CourseError, Image.DecompressionBombError) as e:
         o.error = str(e).rpartition(': ')[2] or type(e).__name__
@@ -159,6 +160,7 @@ def _scan(job):
     lighter = small[:, 1:] > small[:, :-1]
     o.dhash = int.from_bytes(np.packbits(lighter).tobytes(), 'big')
     o.thumb = np.asarray(gray.resize((16, 16), Image.Resampling.BOX), dtype=np.int16)
+    o.range = gray.getextrema()
     o.digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
     return o
 
@@ -209,9 +211,10 @@ class FolderReport:
     def __init__(self,
         path:Path, # Folder
         counts:dict, # Split → {class folder: number of images}
-        findings:list # A `Finding` for each problem
+        findings:list, # A `Finding` for each problem
+        listing:Listing # What was taken, and what was left out
     ):
-        self.path, self.counts, self.findings = path, counts, findings
+        self.path, self.counts, self.findings, self.listing = path, counts, findings, listing
 
     @property
     def ok(self)->bool: # False if there is an error to fix before training
@@ -228,8 +231,9 @@ class FolderReport:
 
     def __str__(self):
         n_images = sum(sum(c.values()) for c in self.counts.values())
-        lines = [f'{self.path}: {n_images:,} images']
+        lines = [f'{self.path}: {n_images:,} images, {count_text(self.listing.counts())}']
         lines += [f'  {split}: {text}' for split, text in self._splits()]
+        if self.listing.left_out: lines.append(self.listing.left_out_text())
         findings = list(map(str, self.findings)) or ['no problems found']
         return '\n'.join(lines + findings)
 
@@ -246,7 +250,7 @@ def _repr_html_(self:FolderReport):
 # %% ../nbs/api/15_folders.ipynb #0a3bc7a0
 def _pair_name(o):
     "Path of an image with its class and, if there is one, its split"
-    return str(o.path.relative_to(o.path.parents[1 if o.split == 'all' else 2]))
+    return '/'.join(o.path.parts[-2 if o.split == 'all' else -3:])
 
 def _pair_findings(what, level, pairs):
     "Findings about pairs of files that show the same image"
@@ -277,14 +281,24 @@ def _known_findings(labels):
     return [Finding('note', text)]
 
 # %% ../nbs/api/15_folders.ipynb #01d523fc
-def _file_findings(scans, others, small, large):
+_same = dict(MPO='JPEG', DIB='BMP')   # a phone's JPEG with a second picture, and Windows' BMP
+
+def _is_named(o):
+    "Is an image in the format that its name says?"
+    said = format_of.get(o.path.suffix.lower(), o.format)
+    return _same.get(o.format, o.format) == _same.get(said, said)
+
+# %% ../nbs/api/15_folders.ipynb #242d35f7
+def _file_findings(scans, small, large):
     "Findings about single files"
     def name(path): return '/'.join(path.parts[-2:])
     def size(o): return f'{name(o.path)}: {o.size[0]}×{o.size[1]}'
     bad, good = [o for o in scans if o.error], [o for o in scans if not o.error]
-    odd = [o for o in good if _formats.get(o.path.suffix.lower(), o.format) != o.format]
+    odd = [o for o in good if not _is_named(o)]
     tiny = [o for o in good if min(o.size) < small]
     huge = [o for o in good if o.size[0]*o.size[1] > large*1e6]
+    plain = [o for o in good if o.range[0] == o.range[1]]
+    dark = [o for o in good if 0 < o.range[1] < 16 and o not in plain]
     found = [
         Finding('error', f'{len(bad)} unreadable files',
                 [f'{name(o.path)}: {o.error}' for o in bad]),
@@ -294,9 +308,20 @@ def _file_findings(scans, others, small, large):
                 list(map(size, tiny))),
         Finding('warning', f'{len(huge)} images have more than {large} megapixels',
                 list(map(size, huge))),
-        Finding('note', f'{len(others)} files are not images and will be ignored',
-                list(map(name, others)))]
+        Finding('warning', f'{len(plain)} images are of one color',
+                [f'{name(o.path)}: gray level {o.range[0]} of 255' for o in plain]),
+        Finding('warning', f'{len(dark)} images are nearly black: are their pixels numbers of '
+                'classes, or to be scaled?',
+                [f'{name(o.path)}: no gray level above {o.range[1]} of 255' for o in dark])]
     return [f for f in found if f.files]
+
+# %% ../nbs/api/15_folders.ipynb #89639c05
+def _left_out_findings(o):
+    "Findings about files that were not taken, and about what was assumed"
+    found = [Finding('note' if why in quiet_kinds else 'warning', f'{len(files)} left out: {why}',
+                     ['/'.join(f.parts[-2:]) for f in files]) for why, files in o.left_out.items()]
+    white, notes = find_white(o.files)
+    return found + [Finding('note', text) for text in o.notes + notes]
 
 # %% ../nbs/api/15_folders.ipynb #a69768f8
 def _split_findings(split, classes, trained):
@@ -312,47 +337,38 @@ def _split_findings(split, classes, trained):
         found.append(Finding('warning', text))
     return found
 
-def _class_findings(counts):
-    "Findings about the classes"
-    found, first = [], set(next(iter(counts.values())))
-    empty = {c for c in first if not any(o.get(c) for o in counts.values())}
-    trained = first - empty
+def _class_findings(counts, empty):
+    "Findings about the classes; `empty`: class folders without images"
+    found, trained = [], set(next(iter(counts.values())))
     if empty:
-        text = f'no images of {shorten(sorted(empty), 5)} in any split: left out'
+        text = f'no images of {shorten(empty, 5)} in any split: left out'
         found.append(Finding('warning', text))
     if len(trained) < 2:
         text = f'{len(trained)} class folders with images: a classifier needs two or more'
         found.append(Finding('error', text))
-    for split, classes in counts.items():
-        known = {c: n for c, n in classes.items() if c not in empty}
-        found += _split_findings(split, known, trained)
+    if 'train' not in counts and 'all' not in counts:
+        found.append(Finding('error', 'no train split: there is nothing to train on'))
+    for split, classes in counts.items(): found += _split_findings(split, classes, trained)
     return found
 
 # %% ../nbs/api/15_folders.ipynb #7837ba99
 def check_folder(
-    path:str|Path, # Folder of class folders, or of train, valid and test folders that hold them
+    path:str|Path, # Folder of class folders, or of split folders that hold them; or a CSV file
     small:int=32, # Report images whose shorter side is below this (px)
     large:float=50, # Report images with more megapixels than this
     near:bool=True, # Also look for images that are nearly the same?
     progress:bool=True # Show a progress bar?
 )->FolderReport: # What was found
-    "Read every file of an image folder and report problems; raises `CourseError` without a folder"
-    path = Path(path).expanduser()
-    if not path.is_dir(): raise MissingFileError(f'no such folder: {path}')
-    parts = split_folders(path) or dict(all=path)
-    jobs, counts = [], {}
-    for split, folder in parts.items():
-        counts[split] = {}
-        for c in class_folders(folder):
-            files = image_files(folder/c)
-            counts[split][c] = len(files)
-            jobs += [(f, split, c) for f in files]
-    seen = {f for f, _, _ in jobs} | {path/'dataset.json'}
-    others = sorted(f for f in path.rglob('*')
-                    if f.is_file() and f not in seen and not f.name.startswith('.'))
-    scans = _in_threads(_scan, jobs, progress=progress)
-    found = _class_findings(counts) + _file_findings(scans, others, small, large)
+    "Read every image of a folder or a CSV file, and report problems. Raises `CourseError`"
+    o = (list_csv if Path(path).suffix.lower() == '.csv' else list_folder)(path)
+    splits = [s or 'all' for s in o.splits]
+    given = split_folders(o.path) if o.path.is_dir() else ()
+    counts = {s: o.counts(s) for s in ('train', 'valid', 'test') if s in splits or s in given}
+    if 'all' in splits or not counts: counts['all'] = o.counts()
+    scans = _in_threads(_scan, list(zip(o.files, splits, o.labels)), progress=progress)
+    found = _class_findings(counts, o.empty) + _file_findings(scans, small, large)
+    found += _left_out_findings(o)
     found += _pair_findings('the same image', 'error', _equal_pairs(scans))
     if near: found += _pair_findings('nearly the same image', 'warning', _near_pairs(scans))
-    found += _known_findings(sorted({c for classes in counts.values() for c in classes}))
-    return FolderReport(path, counts, found)
+    found += _known_findings(sorted(set(o.labels)))
+    return FolderReport(o.path, counts, found, o)

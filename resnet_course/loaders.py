@@ -8,7 +8,7 @@ __all__ = ['stratified', 'make_splits', 'split_id', 'SeededDL', 'ImageSetDL', 'C
 
 # %% ../nbs/api/14_loaders.ipynb #92e4ebf0
 import os, random, zlib
-from collections import deque
+from collections import Counter, deque
 from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import replace
@@ -29,7 +29,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-from .core import CourseError, check_choice, default_device
+from .core import CourseError, check_choice, default_device, plot_text
+from .listing import count_text
 from .images import (
     ImageSet, as_channels, decode_all, imagenet_stats, pixel_stats, plain_tensor)
 from .augment import (
@@ -319,8 +320,11 @@ class CourseDataLoaders(DataLoaders):
     source = None    # What `get_dls` was asked for
     cfg = None       # All arguments of `get_dls`, to repeat the call
     split_id = None  # From `split_id`
+    counts = None    # Split → class → number of images
+    notes = ()       # Sentences about the images, such as what was left out
+    files = None     # Paths of the images by number, unless the loaders were exported
     _facts = ('vocab', 'c', 'name', 'n_in', 'size', 'load_size', 'resize', 'stats', 'flip',
-              'source', 'cfg', 'split_id')
+              'source', 'cfg', 'split_id', 'counts', 'notes')
 
     @property
     def test(self)->TfmdDL: # The test loader
@@ -368,6 +372,17 @@ def test_dl(self:CourseDataLoaders,
     ds = test_set(self.valid_ds, items, rm_tfms=0, with_labels=with_labels)
     return self.valid.new(ds, **dict(dict(bs=min(self.valid.bs, len(items))), **kwargs))
 
+# %% ../nbs/api/14_loaders.ipynb #b3f70baf
+@patch
+def describe(self:CourseDataLoaders)->str: # A few lines
+    "Say how many images there are of each class and in each split, and what was left out"
+    n = dict(zip(('training', 'validation', 'test'), (len(dl.dataset) for dl in self.loaders)))
+    text = f'{self.name}: ' + ', '.join(f'{k:,} {split}' for split, k in n.items()) + ' images'
+    if self.counts:
+        total = sum(map(Counter, self.counts.values()), Counter())
+        text += f', {count_text({c: total[c] for c in self.vocab})}'
+    return '\n'.join([text, *self.notes])
+
 # %% ../nbs/api/14_loaders.ipynb #33c16830
 _presets = dict(default='crop+mirror', alexnet='central_crop+mirror+lighting',
                imagenet='resized_crop+mirror', he2015='scale_jitter+mirror+lighting',
@@ -403,7 +418,9 @@ class _Augmenter:
         if self.n_in != 3: raise CourseError('lighting needs color images: n_in=3')
         i, images = self.train[::-(-len(self.train)//2000)], self.images
         if images.x is not None: x = images.x[i]
-        else: x = decode_all([images.files[j] for j in i], max(height_width(self.size)))
+        else:
+            files, side = [images.files[j] for j in i], max(height_width(self.size))
+            x = decode_all(files, side, white=images.white)
         return Lighting(*color_components(as_channels(x, 3)))
 
 # %% ../nbs/api/14_loaders.ipynb #8fc18855
@@ -445,12 +462,13 @@ def _reader(images, size, n_in, resize, tfms):
     "How to read what is not in memory; and the transforms that are left for batches"
     if not images.is_photos:
         side = images.load_size
-        return PhotoReader(side, n_in, load_size=side), tfms
+        return PhotoReader(side, n_in, load_size=side, white=images.white), tfms
     windows = [tfm for tfm in tfms if hasattr(tfm, 'window')]
     if len(windows) > 1: raise CourseError(f'augment: two crops of a photo, {windows[0].name} and '
                                            f'{windows[1].name}: leave one out')
     per_image = [tfm for tfm in tfms if isinstance(tfm, PerImage)]
-    reader = PhotoReader(size, n_in, resize, load_size_for(size), tfms=tuple(per_image))
+    reader = PhotoReader(size, n_in, resize, load_size_for(size), tfms=tuple(per_image),
+                         white=images.white)
     if windows: reader.window = windows[0].window
     elif per_image: reader.whole = reader.crops_itself()
     return reader, [tfm for tfm in tfms if tfm not in windows + per_image]
@@ -515,6 +533,8 @@ def _check_args(bs, valid_pct, n_train, n_in, seed):
         raise CourseError(f'n_in={n_in!r}: images have 1 channel (gray) or 3 (RGB)')
 
 # %% ../nbs/api/14_loaders.ipynb #55b75c04
+_splits = ('train', 'valid', 'test')
+
 def _as_record(**kwargs):
     "Arguments of `get_dls` as JSON can hold them"
     def as_json(name, v):
@@ -524,10 +544,27 @@ def _as_record(**kwargs):
         return np.asarray(v).tolist() if name in ('stats', 'size') else str(v)
     return {name: as_json(name, v) for name, v in kwargs.items()}
 
+# %% ../nbs/api/14_loaders.ipynb #ef33f5bb
 def _facts_of(images, splits):
     "What the loaders know from the image set and its splits"
     return dict(name=images.name, c=len(images.vocab), flip=images.flip,
-                split_id=split_id(images, splits))
+                split_id=split_id(images, splits), counts=_counts(images, splits),
+                notes=_notes(images, splits))
+
+def _counts(images, splits):
+    "Split → class → number of images"
+    n = len(images.vocab)
+    rows = (np.bincount(images.y[idxs], minlength=n).tolist() for idxs in splits)
+    return {split: dict(zip(images.vocab, row)) for split, row in zip(_splits, rows)}
+
+def _notes(images, splits):
+    "Which splits were drawn, and what was left out"
+    drawn = [s for s, idxs in zip(_splits, splits) if s not in images.splits and len(idxs)]
+    notes = []
+    if 'train' in images.splits and drawn:
+        notes.append(f'no {" or ".join(drawn)} images are given: drawn from those for training')
+    if images.listing and images.listing.left_out: notes.append(images.listing.left_out_text())
+    return notes
 
 def _datasets(images, reader, splits):
     "A fastai `Datasets` over the indices of `images`"
@@ -540,7 +577,8 @@ def _keep(dsets, in_memory):
     tfm, items = dsets.tls[0].tfms.fs[0], list(dsets.subset(0).items)
     files = [tfm.images.files[i] for i in items]
     if in_memory is None: in_memory = keeping_pays(files, tfm.reader.size)
-    if in_memory: tfm.kept = dict(zip(items, shrink_all(files, tfm.reader.size)))
+    if in_memory:
+        tfm.kept = dict(zip(items, shrink_all(files, tfm.reader.size, tfm.images.white)))
 
 def _workers(to_image, n_train):
     "How many processes to read photos with: none for a few hundred, or if they are in memory"
@@ -604,14 +642,13 @@ def get_dls(
     if images.is_photos: _keep(dsets, in_memory)
     tfms = _batch_tfms(images, size, stats, tfms)
     dls = _loaders(dsets, bs, tfms, seed, num_workers, device)
+    dls.files = images.files
     return dls.set_facts(**_facts_of(images, splits), load_size=reader.load_size,
                          resize=resize if images.is_photos else None, n_in=n_in,
                          vocab=dls.train_ds.tls[1].vocab, size=size, stats=stats, cfg=cfg,
                          source=cfg['name_or_path'])
 
 # %% ../nbs/api/14_loaders.ipynb #66063b80
-_splits = ('train', 'valid', 'test')
-
 def split_dl(
     dls:DataLoaders, # From `get_dls`, or any of fastai's
     split:str        # 'train', 'valid' or 'test'
@@ -669,4 +706,4 @@ def show_raw(
     ax.imshow(im, cmap='gray')
     ax.set_xticks([])
     ax.set_yticks([])
-    ax.set_title(title, fontsize=7, color=color, pad=2)
+    ax.set_title(plot_text(title, 30), fontsize=7, color=color, pad=2)

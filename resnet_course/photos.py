@@ -103,9 +103,9 @@ def _with_channels(x, n_in):
     if n_in == 3: return x.expand(3, -1, -1).contiguous()
     return _to_tensor(Image.fromarray(x.permute(1, 2, 0).numpy()).convert('L'))
 
-def _any_image(o):
+def _any_image(o, white=None):
     "Open anything that holds an image"
-    return array_image(o) if isinstance(o, (np.ndarray, Tensor)) else open_image(o)
+    return array_image(o) if isinstance(o, (np.ndarray, Tensor)) else open_image(o, white=white)
 
 @dataclass
 class ShrunkPhoto:
@@ -114,22 +114,23 @@ class ShrunkPhoto:
     height:int # Of the file's photo (px)
     width:int # Of the file's photo (px)
 
-def _pixels(o):
+def _pixels(o, white):
     "An image, with its height and width, or those it had before it was shrunk"
     if isinstance(o, ShrunkPhoto): return o.pixels, o.height, o.width
-    im = _any_image(o)
+    im = _any_image(o, white)
     return im, im.height, im.width
 
 def read_window(
     o:object, # Path, encoded bytes, file object, Pillow image, array or tensor
     window:object, # Function of height and width (px): top, left, height and width to cut out
     size:int|tuple, # Side of the result, or (height, width) (px)
-    n_in:int=3 # Number of channels; 1: grayscale, 3: RGB
+    n_in:int=3, # Number of channels; 1: grayscale, 3: RGB
+    white:dict=None # Pillow's mode → value of white, as for `open_image`
 )->Tensor: # uint8 n_in,height,width
     "Read a window of an image, resized to `size`, decoding no more than that needs"
     jpeg = _as_jpeg(o)
     if jpeg is None:
-        x, h, w = _pixels(o)
+        x, h, w = _pixels(o, white)
         box = window(h, w)
     else:
         data, (w, h) = jpeg
@@ -154,12 +155,13 @@ class PhotoReader:
     window:object=None # Function of height and width (px): what training cuts out; None: nothing
     tfms:tuple=() # `PerImage` transforms of training images
     whole:bool=False # Do `tfms` get whole photos, and crop them?
+    white:dict=None # Pillow's mode → value of white, as for `open_image`
 
     def read(self,
         o:object # Path, encoded bytes, file object, Pillow image, array or tensor
     )->Tensor: # uint8 n_in,height,width
         "Read an image as evaluation does; raises `CourseError` if it is unreadable"
-        im = _any_image(o).convert('RGB' if self.n_in == 3 else 'L')
+        im = _any_image(o, self.white).convert('RGB' if self.n_in == 3 else 'L')
         return _to_tensor(fit_photo(im, self.size, self.resize, self.load_size)).contiguous()
 
     def read_augmented(self,
@@ -169,13 +171,17 @@ class PhotoReader:
     )->Tensor: # uint8 n_in,height,width
         "Read an image as training does; the same `number` and `key` give the same result"
         seed = zlib.crc32(f'{key} {number}'.encode())
-        if self.whole: x = _with_channels(_to_tensor(_any_image(o)), self.n_in)
+        if self.whole: x = _with_channels(_to_tensor(_any_image(o, self.white)), self.n_in)
         elif self.window is None: x = self.read(o)
         else:
-            with torch_seeded(seed): x = read_window(o, self.window, self.size, self.n_in)
+            with torch_seeded(seed): x = self._read_window(o)
         x = self._transformed(x, seed)
         self._check(x)
         return x
+
+    def _read_window(self, o):
+        "A random window"
+        return read_window(o, self.window, self.size, self.n_in, self.white)
 
     def _transformed(self, x, seed):
         "Apply `tfms`"
@@ -204,12 +210,13 @@ class PhotoReader:
 # %% ../nbs/api/08_photos.ipynb #fd44f51b
 def shrink_photo(
     o:object, # As for `PhotoReader.read`
-    size:int|tuple # Side that the network sees, or (height, width) (px)
+    size:int|tuple, # Side that the network sees, or (height, width) (px)
+    white:dict=None # Pillow's mode → value of white, as for `open_image`
 )->ShrunkPhoto:
     "Read a photo, made smaller if it is larger than twice what covers `size`"
     jpeg, (height, width) = _as_jpeg(o), height_width(scaled(size, 2))
     if jpeg is None:
-        im = _any_image(o)
+        im = _any_image(o, white)
         w, h = im.size
     else:
         data, (w, h) = jpeg
@@ -223,12 +230,13 @@ def shrink_photo(
 def shrink_all(
     files:Sequence, # Paths of photos
     size:int|tuple, # Side that the network sees, or (height, width) (px)
+    white:dict=None, # Pillow's mode → value of white, as for `open_image`
     progress:bool=None # Show a progress bar? None: for 100 photos or more
 )->list: # Of `ShrunkPhoto`
     "Read photos in threads, to keep them; raises `CourseError` at the first unreadable one"
     if progress is None: progress = len(files) >= 100
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as ex:
-        done = ex.map(lambda f: shrink_photo(f, size), files)
+        done = ex.map(lambda f: shrink_photo(f, size, white), files)
         return list(progress_bar(done, total=len(files), leave=False) if progress else done)
 
 def keeping_pays(

@@ -6,7 +6,7 @@
 __all__ = ['Prediction', 'predict_images', 'find_images', 'with_progress']
 
 # %% ../nbs/api/41_predict.ipynb #f1bec385
-import os, sys, time
+import os, sys, time, warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +18,12 @@ from fastai.torch_core import TensorImage
 from torch import nn
 
 from .core import CourseError, MissingFileError, memory_advice
-from .images import image_files, plain_tensor
+from .listing import LeftOutWarning, list_images
+from .images import plain_tensor
 from .augment import ResizeTo, height_width
 from .photos import PhotoReader
 from .models import eval_mode
+from .weights import check_classes
 from .precision import precisions, resolve_precision
 
 # %% ../nbs/api/41_predict.ipynb #b9453b1a
@@ -83,6 +85,7 @@ def predict_images(
 )->Iterator[Prediction]: # One per image, in order
     "Classify images. Raises `CourseError` if the weights come without classes, size or statistics"
     reader, prepare = _preparation(model.meta, model.cfg.get('n_in', 3))
+    check_classes(model)
     device, workers = next(model.parameters()).device, workers or min(8, os.cpu_count() or 1)
     dtype, vocab = precisions[resolve_precision(precision, device)], model.meta['vocab']
     for batch, read in _read_ahead(list(images), bs, reader, workers):
@@ -102,18 +105,28 @@ def _probabilities(model, xs, prepare, device, dtype):
     half = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     with torch.inference_mode(), eval_mode(model), half:
         x = prepare(torch.stack(xs).to(device, non_blocking=True))
-        return model(x.contiguous(memory_format=torch.channels_last)).float().softmax(1)
+        probs = model(x.contiguous(memory_format=torch.channels_last)).float().softmax(1)
+    if not probs.isfinite().all():
+        raise CourseError('the outputs of this network are not finite: its weights are damaged')
+    return probs
 
 # %% ../nbs/api/41_predict.ipynb #f28656da
 def find_images(
     paths:Iterable # Files, which are taken whatever their name, and folders to search for images
 )->list: # Paths: those in a folder sorted, in the order of `paths`
-    "List the image files in `paths`. Raises `MissingFileError` if a path does not exist"
+    "List the image files in `paths`, and warn of others. Raises `MissingFileError`"
     files = []
     for p in map(Path, paths):
         if not p.exists(): raise MissingFileError(f'{p}: no such file or folder; check the path')
-        files += image_files(p) if p.is_dir() else [p]
+        files += _images_in(p) if p.is_dir() else [p]
     return files
+
+def _images_in(folder):
+    "The images below a folder"
+    o = list_images(folder)
+    if set(o.left_out) - {'hidden'}:
+        warnings.warn(f'{folder}: {o.left_out_text()}', LeftOutWarning)
+    return o.files
 
 # %% ../nbs/api/41_predict.ipynb #f7ee5d64
 def with_progress(

@@ -7,53 +7,64 @@ __all__ = ['html_report']
 
 # %% ../nbs/api/52_report.ipynb #72cb33ac
 import base64, io
-from html import escape
 from pathlib import Path
 
+import jinja2
 import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-from .core import CourseError, atomic_write
+from .core import CourseError, atomic_write, check_path, printable
 from .loaders import raw_image
 from .evaluate import evaluate
 from .runs import load_run, plot_history, run_learner
 
 # %% ../nbs/api/52_report.ipynb #bc7293cc
-def _img(buf, kind, alt):
-    "An `<img>` with its bytes in it"
-    data = base64.b64encode(buf.getvalue()).decode()
-    return f'<img alt="{escape(alt)}" src="data:image/{kind};base64,{data}">'
+def _encode(buf, kind):
+    "Bytes for an `<img>`"
+    return dict(kind=kind, data=base64.b64encode(buf.getvalue()).decode())
 
-def _figure(fig, alt, wide=False):
-    "A figure as an `<img>`; a `wide` one scrolls on small screens, where it would be illegible"
+def _figure(fig):
+    "A figure as PNG"
     buf = io.BytesIO()
     fig.savefig(buf, format='png', dpi=130)
     plt.close(fig)
-    img = _img(buf, 'png', alt)
-    if not wide: return img
-    return f'<div class="wide" tabindex="0" role="region" aria-label="{escape(alt)}">{img}</div>'
+    return _encode(buf, 'png')
 
-def _photo(im, caption):
-    "An image with a caption: gray ones as PNG, color ones as JPEG"
+def _photo(im):
+    "An image: gray ones as PNG, color ones as JPEG"
     buf, kind = io.BytesIO(), 'png' if im.ndim == 2 else 'jpeg'
     Image.fromarray(im).save(buf, kind)
-    return f'<figure>{_img(buf, kind, "")}<figcaption>{escape(caption)}</figcaption></figure>'
+    return _encode(buf, kind)
 
 # %% ../nbs/api/52_report.ipynb #d407aaf6
-def _show(v):
-    "A value for people: one setting per line, numbers without their last digits"
-    if isinstance(v, dict):
-        lines = [f'{escape(str(k))}: {_show(o)}' for k, o in v.items() if o is not None]
-        return '<br>'.join(lines)
-    if isinstance(v, (list, tuple)): return ', '.join(map(_show, v))
-    return f'{v:.4g}' if isinstance(v, float) else escape(str(v))
+_macros = '''
+{%- macro img(im, alt) -%}
+<img alt="{{ alt }}" src="data:image/{{ im.kind }};base64,{{ im.data }}">
+{%- endmacro -%}
+{%- macro wide(im, alt) -%}
+<div class="wide" tabindex="0" role="region" aria-label="{{ alt }}">{{ img(im, alt) }}</div>
+{%- endmacro -%}
+{%- macro show(v) -%}
+{%- if v is mapping -%}
+{%- for k, o in v.items() if o is not none -%}
+{{ k }}: {{ show(o) }}{% if not loop.last %}<br>{% endif %}{%- endfor -%}
+{%- elif v is sequence and v is not string -%}
+{%- for o in v -%}{{ show(o) }}{% if not loop.last %}, {% endif %}{%- endfor -%}
+{%- else -%}{{ v }}{%- endif -%}
+{%- endmacro -%}
+{%- macro facts(d) -%}
+<table>{% for k, v in d.items() if v is not none -%}
+<tr><th>{{ k }}</th><td>{{ show(v) }}</td></tr>{%- endfor %}</table>
+{%- endmacro -%}
+'''
 
-def _facts(d):
-    "A dictionary as a table of two columns"
-    rows = [f'<tr><th>{escape(str(k))}</th><td>{_show(v)}</td></tr>' for k, v in d.items()
-            if v is not None]
-    return f'<table>{"".join(rows)}</table>'
+def _as_text(v):
+    "What a value looks like; markup that the template itself has made is not changed"
+    if hasattr(v, '__html__'): return v
+    return f'{v:.4g}' if isinstance(v, float) else printable(v, lines=True)
+
+_jinja = jinja2.Environment(autoescape=True, finalize=_as_text, undefined=jinja2.StrictUndefined)
 
 # %% ../nbs/api/52_report.ipynb #6e031e3b
 _style = '''
@@ -70,66 +81,82 @@ figure img{width:112px;height:112px;object-fit:contain;image-rendering:pixelated
 @media(max-width:640px){.wide img{max-width:none;width:640px} td,th{padding:.2rem .4rem}}
 '''
 
-def _page(title, parts):
-    "A page that needs nothing from outside"
-    body = ''.join(f'<h2>{escape(heading)}</h2>{html}' for heading, html in parts if html)
-    title = escape(title)
-    return ('<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width">'
-            f'<title>{title}</title><style>{_style}</style></head>'
-            f'<body><h1>{title}</h1>{body}</body></html>\n')
-
 # %% ../nbs/api/52_report.ipynb #ff5c0f20
-def _result(rec):
-    "The test result in a sentence"
-    t = rec.get('test')
-    if not t: return '<p>This run was not tested.</p>'
-    low, high = t['top1_ci']
-    return (f'<p class="big"><b>{t["top1"]:.2%}</b> of {t["n"]:,} test images correct</p>'
-            f'<p>95% interval {low:.2%} to {high:.2%}; top-5 {t["top5"]:.2%}; '
-            f'loss {t["loss"]:.4f}. '
-            'The test set was evaluated once, after training.</p>')
+_head = '''<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{{ title }}</title><style>''' + _style + '''</style></head><body><h1>{{ title }}</h1>
+<h2>Result</h2>
+{% if test %}<p class="big"><b>{{ test.top1 }}</b> of {{ test.n }} test images correct</p>
+<p>95% interval {{ test.low }} to {{ test.high }}; top-5 {{ test.top5 }}; loss {{ test.loss }}.
+The test set was evaluated once, after training.</p>
+{% else %}<p>This run was not tested.</p>{% endif %}
+<h2>How to repeat it</h2>
+{% if rec.command %}<pre>{{ rec.command }}</pre>{% endif %}
+<p>Seed {{ rec.seed }}, precision {{ rec.precision }}; {{ versions }}. The same command, seed,
+versions and kind of processor give the same run; other versions or processors a similar one.</p>
+{% if curves %}<h2>Curves</h2>{{ wide(curves, 'losses and accuracy') }}{% endif %}
+'''
 
-def _repeat(rec):
-    "How to repeat the run"
-    command = f'<pre>{escape(rec["command"])}</pre>' if rec.get('command') else ''
-    versions = ', '.join(f'{k} {v}' for k, v in (rec.get('versions') or {}).items() if v)
-    return (f'{command}<p>Seed {escape(str(rec.get("seed")))}, precision '
-            f'{escape(str(rec.get("precision")))}; {escape(versions)}. The same command, seed, '
-            'versions and kind of processor give the same run; other versions or processors a '
-            'similar one.</p>')
+def _test_values(t):
+    "The test result as it is shown"
+    if not t: return None
+    low, high = t['top1_ci']
+    percents = {k: f'{v:.2%}' for k, v in dict(top1=t['top1'], top5=t['top5'], low=low,
+                                               high=high).items()}
+    return dict(percents, n=f"{t['n']:,}", loss=f"{t['loss']:.4f}")
+
+def _curves(rec): return _figure(plot_history(rec['history'])) if rec['history'] else None
 
 # %% ../nbs/api/52_report.ipynb #490dd6f3
+_tail = '''
+{% if report %}
+<h2>Per class</h2>
+<table><tr><th>class</th><th>precision</th><th>recall</th><th>images</th></tr>
+{% for o in report.per_class[:100] %}<tr><td>{{ o.name }}</td>
+<td>{{ '{:.1%}'.format(o.precision) }}</td><td>{{ '{:.1%}'.format(o.recall) }}</td>
+<td>{{ o.support }}</td></tr>
+{% endfor %}</table>
+{% if report.per_class|length > 100 %}<p>… and {{ report.per_class|length - 100 }} more.</p>
+{% endif %}
+<h2>Confusion</h2>{{ wide(matrix, 'confusion matrix') }}
+<ol>{% for a, b, n in report.most_confused(8) %}<li>{{ a }} mistaken for {{ b }}: {{ n }}</li>
+{% endfor %}</ol>
+<h2>Calibration</h2>
+<p>Calibration error {{ '{:.1%}'.format(report.ece()) }}</p>
+{{ img(reliability, 'accuracy against confidence') }}
+<h2>Worst mistakes</h2>
+<p>The images with the highest loss: true class → predicted class, and its probability.</p>
+<div class="grid">{% for m in mistakes %}
+<figure>{{ img(m.image, '') }}<figcaption>{{ m.caption }}</figcaption></figure>
+{% endfor %}</div>
+{% else %}<h2>Failures</h2>
+<p>Not shown, because the network cannot be tested here: {{ why }}</p>{% endif %}
+<h2>Configuration</h2>{{ facts(config) }}</body></html>
+'''
+
+# %% ../nbs/api/52_report.ipynb #828596f6
 def _config(rec):
     "What was trained on what"
     model = rec['model']
     finished = (rec.get('finished') or '').replace('T', ' ')[:16]
     options = {k: v for k, v in model.items() if k != 'name'}
-    return _facts(dict(
+    return dict(
         network=model.get('name'), parameters=f"{rec['n_params']:,}", options=options,
         data=rec['data'], images=rec.get('images'), recipe=rec.get('recipe') or {},
         training=f"{rec['train_seconds']:.1f} s", machine=rec.get('machine') or {},
-        finished=finished or None))
+        finished=finished or None)
 
 def _failures(report, dls):
-    "Where the network fails: tables and images"
-    pairs = [f'<li>{escape(a)} mistaken for {escape(b)}: {n}</li>'
-             for a, b, n in report.most_confused(8)]
-    matrix = _figure(report.plot_confusion().figure, 'confusion matrix', wide=True)
-    reliability = _figure(report.plot_reliability().figure, 'accuracy against confidence')
-    mistakes = ''.join(_mistake(report, dls, i) for i in report.worst(18))
-    about = ('<p>The images with the highest loss: true class → predicted class, and its '
-             'probability.</p>')
-    return [('Per class', report._repr_html_()),
-            ('Confusion', f'{matrix}<ol>{"".join(pairs)}</ol>'),
-            ('Calibration', reliability),
-            ('Worst mistakes', f'{about}<div class="grid">{mistakes}</div>')]
+    "Where the network fails: figures and images"
+    return dict(report=report, matrix=_figure(report.plot_confusion().figure),
+                reliability=_figure(report.plot_reliability().figure),
+                mistakes=[_mistake(report, dls, i) for i in report.worst(18)])
 
 def _mistake(report, dls, i):
     "One image with its true and its predicted class"
     true, pred = (report.vocab[o[i]] for o in (report.targets, report.preds))
     im = np.asarray(raw_image(dls, report.split, i))
-    return _photo(im, f'{true} → {pred} {report.probs[i].max():.0%}')
+    return dict(image=_photo(im), caption=f'{true} → {pred} {report.probs[i].max():.0%}')
 
 # %% ../nbs/api/52_report.ipynb #6b2d6f10
 def html_report(
@@ -140,18 +167,15 @@ def html_report(
     "Write the report of a run as one file that opens in any browser, offline. Raises `CourseError`"
     rec = load_run(run)
     folder = Path(rec['path'])
-    out = Path(out or folder/'report.html')
-    parts = [('Result', _result(rec)), ('How to repeat it', _repeat(rec))]
-    if rec.get('history'):
-        fig = plot_history(rec['history'])
-        parts.append(('Curves', _figure(fig, 'losses and accuracy', wide=True)))
+    out = folder/'report.html' if out is None else check_path(out, 'out')
+    versions = ', '.join(f'{k} {v}' for k, v in (rec.get('versions') or {}).items() if v)
+    values = dict(title=folder.resolve().name, rec=dict(rec, command=rec.get('command')),
+                  test=_test_values(rec.get('test')), versions=versions, curves=_curves(rec),
+                  config=_config(rec), report=None)
     try:
         learn, _ = run_learner(run, data)
-        parts += _failures(evaluate(learn, 'test'), learn.dls)
-    except (CourseError, OSError) as e:
-        why = f'<p>Not shown, because the network cannot be tested here: {escape(str(e))}</p>'
-        parts.append(('Failures', why))
-    parts.append(('Configuration', _config(rec)))
-    page = _page(folder.resolve().name, parts)
+        values.update(_failures(evaluate(learn, 'test'), learn.dls))
+    except (CourseError, OSError) as e: values['why'] = str(e)
+    page = _jinja.from_string(_macros + _head + _tail).render(values)
     with atomic_write(out) as tmp: tmp.write_text(page, encoding='utf-8')
     return out

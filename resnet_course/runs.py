@@ -8,7 +8,7 @@ __all__ = ['machine', 'versions', 'plot_history', 'new_run_dir', 'save_run', 'lo
            'evaluate_run', 'compare_runs', 'newest_model', 'find_run_lr']
 
 # %% ../nbs/api/51_runs.ipynb #7571354a
-import csv, json, math, platform, statistics, warnings
+import csv, inspect, math, os, platform, re, reprlib, statistics, warnings
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from .core import (
-    CourseError, MissingFileError, atomic_write, write_json)
+    CourseError, MissingFileError, atomic_write, check_path, check_type, plot_text,
+    printable, read_json, shorten, write_json)
 from .augment import ResizeTo
 from .loaders import get_dls, split_dl
 from .models import create_model
@@ -95,13 +96,17 @@ def plot_history(
     fig:Figure=None  # Where to draw; None: a new figure
 )->Figure:
     "Plot losses on the left and validation accuracy on the right. Raises `CourseError`"
+    check_type(rows, (list, tuple), 'rows', 'the history of a run')
     if not rows: raise CourseError('this run has no epochs: there is nothing to plot')
+    problems = _history_problems(rows)
+    if problems: raise CourseError(f'these rows are not the history of a run: {problems[0]}')
     fig = fig or Figure(figsize=(8, 3), layout='constrained')
     epochs = [r['epoch'] + 1 for r in rows]
     ax1, ax2 = fig.subplots(1, 2)
     valid = dict(marker='s', ls='--', ms=3, color='#d55e00')
     ax1.plot(epochs, [r['train_loss'] for r in rows], 'o-', ms=3, color='#0072b2', label='training')
-    ax1.plot(epochs, [r['valid_loss'] for r in rows], label='validation', **valid)
+    if 'valid_loss' in rows[0]:
+        ax1.plot(epochs, [r['valid_loss'] for r in rows], label='validation', **valid)
     ax1.set(xlabel='epoch', ylabel='loss')
     ax1.legend()
     if 'accuracy' in rows[0]:
@@ -110,17 +115,23 @@ def plot_history(
     for ax in (ax1, ax2):
         ax.grid(alpha=.3)
         ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-    if title: fig.suptitle(title)
+    if title: fig.suptitle(plot_text(title))
     return fig
 
 # %% ../nbs/api/51_runs.ipynb #7ccb3117
+def _folder_name(name):
+    "A name for a folder on any system, from one that may hold anything"
+    name = re.sub(r'[\\/:]', '_', printable(name))
+    # folder names have at most 255 bytes
+    return f'{name[:30]}…{name[-20:]}' if len(os.fsencode(name)) > 200 else name
+
 def new_run_dir(
     name:str,    # What the run is about, such as 'fashion_mnist-resnet20'
     root:object='runs'  # Folder of runs
 )->Path: # root/name-001, or the first number that is free
     "Create a folder for a run. Raises `CourseError` if that is not possible"
-    root = Path(root)
-    path = root
+    path = root = check_path(root, 'out')
+    name = _folder_name(name)
     try:
         root.mkdir(parents=True, exist_ok=True)
         for i in range(1, 100_000):
@@ -162,28 +173,93 @@ def _save_history(rows, path):
     for ext in ('png', 'svg'):
         with atomic_write(path/f'curves.{ext}') as tmp: fig.savefig(tmp, format=ext, dpi=110)
 
+# %% ../nbs/api/51_runs.ipynb #278ee02f
+_number = int, float
+_null = type(None)
+# What a record must have, and what it may have; the rest is kept, and not used
+_required = dict(schema=int, data=dict, model=dict, recipe=(dict, _null), seed=(int, _null),
+                 precision=str, n_params=int, train_seconds=_number, history=list)
+_optional = dict(images=dict, split_id=(str, _null), train=dict, valid=dict, test=dict,
+                 machine=dict, versions=dict, finished=str, command=str)
+_within = dict(data=dict(name_or_path=str), model=dict(name=str), recipe=dict(name=str),
+               test=dict(n=int, top1=_number, top5=_number, loss=_number, top1_ci=list))
+_row = dict(epoch=int, train_loss=_number, valid_loss=_number, accuracy=_number)
+
+def _is_a(value, types):
+    "Has `value` one of the types? True is no number here, and a number has an ordinary size"
+    if isinstance(value, bool) or not isinstance(value, types): return False
+    return not isinstance(value, int) or abs(value) < 2**63
+
+def _wrong_types(d, fields, where=''):
+    "List what is wrong with the entries of `d` that have one of the names `fields`"
+    wrong = [key for key, types in fields.items() if key in d and not _is_a(d[key], types)]
+    return [f'{where}{key} is {reprlib.repr(d[key])}' for key in wrong]
+
+# %% ../nbs/api/51_runs.ipynb #2b81b118
+def _record_problems(rec):
+    "List what is wrong with a record, except for its history and its test result"
+    if not isinstance(rec, dict): return ['it is not an object']
+    missing = [key for key in _required if key not in rec]
+    if 'schema' in missing: return ['it has no schema']
+    if not _is_a(rec['schema'], int) or rec['schema'] != 1:
+        return [f"its schema is {reprlib.repr(rec['schema'])}, and this version reads 1"]
+    if missing: return [f'it has no {", ".join(missing)}']
+    res = _wrong_types(rec, {**_required, **_optional})
+    for part, fields in _within.items():
+        if isinstance(rec.get(part), dict): res += _wrong_types(rec[part], fields, f'{part}.')
+    return res
+
+def _history_problems(rows):
+    "List what is wrong with a history"
+    for row in rows:
+        if not isinstance(row, dict): return ['its history has a row that is not an object']
+        if row.keys() != rows[0].keys(): return ['the rows of its history differ in their entries']
+        missing = [key for key in ('epoch', 'train_loss') if key not in row]
+        if missing: return [f'its history has no {missing[0]}']
+        wrong = _wrong_types(row, _row, 'history: ')
+        if wrong: return wrong
+    return []
+
+def _test_problems(test):
+    "List what is wrong with a test result"
+    if not test: return []
+    missing = [key for key in _within['test'] if key not in test]
+    if missing: return [f'its test result has no {missing[0]}']
+    ci = test['top1_ci']
+    is_interval = len(ci) == 2 and all(_is_a(v, _number) for v in ci)
+    return [] if is_interval else ['test.top1_ci is not an interval']
+
+# %% ../nbs/api/51_runs.ipynb #fbbfa356
+def _check_record(rec, path):
+    "Raise `CourseError` unless `rec` is a record of a run"
+    problems = _record_problems(rec)
+    if not problems:
+        problems = _history_problems(rec['history']) + _test_problems(rec.get('test'))
+    if problems: raise CourseError(f'{path}: not a run record: {problems[0]}')
+
 # %% ../nbs/api/51_runs.ipynb #c440e757
 def load_run(
     path:object # A run's folder, or its `run.json`
 )->dict: # The record, with its folder as `path`
-    "Read the record of a run. Raises `CourseError` if there is none"
-    f = Path(path)
+    "Read the record of a run. Raises `CourseError` if there is none, or it is damaged"
+    f = check_path(path, 'run')
     if f.is_dir(): f = f/'run.json'
-    if not f.is_file():
-        raise MissingFileError(f'{f}: no such run; `resnet-course runs` lists all runs')
-    try: rec = json.loads(f.read_text(encoding='utf-8'))
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise CourseError(f'{f}: not a run record ({e})') from None
-    if not isinstance(rec, dict) or 'schema' not in rec:
-        raise CourseError(f'{f}: not a run record: it has no "schema"')
+    try: rec = read_json(f)
+    except MissingFileError:
+        raise MissingFileError(f'{f}: no such run; `resnet-course runs` lists all runs') from None
+    except CourseError as e: raise CourseError(f'{e}; not a run record') from None
+    _check_record(rec, f)
     return {**rec, 'path': str(f.parent)}
 
 def list_runs(
     root:object='runs' # Folder of runs
 )->list: # Of records, oldest first
-    "Read every record below `root`"
-    records = [load_run(f) for f in Path(root).rglob('run.json')]
-    return sorted(records, key=lambda r: r.get('finished', ''))
+    "Read every record below `root`; a damaged one is skipped with a warning that names it"
+    records = []
+    for f in check_path(root, 'out').rglob('run.json'):
+        try: records.append(load_run(f))
+        except CourseError as e: warnings.warn(f'skipped a run: {e}')
+    return sorted(records, key=lambda r: r.get('finished') or '')
 
 # %% ../nbs/api/51_runs.ipynb #8824bf74
 def runs_table(
@@ -341,11 +417,12 @@ def _read_asked(run):
     if not f.is_file():
         raise CourseError(f'{run}: no interrupted fine-tuning; `resnet-course runs` lists '
                           'finished runs')
-    try:
-        plan, epochs, lr, settings = json.loads(f.read_text(encoding='utf-8'))
-        return plan, epochs, lr, dict(settings)
-    except (ValueError, TypeError):
-        raise CourseError(f'{f} is damaged; start a new run') from None
+    asked = read_json(f)
+    known = set(inspect.signature(finetune_run).parameters)
+    ok = (isinstance(asked, list) and len(asked) == 4 and isinstance(asked[0], str)
+          and isinstance(asked[3], dict) and set(asked[3]) <= known)
+    if not ok: raise CourseError(f'{f} is damaged; start a new run')
+    return tuple(asked)
 
 # %% ../nbs/api/51_runs.ipynb #7654bf7b
 def _finish_finetuning(learn, results, extra):
@@ -398,6 +475,10 @@ def run_learner(
     own = dict(rec.get('data') or {}, size=model.meta.get('size'), n_in=model.cfg['n_in'])
     own['stats'] = model.meta.get('stats') or own.get('stats')
     if bs: own['bs'] = bs
+    unknown = set(own) - set(inspect.signature(get_dls).parameters)
+    if unknown:
+        raise CourseError(f'{run}: this version does not know the settings of its data '
+                          f'{shorten(sorted(unknown))}')
     # recorded by name only, and not needed for evaluation
     if isinstance(own.get('augment'), list): own['augment'] = False
     dls = get_dls(**own) if data is None else get_dls(**dict(own, name_or_path=data))
@@ -405,8 +486,8 @@ def run_learner(
     have = list(map(str, dls.vocab))
     want = model.meta.get('vocab', have)
     if have != want:
-        raise CourseError(f"{dls.name} has the classes {', '.join(have)[:80]}; this network was "
-                          f"trained for {', '.join(want)[:80]}")
+        raise CourseError(f'{dls.name} has the classes {shorten(have, 8)}; this network was '
+                          f'trained for {shorten(want, 8)}')
     return course_learner(dls, model), rec
 
 # %% ../nbs/api/51_runs.ipynb #8b86b80f

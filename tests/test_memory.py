@@ -133,7 +133,7 @@ def test_a_worker_that_is_really_killed(photo_folder, monkeypatch):
     "As the system does when memory runs out, while the worker reads an image"
     def killed(*args): os.kill(os.getpid(), signal.SIGKILL)
     dls = get_dls(photo_folder, bs=4, size=16, num_workers=1, in_memory=False, device='cpu')
-    monkeypatch.setattr(PhotoReader, 'read_augmented', killed)
+    for name in ('read', 'read_augmented'): monkeypatch.setattr(PhotoReader, name, killed)
     learn = quiet(Learner(dls, create_model('resnet8', n_out=2), loss_func=CrossEntropyLossFlat()))
     with pytest.raises(CourseError, match='ended unexpectedly'): fit_recipe(learn, epochs=1)
 

@@ -1,0 +1,108 @@
+"Names that other people chose: any bytes, any script, any length; trained, recorded and drawn"
+import csv, os, warnings
+from pathlib import Path
+
+import pytest
+from helpers import noise, quiet, run_command
+
+from resnet_course.core import plot_text, printable
+from resnet_course.interpret import neighbors, plot_cam, plot_neighbors
+from resnet_course.report import html_report
+from resnet_course.runs import evaluate_run, load_run, run_learner, train_run
+from resnet_course.weights import load_model
+
+# The first character says in what order Python sorts them
+names = [os.fsdecode(b'a caf\xe9'), 'b 猫 кот قط 🐈', 'c $x^$ and $', 'd new\nline',
+         'e <script>x</script>', 'f \x1b[2J\x1b]0;owned\x07', 'g ' + 'x'*200,
+         "h \"quoted\" 'twice'", 'i \u202ereversed', 'j &amp; \\n %s {0}', 'k \\$',
+         'l ' + '\u0301'*20]
+
+@pytest.fixture(scope='module', params=['folder', 'csv'])
+def run(request, tmp_path_factory):
+    "A finished run on images with these classes, and its folder"
+    tmp = tmp_path_factory.mktemp('names')
+    source = make_folder(tmp) if request.param == 'folder' else make_csv(tmp)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')   # no font here has all of the characters
+        rec, _ = train_run(source, 'resnet8', epochs=1, bs=8, size=32, seed=0, out=tmp/'runs',
+                           setup=quiet)
+    return Path(rec['path'])
+
+def make_folder(tmp):
+    "Class folders whose own folder has a strange name, too"
+    folder = tmp/'set $\n\x1b'
+    for i, name in enumerate(names):
+        try: (folder/name).mkdir(parents=True)
+        except OSError: pytest.skip('this file system does not take any bytes as a name')
+        for j in range(8): noise().save(folder/name/f'{j} $\udcff\x1b.png')
+    return folder
+
+def make_csv(tmp):
+    "A CSV file, whose labels may be as long as they like"
+    noise().save(tmp/'x.png')
+    labels = [n for n in names if '\udce9' not in n and '\n' not in n] + ['z' + 'y'*10_000]
+    with open(tmp/'set.csv', 'w', newline='', encoding='utf-8') as f:
+        rows = csv.writer(f)
+        rows.writerow(['path', 'label'])
+        for label in labels:
+            for i in range(8):
+                name = f'{labels.index(label)}-{i}.png'
+                noise().save(tmp/name)
+                rows.writerow([name, label])
+    return tmp/'set.csv'
+
+def test_recorded(run):
+    "The record and the weights have the names as they are"
+    rec, model = load_run(run), load_model(run/'model.safetensors')
+    vocab = model.meta['vocab']
+    assert [o['name'] for o in rec['test']['per_class']] == vocab
+    assert names[1] in vocab and names[5] in vocab
+    # The folder of the run is a name for any terminal
+    assert printable(run.name) == run.name and len(os.fsencode(run.name)) < 256
+
+def test_drawn(run, tmp_path):
+    "Every figure with class names can be drawn, and none of them is taken for a formula"
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        learn, _ = run_learner(run)
+        report, _ = evaluate_run(run)
+        figures = [report.plot_confusion().figure, report.plot_worst(learn.dls), plot_cam(learn),
+                   plot_neighbors(neighbors(learn))]
+        for fig in figures:
+            fig = getattr(fig, 'figure', fig)
+            fig.savefig(tmp_path/'x.png')
+            fig.savefig(tmp_path/'x.svg')
+    texts = [t.get_text() for t in figures[0].axes[0].get_yticklabels()]
+    assert r'c \$x^\$ and \$' in texts and all(len(t) <= 26 for t in texts)
+
+def test_a_missing_glyph_is_named():
+    "One warning for a character that no installed font has"
+    with pytest.warns(UserWarning, match='no installed font has \U0010fff0'):
+        plot_text('\U0010fff0')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        plot_text('\U0010fff0')
+
+def test_report(run, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        page = html_report(run, tmp_path/'x.html').read_text(encoding='utf-8')
+    assert '<script' not in page and '&lt;script&gt;' in page and '\x1b' not in page
+    assert 'cannot be tested here' not in page
+
+@pytest.mark.filterwarnings('ignore')
+def test_printed(run, tmp_path, capfd):
+    "Nothing that the commands print can steer the terminal"
+    folder = tmp_path/'photos'
+    folder.mkdir()
+    noise().save(folder/os.fsdecode(b'\x1b[2J \xff.png'))
+    (folder/'\x1b.png').write_text('no image')
+    for args in (['evaluate', run], ['evaluate', run, '--json'], ['runs', '--out', run.parent],
+                 ['evaluate', run, '--out', tmp_path/'x.png'], ['report', run], ['export', run]):
+        assert run_command(*args) == 0, capfd.readouterr().err
+    for more in ([], ['--json']):
+        assert run_command('predict', folder, '--model', run, *more) == 1
+    both = capfd.readouterr()
+    said = both.out + both.err
+    assert r'\x1b[2J' in said
+    assert not {c for c in said if printable(c) != c} - {'\n'}

@@ -1,0 +1,167 @@
+"Records, weights and names from other people: nothing in them runs, and each fault gets one line"
+import inspect, json, os, shutil, socket
+
+import pytest
+from browser import open_browser, watched
+from helpers import quiet, run_command
+
+from resnet_course import report
+from resnet_course.checkpoint import read_checkpoint
+from resnet_course.core import CourseError
+from resnet_course.finetune import load_plan
+from resnet_course.loaders import get_dls
+from resnet_course.report import html_report
+from resnet_course.runs import (
+    list_runs, load_run, newest_model, run_learner, runs_table, train_run)
+from resnet_course.weights import load_model
+
+script = '<script>document.title = "owned"</script><img src=x onerror="document.title = 1">'
+clear_screen = '\x1b[2J\x1b]0;owned\x07'
+
+@pytest.fixture(scope='module')
+def good(tmp_path_factory):
+    "A finished run"
+    out = tmp_path_factory.mktemp('records')
+    rec, _ = train_run('digits', 'resnet8', epochs=1, n_train=64, bs=32, out=out, setup=quiet)
+    return rec
+
+@pytest.fixture
+def change(good, tmp_path):
+    "A function that writes a changed copy of the record into a folder of its own"
+    def write(text=None, **changes):
+        rec = {k: v for k, v in {**good, **changes}.items() if v is not ...}
+        folder = tmp_path/'runs'/'changed'
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder/'run.json').write_text(json.dumps(rec) if text is None else text)
+        return folder
+    return write
+
+def one_line(call, says=''):
+    "The message of a `CourseError` of one line"
+    with pytest.raises(CourseError) as e: call()
+    text = str(e.value)
+    assert says in text and '\n' not in text and '\x1b' not in text, text
+    return text
+
+nested = []
+for _ in range(900): nested = [nested]
+
+@pytest.mark.parametrize('entries', [
+    dict(schema=99), dict(schema=None), dict(schema='1'), dict(schema=True), dict(schema=...),
+    dict(history=...), dict(history=None), dict(history=[1]), dict(history=[{}]),
+    dict(history=[dict(epoch='0', train_loss=1.)]), dict(history=[dict(epoch=0, train_loss=None)]),
+    dict(model=...), dict(model=[]), dict(model=dict(name=3)), dict(data='digits'),
+    dict(data=dict(name_or_path=[])), dict(recipe='one_cycle'), dict(recipe=dict(name=[])),
+    dict(seed='x'), dict(seed=1.5), dict(seed=10**400), dict(precision=None), dict(n_params='9'),
+    dict(train_seconds=...), dict(train_seconds='1'), dict(train_seconds=10**400),
+    dict(test=[]), dict(test=dict(top1=.5)), dict(versions=[]), dict(machine=3), dict(images=[]),
+    dict(finished=3), dict(command=['x']), dict(split_id=3), dict(nested=nested)], ids=str)
+def test_wrong_entry(change, entries):
+    one_line(lambda: load_run(change(**entries)), 'run.json')
+
+@pytest.mark.parametrize('text', ['', '{', 'null', '[]', '3', '"x"', '['*5000, '[' + '9'*5000,
+                                  '{"a":'*5000 + '1' + '}'*5000], ids=lambda t: t[:8])
+def test_no_record(change, text):
+    one_line(lambda: load_run(change(text)), 'not a run record')
+
+def test_wrong_test_result(good, change):
+    for key, value in dict(top1='x', top1_ci=[1], loss=None, n=2.5).items():
+        one_line(lambda: load_run(change(test={**good['test'], key: value})), 'test.')
+
+def test_bad_record_is_skipped_and_named(good, change):
+    "It does not get in the way of the others"
+    folder = change(schema=99)
+    other = folder.parent/'good-001'
+    shutil.copytree(good['path'], other)
+    with pytest.warns(UserWarning, match='skipped a run: .*changed.*schema is 99'):
+        assert [r['run'] for r in runs_table(list_runs(folder.parent))] == ['good-001']
+    with pytest.warns(UserWarning, match='skipped'):
+        assert newest_model(folder.parent) == other/'model.safetensors'
+
+def test_command_names_the_bad_record(good, change, capfd):
+    folder = change('{')
+    assert run_command('runs', '--out', folder.parent) == 0
+    err = capfd.readouterr().err
+    assert err.startswith('warning: skipped a run: ') and 'changed' in err and err.count('\n') == 1
+
+def test_unknown_settings_of_the_data(good, change):
+    folder = change(data=dict(name_or_path='digits', evil=1))
+    shutil.copy(good['path'] + '/model.safetensors', folder)
+    one_line(lambda: run_learner(folder), 'evil')
+
+# The report
+
+hostile = dict(seed=0, precision=script, recipe=dict(name=script, source=script),
+               command=script, versions={script: script}, machine={script: script},
+               finished=script, data=dict(name_or_path=script), model=dict(name=script, x=script))
+
+@pytest.mark.browser
+def test_hostile_report_runs_no_script(change):
+    page_file = html_report(change(**hostile))
+    assert '<script' not in page_file.read_text() and '&lt;script' in page_file.read_text()
+    with open_browser() as browser:
+        page, wrong = watched(browser.new_context())
+        page.goto(page_file.as_uri())
+        assert page.title() == 'changed'
+        assert page.locator('script').count() == 0 and page.locator('img[src=x]').count() == 0
+        assert not wrong
+
+def test_report_has_no_way_around_the_escapes():
+    "Nothing is marked as safe HTML"
+    source = inspect.getsource(report)
+    assert 'autoescape=True' in source
+    assert not any(word in source for word in ('Markup', '|safe', '| safe', 'autoescape false'))
+
+# The terminal
+
+def test_escapes_do_not_reach_the_terminal(change, capfd, tmp_path):
+    folder = change(precision=clear_screen, recipe=dict(name=clear_screen))
+    assert run_command('runs', '--out', folder.parent) == 0
+    assert run_command('predict', tmp_path/f'{clear_screen}.png') == 1
+    assert run_command('evaluate', tmp_path/clear_screen) == 1
+    assert run_command('train', '--data', clear_screen) == 1
+    both = capfd.readouterr()
+    assert r'\x1b[2J' in both.out and r'\x1b[2J' in both.err
+    assert not any(c in both.out + both.err for c in '\x1b\x07')
+
+# Empty arguments
+
+@pytest.mark.parametrize('args', [
+    ['train', '--data', ''], ['train', '--data='], ['train', '--out', ''], ['train', '--out='],
+    ['train', '--resume', ''], ['finetune', '--weights', ''], ['finetune', '--plan', ''],
+    ['evaluate', ''], ['evaluate', 'x', '--data', ''], ['report', 'x', '--out', ''],
+    ['predict', ''], ['predict', 'x', '--model', ''], ['export', ''], ['export', '-o', ''],
+    ['data', 'check', ''], ['data', '--root', ''], ['lr-find', '--plot', ''], ['runs', '--out', ''],
+    ['lessons', '']], ids=' '.join)
+def test_empty_argument(args, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_command(*args) == 1
+    err = capfd.readouterr().err
+    assert err.startswith('error: ') and 'is empty' in err and err.count('\n') == 1
+    assert not list(tmp_path.iterdir())
+
+# Files that are none
+
+@pytest.fixture(params=['pipe', 'socket', 'device', 'loop'])
+def no_file(request, tmp_path):
+    "Something that must not be opened, or cannot be"
+    if request.param == 'pipe': os.mkfifo(tmp_path/'x')
+    elif request.param == 'device': return '/dev/zero'
+    elif request.param == 'loop': (tmp_path/'x').symlink_to(tmp_path/'x')
+    else:
+        s = socket.socket(socket.AF_UNIX)
+        s.bind(str(tmp_path/'x'))
+        s.close()
+    return tmp_path/'x'
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='there are no named pipes here')
+def test_pipes_and_devices_are_not_opened(no_file, good, change, tmp_path, capfd):
+    for f in (load_run, load_model, read_checkpoint, load_plan): one_line(lambda: f(no_file))
+    csv = tmp_path/'x.csv'
+    if no_file != '/dev/zero':
+        os.rename(no_file, csv)
+        if not csv.is_symlink(): one_line(lambda: get_dls(csv))
+        os.rename(csv, no_file)
+    assert run_command('predict', no_file, '--model', good['path']) == 1
+    err = capfd.readouterr().err
+    assert str(no_file) in err and err.count('could not be read') + err.count('no such file') == 1
