@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 import torch
 import torch.nn.functional as F
 from fastprogress.fastprogress import progress_bar
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
-from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import functional as TF
 
 from .core import CourseError
@@ -57,7 +57,7 @@ def fit_photo(
 _orientation = 274   # number of the EXIF tag
 
 def _as_jpeg(o):
-    "The bytes of a JPEG file that is upright and gray or RGB, and its width and height; else None"
+    "The bytes of a plain JPEG file, upright and gray or RGB, with its height and width; else None"
     if not isinstance(o, (str, Path)): return None
     try: data = Path(o).read_bytes()
     except (OSError, ValueError): return None   # `open_image` says why
@@ -65,18 +65,17 @@ def _as_jpeg(o):
     try:
         with Image.open(io.BytesIO(data)) as im:
             plain = im.format == 'JPEG' and im.mode in ('L', 'RGB')
-            if plain and im.getexif().get(_orientation, 1) == 1: return data, im.size
+            if plain and im.getexif().get(_orientation, 1) == 1: return data, im.height, im.width
     except Exception: return None   # damaged files raise many kinds of errors
     return None
 
-def _decode(data, height, width):
-    "Decode a JPEG file; with Pillow at a fraction of its size that is at least as large as given"
-    im = Image.open(io.BytesIO(data))
-    if im.width >= 2*width and im.height >= 2*height:
-        im.draft(None, (width, height))
-        return open_image(im)
-    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    return decode_jpeg(encoded, ImageReadMode.UNCHANGED)
+def _decode(o, data, height, width):
+    "Decode a JPEG file, at its size or at half of it or less, but no smaller than given"
+    try:
+        is_gray = simplejpeg.decode_jpeg_header(data)[2] == 'Gray'
+        return simplejpeg.decode_jpeg(data, 'GRAY' if is_gray else 'RGB', min_height=height,
+                                      min_width=width, min_factor=2)
+    except ValueError: return open_image(o)   # stricter than Pillow, which also says what is wrong
 
 # %% ../nbs/api/08_photos.ipynb #8ed3799e
 def _whole_window(box, h, w, by_h, by_w):
@@ -133,12 +132,11 @@ def read_window(
         x, h, w = _pixels(o, white)
         box = window(h, w)
     else:
-        data, (w, h) = jpeg
+        data, h, w = jpeg
         box, (height, width) = window(h, w), height_width(size)
         # the decoder may leave out what resizing would average away
-        scale = min(box[2]/height, box[3]/width)
-        try: x = _decode(data, round(h/scale), round(w/scale))
-        except RuntimeError: x = open_image(o)   # torchvision is stricter than Pillow
+        scale = max(1, min(box[2]/height, box[3]/width))
+        x = _decode(o, data, int(h/scale), int(w/scale))
     x = _to_tensor(x)
     _, rows, cols = x.shape
     x = _resize_tensor(x, _whole_window(box, rows, cols, rows/h, cols/w), size)
@@ -219,10 +217,9 @@ def shrink_photo(
         im = _any_image(o, white)
         w, h = im.size
     else:
-        data, (w, h) = jpeg
-        im = Image.open(io.BytesIO(data))
-        im.draft(None, covering(h, w, (height, width))[::-1])
-        im = open_image(im)
+        data, h, w = jpeg
+        x = _decode(o, data, *covering(h, w, (height, width)))
+        im = x if isinstance(x, Image.Image) else Image.fromarray(x.squeeze())
     rows, cols = covering(h, w, (height, width))
     if rows < im.height: im = TF.resize(im, [rows, cols])
     return ShrunkPhoto(np.array(im), h, w)

@@ -1,0 +1,271 @@
+"Photos of any size: the same pixels as torchvision, the same batches with any number of processes"
+import io
+import numpy as np, pytest, torch
+from fastai.vision.augment import FlipItem, RandomResizedCrop as FastaiCrop, aug_transforms
+from helpers import CtrlC, bits, needs_fork, photos, quiet
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+from scipy import stats
+from sklearn.datasets import load_sample_images
+from torchvision import transforms as T
+from torchvision.transforms import v2
+
+from resnet_course.augment import (
+    HorizontalFlip, RandomCrop, RandomResizedCrop, ScaleJitter, covering, height_width,
+    torch_seeded)
+from resnet_course.checkpoint import Interrupted
+from resnet_course.core import CourseError
+from resnet_course.evaluate import evaluate
+from resnet_course.images import plain_tensor
+from resnet_course.interpret import grad_cam
+from resnet_course.learner import course_learner
+from resnet_course.loaders import get_dls, split_dl
+from resnet_course.photos import PhotoBatches, PhotoReader, fit_photo, load_size_for, read_window
+from resnet_course.recipes import fit_recipe
+
+@pytest.fixture(scope='module')
+def real_photos(tmp_path_factory):
+    "Class folders with twelve windows each of two real photos, of many sizes, as JPEG files"
+    folder, rng = tmp_path_factory.mktemp('real'), np.random.RandomState(0)
+    for c, a in zip('ab', load_sample_images().images):
+        (folder/c).mkdir()
+        for i in range(12):
+            w, h = rng.randint(150, 640), rng.randint(150, 427)
+            Image.fromarray(a[:h, :w]).save(folder/c/f'{i}.jpg', quality=92)
+    return folder
+
+def batches(dl): return [(plain_tensor(x), plain_tensor(y)) for x, y in dl]
+
+def same(a, b):
+    assert len(a) == len(b) > 0
+    for (xa, ya), (xb, yb) in zip(a, b):
+        assert torch.equal(xa, xb) and torch.equal(ya, yb)
+
+# evaluation
+
+@pytest.mark.parametrize('px', [64, 224, 299])
+def test_evaluation_is_torchvisions_to_the_last_digit(real_photos, px):
+    dls = get_dls(real_photos, size=px, bs=4, device='cpu', stats='imagenet')
+    tfm = T.Compose([T.Resize(load_size_for(px)), T.CenterCrop(px), T.PILToTensor()])
+    assert load_size_for(224) == 256
+    for split in range(3):
+        ds = dls.loaders[split].dataset
+        with ds.set_split_idx(1):
+            for i, item in enumerate(ds.items[:4]):
+                want = tfm(Image.open(dls.files[item]).convert('RGB'))
+                assert torch.equal(plain_tensor(ds[i][0]), want)
+
+@given(w=st.integers(1, 300), h=st.integers(1, 300), height=st.integers(4, 64),
+       width=st.integers(4, 64), resize=st.sampled_from(['crop', 'squish', 'pad']))
+@settings(max_examples=80, deadline=None)
+def test_any_photo_fits_any_size(w, h, height, width, resize):
+    im = Image.new('RGB', (w, h), 'white')
+    fitted = fit_photo(im, (height, width), resize, load_size_for((height, width)))
+    assert fitted.size == (width, height)
+    black = (np.asarray(fitted) == 0).any()
+    if resize != 'pad': assert not black
+    rows, cols = covering(h, w, (height, width))
+    assert rows >= height and cols >= width and (rows == height or cols == width)
+
+# windows
+
+def test_random_resized_crops_have_torchvisions_distribution():
+    "Of positions too, which torchvision draws in a different order"
+    h, w, n = 300, 700, 1500
+    torch.manual_seed(0)
+    ours = np.array([RandomResizedCrop(224).window(h, w) for _ in range(n)])
+    torch.manual_seed(1)
+    blank = torch.empty(1, h, w)
+    theirs = np.array([T.RandomResizedCrop.get_params(blank, (.08, 1), (3/4, 4/3))
+                       for _ in range(n)])
+    for i in range(4): assert stats.ks_2samp(ours[:, i], theirs[:, i]).pvalue > 1e-4
+
+@pytest.mark.parametrize('crop', [RandomCrop(32, 37), RandomCrop(32, 37, central=True),
+                                  RandomResizedCrop(32), ScaleJitter(32), ScaleJitter((24, 32))],
+                         ids=str)
+@given(h=st.integers(1, 2000), w=st.integers(1, 2000), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_windows_lie_in_the_photo(crop, h, w, seed):
+    with torch_seeded(seed): top, left, height, width = crop.window(h, w)
+    assert min(top, left) >= 0 and min(height, width) > 0
+    assert top + height <= h*(1 + 1e-9) and left + width <= w*(1 + 1e-9)
+
+def test_scale_jitter_equals_resizing_and_cropping(real_photos):
+    "Up to the pixels at the window's border, which resizing a cropped window can't see"
+    file = real_photos/'a'/'0.jpg'
+    im, crop = Image.open(file), ScaleJitter(64)
+    with torch_seeded(3): top, left, height, _ = crop.window(im.height, im.width)
+    rows, cols = covering(im.height, im.width, round(64*im.height/height*min(im.size)/im.height))
+    i, j = round(top*rows/im.height), round(left*cols/im.width)
+    want = T.functional.pil_to_tensor(T.functional.resize(im, [rows, cols]))[:, i:i + 64, j:j + 64]
+    with torch_seeded(3): got = read_window(file, crop.window, 64)
+    assert (got.int() - want.int()).abs().float().mean() < 6
+
+def test_the_whole_photo_is_seen(tmp_path):
+    "Random crops reach the ends of a long photo, which a central square does not contain"
+    for c in 'ab':
+        (tmp_path/c).mkdir()
+        x = np.zeros((40, 200, 3), np.uint8)
+        x[:, :20], x[:, -20:] = (255, 0, 0), (0, 255, 0)
+        for i in range(10): Image.fromarray(x).save(tmp_path/c/f'{i}.png')
+    dls = get_dls(tmp_path, size=32, bs=8, augment='resized_crop', device='cpu')
+    red = green = 0
+    for _ in range(8):
+        for x, _ in dls.train.new(after_batch=None):
+            red += (x[:, 0] > 200).any().item()
+            green += (x[:, 1] > 200).any().item()
+    assert red and green
+
+# several processes
+
+@needs_fork
+@pytest.mark.parametrize('augment', ['resized_crop+mirror', 'trivial', 'he2015',
+                                     [v2.RandomResizedCrop(48), v2.ColorJitter(.4)]], ids=str)
+def test_the_same_batches_with_any_number_of_processes(real_photos, augment):
+    def epochs(num_workers):
+        dls = get_dls(real_photos, size=48, bs=5, seed=7, augment=augment, device='cpu',
+                      num_workers=num_workers)
+        return batches(dls.train) + batches(dls.train) + batches(dls.valid)
+    alone = epochs(0)
+    same(alone, epochs(1))
+    same(alone, epochs(4))
+    half = len(batches(get_dls(real_photos, size=48, bs=5, device='cpu').train))
+    assert not torch.equal(alone[0][0], alone[half][0])   # another epoch, other windows
+
+@needs_fork
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_resuming_inside_an_epoch(real_photos, tmp_path, num_workers):
+    def learner():
+        dls = get_dls(real_photos, size=32, bs=4, augment='imagenet', device='cpu',
+                      num_workers=num_workers)
+        return quiet(course_learner(dls, 'resnet8', seed=3, precision='fp32'))
+    whole, cut = learner(), learner()
+    fit_recipe(whole, epochs=2)
+    with pytest.raises((Interrupted, KeyboardInterrupt)):
+        fit_recipe(cut, epochs=2, cbs=CtrlC(1, 1), resume=tmp_path)
+    again = learner()
+    fit_recipe(again, epochs=2, resume=tmp_path)
+    assert torch.equal(bits(whole), bits(again))
+
+@needs_fork
+def test_an_unreadable_photo_is_named_by_every_process(real_photos, tmp_path):
+    bad = tmp_path/'bad.jpg'
+    bad.write_bytes((real_photos/'a'/'0.jpg').read_bytes()[:400])
+    for workers in (0, 2):
+        pool = PhotoBatches(PhotoReader(32), workers)
+        with pytest.raises(CourseError, match=r'bad\.jpg') as e: list(pool.read([[(bad, 0, 1)]]))
+        assert '\n' not in str(e.value)
+
+@needs_fork
+def test_an_epoch_that_stops_does_not_disturb_the_next(real_photos):
+    kw = dict(size=32, bs=4, seed=5, augment='imagenet', device='cpu')
+    dls, twin = (get_dls(real_photos, num_workers=n, **kw) for n in (2, 0))
+    next(iter(dls.train))
+    next(iter(twin.train))
+    same(batches(dls.train), batches(twin.train))
+
+# forms and transforms
+
+@pytest.mark.parametrize('resize', ['crop', 'squish', 'pad'])
+def test_oblong_sizes_everywhere(real_photos, resize):
+    "Training, evaluation, prediction and Grad-CAM"
+    dls = get_dls(real_photos, size=(32, 48), resize=resize, bs=4, device='cpu')
+    learn = quiet(course_learner(dls, 'resnet8', seed=0, precision='fp32'))
+    fit_recipe(learn, epochs=1)
+    x, _ = next(iter(dls.train))
+    assert x.shape == (4, 3, 32, 48)
+    assert evaluate(learn, 'test').n == len(dls.test_ds)
+    assert grad_cam(learn, x).shape == (4, 32, 48)
+    assert learn.predict(real_photos/'a'/'0.jpg')[0] in dls.vocab
+    assert height_width(dls.size) == (32, 48) and '32×48' in repr(dls)
+
+@pytest.mark.parametrize('size', [(32,), (32, 32, 3), (0, 32), '32', 3.5, (32, 5000), True])
+def test_sizes_that_make_no_sense(real_photos, size):
+    with pytest.raises(CourseError, match='size='): get_dls(real_photos, size=size, device='cpu')
+
+def test_square_images_stay_square(tmp_path):
+    with pytest.raises(CourseError, match="resize='squish'"):
+        get_dls('digits', size=(8, 16), device='cpu')
+    x, _ = get_dls('digits', size=(8, 16), resize='squish', device='cpu').one_batch()
+    assert x.shape[-2:] == (8, 16)
+
+own = [v2.RandomResizedCrop(40), v2.RandomHorizontalFlip()]
+augments = {
+    'v2': own, 'v2 compose': v2.Compose(own), 'v2 without a crop': [v2.ColorJitter(.4)],
+    'fastai, items': [FastaiCrop(40), FlipItem()], 'fastai, batches': aug_transforms(),
+    'ours and v2': [RandomResizedCrop(40), HorizontalFlip(), v2.TrivialAugmentWide()],
+    'a function': lambda x: x.flip(-1), 'a name': 'randaugment'}
+
+@pytest.mark.parametrize('augment', augments.values(), ids=augments)
+def test_other_peoples_transforms(real_photos, augment):
+    "They are applied to training images, and to no others"
+    dls = get_dls(real_photos, size=40, bs=6, augment=augment, device='cpu')
+    plain = get_dls(real_photos, size=40, bs=6, augment=False, device='cpu')
+    for (a, _), (b, _) in zip(batches(dls.valid), batches(plain.valid)):
+        # fastai resamples validation images, too
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-3)
+    x, _ = next(iter(dls.train))
+    assert x.shape == (6, 3, 40, 40) and x.dtype == torch.float32
+    assert not torch.equal(plain_tensor(x), plain_tensor(next(iter(plain.train))[0]))
+
+@pytest.mark.parametrize('augment', [[v2.RandomHorizontalFlip()], 'trivial', 'randaugment'],
+                         ids=str)
+def test_other_peoples_transforms_on_small_images(augment):
+    dls = get_dls('fashion_mnist_mini', n_train=256, bs=64, n_in=3, augment=augment, device='cpu')
+    assert next(iter(dls.train))[0].shape == (64, 3, 28, 28)
+
+@pytest.mark.parametrize('augment, words', [
+    ([v2.RandomResizedCrop(32)], 'crops have the size'),
+    ([v2.ToDtype(torch.float32, scale=True)], 'leave out what converts'),
+    ([T.ToTensor()], 'fail on an image of bytes'),
+    ([3], 'no transform'), (['crop'], 'no transform'),
+    ([RandomCrop(40), ScaleJitter(40)], 'two crops')], ids=str)
+def test_transforms_that_cannot_be_used(real_photos, augment, words):
+    with pytest.raises(CourseError, match=words):
+        get_dls(real_photos, size=40, augment=augment, device='cpu')
+
+def test_photos_in_memory_have_the_same_windows(tmp_path):
+    "And nearly the same pixels; evaluation reads the files, so its pixels are the same"
+    a = Image.fromarray(load_sample_images().images[0]).resize((1500, 1000))
+    for c in 'ab':
+        (tmp_path/c).mkdir()
+        for i in range(5): a.rotate(3*i).save(tmp_path/c/f'{i}.jpg')
+    kw = dict(size=48, bs=4, augment='resized_crop', seed=1, device='cpu')
+    kept, read = get_dls(tmp_path, **kw), get_dls(tmp_path, in_memory=False, **kw)
+    tfm = kept.train_ds.tls[0].tfms.fs[0]
+    assert len(tfm.kept) == len(kept.train_ds) and tfm.kept[0].pixels.shape[0] == 96
+    for (x, _), (y, _) in zip(batches(kept.train), batches(read.train)):
+        assert (x - y).abs().mean() < .15
+    same(batches(kept.valid), batches(read.valid))
+    same(batches(split_dl(kept, 'test')), batches(split_dl(read, 'test')))
+
+@pytest.mark.parametrize('kind', ['gray', 'palette', 'rgba', 'turned', 'cmyk', 'png16'])
+def test_kinds_of_files(tmp_path, kind):
+    "What is no plain JPEG takes the other way, to the same picture"
+    im = Image.fromarray(load_sample_images().images[0]).resize((120, 80))
+    file = tmp_path/'a.png'
+    if kind == 'gray': im.convert('L').save(file)
+    elif kind == 'palette': im.convert('P').save(file)
+    elif kind == 'rgba': im.convert('RGBA').save(file)
+    elif kind == 'png16':
+        deep = np.asarray(im.convert('L')).astype(np.uint16)*257
+        Image.fromarray(deep).save(file)
+    else:
+        file, exif = tmp_path/'a.jpg', Image.Exif()
+        if kind == 'turned':
+            exif[274] = 8
+            im.transpose(Image.Transpose.ROTATE_270).save(file, exif=exif, quality=95)
+        else: im.convert('CMYK').save(file, quality=95)
+    n_in = 1 if kind in ('gray', 'png16') else 3
+    def whole(h, w): return 0, 0, h, w
+    want = im.convert('L' if n_in == 1 else 'RGB').resize((60, 40), Image.Resampling.BILINEAR)
+    want = torch.from_numpy(np.array(want)).view(40, 60, n_in).permute(2, 0, 1).int()
+    for o in (file, file.read_bytes(), io.BytesIO(file.read_bytes())):
+        got = read_window(o, whole, (40, 60), n_in).int()
+        assert got.shape == (n_in, 40, 60)
+        assert (got - want).abs().float().mean() < (12 if kind in ('palette', 'cmyk') else 4)
+
+def test_few_photos_need_no_processes(real_photos):
+    dls = get_dls(photos(real_photos.parent/'few', 6, (40, 30)), size=16, bs=4, device='cpu')
+    assert [dl.workers for dl in dls.loaders] == [0, 0, 0]
+    assert dls.train.new(num_workers=3).workers == 3
