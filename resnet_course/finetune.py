@@ -155,6 +155,8 @@ class _FeatureDL(DataLoader):
                          device=device)
         self.views, self.ys, self.n_iter = views, ys, 0
 
+    chances = None # As of the loader of images
+
     # draws as loaders of images do, so that the order of the batches is the same
     def before_iter(self): self.rng.getrandbits(62)
     def shuffle_fn(self, idxs): return ImageSetDL.shuffle_fn(self, idxs)
@@ -178,6 +180,7 @@ def _feature_dls(learn, n_views):
     bs = dls.train.bs
     train = _FeatureDL(views, ys, min(bs, len(ys)), True, device)
     if hasattr(dls.train, 'rng'): train.rng = dls.train.rng
+    train.chances = getattr(dls.train, 'chances', None)
     return DataLoaders(train, _FeatureDL([valid_x], valid_y, bs, False, device), device=device)
 
 def _head_learner(learn, n_views):
@@ -185,6 +188,7 @@ def _head_learner(learn, n_views):
     small = Learner(_feature_dls(learn, n_views), _head(learn), loss_func=learn.loss_func,
                     opt_func=learn.opt_func, metrics=learn.metrics, cbs=[History()],
                     splitter=lambda m: [list(m.parameters())])
+    small.balance = getattr(learn, 'balance', None)
     if not hasattr(learn, 'progress'): small.remove_cb(small.progress)
     small.logger = learn.logger
     return small
@@ -318,7 +322,7 @@ class _Store:
             raise CourseError(f'{self._index} is damaged: remove the folder, or choose '
                               'another') from None
         names = dict(stages='plan', seed='seed', data='data set', split_id='split of the images',
-                     model='network', weights='start')
+                     model='network', weights='start', balance='balance of classes')
         mine = json.loads(json.dumps(self.plan))
         diff = [names[k] for k, v in mine.items() if k in plan and plan[k] != v]
         if diff:
@@ -354,7 +358,8 @@ def _plan_record(learn, stages):
     source = getattr(getattr(learn, 'weights_report', None), 'source', None)
     return dict(stages=[_stage_dict(s) for s in stages], seed=getattr(learn, 'seed', None),
                 data=getattr(learn.dls, 'cfg', None), split_id=getattr(learn.dls, 'split_id', None),
-                model=getattr(unwrap_model(learn.model), 'cfg', None), weights=str(source))
+                model=getattr(unwrap_model(learn.model), 'cfg', None), weights=str(source),
+                balance=getattr(learn, 'balance', None))
 
 # %% ../nbs/api/50_finetune.ipynb #bcfa335f
 def _trains(learn):
@@ -514,6 +519,7 @@ def finetune_learner(
     variant:str|None=None,    # 'v1' or 'v1.5', if the publisher says so (He et al.'s own are 'v1')
     precision:str='auto',     # As for `course_learner`
     seed:int=0,               # Of the head, the batches and the split
+    balance:str|None=None,    # Rare classes count as much as others: in the 'loss', or by 'sample'
     **kwargs                  # For `get_dls`: bs, size, n_train
 )->Learner: # With the body of `weights` and a new head
     "Create a learner on `data` from pretrained weights. Raises `CourseError`"
@@ -521,13 +527,15 @@ def finetune_learner(
     if not (arch or cfg):
         raise CourseError(f'{weights}: the file does not say which network these weights are for; '
                           'give its name as `arch`')
-    dls = get_dls(data, seed=seed, stats=stats, **kwargs)
+    by_loss = balance if balance == 'loss' else None
+    dls = get_dls(data, seed=seed, stats=stats, balance=None if by_loss else balance, **kwargs)
     own = {k: v for k, v in cfg.items() if k not in ('name', 'n_out', 'n_in', 'stem')}
     if arch not in (None, cfg.get('name')): own = {}
     if variant: own['variant'] = variant
     arch = arch or cfg['name']
     stem = cfg.get('stem') if 'stem' in options(arch) else None
-    learn = course_learner(dls, arch, precision=precision, seed=seed, stem=stem, model_kwargs=own)
+    learn = course_learner(dls, arch, precision=precision, seed=seed, stem=stem, model_kwargs=own,
+                           balance=by_loss)
     learn.weights_report = load_weights(learn.model, weights, variant=variant)
     return learn
 

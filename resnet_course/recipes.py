@@ -17,8 +17,9 @@ from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.callback.training import GradientClip
 from fastai.learner import Learner
-from fastai.losses import CrossEntropyLossFlat
+from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropy
 from fastcore.foundation import L
+from torch import nn
 
 from .core import CourseError, check_choice, memory_advice
 from .fastresnet import Whiten
@@ -264,6 +265,20 @@ def _changes(r):
     known, mine = recipes.get(r.name), {f.name: getattr(r, f.name) for f in fields(Recipe)}
     return {k: as_json(v) for k, v in mine.items() if not known or v != getattr(known, k)}
 
+# %% ../nbs/api/37_recipes.ipynb #f2a75398
+def _loss_func(r, loss_func):
+    "The loss to train with: the learner's, with the recipe's label smoothing"
+    if not r.label_smoothing: return loss_func
+    own = getattr(loss_func, 'func', loss_func)
+    if own is nn.functional.cross_entropy: own = nn.CrossEntropyLoss()
+    if not isinstance(own, (nn.CrossEntropyLoss, LabelSmoothingCrossEntropy)):
+        name = getattr(own, '__name__', type(own).__name__)
+        raise CourseError(f'{r.name} smooths the labels of a cross-entropy, and this learner has a '
+                          f'loss of its own, {name}: train with label_smoothing=0')
+    kept = {k: getattr(own, k) for k in ('weight', 'ignore_index', 'reduction') if hasattr(own, k)}
+    return CrossEntropyLossFlat(axis=getattr(loss_func, 'axis', -1),
+                                label_smoothing=r.label_smoothing, **kept)
+
 # %% ../nbs/api/37_recipes.ipynb #ceb21927
 def fit_recipe(
     learn:Learner,        # From `course_learner`, or any fastai learner
@@ -285,18 +300,18 @@ def fit_recipe(
     _check_fit(r, learn)
     if lr is None: lr = r.lr*((bs*r.accumulate if bs else r.bs)/r.bs)**r.lr_power
     _create_opt(learn, r, freeze_to, bn)
-    learn.recipe = _recipe_record(r, epochs, lr)
+    learn.recipe = _recipe_record(r, epochs, lr, getattr(learn, 'balance', None))
     with memory_advice(bs, r.accumulate), restore_learner(learn), in_step(learn):
         with _checkpoints(learn, cbs, checkpoint, resume, minutes):
-            if r.label_smoothing:
-                learn.loss_func = CrossEntropyLossFlat(label_smoothing=r.label_smoothing)
+            learn.loss_func = _loss_func(r, learn.loss_func)
             learn.fit(epochs, lr=lr, wd=r.wd, cbs=[*_recipe_cbs(r, lr), *cbs])
     return learn
 
 # %% ../nbs/api/37_recipes.ipynb #1b8e98ca
-def _recipe_record(r, epochs, lr):
+def _recipe_record(r, epochs, lr, balance=None):
     "What the record of a run says about its recipe"
     record = dict(name=r.name, epochs=epochs, lr=lr, wd=r.wd, source=r.source)
+    if balance: record['balance'] = balance
     changed = _changes(r)
     return dict(record, changed=changed) if changed else record
 

@@ -81,7 +81,7 @@ def _run_record(
                precision=learn.precision.resolved if hasattr(learn, 'precision') else 'fp32',
                n_params=sum(p.numel() for p in learn.model.parameters()),
                images={split: len(dl.dataset) for split, dl in splits if dl},
-               split_id=getattr(dls, 'split_id', None),
+               split_id=getattr(dls, 'split_id', None), balance=getattr(learn, 'balance', None),
                train_seconds=sum(r['train_seconds'] for r in rows), history=rows)
     rec |= {report.split: report.to_dict() for report in reports}
     rec |= dict(machine=machine(getattr(dls, 'device', None)), versions=versions(),
@@ -222,7 +222,8 @@ def learner_from_checkpoint(
         warnings.warn(f"{path} was also trained with {', '.join(cfg['cbs'])}: pass them to "
                       '`fit_recipe` again, as `cbs`')
     learn = course_learner(get_dls(**cfg['data']), create_model(**cfg['model']), seed=cfg['seed'],
-                           precision=cfg['precision'], compile=cfg.get('compile', False))
+                           precision=cfg['precision'], compile=cfg.get('compile', False),
+                           balance='loss' if r.get('balance') == 'loss' else None)
     how = dict(recipe=r['name'], epochs=r['epochs'], lr=r['lr'], accumulate=accumulate)
     return learn, dict(how, checkpoint=path, resume=state)
 
@@ -272,6 +273,7 @@ def train_run(
     seed:int=42,          # The same seed gives the same run
     compile:bool=False,   # `torch.compile` the network?
     accumulate:int|None=None, # Batches per step; None: the recipe's, usually 1
+    balance:str|None=None,# Rare classes count as much as others: in the 'loss', or by 'sample'
     out:object='runs',    # Folder of runs
     resume:object=None,   # Folder of an interrupted run to resume; it records all of the above
     setup:callable=None,  # Called with the learner before it trains; its `path` is the run's folder
@@ -280,8 +282,10 @@ def train_run(
     "Train, test once, and keep the record in a folder of its own. Raises `CourseError`"
     connect()
     how = dict(recipe=recipe, epochs=epochs, lr=lr, accumulate=accumulate)
-    images = dict(bs=bs, size=size, n_train=n_train, augment=augment, seed=seed)
-    net = dict(weights=weights, precision=precision, seed=seed, compile=compile)
+    by_loss = balance if balance == 'loss' else None
+    images = dict(bs=bs, size=size, n_train=n_train, augment=augment, seed=seed,
+                  balance=None if by_loss else balance)
+    net = dict(weights=weights, precision=precision, seed=seed, compile=compile, balance=by_loss)
     if resume: learn, how = _resume_training(Path(resume))
     else: learn, how = _new_training(data, images, arch, net, how, out)
     if setup: setup(learn)
@@ -302,6 +306,7 @@ def finetune_run(
     n_train:int|None=None,# Keep only this many training images
     precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'
     seed:int=42,          # The same seed gives the same run
+    balance:str|None=None,# Rare classes count as much as others: in the 'loss', or by 'sample'
     out:object='runs',    # Folder of runs
     resume:object=None,   # Folder of an interrupted run to resume; it records all of the above
     setup:callable=None,  # Called with the learner before it trains; its `path` is the run's folder
@@ -311,7 +316,7 @@ def finetune_run(
     if num_distrib() > 1:
         raise CourseError('fine-tuning in stages runs in one process: start it without a launcher')
     settings = dict(data=str(data), weights=str(weights), arch=arch, variant=variant, bs=bs,
-                    size=size, n_train=n_train, precision=precision, seed=seed)
+                    size=size, n_train=n_train, precision=precision, seed=seed, balance=balance)
     asked = _read_asked(Path(resume)) if resume else (str(plan), epochs, lr, settings)
     learn, stages = _finetuning(*asked)
     learn.path = Path(resume) if resume else _new_finetuning(learn, asked, out)
