@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['app', 'Data', 'Out', 'Precision', 'Batch', 'TestBatch', 'Size', 'NTrain', 'Seed', 'Resume', 'Balance', 'AsJson',
-           'Start', 'Split', 'data_app', 'Root', 'Name', 'Dest', 'Folder', 'say', 'train', 'finetune', 'evaluate_cmd',
-           'compare_cmd', 'report_cmd', 'predict', 'export_cmd', 'data', 'data_get', 'data_export', 'data_subset',
-           'data_check', 'lr_find', 'runs', 'doctor', 'lessons', 'main']
+           'Start', 'Split', 'Epochs', 'RecipeName', 'Lr', 'Augment', 'Compile', 'Seeds', 'Pretrained', 'Plan', 'Log',
+           'Mixup', 'Cutmix', 'Ema', 'Smoothing', 'Clip', 'EarlyStop', 'Accumulate', 'data_app', 'Root', 'Name', 'Dest',
+           'Folder', 'say', 'train', 'finetune', 'evaluate_cmd', 'compare_cmd', 'report_cmd', 'predict', 'export_cmd',
+           'data', 'data_get', 'data_export', 'data_subset', 'data_check', 'lr_find', 'runs', 'doctor', 'lessons',
+           'main']
 
 # %% ../nbs/api/71_cli.ipynb #1b43095e
 import errno, json, os, sys, time, warnings
@@ -74,6 +76,42 @@ AsJson = Annotated[bool, typer.Option('--json', help='print the result as JSON')
 Start = Annotated[Optional[str], typer.Option(help="start from a file, or from 'torchvision'")]
 Split = Annotated[str, typer.Option(help="'train', 'valid' or 'test'")]
 
+# %% ../nbs/api/71_cli.ipynb #4564dca1
+def _number(flag, help, **kwargs):
+    "The type of an option that is a number, or None if it is not given"
+    return Annotated[Optional[float], typer.Option(flag, help=help, **kwargs)]
+
+Epochs = Annotated[int, typer.Option('--epochs', '-e', help='passes over the training images')]
+RecipeName = Annotated[str, typer.Option(
+    '--recipe', help='training schedule: one_cycle, cosine, step, plateau, he2015_cifar …')]
+Lr = _number('--lr', "highest learning rate [default: the recipe's]")
+Augment = Annotated[Optional[str], typer.Option(
+    help="such as 'crop+mirror+cutout', or 'none' [default: what suits the set]")]
+Compile = Annotated[bool, typer.Option(
+    '--compile', help='torch.compile the network: takes a minute, then trains faster')]
+Seeds = Annotated[int, typer.Option(
+    min=1, help='number of runs, with seeds SEED, SEED+1, …; prints mean and interval')]
+Pretrained = Annotated[str, typer.Option(
+    '--weights', '-w', help="a weights file, 'torchvision', or 'resnet20-fashion_mnist', which "
+                            'comes with the package')]
+Plan = Annotated[str, typer.Option(
+    '--plan', '-p', help='staged, chain, gradual, fine_tune, head, all, or a .yaml file')]
+Log = Annotated[Optional[str], typer.Option(
+    help="also log to 'tensorboard' or 'wandb', if the package of that name is installed")]
+
+# %% ../nbs/api/71_cli.ipynb #6f860d3d
+Mixup = _number('--mixup', "blend each image with another: MixUp's alpha, such as 0.2")
+Cutmix = _number('--cutmix', "paste part of another image in: CutMix's alpha, such as 1; with "
+                             '--mixup, each batch gets one of the two')
+Ema = _number('--ema', 'end with an average of the weights, of which each step keeps this '
+                       'fraction, such as 0.99')
+Smoothing = _number('--label-smoothing', 'fraction of the target that is spread over all classes')
+Clip = _number('--clip', 'maximum length of the gradient')
+EarlyStop = Annotated[Optional[int], typer.Option(
+    help='stop after this many epochs without a lower validation loss')]
+Accumulate = Annotated[Optional[int], typer.Option(
+    min=1, help='batches per step, for where a larger batch needs too much memory')]
+
 # %% ../nbs/api/71_cli.ipynb #b860ea35
 def _few_steps(n, bs):
     "Advice where an epoch of `n` images has fewer than five steps, otherwise None"
@@ -110,34 +148,30 @@ def train(
     data:Data='fashion_mnist_mini',
     arch:Annotated[str, typer.Option(
         '--arch', '-a', help='network: resnet18 … resnet152, resnet20 …, alexnet …')]='resnet20',
-    epochs:Annotated[int, typer.Option('--epochs', '-e', help='passes over the training images')]=5,
-    recipe:Annotated[str, typer.Option(
-        help='training schedule: one_cycle, cosine, step, plateau, he2015_cifar …')]='one_cycle',
-    lr:Annotated[Optional[float], typer.Option(
-        help="highest learning rate [default: the recipe's]")]=None,
-    bs:Batch=64, size:Size=None, n_train:NTrain=None,
-    augment:Annotated[Optional[str], typer.Option(
-        help="such as 'crop+mirror+cutout', or 'none' [default: what suits the set]")]=None,
-    weights:Start=None, precision:Precision='auto', seed:Seed=42,
-    compile:Annotated[bool, typer.Option(
-        '--compile', help='torch.compile the network: takes a minute, then trains faster')]=False,
-    accumulate:Annotated[Optional[int], typer.Option(
-        min=1, help="batches per step, for where a larger batch needs too much memory")]=None,
-    balance:Balance=None,
-    seeds:Annotated[int, typer.Option(
-        min=1, help='number of runs, with seeds SEED, SEED+1, …; prints mean and interval')]=1,
-    resume:Resume=None, out:Out=Path('runs')
+    epochs:Epochs=5,
+    recipe:RecipeName='one_cycle', lr:Lr=None, bs:Batch=64, size:Size=None, n_train:NTrain=None,
+    augment:Augment=None, weights:Start=None, precision:Precision='auto', seed:Seed=42,
+    compile:Compile=False, balance:Balance=None, mixup:Mixup=None, cutmix:Cutmix=None, ema:Ema=None,
+    label_smoothing:Smoothing=None, early_stop:EarlyStop=None, clip:Clip=None,
+    accumulate:Accumulate=None, log:Log=None, seeds:Seeds=1, resume:Resume=None,
+    out:Out=Path('runs'),
 ):
     "Train a network, test it once, and keep the record. By default: `resnet20` on Fashion-MNIST."
-    _train(range(seed, seed + (1 if resume else seeds)), data=data, arch=arch, epochs=epochs,
-           recipe=recipe, lr=lr, bs=bs, size=size, n_train=n_train, weights=weights,
+    changes = dict(mixup=mixup, cutmix=cutmix, ema=ema, label_smoothing=label_smoothing,
+                   early_stop=early_stop, clip=clip)
+    _train(range(seed, seed + (1 if resume else seeds)), recipe, changes, data=data, arch=arch,
+           epochs=epochs, lr=lr, bs=bs, size=size, n_train=n_train, weights=weights,
            augment=False if augment == 'none' else augment or True, precision=precision,
-           compile=compile, accumulate=accumulate, balance=balance, out=out, resume=resume)
+           compile=compile, accumulate=accumulate, balance=balance, log=log, out=out,
+           resume=resume)
+
 
 # %% ../nbs/api/71_cli.ipynb #7e9285d2
-def _train(seeds, **kwargs):
+def _train(seeds, recipe, changes, **kwargs):
     "A run for each of `seeds`, and the results"
+    from resnet_course.recipes import change_recipe
     from resnet_course.runs import mean_ci, train_run
+    kwargs['recipe'] = change_recipe(recipe, **changes)
     top1 = []
     for seed in seeds:
         with _resumable('train'):
@@ -169,13 +203,7 @@ def _resumable(command):
     'resnet-course finetune --data digits --weights resnet20-fashion_mnist --plan gradual',
     'resnet-course finetune --data photos/ --weights resnet50.pth --variant v1 --plan plan.yaml'))
 def finetune(
-    weights:Annotated[str, typer.Option(
-        '--weights', '-w', help="a weights file, 'torchvision', or 'resnet20-fashion_mnist', which "
-                                'comes with the package')]='torchvision',
-    data:Data='digits',
-    plan:Annotated[str, typer.Option(
-        '--plan', '-p',
-        help='staged, chain, gradual, fine_tune, head, all, or a .yaml file')]='staged',
+    weights:Pretrained='torchvision', data:Data='digits', plan:Plan='staged',
     arch:Annotated[Optional[str], typer.Option(
         '--arch', '-a', help="network [default: the file's own; resnet34 for torchvision]")]=None,
     variant:Annotated[Optional[str], typer.Option(
@@ -184,15 +212,18 @@ def finetune(
     lr:Annotated[float, typer.Option(
         help='highest learning rate of the head; later stages have a tenth')]=0.002,
     bs:Batch=64, size:Size=None, n_train:NTrain=None, precision:Precision='auto', seed:Seed=42,
-    balance:Balance=None,
-    resume:Resume=None, out:Out=Path('runs'),
+    balance:Balance=None, mixup:Mixup=None, cutmix:Cutmix=None, ema:Ema=None,
+    label_smoothing:Smoothing=None, early_stop:EarlyStop=None, clip:Clip=None,
+    accumulate:Accumulate=None, log:Log=None, resume:Resume=None, out:Out=Path('runs'),
 ):
     "Fine-tune pretrained weights in stages, with proof of what was frozen."
     from resnet_course.runs import finetune_run
+    changes = dict(mixup=mixup, cutmix=cutmix, ema=ema, label_smoothing=label_smoothing,
+                   early_stop=early_stop, clip=clip, accumulate=accumulate)
     rec, results, report = finetune_run(
         data=data, weights=weights, plan=plan, arch=arch, variant=variant, epochs=epochs, lr=lr,
-        bs=bs, size=size, n_train=n_train, precision=precision, seed=seed, balance=balance, out=out,
-        resume=resume, setup=_say_loaded, command=_command())
+        bs=bs, size=size, n_train=n_train, precision=precision, seed=seed, balance=balance,
+        changes=changes, log=log, out=out, resume=resume, setup=_say_loaded, command=_command())
     _say_finetuned(Path(rec['path']), results, report)
 
 # %% ../nbs/api/71_cli.ipynb #03e40900

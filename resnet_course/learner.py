@@ -99,6 +99,12 @@ class CourseLearner(Learner):
             if had_bar: self._use_progress()
 
 # %% ../nbs/api/36_learner.ipynb #fe774e92
+def _as_fastai(dls):
+    "Loaders as fastai has them, perhaps made from PyTorch's"
+    loaders = getattr(dls, 'loaders', dls)
+    is_torch = any(isinstance(dl, torch.utils.data.DataLoader) for dl in loaders)
+    return as_dls(*loaders) if is_torch else dls
+
 def _stem_for(name, size):
     "The stem that suits images of `size` px; print it if it is not the network's own"
     stem, own = default_stem(size, name), options(name).get('stem')
@@ -106,6 +112,11 @@ def _stem_for(name, size):
         print(f"{name} for images of {size} px: stem={stem!r} "
               f"(stem={own!r} is the paper's, for 224 px)")
     return stem
+
+def _network(dls, arch, weights, stem, kwargs):
+    "The network, with its weights loaded, and what has been loaded"
+    if isinstance(arch, str): arch = _model_for(dls, arch, stem, kwargs)
+    return arch, None if weights is None else load_weights(arch, weights)
 
 def _model_for(dls, name, stem, kwargs):
     "A new model for the images and classes of `dls`"
@@ -121,6 +132,10 @@ def class_weights(
     counts = class_counts(dls)
     return torch.tensor(counts.sum()/(len(counts)*counts), dtype=torch.float32)
 
+def _sampled(dls):
+    "'sample' if the training loader balances classes, otherwise None"
+    return None if getattr(dls.train, 'chances', None) is None else 'sample'
+
 def _loss_for(dls, loss_func, balance):
     "The loss function: the given one, or cross-entropy, weighted if `balance` says so"
     if balance is None: return loss_func or CrossEntropyLossFlat()
@@ -130,7 +145,7 @@ def _loss_for(dls, loss_func, balance):
     if loss_func is not None:
         raise CourseError("balance='loss' weights the classes of the cross-entropy: give a loss "
                           'of your own its weights yourself; `class_weights(dls)` computes them')
-    if getattr(dls.train, 'chances', None) is not None:
+    if _sampled(dls):
         raise CourseError("balance='loss' and balance='sample' together would count rare classes "
                           'twice: choose one of the two')
     return CrossEntropyLossFlat(weight=class_weights(dls))
@@ -154,18 +169,14 @@ def course_learner(
     **kwargs               # For `Learner`
 )->Learner: # A `CourseLearner`
     "Create a fastai `Learner` for `arch` on `dls`"
-    loaders = getattr(dls, 'loaders', dls)
-    if any(isinstance(dl, torch.utils.data.DataLoader) for dl in loaders): dls = as_dls(*loaders)
+    dls = _as_fastai(dls)
     loss_func = _loss_for(dls, loss_func, balance)
     if seed is not None: set_seeds(seed, dls)
-    if isinstance(arch, str): arch = _model_for(dls, arch, stem, model_kwargs or {})
-    report = None if weights is None else load_weights(arch, weights)
-    own = [AutoPrecision(precision), RetainHeap(), Frozen(), TerminateOnNaN(), History()]
+    arch, report = _network(dls, arch, weights, stem, model_kwargs or {})
+    own = [AutoPrecision(precision), RetainHeap(), Frozen(), TerminateOnNaN(), History(), *L(cbs)]
     learn = CourseLearner(dls, arch, loss_func=loss_func, metrics=metrics, opt_func=opt_func,
-                          splitter=splitter, cbs=[*own, *L(cbs)], **kwargs)
-    learn.seed, learn.weights_report = seed, report
-    sampled = getattr(dls.train, 'chances', None) is not None
-    learn.balance = balance or ('sample' if sampled else None)
+                          splitter=splitter, cbs=own, **kwargs)
+    learn.seed, learn.weights_report, learn.balance = seed, report, balance or _sampled(dls)
     learn.more_cbs = [getattr(cb, '__name__', type(cb).__name__) for cb in L(cbs)]
     if compile and _compile(arch, compile, getattr(dls, 'device', None) or 'cpu'):
         learn.compiled = compile

@@ -41,9 +41,7 @@ class _TorchItem(Transform):
         im = array_image(o) if isinstance(o, np.ndarray) else open_image(o)
         return (_typed_image(self.tfm(im)),)
 
-    def classes_of(self,
-        items:list # Numbers of items of the dataset
-    )->np.ndarray: # Class of each
+    def classes_of(self, items:list)->np.ndarray: # Of these items of the dataset
         "Look classes up without reading an image. Raises `CourseError` if the dataset has none"
         return _targets(self.images)[np.asarray(items, int)]
 
