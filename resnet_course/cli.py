@@ -20,7 +20,7 @@ from typing import Annotated, List, Optional
 import typer
 
 from . import __version__
-from .core import CourseError, atomic_write, check_choice, memory_advice
+from .core import CourseError, align, atomic_write, check_choice, memory_advice
 
 # %% ../nbs/api/71_cli.ipynb #1af1f168
 _typer = dict(rich_markup_mode='markdown',
@@ -258,7 +258,7 @@ def evaluate_cmd(
     out:Annotated[Optional[Path], typer.Option(
         help='draw the confusion matrix into this file (.png or .svg)')]=None,
 ):
-    "Evaluate a finished run: top-1, top-5, intervals, per class, most confused pairs."
+    "Evaluate a finished run: accuracy, F1, sensitivity, specificity, ROC AUC, with intervals."
     from resnet_course.runs import evaluate_run
     if out: check_choice(out.suffix.lower(), ['.png', '.svg'], 'kind of figure')
     views = 'ten_crop' if ten_crop else 'flip' if flips else None
@@ -280,7 +280,7 @@ def _save_confusion(report, out):
 # %% ../nbs/api/71_cli.ipynb #48252528
 def _say_report(report, averaged, as_json):
     "Print a report, and the one over several views if there is one"
-    from resnet_course.evaluate import compare
+    from resnet_course.evaluate import about_intervals, compare
     if as_json:
         d = report.to_dict()
         if averaged: d['tta'] = averaged.to_dict()
@@ -289,6 +289,7 @@ def _say_report(report, averaged, as_json):
     say(report)
     confused = [f'{a} mistaken for {b} ({n})' for a, b, n in report.most_confused(3)]
     say('most confused: ' + '; '.join(confused))
+    say(f'\n{align(report.metrics_table())}\n{about_intervals}')
     if averaged: say(f'\n{compare(report, averaged)}')
 
 # %% ../nbs/api/71_cli.ipynb #244ff426

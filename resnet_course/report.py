@@ -14,9 +14,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-from .core import CourseError, atomic_write
+from .core import CourseError, atomic_write, html_table
 from .loaders import raw_image
-from .evaluate import evaluate
+from .evaluate import about_intervals, evaluate
 from .runs import load_run, plot_history, run_learner
 
 # %% ../nbs/api/52_report.ipynb #bc7293cc
@@ -99,6 +99,15 @@ def _repeat(rec):
             'versions and kind of processor give the same run; other versions or processors a '
             'similar one.</p>')
 
+# %% ../nbs/api/52_report.ipynb #5c0e5329
+def _metrics(report):
+    "The metrics of each class and their means, with intervals"
+    head, *rows = report.metrics_table()
+    table = html_table(head, rows)
+    label = 'metrics of each class'
+    return (f'<div class="wide" tabindex="0" role="region" aria-label="{label}">{table}</div>'
+            f'<p>{escape(about_intervals)}</p>')
+
 # %% ../nbs/api/52_report.ipynb #490dd6f3
 def _config(rec):
     "What was trained on what"
@@ -121,6 +130,7 @@ def _failures(report, dls):
     about = ('<p>The images with the highest loss: true class → predicted class, and its '
              'probability.</p>')
     return [('Per class', report._repr_html_()),
+            ('Sensitivity, specificity, F1 and ROC AUC', _metrics(report)),
             ('Confusion', f'{matrix}<ol>{"".join(pairs)}</ol>'),
             ('Calibration', reliability),
             ('Worst mistakes', f'{about}<div class="grid">{mistakes}</div>')]
