@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['machine', 'versions', 'plot_history', 'new_run_dir', 'save_run', 'load_run', 'list_runs', 'runs_table',
-           'learner_from_checkpoint', 'train_run', 'finetune_run', 'mean_ci', 'stage_means', 'run_learner',
+           'learner_from_checkpoint', 'train_run', 'finetune_run', 'mean_ci', 'kfold_run', 'stage_means', 'run_learner',
            'evaluate_run', 'compare_runs', 'newest_model', 'find_run_lr']
 
 # %% ../nbs/api/51_runs.ipynb #7571354a
@@ -271,18 +271,21 @@ def _finish(learn, extra):
     return {**rec, 'path': str(run)}, report
 
 # %% ../nbs/api/51_runs.ipynb #eaa22e14
-def _training(resume, data, arch, images, net, how, balance, log, out):
+def _training(resume, data, arch, seed, images, net, how, balance, log, out):
     "A new or an interrupted run: its learner, and the arguments for `fit_recipe`"
     connect()
     if resume: return _resume_training(Path(resume))
     if log: check_logger(log)
+    images, net = dict(images, seed=seed), dict(net, seed=seed)
     if balance == 'loss': net = dict(net, balance=balance)
     else: images = dict(images, balance=balance)
     learn, how = _new_training(data, images, arch, net, how, out)
     return learn, dict(how, cbs=log_callback(log, learn.path) if log else [])
 
-def _train(learn, how, setup, extra):
+def _train(*run):
     "Train, test, and write the record"
+    *run, setup, extra = run
+    learn, how = _training(*run)
     if setup: setup(learn)
     fit_recipe(learn, **how)
     end_log()
@@ -305,6 +308,8 @@ def train_run(
     compile:bool=False,   # `torch.compile` the network?
     accumulate:int|None=None, # Batches per step; None: the recipe's, usually 1
     balance:str|None=None,# Rare classes count as much as others: in the 'loss', or by 'sample'
+    group:object=None,    # What stays in one split, as for `get_dls`
+    fold:tuple|None=None, # (i, k): test on the i-th of k folds of the training images
     log:str|None=None,    # Also log to 'tensorboard' or 'wandb', in the run's folder
     out:object='runs',    # Folder of runs
     resume:object=None,   # Folder of an interrupted run to resume; it records all of the above
@@ -312,10 +317,10 @@ def train_run(
     **extra               # More for `run.json`
 )->tuple: # The record and the test report
     "Train, test once, and keep the record in a folder of its own. Raises `CourseError`"
-    images = dict(bs=bs, size=size, n_train=n_train, augment=augment, seed=seed)
-    net = dict(weights=weights, precision=precision, seed=seed, compile=compile)
+    images = dict(bs=bs, size=size, n_train=n_train, augment=augment, group=group, fold=fold)
+    net = dict(weights=weights, precision=precision, compile=compile)
     how = dict(recipe=recipe, epochs=epochs, lr=lr, accumulate=accumulate)
-    return _train(*_training(resume, data, arch, images, net, how, balance, log, out), setup, extra)
+    return _train(resume, data, arch, seed, images, net, how, balance, log, out, setup, extra)
 
 # %% ../nbs/api/51_runs.ipynb #4aeac658
 def finetune_run(
@@ -332,6 +337,7 @@ def finetune_run(
     precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'
     seed:int=42,          # The same seed gives the same run
     balance:str|None=None,# Rare classes count as much as others: in the 'loss', or by 'sample'
+    group:str|None=None,  # What stays in one split, as for `get_dls`
     log:str|None=None,    # Also log to 'tensorboard' or 'wandb', in the run's folder
     changes:dict|None=None, # Settings of every stage's recipe, for `change_plan`
     out:object='runs',    # Folder of runs
@@ -341,7 +347,8 @@ def finetune_run(
 )->tuple: # The record, the `StageResults` and the test report of the best stage
     "Fine-tune by a plan, test, and keep the record in a folder of its own. Raises `CourseError`"
     settings = dict(data=str(data), weights=str(weights), arch=arch, variant=variant, bs=bs,
-                    size=size, n_train=n_train, precision=precision, seed=seed, balance=balance)
+                    size=size, n_train=n_train, precision=precision, seed=seed, balance=balance,
+                    group=group)
     asked = (str(plan), epochs, lr, settings, dict(changes=changes or {}, log=log))
     learn, stages, log = _finetuning(asked, resume, out)
     if setup: setup(learn)
@@ -401,6 +408,46 @@ def mean_ci(
     sd = statistics.stdev(xs)
     half = stats.t.ppf(0.975, n - 1)*sd/math.sqrt(n)
     return dict(n=n, mean=statistics.mean(xs), sd=sd, ci=float(half))
+
+# %% ../nbs/api/51_runs.ipynb #7cbc67fc
+def kfold_run(
+    k:int=5,        # Number of folds
+    data:object='digits', # A set's name or a folder
+    arch:str='resnet20', # A name from `list_models()`
+    out:object='runs', # Folder of runs; the folds get a folder of their own in it
+    each:callable=None, # Called with the record and the report of each fold
+    **kwargs        # For `train_run`
+)->dict: # What `folds.json` holds: a row per fold, and mean, sd and ci of each metric
+    "Train and test once per fold, and keep the mean with its interval. Raises `CourseError`"
+    if not 2 <= k <= 100: raise CourseError(f'{k} folds: give a number from 2 to 100')
+    folder, rows = None, []
+    for i in range(1, k + 1):
+        if folder is None: folder = _fold_folder(data, arch, k, out)
+        rec, report = train_run(data, arch, out=folder, fold=(i, k), **kwargs)
+        m = report.macro_metrics()
+        row = dict(fold=i, run=Path(rec['path']).name, n=report.n, top1=report.top1)
+        rows.append(row | {name: m[name] for name in _of_folds})
+        if each: each(rec, report)
+    return _save_folds(folder, rows)
+
+# %% ../nbs/api/51_runs.ipynb #e44198d1
+def _fold_folder(data, arch, k, out):
+    "A new folder for the folds, in one process"
+    name = f'{Path(str(data)).stem}-{arch}-{k}folds'
+    return Path(broadcast_object(None if rank_distrib() else str(new_run_dir(name, out))))
+
+_of_folds = ('balanced_accuracy', 'f1', 'roc_auc')
+
+def _save_folds(folder, rows):
+    "Write `folds.json`: the folds, and what they say together"
+    means = {}
+    for name in ('top1', *_of_folds):
+        values = [r[name] for r in rows if r[name] is not None]
+        means[name] = mean_ci(values) if values else None
+    res = dict(schema=1, folds=rows, n=sum(r['n'] for r in rows), **means,
+               interval='95%, of the mean over folds, by Student\'s t')
+    if not rank_distrib(): write_json(res, folder/'folds.json')
+    return dict(res, path=str(folder))
 
 # %% ../nbs/api/51_runs.ipynb #0bb41340
 def stage_means(
@@ -491,7 +538,7 @@ def compare_runs(
 # %% ../nbs/api/51_runs.ipynb #2dc7d069
 def _images_of(rec, split):
     "What decides which images are in `split`"
-    keys = ['name_or_path', 'valid_pct']
+    keys = ['name_or_path', 'valid_pct', 'group', 'fold']
     if split != 'test': keys += ['seed', 'n_train']
     return [(rec.get('data') or {}).get(k) for k in keys]
 
