@@ -8,7 +8,7 @@ __all__ = ['loggers', 'TerminateOnNaN', 'History', 'use_device_metrics', 'Course
            'MixUpOrCutMix', 'log_callback', 'check_logger', 'end_log']
 
 # %% ../nbs/api/33_callbacks.ipynb #44851d96
-import copy, ctypes, sys, time
+import copy, ctypes, math, sys, time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -217,9 +217,11 @@ class EMA(Callback):
     sets_final_weights = True
 
     def __init__(self,
-        decay:float=0.998 # Fraction of the average that each step keeps
+        decay:float=0.998, # Fraction of the average that each update keeps
+        every:int=1,       # Steps between two updates
+        steps:int=0        # Steps that these are for; scaled if a fit has others. 0: any number
     ):
-        self.decay = decay
+        self.decay, self.every, self.steps = decay, every, steps
         self.raw = self.avg = None
 
     @property
@@ -237,17 +239,16 @@ class EMA(Callback):
         if self.raw is not None: self.learn.model = self.raw
         self.raw = None
 
-    def after_step(self): self.avg.update_parameters(self.net)
-    def state_dict(self)->dict: # Of the `AveragedModel`
-        return self.avg.state_dict()
-    def load_state_dict(self, s): self.avg.load_state_dict(s)
+    def state_dict(self)->dict: # Of the `AveragedModel`, and the number of steps
+        return dict(self.avg.state_dict(), n_steps=self.n_steps)
 
 # %% ../nbs/api/33_callbacks.ipynb #fbee11a8
 @patch
 def before_fit(self:EMA):
     "Start the average"
     self.restore_raw()
-    decay = get_ema_multi_avg_fn(self.decay)
+    self.n_steps, (decay, self.gap) = 0, self.scaled()
+    decay = get_ema_multi_avg_fn(decay)
     self.avg = AveragedModel(self.net, multi_avg_fn=decay, use_buffers=True)
 
 @patch
@@ -261,6 +262,30 @@ def after_validate(self:EMA): self.restore_raw()
 
 @patch
 def before_train(self:EMA): self.restore_raw()
+
+# %% ../nbs/api/33_callbacks.ipynb #37103ab8
+@patch
+def scaled(self:EMA)->tuple: # Decay and steps between updates for this fit
+    "With fewer steps than `steps`, update more often, and forget the same in all"
+    if not self.steps: return self.decay, self.every
+    accumulate = getattr(getattr(self.learn, 'gradient_accumulation', None), 'n', 1)
+    n_steps = self.learn.n_epoch*math.ceil(len(self.learn.dls.train)/accumulate)
+    every = max(1, round(self.every*n_steps/self.steps))
+    forgets = (1 - self.decay)*(self.steps/self.every)/(n_steps/every)
+    return 1 - min(1, forgets), every
+
+@patch
+def after_step(self:EMA):
+    "Update the average, if it is time"
+    if self.n_steps%self.gap == 0: self.avg.update_parameters(self.net)
+    self.n_steps += 1
+
+@patch
+def load_state_dict(self:EMA, s):
+    "Restore what `state_dict` returned"
+    s = dict(s)
+    self.n_steps = s.pop('n_steps', 0)   # there was none in earlier versions
+    self.avg.load_state_dict(s)
 
 # %% ../nbs/api/33_callbacks.ipynb #f108c717
 class SWA(Callback):
