@@ -234,13 +234,12 @@ class EMA(Callback):
         if self.avg.n_averaged: self.net.load_state_dict(self.avg.module.state_dict())
         self.avg = None
 
-    def restore_raw(self):
-        "Put the weights that train back into the learner"
-        if self.raw is not None: self.learn.model = self.raw
-        self.raw = None
-
     def state_dict(self)->dict: # Of the `AveragedModel`, and the number of steps
         return dict(self.avg.state_dict(), n_steps=self.n_steps)
+    def load_state_dict(self, s):
+        "Restore what `state_dict` returned; there was no `n_steps` in earlier versions"
+        self.n_steps = s.get('n_steps', 0)
+        self.avg.load_state_dict({k: v for k, v in s.items() if k != 'n_steps'})
 
 # %% ../nbs/api/33_callbacks.ipynb #fbee11a8
 @patch
@@ -250,6 +249,12 @@ def before_fit(self:EMA):
     self.n_steps, (decay, self.gap) = 0, self.scaled()
     decay = get_ema_multi_avg_fn(decay)
     self.avg = AveragedModel(self.net, multi_avg_fn=decay, use_buffers=True)
+
+@patch
+def restore_raw(self:EMA):
+    "Put the weights that train back into the learner"
+    if self.raw is not None: self.learn.model = self.raw
+    self.raw = None
 
 @patch
 def before_validate(self:EMA):
@@ -279,13 +284,6 @@ def after_step(self:EMA):
     "Update the average, if it is time"
     if self.n_steps%self.gap == 0: self.avg.update_parameters(self.net)
     self.n_steps += 1
-
-@patch
-def load_state_dict(self:EMA, s):
-    "Restore what `state_dict` returned"
-    s = dict(s)
-    self.n_steps = s.pop('n_steps', 0)   # there was none in earlier versions
-    self.avg.load_state_dict(s)
 
 # %% ../nbs/api/33_callbacks.ipynb #f108c717
 class SWA(Callback):
