@@ -420,14 +420,16 @@ def kfold_run(
 )->dict: # What `folds.json` holds: a row per fold, and mean, sd and ci of each metric
     "Train and test once per fold, and keep the mean with its interval. Raises `CourseError`"
     if not 2 <= k <= 100: raise CourseError(f'{k} folds: give a number from 2 to 100')
-    folder, rows = None, []
-    for i in range(1, k + 1):
-        if folder is None: folder = _fold_folder(data, arch, k, out)
-        rec, report = train_run(data, arch, out=folder, fold=(i, k), **kwargs)
-        m = report.macro_metrics()
-        row = dict(fold=i, run=Path(rec['path']).name, n=report.n, top1=report.top1)
-        rows.append(row | {name: m[name] for name in _of_folds})
-        if each: each(rec, report)
+    connect()
+    folder, rows = _fold_folder(data, arch, k, out), []
+    try:
+        for i in range(1, k + 1):
+            rec, report = train_run(data, arch, out=folder, fold=(i, k), **kwargs)
+            m = report.macro_metrics()
+            row = dict(fold=i, run=Path(rec['path']).name, n=report.n, top1=report.top1)
+            rows.append(row | {name: m[name] for name in _of_folds})
+            if each: each(rec, report)
+    finally: _remove_if_empty(folder)
     return _save_folds(folder, rows)
 
 # %% ../nbs/api/51_runs.ipynb #e44198d1
@@ -435,6 +437,10 @@ def _fold_folder(data, arch, k, out):
     "A new folder for the folds, in one process"
     name = f'{Path(str(data)).stem}-{arch}-{k}folds'
     return Path(broadcast_object(None if rank_distrib() else str(new_run_dir(name, out))))
+
+def _remove_if_empty(folder):
+    "Remove the folder if no fold has begun"
+    if not rank_distrib() and not any(folder.iterdir()): folder.rmdir()
 
 _of_folds = ('balanced_accuracy', 'f1', 'roc_auc')
 
