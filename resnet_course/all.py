@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['CourseError', 'list_datasets', 'open_image_set', 'get_dls', 'make_splits', 'split_dl', 'as_dls', 'create_model',
            'group_names', 'list_models', 'load_model', 'load_weights', 'save_weights', 'model_summary', 'export_model',
-           'freeze_report', 'freeze_to', 'snapshot', 'course_learner', 'Recipe', 'fit_recipe', 'list_recipes',
-           'find_lr', 'compare', 'evaluate', 'tta', 'predict_images', 'grad_cam', 'neighbors', 'plot_activations',
-           'plot_cam', 'plot_filters', 'plot_neighbors', 'compare_nets', 'plot_nets', 'Stage', 'finetune_learner',
-           'run_stages', 'list_runs', 'load_run', 'plot_history', 'train_run', 'check', 'hint_for', 'list_exercises']
+           'freeze_report', 'freeze_to', 'snapshot', 'class_weights', 'course_learner', 'Recipe', 'change_recipe',
+           'fit_recipe', 'list_recipes', 'find_lr', 'compare', 'evaluate', 'tta', 'predict_images', 'grad_cam',
+           'neighbors', 'plot_activations', 'plot_cam', 'plot_filters', 'plot_neighbors', 'compare_nets', 'plot_nets',
+           'Stage', 'finetune_learner', 'run_stages', 'kfold_run', 'list_runs', 'load_run', 'plot_history', 'train_run',
+           'check', 'hint_for', 'list_exercises']
 
 # %% ../nbs/api/62_all.ipynb #5053654b
 from .core import CourseError
@@ -20,8 +21,8 @@ from .weights import load_model, load_weights, save_weights
 from .summary import model_summary
 from .export import export_model
 from .freeze import freeze_report, freeze_to, snapshot
-from .learner import course_learner
-from .recipes import Recipe, fit_recipe, list_recipes
+from .learner import class_weights, course_learner
+from .recipes import Recipe, change_recipe, fit_recipe, list_recipes
 from .lr_find import find_lr
 from .evaluate import compare, evaluate, tta
 from .predict import predict_images
@@ -29,15 +30,16 @@ from .interpret import (
     grad_cam, neighbors, plot_activations, plot_cam, plot_filters, plot_neighbors)
 from .experiments import compare_nets, plot_nets
 from .finetune import Stage, finetune_learner, run_stages
-from .runs import list_runs, load_run, plot_history, train_run
+from .runs import kfold_run, list_runs, load_run, plot_history, train_run
 from .exercises import check, hint_for, list_exercises
 
 # %% ../nbs/api/62_all.ipynb #730b2ff9
 _all_ = ['CourseError', 'list_datasets', 'open_image_set', 'get_dls', 'make_splits', 'split_dl',
          'as_dls', 'create_model', 'group_names', 'list_models', 'load_model', 'load_weights',
          'save_weights', 'model_summary', 'export_model', 'freeze_report', 'freeze_to',
-         'snapshot', 'course_learner', 'Recipe', 'fit_recipe', 'list_recipes', 'find_lr',
-         'compare', 'evaluate', 'tta', 'predict_images', 'grad_cam', 'neighbors',
-         'plot_activations', 'plot_cam', 'plot_filters', 'plot_neighbors', 'compare_nets',
-         'plot_nets', 'Stage', 'finetune_learner', 'run_stages', 'list_runs', 'load_run',
-         'plot_history', 'train_run', 'check', 'hint_for', 'list_exercises']
+         'snapshot', 'class_weights', 'course_learner', 'Recipe', 'change_recipe', 'fit_recipe',
+         'list_recipes', 'find_lr', 'compare', 'evaluate', 'tta', 'predict_images', 'grad_cam',
+         'neighbors', 'plot_activations', 'plot_cam', 'plot_filters', 'plot_neighbors',
+         'compare_nets', 'plot_nets', 'Stage', 'finetune_learner', 'run_stages', 'kfold_run',
+         'list_runs', 'load_run', 'plot_history', 'train_run', 'check', 'hint_for',
+         'list_exercises']

@@ -16,7 +16,7 @@ from PIL import Image
 
 from .core import CourseError, atomic_write, check_path, printable
 from .loaders import raw_image
-from .evaluate import evaluate
+from .evaluate import about_intervals, evaluate
 from .runs import load_run, plot_history, run_learner
 
 # %% ../nbs/api/52_report.ipynb #bc7293cc
@@ -118,6 +118,12 @@ _tail = '''
 {% endfor %}</table>
 {% if report.per_class|length > 100 %}<p>… and {{ report.per_class|length - 100 }} more.</p>
 {% endif %}
+<h2>Sensitivity, specificity, F1 and ROC AUC</h2>
+<div class="wide" tabindex="0" role="region" aria-label="metrics of each class"><table>
+<tr>{% for o in metrics[0] %}<th>{{ o }}</th>{% endfor %}</tr>
+{% for row in metrics[1:] %}<tr>{% for o in row %}<td>{{ o }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>
+<p>{{ about_intervals }}</p>
 <h2>Confusion</h2>{{ wide(matrix, 'confusion matrix') }}
 <ol>{% for a, b, n in report.most_confused(8) %}<li>{{ a }} mistaken for {{ b }}: {{ n }}</li>
 {% endfor %}</ol>
@@ -148,7 +154,8 @@ def _config(rec):
 
 def _failures(report, dls):
     "Where the network fails: figures and images"
-    return dict(report=report, matrix=_figure(report.plot_confusion().figure),
+    return dict(report=report, metrics=report.metrics_table(), about_intervals=about_intervals,
+                matrix=_figure(report.plot_confusion().figure),
                 reliability=_figure(report.plot_reliability().figure),
                 mistakes=[_mistake(report, dls, i) for i in report.worst(18)])
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['machine', 'versions', 'plot_history', 'new_run_dir', 'save_run', 'load_run', 'list_runs', 'runs_table',
-           'learner_from_checkpoint', 'train_run', 'finetune_run', 'mean_ci', 'stage_means', 'run_learner',
+           'learner_from_checkpoint', 'train_run', 'finetune_run', 'mean_ci', 'kfold_run', 'stage_means', 'run_learner',
            'evaluate_run', 'compare_runs', 'newest_model', 'find_run_lr']
 
 # %% ../nbs/api/51_runs.ipynb #7571354a
@@ -27,12 +27,13 @@ from .loaders import get_dls, split_dl
 from .models import create_model
 from .weights import load_model, save_weights
 from .distributed import broadcast_object, connect
+from .callbacks import check_logger, end_log, log_callback
 from .checkpoint import read_checkpoint
 from .learner import course_learner
-from .recipes import check_recipe, fit_recipe, get_recipe
+from .recipes import change_recipe, check_recipe, fit_recipe, get_recipe, tunable
 from .lr_find import LRCurve, find_lr
 from .evaluate import Comparison, compare, evaluate, tta
-from .finetune import finetune_learner, get_plan, run_stages
+from .finetune import change_plan, finetune_learner, get_plan, run_stages
 
 # %% ../nbs/api/51_runs.ipynb #79afed15
 def machine(
@@ -82,7 +83,7 @@ def _run_record(
                precision=learn.precision.resolved if hasattr(learn, 'precision') else 'fp32',
                n_params=sum(p.numel() for p in learn.model.parameters()),
                images={split: len(dl.dataset) for split, dl in splits if dl},
-               split_id=getattr(dls, 'split_id', None),
+               split_id=getattr(dls, 'split_id', None), balance=getattr(learn, 'balance', None),
                train_seconds=sum(r['train_seconds'] for r in rows), history=rows)
     rec |= {report.split: report.to_dict() for report in reports}
     rec |= dict(machine=machine(getattr(dls, 'device', None)), versions=versions(),
@@ -292,16 +293,29 @@ def learner_from_checkpoint(
     get_recipe(r['name'])
     changed = dict(r.get('changed') or {})
     accumulate = changed.pop('accumulate', None)
-    if changed:
-        raise CourseError(f"{path}: its recipe is {r['name']} with another {', '.join(changed)}: "
+    other = [k for k in changed if k not in tunable]
+    if other:
+        raise CourseError(f"{path}: its recipe is {r['name']} with another {', '.join(other)}: "
                           f'create the same learner and the same recipe, {again}')
-    if cfg.get('cbs'):
-        warnings.warn(f"{path} was also trained with {', '.join(cfg['cbs'])}: pass them to "
-                      '`fit_recipe` again, as `cbs`')
+    recipe = change_recipe(r['name'], **changed) if changed else r['name']
+    cbs = _loggers_again(path, cfg.get('cbs') or [])
     learn = course_learner(get_dls(**cfg['data']), create_model(**cfg['model']), seed=cfg['seed'],
-                           precision=cfg['precision'], compile=cfg.get('compile', False))
-    how = dict(recipe=r['name'], epochs=r['epochs'], lr=r['lr'], accumulate=accumulate)
+                           precision=cfg['precision'], compile=cfg.get('compile', False),
+                           balance='loss' if r.get('balance') == 'loss' else None)
+    how = dict(recipe=recipe, epochs=r['epochs'], lr=r['lr'], accumulate=accumulate, **cbs)
     return learn, dict(how, checkpoint=path, resume=state)
+
+# %% ../nbs/api/51_runs.ipynb #372e41cc
+def _loggers_again(path, names):
+    "The callbacks of a resumed run that log; warn about the others, which must be passed again"
+    kinds = dict(TensorBoardCallback='tensorboard', WandbCallback='wandb')
+    other = [name for name in names if name not in kinds]
+    if other:
+        warnings.warn(f"{path} was also trained with {', '.join(other)}: pass them to "
+                      '`fit_recipe` again, as `cbs`')
+    folder = path if Path(path).is_dir() else Path(path).parent
+    logs = [cb for name in names if name in kinds for cb in log_callback(kinds[name], folder)]
+    return dict(cbs=logs) if logs else {}
 
 # %% ../nbs/api/51_runs.ipynb #bc7a93ae
 def _check_unfinished(run):
@@ -333,12 +347,33 @@ def _finish(learn, extra):
     (run/'checkpoint.pt').unlink(missing_ok=True)
     return {**rec, 'path': str(run)}, report
 
+# %% ../nbs/api/51_runs.ipynb #eaa22e14
+def _training(resume, data, arch, seed, images, net, how, balance, log, out):
+    "A new or an interrupted run: its learner, and the arguments for `fit_recipe`"
+    connect()
+    if resume: return _resume_training(Path(resume))
+    if log: check_logger(log)
+    images, net = dict(images, seed=seed), dict(net, seed=seed)
+    if balance == 'loss': net = dict(net, balance=balance)
+    else: images = dict(images, balance=balance)
+    learn, how = _new_training(data, images, arch, net, how, out)
+    return learn, dict(how, cbs=log_callback(log, learn.path) if log else [])
+
+def _train(*run):
+    "Train, test, and write the record"
+    *run, setup, extra = run
+    learn, how = _training(*run)
+    if setup: setup(learn)
+    fit_recipe(learn, **how)
+    end_log()
+    return broadcast_object(None if rank_distrib() else _finish(learn, extra))
+
 # %% ../nbs/api/51_runs.ipynb #9d1520c9
 def train_run(
     data:object='fashion_mnist_mini', # A set's name or a folder
     arch:str='resnet20',  # A name from `list_models()`
     epochs:int=5,         # Passes over the training images
-    recipe:str='one_cycle', # A name from `list_recipes()`
+    recipe:object='one_cycle', # A name from `list_recipes()`, or a `Recipe`, as of `change_recipe`
     lr:float|None=None,   # Highest learning rate; None: the recipe's
     bs:int=64,            # Images per batch
     size:int|None=None,   # Side of the images, px; None: the set's own, 128 for photos
@@ -349,21 +384,20 @@ def train_run(
     seed:int=42,          # The same seed gives the same run
     compile:bool=False,   # `torch.compile` the network?
     accumulate:int|None=None, # Batches per step; None: the recipe's, usually 1
+    balance:str|None=None,# Rare classes count as much as others: in the 'loss', or by 'sample'
+    group:object=None,    # What stays in one split, as for `get_dls`
+    fold:tuple|None=None, # (i, k): test on the i-th of k folds of the training images
+    log:str|None=None,    # Also log to 'tensorboard' or 'wandb', in the run's folder
     out:object='runs',    # Folder of runs
     resume:object=None,   # Folder of an interrupted run to resume; it records all of the above
     setup:callable=None,  # Called with the learner before it trains; its `path` is the run's folder
     **extra               # More for `run.json`
 )->tuple: # The record and the test report
     "Train, test once, and keep the record in a folder of its own. Raises `CourseError`"
-    connect()
+    images = dict(bs=bs, size=size, n_train=n_train, augment=augment, group=group, fold=fold)
+    net = dict(weights=weights, precision=precision, compile=compile)
     how = dict(recipe=recipe, epochs=epochs, lr=lr, accumulate=accumulate)
-    images = dict(bs=bs, size=size, n_train=n_train, augment=augment, seed=seed)
-    net = dict(weights=weights, precision=precision, seed=seed, compile=compile)
-    if resume: learn, how = _resume_training(Path(resume))
-    else: learn, how = _new_training(data, images, arch, net, how, out)
-    if setup: setup(learn)
-    fit_recipe(learn, **how)
-    return broadcast_object(None if rank_distrib() else _finish(learn, extra))
+    return _train(resume, data, arch, seed, images, net, how, balance, log, out, setup, extra)
 
 # %% ../nbs/api/51_runs.ipynb #4aeac658
 def finetune_run(
@@ -379,30 +413,37 @@ def finetune_run(
     n_train:int|None=None,# Keep only this many training images
     precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'
     seed:int=42,          # The same seed gives the same run
+    balance:str|None=None,# Rare classes count as much as others: in the 'loss', or by 'sample'
+    group:str|None=None,  # What stays in one split, as for `get_dls`
+    log:str|None=None,    # Also log to 'tensorboard' or 'wandb', in the run's folder
+    changes:dict|None=None, # Settings of every stage's recipe, for `change_plan`
     out:object='runs',    # Folder of runs
     resume:object=None,   # Folder of an interrupted run to resume; it records all of the above
     setup:callable=None,  # Called with the learner before it trains; its `path` is the run's folder
     **extra               # More for `run.json`
 )->tuple: # The record, the `StageResults` and the test report of the best stage
     "Fine-tune by a plan, test, and keep the record in a folder of its own. Raises `CourseError`"
-    if num_distrib() > 1:
-        raise CourseError('fine-tuning in stages runs in one process: start it without a launcher')
     settings = dict(data=str(data), weights=str(weights), arch=arch, variant=variant, bs=bs,
-                    size=size, n_train=n_train, precision=precision, seed=seed)
-    asked = _read_asked(Path(resume)) if resume else (str(plan), epochs, lr, settings)
-    learn, stages = _finetuning(*asked)
-    learn.path = Path(resume) if resume else _new_finetuning(learn, asked, out)
+                    size=size, n_train=n_train, precision=precision, seed=seed, balance=balance,
+                    group=group)
+    asked = (str(plan), epochs, lr, settings, dict(changes=changes or {}, log=log))
+    learn, stages, log = _finetuning(asked, resume, out)
     if setup: setup(learn)
-    results = run_stages(learn, stages, learn.path/'stages')
-    rec, report = _finish_finetuning(learn, results, extra)
-    return rec, results, report
+    results = run_stages(learn, stages, learn.path/'stages', log=log)
+    return _finish_finetuning(learn, results, extra)
 
 # %% ../nbs/api/51_runs.ipynb #d4b901f8
-def _finetuning(plan, epochs, lr, settings):
-    "The learner and the stages"
+def _finetuning(asked, resume, out):
+    "A new or an interrupted run: its learner, its stages, and where it logs"
+    if num_distrib() > 1:
+        raise CourseError('fine-tuning in stages runs in one process: start it without a launcher')
+    plan, epochs, lr, settings, more = _read_asked(Path(resume)) if resume else asked
     check_recipe('one_cycle', epochs, lr)   # before there is a folder
+    if more['log']: check_logger(more['log'])
     learn = finetune_learner(**settings)
-    return learn, get_plan(plan, learn, epochs, lr)
+    stages = change_plan(get_plan(plan, learn, epochs, lr), **more['changes'])
+    learn.path = Path(resume) if resume else _new_finetuning(learn, asked, out)
+    return learn, stages, more['log']
 
 def _new_finetuning(learn, asked, out):
     "A new folder that records what was asked for"
@@ -418,20 +459,24 @@ def _read_asked(run):
         raise CourseError(f'{run}: no interrupted fine-tuning; `resnet-course runs` lists '
                           'finished runs')
     asked = read_json(f)
+    ok = isinstance(asked, list) and len(asked) in (4, 5) and isinstance(asked[0], str)
+    if ok: ok = all(isinstance(o, dict) for o in asked[3:])
     known = set(inspect.signature(finetune_run).parameters)
-    ok = (isinstance(asked, list) and len(asked) == 4 and isinstance(asked[0], str)
-          and isinstance(asked[3], dict) and set(asked[3]) <= known)
-    if not ok: raise CourseError(f'{f} is damaged; start a new run')
-    return tuple(asked)
+    if not ok or not set(asked[3]) <= known:
+        raise CourseError(f'{f} is damaged; start a new run')
+    plan, epochs, lr, settings, *more = asked
+    more = more[0] if more else {}   # there was none in earlier versions
+    return plan, epochs, lr, settings, dict(changes={}, log=None) | more
 
 # %% ../nbs/api/51_runs.ipynb #7654bf7b
 def _finish_finetuning(learn, results, extra):
     "Test the best stage, and write the record"
+    end_log()
     report = evaluate(learn)
     rec = save_run(learn, learn.path, [report], finetune=results.to_dict(), **extra)
     with atomic_write(learn.path/'stages.png') as tmp:
         results.plot().savefig(tmp, format='png', dpi=110)
-    return {**rec, 'path': str(learn.path)}, report
+    return {**rec, 'path': str(learn.path)}, results, report
 
 # %% ../nbs/api/51_runs.ipynb #7ead6ed6
 def mean_ci(
@@ -443,6 +488,52 @@ def mean_ci(
     sd = statistics.stdev(xs)
     half = stats.t.ppf(0.975, n - 1)*sd/math.sqrt(n)
     return dict(n=n, mean=statistics.mean(xs), sd=sd, ci=float(half))
+
+# %% ../nbs/api/51_runs.ipynb #7cbc67fc
+def kfold_run(
+    k:int=5,        # Number of folds
+    data:object='digits', # A set's name or a folder
+    arch:str='resnet20', # A name from `list_models()`
+    out:object='runs', # Folder of runs; the folds get a folder of their own in it
+    each:callable=None, # Called with the record and the report of each fold
+    **kwargs        # For `train_run`
+)->dict: # What `folds.json` holds: a row per fold, and mean, sd and ci of each metric
+    "Train and test once per fold, and keep the mean with its interval. Raises `CourseError`"
+    if not 2 <= k <= 100: raise CourseError(f'{k} folds: give a number from 2 to 100')
+    connect()
+    folder, rows = _fold_folder(data, arch, k, out), []
+    try:
+        for i in range(1, k + 1):
+            rec, report = train_run(data, arch, out=folder, fold=(i, k), **kwargs)
+            m = report.macro_metrics()
+            row = dict(fold=i, run=Path(rec['path']).name, n=report.n, top1=report.top1)
+            rows.append(row | {name: m[name] for name in _of_folds})
+            if each: each(rec, report)
+    finally: _remove_if_empty(folder)
+    return _save_folds(folder, rows)
+
+# %% ../nbs/api/51_runs.ipynb #e44198d1
+def _fold_folder(data, arch, k, out):
+    "A new folder for the folds, in one process"
+    name = f'{Path(str(data)).stem}-{arch}-{k}folds'
+    return Path(broadcast_object(None if rank_distrib() else str(new_run_dir(name, out))))
+
+def _remove_if_empty(folder):
+    "Remove the folder if no fold has begun"
+    if not rank_distrib() and not any(folder.iterdir()): folder.rmdir()
+
+_of_folds = ('balanced_accuracy', 'f1', 'roc_auc')
+
+def _save_folds(folder, rows):
+    "Write `folds.json`: the folds, and what they say together"
+    means = {}
+    for name in ('top1', *_of_folds):
+        values = [r[name] for r in rows if r[name] is not None]
+        means[name] = mean_ci(values) if values else None
+    res = dict(schema=1, folds=rows, n=sum(r['n'] for r in rows), **means,
+               interval='95%, of the mean over folds, by Student\'s t')
+    if not rank_distrib(): write_json(res, folder/'folds.json')
+    return dict(res, path=str(folder))
 
 # %% ../nbs/api/51_runs.ipynb #0bb41340
 def stage_means(
@@ -537,7 +628,7 @@ def compare_runs(
 # %% ../nbs/api/51_runs.ipynb #2dc7d069
 def _images_of(rec, split):
     "What decides which images are in `split`"
-    keys = ['name_or_path', 'valid_pct']
+    keys = ['name_or_path', 'valid_pct', 'group', 'fold']
     if split != 'test': keys += ['seed', 'n_train']
     return [(rec.get('data') or {}).get(k) for k in keys]
 

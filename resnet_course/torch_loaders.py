@@ -12,7 +12,7 @@ from fastai.data.all import Category, CategoryMap, TfmdLists, Transform
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW
 from torch import Tensor
-from torch.utils.data import DataLoader as TorchLoader, default_collate
+from torch.utils.data import DataLoader as TorchLoader, Subset, TensorDataset, default_collate
 
 from .core import CourseError, default_device
 from .images import array_image, open_image
@@ -41,6 +41,10 @@ class _TorchItem(Transform):
         im = array_image(o) if isinstance(o, np.ndarray) else open_image(o)
         return (_typed_image(self.tfm(im)),)
 
+    def classes_of(self, items:list)->np.ndarray: # Of these items of the dataset
+        "Look classes up without reading an image. Raises `CourseError` if the dataset has none"
+        return _targets(self.images)[np.asarray(items, int)]
+
     def _item(self, i):
         if self.images is None:
             raise CourseError('an exported learner has no images: pass a file, image or array')
@@ -52,6 +56,16 @@ class _TorchItem(Transform):
 def _typed_image(x): return (TensorImageBW if x.shape[-3] == 1 else TensorImage)(x)
 
 # %% ../nbs/api/16_torch_loaders.ipynb #696d41df
+def _targets(ds):
+    "The class of each item of a PyTorch dataset"
+    if isinstance(ds, Subset): return _targets(ds.dataset)[np.asarray(ds.indices, int)]
+    y = getattr(ds, 'targets', None)
+    if y is None and isinstance(ds, TensorDataset): y = ds.tensors[-1]
+    if y is None:
+        raise CourseError(f'{type(ds).__name__} does not say which class each image has: give it '
+                          'a list `targets`, as the datasets of torchvision have')
+    return np.asarray(y, int)
+
 def _find(ds, attr):
     "`ds.attr`, or that of the dataset that a `Subset` is taken from"
     while ds is not None:

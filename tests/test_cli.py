@@ -274,3 +274,15 @@ def test_starts_without_torch(module, args):
     imported = {line.rsplit('|', 1)[1].strip() for line in p.stderr.splitlines() if '|' in line}
     assert p.returncode == 0 and 'resnet' in p.stdout.lower()
     assert 'typer' in imported and not imported & {'torch', 'fastai', 'numpy', 'matplotlib'}
+
+def test_evaluate_shows_the_metrics_of_each_class(trained, capfd):
+    folder, path, _ = trained
+    code, out, err = run(capfd, 'evaluate', path)
+    assert code == 0, err
+    for word in ('sensitivity', 'specificity', 'F1', 'ROC AUC', 'mean of classes', 'DeLong'):
+        assert word in out
+    code, out, _ = run(capfd, 'evaluate', path, '--json')
+    found = json.loads(out)
+    assert {'balanced_accuracy', 'f1_ci', 'roc_auc', 'specificity_ci'} <= set(found['macro'])
+    assert {'sensitivity', 'sensitivity_ci', 'roc_auc_ci', 'recall'} <= set(found['per_class'][0])
+    assert read_json(path/'run.json')['test']['macro'] == found['macro']

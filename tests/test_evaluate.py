@@ -379,3 +379,88 @@ def test_empty_split():
     (lambda learn: Report([[.5, .5]], [2], 'ab'), 'class')])
 def test_bad_input(learn, call, words):
     with pytest.raises(CourseError, match=words): call(learn)
+
+# Metrics for rare classes
+
+def noisy(n=400, c=3, seed=0, sharp=1.):
+    "A report of a network that is often right, on classes of different sizes"
+    rng = np.random.default_rng(seed)
+    y = rng.choice(c, n, p=np.arange(1, c + 1)/np.arange(1, c + 1).sum())
+    logits = rng.normal(size=(n, c)) + sharp*np.eye(c)[y]
+    return Report(torch.tensor(logits).softmax(1), y, [f'class {i}' for i in range(c)])
+
+@pytest.mark.parametrize('c', [2, 3, 7])
+def test_metrics_are_scikit_learns(c):
+    rep = noisy(c=c, seed=c)
+    y, p, probs = rep.targets.numpy(), rep.preds.numpy(), rep.probs.double().numpy()
+    macro, rows = rep.macro_metrics(), rep.class_metrics()
+    assert macro['balanced_accuracy'] == pytest.approx(skm.balanced_accuracy_score(y, p))
+    assert macro['f1'] == pytest.approx(skm.f1_score(y, p, average='macro'))
+    each = skm.f1_score(y, p, average=None)
+    for k, row in enumerate(rows):
+        assert row['sensitivity'] == row['recall'] == skm.recall_score(y == k, p == k)
+        assert row['specificity'] == pytest.approx(skm.recall_score(y != k, p != k))
+        assert row['f1'] == pytest.approx(each[k])
+        assert row['roc_auc'] == pytest.approx(skm.roc_auc_score(y == k, probs[:, k]), abs=1e-12)
+    areas = [row['roc_auc'] for row in rows]
+    assert macro['roc_auc'] == pytest.approx(np.mean(areas))
+    assert macro['specificity'] == pytest.approx(np.mean([row['specificity'] for row in rows]))
+
+def test_areas_count_ties_half():
+    scores = np.array([.5, .5, .2, .8, .5, .2])
+    rep = Report(np.stack([1 - scores, scores], 1), [0, 1, 0, 1, 1, 0], ['a', 'b'])
+    want = skm.roc_auc_score(rep.targets, scores)
+    assert rep.class_metrics()[1]['roc_auc'] == pytest.approx(want)
+
+def drawn_again(rep, metric, n_boot=600):
+    "95% interval of a metric by drawing the images again, one by one"
+    rng, n = np.random.default_rng(1), rep.n
+    values = []
+    for _ in range(n_boot):
+        i = rng.integers(n, size=n)
+        values.append(metric(Report(rep.probs[i], rep.targets[i], rep.vocab)))
+    return np.percentile(values, [2.5, 97.5])
+
+@pytest.mark.parametrize('name', ['balanced_accuracy', 'f1', 'specificity', 'roc_auc'])
+def test_macro_intervals_are_those_of_drawing_images_again(name):
+    rep = noisy(n=300)
+    def value(r):
+        y, p = r.targets.numpy(), r.preds.numpy()
+        if name == 'balanced_accuracy': return skm.balanced_accuracy_score(y, p)
+        if name == 'f1': return skm.f1_score(y, p, average='macro')
+        if name == 'roc_auc':
+            return np.mean([skm.roc_auc_score(y == k, r.probs[:, k]) for k in range(3)])
+        return np.mean([skm.recall_score(y != k, p != k) for k in range(3)])
+    low, high = rep.macro_metrics()[f'{name}_ci']
+    want = drawn_again(rep, value)
+    assert (low, high) == pytest.approx(want, abs=0.15*(want[1] - want[0]))
+
+@pytest.mark.parametrize('name', ['sensitivity', 'specificity', 'f1', 'roc_auc'])
+def test_intervals_of_a_class_hold_the_truth(name):
+    "In about 19 of 20 tests with as many images"
+    big = noisy(n=200_000, sharp=1.5, seed=99)
+    truth, hits = big.class_metrics()[0][name], 0
+    for seed in range(200):
+        low, high = noisy(n=150, sharp=1.5, seed=seed).class_metrics()[0][f'{name}_ci']
+        hits += low <= truth <= high
+    assert 180 <= hits   # 190 expected, standard deviation 3
+
+def test_what_is_undefined_is_none_and_json():
+    import json
+    rep = Report([[.9, .1, 0], [.2, .8, 0], [.7, .3, 0]], [0, 1, 0], ['a', 'b', 'none'])
+    row = rep.class_metrics()[2]
+    assert [row[k] for k in ('sensitivity', 'precision', 'f1', 'roc_auc')] == [None]*4
+    assert rep.class_metrics()[0]['roc_auc'] == 1 and rep.class_metrics()[0]['f1_ci'][1] == 1
+    macro = rep.macro_metrics()
+    assert macro['balanced_accuracy'] == 1 and macro['balanced_accuracy_ci'] == [None, None]
+    text = json.dumps(rep.to_dict(), allow_nan=False)
+    assert 'DeLong' in text and 'Wilson' in text and 'bootstrap' in text
+    one = Report([[1.]], [0], ['only'])
+    json.dumps(one.to_dict(), allow_nan=False)
+    assert one.metrics_table()[-1][-1] == '1'
+
+def test_a_thousand_classes_take_seconds():
+    start = time.perf_counter()
+    rep = noisy(n=5000, c=1000, sharp=6.)
+    assert len(rep.metrics_table()) == 23 and rep.to_dict()['macro']['f1_ci'][0] > 0
+    assert time.perf_counter() - start < 20

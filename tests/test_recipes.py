@@ -3,11 +3,15 @@
 The rate and momentum of each step, and the weights, are those of plain PyTorch, or as published.
 """
 import math, warnings
+from dataclasses import replace
+from importlib.util import find_spec
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np, pytest, torch
 from fastai.callback.core import Callback
 from fastai.torch_core import params
-from helpers import digits_learner, quiet
+from helpers import bits, cut, digits_learner, quiet, run_command
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import (CosineAnnealingLR, LambdaLR, LinearLR, MultiStepLR,
@@ -15,10 +19,13 @@ from torch.optim.lr_scheduler import (CosineAnnealingLR, LambdaLR, LinearLR, Mul
 from torch.utils.data import DataLoader, TensorDataset
 
 from resnet_course.core import CourseError
+from resnet_course.images import plain_tensor
 from resnet_course.fastresnet import FastResNet
+from resnet_course.callbacks import EMA
 from resnet_course.optimizers import Muon
 from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe, list_recipes, recipes
+from resnet_course.runs import learner_from_checkpoint
 
 BS = 10
 
@@ -130,7 +137,7 @@ def torch_loop(r, epochs, steps, lr):
 
 def test_no_recipe_is_forgotten():
     names = {name for name, _ in list_recipes()}
-    tested = {*SCHEDULES, *PLATEAUS, 'pytorch_resnet34', 'fast_cifar'}
+    tested = {*SCHEDULES, *PLATEAUS, 'pytorch_resnet34', 'fast_cifar', *TODAYS}
     assert names == tested, 'a new recipe needs an entry in SCHEDULES or PLATEAUS'
     assert set(PUBLISHED) == set(SCHEDULES), 'a schedule needs its published (lr, bs, epochs)'
 
@@ -315,3 +322,169 @@ def test_fast_cifar(epochs=5, steps=8, lr=0.2):
     same_weights(learn.model, m, rtol=1e-4, atol=1e-6)
     r = recipes['fast_cifar']
     assert (r.lr, r.bs, r.wd, r.epochs) == (.4, 512, 2.5e-3, 8)
+
+# Today's recipes
+
+TODAYS = dict(rsb_a3=(8e-3, 2048, 100, 0.02), torchvision2021=(0.5, 1024, 600, 2e-5))
+needs_timm = pytest.mark.skipif(not find_spec('timm'), reason='needs timm')
+
+def plain(name, **kwargs):
+    "The recipe without what is drawn at random"
+    return replace(recipes[name], mixup=0., cutmix=0., ema=0., **kwargs)
+
+@pytest.mark.parametrize('name', TODAYS)
+def test_published_constants_of_today(name):
+    r = recipes[name]
+    assert (r.lr, r.bs, r.epochs, r.wd) == TODAYS[name]
+    ours = r.label_smoothing, r.mixup, r.cutmix, r.bce
+    assert ours == ((0., 0.1, 1., True) if name == 'rsb_a3' else (0.1, 0.2, 1., False))
+
+def per_epoch(sched, opt, epochs, steps):
+    "The rate of each step, if the schedule moves once per epoch"
+    res = []
+    for epoch in range(epochs):
+        res += [opt.param_groups[0]['lr']]*steps
+        opt.step()
+        sched(epoch + 1)
+    return res
+
+def test_torchvision2021_schedule():
+    "Five epochs of linear warm-up from 1% and a cosine, moved once per epoch, as torchvision's"
+    opt = torch.optim.SGD(net().parameters(), 0.5)
+    parts = [LinearLR(opt, start_factor=0.01, total_iters=5), CosineAnnealingLR(opt, T_max=595)]
+    sched = SequentialLR(opt, parts, [5])
+    want = per_epoch(lambda epoch: sched.step(), opt, 600, 3)
+    np.testing.assert_allclose(rates('torchvision2021', 1800), want, rtol=1e-6, atol=1e-9)
+
+@needs_timm
+def test_rsb_a3_schedule():
+    "timm's cosine, under a warm-up of five epochs from 1e-4, down to 1e-6"
+    from timm.scheduler import CosineLRScheduler
+    opt = torch.optim.SGD(net().parameters(), 8e-3)
+    sched = CosineLRScheduler(opt, t_initial=100, lr_min=1e-6, warmup_t=5, warmup_lr_init=1e-4)
+    want = per_epoch(sched.step, opt, 100, 7)
+    np.testing.assert_allclose(rates('rsb_a3', 700), want, rtol=1e-9)
+
+def two_groups(m):
+    "The parameters that decay, and those that do not"
+    linears, vectors = [m[1].weight, m[4].weight], [*m[2].parameters()]
+    return linears, vectors, m[4].bias
+
+@pytest.mark.parametrize('name', [pytest.param('rsb_a3', marks=needs_timm), 'torchvision2021'])
+def test_todays_weights(name, epochs=3, steps=4, lr=0.01):
+    "Optimizer, loss and decay are those of timm and of plain PyTorch"
+    watch, learn = fit(plain(name), epochs, steps, lr=lr)
+    m, (xs, ys) = net(), data(steps)
+    linears, vectors, bias = two_groups(m)
+    if name == 'rsb_a3':
+        from timm.loss import BinaryCrossEntropy
+        from timm.optim import Lamb
+        loss = BinaryCrossEntropy(smoothing=0., target_threshold=0.2)
+        opt = Lamb([dict(params=linears, weight_decay=0.02),
+                    dict(params=[*vectors, bias], weight_decay=0.)], lr=lr)
+    else:
+        def loss(x, y): return cross_entropy(x, y, label_smoothing=0.1)
+        opt = torch.optim.SGD([dict(params=[*linears, bias], weight_decay=2e-5),
+                               dict(params=vectors, weight_decay=0.)], lr=lr, momentum=0.9)
+    for i, rate in enumerate(watch.lrs):
+        b = slice(i%steps*BS, i%steps*BS + BS)
+        for g in opt.param_groups: g['lr'] = rate
+        opt.zero_grad()
+        loss(m(xs[b]), ys[b]).backward()
+        opt.step()
+    assert len(watch.lrs) == epochs*steps
+    same_weights(learn.model, m, rtol=1e-5, atol=1e-6)
+
+@needs_timm
+def test_a_mixed_image_has_both_classes():
+    "As with timm's threshold; validation has one class per image"
+    class See(Callback):
+        order, rows = 60, ()
+        def after_loss(self):
+            kind = 'train' if self.training else 'valid'
+            row = kind, self.yb[0].clone(), self.loss.item(), self.pred.detach()
+            self.rows += (row,)
+    see = See()
+    learn = quiet(course_learner(loaders(data(8), data(2)), net(), precision='fp32',
+                                 splitter=params))
+    fit_recipe(learn, replace(recipes['rsb_a3'], mixup=5., cutmix=0.), 2, 1e-3, cbs=see)
+    from timm.loss import BinaryCrossEntropy
+    theirs, n_both = BinaryCrossEntropy(smoothing=0., target_threshold=0.2), 0
+    for kind, y, loss, pred in see.rows:
+        want = theirs(plain_tensor(pred), plain_tensor(y))
+        assert loss == pytest.approx(want.item(), rel=1e-5)
+        assert y.ndim == (2 if kind == 'train' else 1)
+        if kind == 'train': n_both += int(((y > 0.2).sum(1) == 2).sum())
+    assert n_both > 20
+
+def test_average_of_torchvision():
+    "At the published length, decay and steps are torchvision's; a short run forgets as much"
+    r = recipes['torchvision2021']
+    alpha = (1 - 0.99998)*1024*32/600   # references/classification/train.py
+    assert r.ema == pytest.approx(1 - alpha) and r.ema_every == 32
+    assert r.ema_steps == 600*1252
+    def scaled(n_epoch, steps):
+        ema = EMA(r.ema, r.ema_every, r.ema_steps)
+        ema.learn = SimpleNamespace(n_epoch=n_epoch, dls=SimpleNamespace(train=range(steps)))
+        return ema.scaled()
+    assert scaled(600, 1252) == (pytest.approx(r.ema), 32)
+    decay, every = scaled(60, 1252)
+    updates = 60*1252/every
+    assert every == 3 and updates*(1 - decay) == pytest.approx(600*1252/32*alpha)
+    assert scaled(2, 3) == (0., 1)
+
+def test_average_every_few_steps():
+    class See(Callback):
+        order, kept = 200, ()
+        def after_step(self): self.kept += (bits(self.learn),)
+    see, learn = See(), digits_learner()
+    fit_recipe(learn, replace(recipes['step'], ema=0.5, ema_every=3), 2, cbs=see)
+    avg = see.kept[0]
+    for w in see.kept[3::3]: avg = avg.lerp(w, 0.5)
+    floats = [t.is_floating_point() for t in learn.model.state_dict().values() for _ in t.flatten()]
+    keep = torch.tensor(floats)
+    torch.testing.assert_close(bits(learn)[keep], avg[keep], rtol=1e-4, atol=1e-5)
+
+@pytest.mark.parametrize('name', [pytest.param('rsb_a3', marks=needs_timm), 'torchvision2021'])
+def test_todays_recipes_resume_to_the_bit(name, tmp_path):
+    def learner(): return digits_learner(n_train=96)
+    whole = learner()
+    fit_recipe(whole, name, 3)
+    cut(learner(), tmp_path, name, 3)
+    with pytest.warns(match='CtrlC'): again, how = learner_from_checkpoint(tmp_path)
+    fit_recipe(quiet(again), **how)
+    assert torch.equal(bits(again), bits(whole))
+
+@pytest.mark.parametrize('name', [pytest.param('rsb_a3', marks=needs_timm), 'torchvision2021'])
+def test_todays_recipes_learn_freeze_and_export(name, tmp_path):
+    learn = digits_learner(n_train=600, bs=32, path=tmp_path)
+    fit_recipe(learn, name, 6)
+    losses = [row['train_loss'] for row in learn.history.rows]
+    assert losses[-1] < losses[0] and learn.loss_func.y_int
+    learn.export(tmp_path/'learner.pkl')
+    frozen = learn.model.conv1.weight.clone()
+    fit_recipe(learn, name, 1, freeze_to=-1)
+    assert torch.equal(learn.model.conv1.weight, frozen)
+
+@needs_timm
+def test_binary_loss_with_class_weights():
+    learn = digits_learner(balance='loss')
+    class See(Callback):
+        def after_loss(self): self.weight = self.learn.loss_func.weight
+    see = See()
+    fit_recipe(learn, 'rsb_a3', 1, cbs=see)
+    assert torch.equal(see.weight, learn.loss_func.func.weight)
+
+def test_a_missing_timm_is_one_sentence(tmp_path, capfd):
+    with mock.patch('resnet_course.optimizers.find_spec', lambda name: None):
+        with pytest.raises(CourseError, match='pip install timm'):
+            fit_recipe(digits_learner(), 'rsb_a3', 1)
+        assert run_command('train', '--recipe', 'rsb_a3', '--out', tmp_path/'runs') == 1
+    assert 'pip install timm' in capfd.readouterr().err and not (tmp_path/'runs').exists()
+
+@needs_timm
+def test_nothing_to_smooth():
+    with pytest.raises(CourseError, match='nothing to smooth'):
+        fit_recipe(digits_learner(), replace(recipes['rsb_a3'], label_smoothing=0.1), 1)
+    with pytest.raises(CourseError, match='bce=False'):
+        fit_recipe(digits_learner(loss_func=nn.MultiMarginLoss()), 'rsb_a3', 1)

@@ -1,0 +1,191 @@
+"What belongs together stays in one split, and folds test every image once"
+import csv, json, re
+
+import numpy as np
+import pytest
+import torch
+from helpers import bits, cut, noise, photos, quiet, run_command
+
+from resnet_course.core import CourseError
+from resnet_course.loaders import get_dls, group_splits, kfold_splits
+from resnet_course.learner import course_learner
+from resnet_course.recipes import fit_recipe
+from resnet_course.runs import (
+    compare_runs, evaluate_run, learner_from_checkpoint, list_runs, load_run, mean_ci, train_run)
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+N_PATIENTS, EACH = 24, 5
+
+def patient_of(name): return re.search(r'patient-(\d+)', str(name))[1]
+
+@pytest.fixture(scope='module')
+def scans(tmp_path_factory):
+    "Five photos of each of 24 patients, every third of them ill, in class folders and as CSV files"
+    folder, rng = tmp_path_factory.mktemp('data')/'scans', np.random.RandomState(0)
+    rows = []
+    for i in range(N_PATIENTS):
+        for j in range(EACH):
+            name = f"{'ill' if i%3 == 0 else 'well'}/patient-{i:02}-{j}.png"
+            (folder/name).parent.mkdir(parents=True, exist_ok=True)
+            noise((8, 8), rng).save(folder/name)
+            rows.append(dict(path=name, label=name.split('/')[0], patient=i, age=30 + i%2))
+    for name, columns in dict(scans='path label patient age',
+                              scans3='age patient path label').items():
+        with open(folder/f'{name}.csv', 'w', newline='') as f:
+            writer = csv.DictWriter(f, columns.split())
+            writer.writeheader()
+            writer.writerows(rows)
+    return folder
+
+def split_files(dls):
+    images = dls.train_ds.tls[1].tfms.fs[0].images
+    return [[str(images.files[i]) for i in dl.dataset.items] for dl in dls.loaders]
+
+def splits_by(data, **kwargs):
+    dls = get_dls(data, size=8, bs=8, device='cpu', **kwargs)
+    return [{patient_of(f) for f in files} for files in split_files(dls)]
+
+def disjoint(sets): return len(set().union(*sets)) == sum(map(len, sets))
+
+GROUPS = [('scans', r'patient-(\d+)'), ('scans', r'patient-\d\d'), ('scans', patient_of),
+          ('scans/scans.csv', 'patient'), ('scans/scans3.csv', 'patient'),
+          ('scans/scans.csv', r'patient-(\d+)')]
+
+@pytest.mark.parametrize('data, group', GROUPS)
+@pytest.mark.parametrize('seed', [0, 1])
+def test_no_patient_is_in_two_splits(data, group, seed, scans):
+    sets = splits_by(scans.parent/data, group=group, seed=seed)
+    assert disjoint(sets) and sum(map(len, sets)) == N_PATIENTS
+    assert all(sets)
+    assert not disjoint(splits_by(scans.parent/data, seed=seed))   # without it they are mixed
+
+def test_the_test_patients_do_not_depend_on_the_seed(scans):
+    (_, valid, test), (_, valid2, test2) = (
+        splits_by(scans, group=r'patient-(\d+)', seed=seed) for seed in (3, 4))
+    assert test == test2 and valid != valid2
+
+def test_classes_stay_in_proportion(scans):
+    dls = get_dls(scans, size=8, bs=8, device='cpu', group=r'patient-(\d+)')
+    for files in split_files(dls):
+        ill = np.mean([f.split('/')[-2] == 'ill' for f in files])
+        assert 0.15 < ill < 0.55
+    n = [len(files) for files in split_files(dls)]
+    assert n[1] == pytest.approx(12, abs=8) and n[2] == pytest.approx(12, abs=8)
+
+@pytest.mark.parametrize('seed', range(20))
+def test_group_splits(seed):
+    "No group on both sides, about the fraction asked for, for groups of any size"
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(60), rng.integers(1, 12, 60))
+    y = rng.integers(0, 3, len(groups))
+    for classes in (None, y):
+        keep, drawn = group_splits(groups, 0.2, seed, classes)
+        assert sorted([*keep, *drawn]) == list(range(len(groups)))
+        assert not set(groups[keep]) & set(groups[drawn])
+        assert 0.1 < len(drawn)/len(groups) < 0.3
+        assert list(drawn) == list(group_splits(groups, 0.2, seed, classes)[1])
+    assert len(group_splits(groups, 0)[1]) == 0
+
+@pytest.mark.parametrize('group, says', [
+    ('ward', 'not in 120 of 120 paths'), (r'patient-2', 'not in 100 of 120'),
+    ('patient-(', 'neither a column nor a pattern'), ('scans', 'not in')])
+def test_wrong_groups(group, says, scans):
+    with pytest.raises(CourseError, match=says): splits_by(scans, group=group)
+
+def test_too_few_groups(scans):
+    with pytest.raises(CourseError): splits_by(scans, group=lambda path: 'one')
+    with pytest.raises(CourseError, match='no training images|two or more'):
+        splits_by(scans, group=lambda path: path.parent.name)   # a class is a group
+
+def test_only_files_have_groups():
+    with pytest.raises(CourseError, match='no files to group'): get_dls('digits', group='x')
+
+def test_an_empty_cell_is_an_error(scans, tmp_path):
+    lines = (scans/'scans.csv').read_text().splitlines()
+    lines[1] = re.sub(r'^([^,]*),([^,]*),[^,]*', r'\1,\2,', lines[1])
+    f = scans/'holes.csv'
+    f.write_text('\n'.join(lines))
+    with pytest.raises(CourseError, match="'patient' is empty for 1 images"):
+        splits_by(f, group='patient')
+
+def test_a_group_in_two_given_splits_is_an_error(tmp_path):
+    for split, start in (('train', 0), ('test', 8)):
+        photos(tmp_path/'own'/split, n=10, size=(8, 8), start=start)
+    kw = dict(size=8, bs=4, device='cpu')
+    with pytest.raises(CourseError, match="group '.' is in train and in test"):
+        get_dls(tmp_path/'own', group=r'(\d+)[.]png', **kw)
+    get_dls(tmp_path/'own', **kw)
+
+def test_a_grouped_run_is_recorded_repeated_and_resumed(scans, tmp_path):
+    how = dict(size=8, bs=8, epochs=1, group=r'patient-(\d+)', out=tmp_path, setup=quiet)
+    rec, report = train_run(scans, 'resnet8', **how)
+    assert load_run(rec['path'])['data']['group'] == r'patient-(\d+)'
+    again, _ = evaluate_run(rec['path'])
+    assert again.top1 == report.top1
+    plain, _ = train_run(scans, 'resnet8', **dict(how, group=None))
+    with pytest.raises(CourseError, match='different images'):
+        compare_runs(rec['path'], plain['path'])
+
+@pytest.mark.parametrize('more', [dict(group=r'patient-(\d+)'), dict(fold=(2, 3))])
+def test_a_checkpoint_holds_groups_and_folds(more, scans, tmp_path):
+    def learner(): return quiet(course_learner(get_dls(scans, size=8, bs=8, device='cpu', **more),
+                                               'resnet8', seed=1, precision='fp32'))
+    whole = learner()
+    fit_recipe(whole, 'step', 2)
+    cut(learner(), tmp_path, 'step', 2)
+    with pytest.warns(match='CtrlC'): again, how = learner_from_checkpoint(tmp_path)
+    fit_recipe(quiet(again), **how)
+    assert torch.equal(bits(again), bits(whole))
+
+def test_a_function_is_not_repeated_silently(scans, tmp_path):
+    rec, _ = train_run(scans, 'resnet8', size=8, bs=8, epochs=1, group=patient_of, out=tmp_path,
+                       setup=quiet)
+    with pytest.raises(CourseError, match='<function patient_of>, which a record cannot hold'):
+        evaluate_run(rec['path'])
+
+# Folds
+
+@pytest.mark.parametrize('k', [2, 5])
+@pytest.mark.parametrize('group', [None, r'patient-(\d+)'])
+def test_every_image_is_in_one_fold(k, group, scans):
+    tested = []
+    for i in range(1, k + 1):
+        dls = get_dls(scans, size=8, bs=8, device='cpu', fold=(i, k), group=group, seed=i)
+        train, valid, test = split_files(dls)
+        assert len({*train, *valid, *test}) == len(train) + len(valid) + len(test) == 120
+        tested += test
+        assert 0.15 < np.mean(['/ill/' in f for f in test]) < 0.5
+        if group: assert disjoint([set(map(patient_of, o)) for o in (train, valid, test)])
+    assert sorted(tested) == sorted({*tested}) and len(tested) == 120
+
+def test_a_test_folder_is_left_out_and_said(tmp_path, capfd):
+    for split, n, start in (('train', 20, 0), ('test', 4, 50)):
+        photos(tmp_path/'own'/split, n=n, size=(8, 8), start=start)
+    args = ['--data', tmp_path/'own', '--size', 8, '--bs', 4, '--epochs', 1, '--arch', 'resnet8']
+    assert run_command('train', *args, '--folds', 2, '--out', tmp_path/'runs') == 0
+    out = capfd.readouterr().out
+    assert '8 test images of the set are left out' in out
+    assert sum(r['test']['n'] for r in list_runs(tmp_path/'runs')) == 40
+
+def test_folds_on_the_command_line(scans, tmp_path, capfd):
+    args = ['--data', scans/'scans.csv', '--size', 8, '--bs', 8, '--epochs', 1, '--arch', 'resnet8',
+            '--group', 'patient', '--out', tmp_path]
+    assert run_command('train', *args, '--folds', 3) == 0
+    out = capfd.readouterr().out
+    res = json.loads(next(tmp_path.glob('*/folds.json')).read_text())
+    runs = sorted(list_runs(tmp_path), key=lambda r: r['path'])   # they end in one second
+    assert [r['data']['fold'] for r in runs] == [[1, 3], [2, 3], [3, 3]]
+    assert res['n'] == 120 and res['top1'] == mean_ci([r['test']['top1'] for r in runs])
+    assert f"3 folds: test accuracy {res['top1']['mean']:.2%}" in out
+    again, _ = evaluate_run(runs[1]['path'])
+    assert again.top1 == runs[1]['test']['top1']
+
+@pytest.mark.parametrize('args, says', [
+    (['--folds', 2, '--seeds', 2], 'leave out --seeds'), (['--folds', 200], 'from 2 to')])
+def test_impossible_folds(args, says, scans, tmp_path, capfd):
+    assert run_command('train', '--data', scans, '--size', 8, *args, '--out', tmp_path/'runs') == 1
+    assert says in capfd.readouterr().err
+    with pytest.raises(CourseError, match='give .i, k.'): get_dls('digits', fold=3)
+    with pytest.raises(CourseError, match='from 1 to 3'): get_dls('digits', fold=(4, 3))
+    with pytest.raises(CourseError, match='groups or images'):
+        kfold_splits([0, 1]*9, 1, 5, groups=[0]*9 + [1]*9)
