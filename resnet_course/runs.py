@@ -376,7 +376,9 @@ def train_run(
     recipe:object='one_cycle', # A name from `list_recipes()`, or a `Recipe`, as of `change_recipe`
     lr:float|None=None,   # Highest learning rate; None: the recipe's
     bs:int=64,            # Images per batch
-    size:int|None=None,   # Side of the images, px; None: the set's own, 128 for photos
+    size:int|tuple|None=None, # As for `get_dls`; None: the set's own, 128 for photos
+    resize:str='crop',    # How photos fit, as for `get_dls`
+    num_workers:int|None=None, # Processes that read photos, as for `get_dls`
     n_train:int|None=None,# Keep only this many training images
     augment:object=True,  # As for `get_dls`
     weights:object=None,  # What to start from: see `load_weights`; None: from scratch
@@ -394,7 +396,8 @@ def train_run(
     **extra               # More for `run.json`
 )->tuple: # The record and the test report
     "Train, test once, and keep the record in a folder of its own. Raises `CourseError`"
-    images = dict(bs=bs, size=size, n_train=n_train, augment=augment, group=group, fold=fold)
+    images = dict(bs=bs, size=size, resize=resize, num_workers=num_workers, n_train=n_train,
+                  augment=augment, group=group, fold=fold)
     net = dict(weights=weights, precision=precision, compile=compile)
     how = dict(recipe=recipe, epochs=epochs, lr=lr, accumulate=accumulate)
     return _train(resume, data, arch, seed, images, net, how, balance, log, out, setup, extra)
@@ -409,7 +412,9 @@ def finetune_run(
     epochs:int=5,         # Of each stage
     lr:float=0.002,       # Highest, of the head; later stages have a tenth
     bs:int=64,            # Images per batch
-    size:int|None=None,   # Side of the images, px; None: the set's own, 128 for photos
+    size:int|tuple|None=None, # As for `get_dls`; None: the set's own, 128 for photos
+    resize:str='crop',    # How photos fit, as for `get_dls`
+    num_workers:int|None=None, # Processes that read photos, as for `get_dls`
     n_train:int|None=None,# Keep only this many training images
     precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'
     seed:int=42,          # The same seed gives the same run
@@ -424,8 +429,8 @@ def finetune_run(
 )->tuple: # The record, the `StageResults` and the test report of the best stage
     "Fine-tune by a plan, test, and keep the record in a folder of its own. Raises `CourseError`"
     settings = dict(data=str(data), weights=str(weights), arch=arch, variant=variant, bs=bs,
-                    size=size, n_train=n_train, precision=precision, seed=seed, balance=balance,
-                    group=group)
+                    size=size, resize=resize, num_workers=num_workers, n_train=n_train,
+                    precision=precision, seed=seed, balance=balance, group=group)
     asked = (str(plan), epochs, lr, settings, dict(changes=changes or {}, log=log))
     learn, stages, log = _finetuning(asked, resume, out)
     if setup: setup(learn)

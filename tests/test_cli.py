@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import quiet, run_command
+from helpers import photos, quiet, run_command
 from PIL import Image
 
 import resnet_course
@@ -286,3 +286,27 @@ def test_evaluate_shows_the_metrics_of_each_class(trained, capfd):
     assert {'balanced_accuracy', 'f1_ci', 'roc_auc', 'specificity_ci'} <= set(found['macro'])
     assert {'sensitivity', 'sensitivity_ci', 'roc_auc_ci', 'recall'} <= set(found['per_class'][0])
     assert read_json(path/'run.json')['test']['macro'] == found['macro']
+
+# photos
+
+def test_photos_from_the_command_line(tmp_path, monkeypatch, capsys):
+    "The shape is recorded, and evaluation and prediction use it"
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path/'photos', 12, (40, 30))
+    options = dict(data='photos', size='24x32', resize='squish', epochs=1, workers=0, bs=4,
+                   arch='resnet8')
+    flags = [o for k, v in options.items() for o in (f'--{k}', v)]
+    assert run_command('train', *flags) == 0
+    run = next(tmp_path.glob('runs/*'))
+    meta = load_model(run/'model.safetensors').meta
+    assert (meta['size'], meta['resize']) == ([24, 32], 'squish')
+    assert run_command('evaluate', run) == 0
+    assert 'images correct' in capsys.readouterr().out
+    assert run_command('predict', 'photos', '--csv', 'answers.csv', '--precision', 'fp32') == 0
+    head, *rows = (tmp_path/'answers.csv').read_text().splitlines()
+    assert head == 'file,class,probability,error,a,b' and len(rows) == 24
+
+@pytest.mark.parametrize('size', ['big', '32x', '32x32x3'])
+def test_sizes_that_are_none(size, capsys):
+    assert run_command('train', '--size', size) == 2
+    assert '160x224' in capsys.readouterr().err
