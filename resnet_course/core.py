@@ -45,7 +45,10 @@ class CourseError(ValueError):
     def __init__(self, *args):
         super().__init__(*args)
         # fastai rewrites the `args` of exceptions raised in a callback, so keep the message
-        self.message = printable(args[0]) if args else ''
+        # and PyTorch puts the traceback of a worker process before it
+        text = str(args[0]) if args else ''
+        if text.startswith('Caught '): text = re.sub(r'(?s)^.*\n[\w.]+Error: ', '', text).rstrip()
+        self.message = printable(text)
     def __str__(self): return self.message
 
 class MissingFileError(CourseError, FileNotFoundError):

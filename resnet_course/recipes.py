@@ -19,6 +19,7 @@ from fastai.callback.training import GradientClip
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastcore.foundation import L
+from torch import nn
 
 from .core import CourseError, check_choice, memory_advice
 from .fastresnet import Whiten
@@ -289,9 +290,19 @@ def fit_recipe(
     with memory_advice(bs, r.accumulate), restore_learner(learn), in_step(learn):
         with _checkpoints(learn, cbs, checkpoint, resume, minutes):
             if r.label_smoothing:
-                learn.loss_func = CrossEntropyLossFlat(label_smoothing=r.label_smoothing)
+                learn.loss_func = _smoothed(learn.loss_func, r)
             learn.fit(epochs, lr=lr, wd=r.wd, cbs=[*_recipe_cbs(r, lr), *cbs])
     return learn
+
+# %% ../nbs/api/37_recipes.ipynb #6b29573d
+def _smoothed(loss, r):
+    "The loss with the recipe's label smoothing; raises `CourseError` if it is not cross-entropy"
+    old = getattr(loss, 'func', loss)   # of fastai, or of PyTorch
+    if not isinstance(old, nn.CrossEntropyLoss):
+        raise CourseError(f'the recipe {r.name} smooths labels, which needs cross-entropy as the '
+                          f'loss, and not {type(old).__name__}')
+    return CrossEntropyLossFlat(weight=old.weight, ignore_index=old.ignore_index,
+                                label_smoothing=r.label_smoothing)
 
 # %% ../nbs/api/37_recipes.ipynb #1b8e98ca
 def _recipe_record(r, epochs, lr):

@@ -23,7 +23,8 @@ from .core import (
     CourseError, MissingFileError, atomic_write, check_path, check_type, plot_text,
     printable, read_json, shorten, write_json)
 from .augment import ResizeTo
-from .loaders import get_dls, split_dl
+from .datasets import datasets
+from .loaders import get_dls, get_test_dls, holds_out_the_same, split_dl
 from .models import create_model
 from .weights import load_model, save_weights
 from .distributed import broadcast_object, connect
@@ -348,6 +349,7 @@ def train_run(
     seed:int=42,          # The same seed gives the same run
     compile:bool=False,   # `torch.compile` the network?
     accumulate:int|None=None, # Batches per step; None: the recipe's, usually 1
+    skip_bad:bool=False,  # Leave out image files that cannot be read?
     out:object='runs',    # Folder of runs
     resume:object=None,   # Folder of an interrupted run to resume; it records all of the above
     setup:callable=None,  # Called with the learner before it trains; its `path` is the run's folder
@@ -356,7 +358,7 @@ def train_run(
     "Train, test once, and keep the record in a folder of its own. Raises `CourseError`"
     connect()
     how = dict(recipe=recipe, epochs=epochs, lr=lr, accumulate=accumulate)
-    images = dict(bs=bs, size=size, n_train=n_train, augment=augment, seed=seed)
+    images = dict(bs=bs, size=size, n_train=n_train, augment=augment, seed=seed, skip_bad=skip_bad)
     net = dict(weights=weights, precision=precision, seed=seed, compile=compile)
     if resume: learn, how = _resume_training(Path(resume))
     else: learn, how = _new_training(data, images, arch, net, how, out)
@@ -378,6 +380,7 @@ def finetune_run(
     n_train:int|None=None,# Keep only this many training images
     precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'
     seed:int=42,          # The same seed gives the same run
+    skip_bad:bool=False,  # Leave out image files that cannot be read?
     out:object='runs',    # Folder of runs
     resume:object=None,   # Folder of an interrupted run to resume; it records all of the above
     setup:callable=None,  # Called with the learner before it trains; its `path` is the run's folder
@@ -387,7 +390,7 @@ def finetune_run(
     if num_distrib() > 1:
         raise CourseError('fine-tuning in stages runs in one process: start it without a launcher')
     settings = dict(data=str(data), weights=str(weights), arch=arch, variant=variant, bs=bs,
-                    size=size, n_train=n_train, precision=precision, seed=seed)
+                    size=size, n_train=n_train, precision=precision, seed=seed, skip_bad=skip_bad)
     asked = _read_asked(Path(resume)) if resume else (str(plan), epochs, lr, settings)
     learn, stages = _finetuning(*asked)
     learn.path = Path(resume) if resume else _new_finetuning(learn, asked, out)
@@ -461,7 +464,7 @@ def stage_means(
 # %% ../nbs/api/51_runs.ipynb #3c8b3234
 def run_learner(
     run:object,       # A run's folder; or a file that `save_weights` wrote, with `data` given
-    data:object=None, # Another set or folder with the same classes; None: the run's own
+    data:object=None, # A set, or a folder of other images, all of which are taken; None: the run's
     bs:int|None=None  # Images per batch; None: as in training, or 64 for a file
 )->tuple: # The learner, and the run's record (empty for a file)
     "Load the network of a finished run, with its images. Raises `CourseError`"
@@ -480,7 +483,7 @@ def run_learner(
                           f'{shorten(sorted(unknown))}')
     # recorded by name only, and not needed for evaluation
     if isinstance(own.get('augment'), list): own['augment'] = False
-    dls = get_dls(**own) if data is None else get_dls(**dict(own, name_or_path=data))
+    dls = get_dls(**own) if data is None else _other_dls(data, own, rec, model.meta.get('vocab'))
     if data is None: _check_images(run, rec, dls)
     have = list(map(str, dls.vocab))
     want = model.meta.get('vocab', have)
@@ -488,6 +491,17 @@ def run_learner(
         raise CourseError(f'{dls.name} has the classes {shorten(have, 8)}; this network was '
                           f'trained for {shorten(want, 8)}')
     return course_learner(dls, model), rec
+
+# %% ../nbs/api/51_runs.ipynb #aea498ea
+def _other_dls(data, own, rec, vocab):
+    "Loaders of all images of a folder; of a set, or of the run's own images, split as in training"
+    was = (rec.get('data') or {}).get('name_or_path') or ''
+    id = rec.get('split_id')
+    is_own = not vocab or data in datasets or os.path.realpath(was) == os.path.realpath(data)
+    if is_own or id and holds_out_the_same(data, own, id):
+        return get_dls(**dict(own, name_or_path=data))
+    kept = ('bs', 'size', 'n_in', 'stats', 'in_memory', 'num_workers', 'skip_bad')
+    return get_test_dls(data, vocab, **{k: own[k] for k in kept if own.get(k) is not None})
 
 # %% ../nbs/api/51_runs.ipynb #8b86b80f
 def _check_images(run, rec, dls):
@@ -504,16 +518,19 @@ def _check_images(run, rec, dls):
 # %% ../nbs/api/51_runs.ipynb #d545e425
 def evaluate_run(
     run:object,          # A run's folder; or a file that `save_weights` wrote, with `data` given
-    data:object=None,    # Another set or folder with the same classes; None: the run's own
+    data:object=None,    # A set, or a folder whose images are all tested; None: the run's own
     split:str='test',    # 'train', 'valid' or 'test'
     views:str|None=None, # Also average over several views: 'flip' or 'ten_crop'; None: do not
-    bs:int|None=None     # Images per batch, which changes no result; None: as in training
+    bs:int|None=None,    # Images per batch, which changes no result; None: as in training
+    setup:callable=None  # Called with the learner before it is evaluated
 )->tuple: # The report, and the report over several views, or None
     "Evaluate a finished run. Raises `CourseError`"
     learn, _ = run_learner(run, data, bs)
+    if setup: setup(learn)
     report = evaluate(learn, split, name='one view')
     return report, tta(learn, split, views, name=views) if views else None
 
+# %% ../nbs/api/51_runs.ipynb #e66ed234
 def compare_runs(
     first:object,     # A run's folder
     second:object,    # Another run's folder
