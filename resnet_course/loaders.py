@@ -21,13 +21,15 @@ from fastai.data.all import (
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW, rank_distrib
 from fastcore.basics import patch
+from PIL import Image
 from torch import Tensor
 
 from .core import CourseError, check_choice, default_device, plot_text
 from .listing import count_text
+from .copies import fingerprint, first_copies
 from .images import (
-    ImageSet, as_channels, decode_all, imagenet_stats, list_set, open_labeled, pixel_stats,
-    plain_tensor, read_image)
+    ImageSet, as_channels, decode_all, imagenet_stats, list_set, open_image, open_labeled,
+    pixel_stats, plain_tensor, read_image)
 from .augment import (
     AlternatingFlip, BatchAugment, CenterCrop, ColorJitter, Cutout, HorizontalFlip, ImageTransform,
     Lighting, PadCrop, RandomAffine, RandomCrop, RandomErasing, RandomResizedCrop, ResizeTo,
@@ -61,18 +63,21 @@ def make_splits(
     images:ImageSet,      # The images
     valid_pct:float=0.1,  # Fraction of the training images to validate on, and to test on if needed
     seed:int=42,          # Chooses the validation images
-    n_train:int|None=None # Keep only this many training images, from every class in proportion
+    n_train:int|None=None,# Keep only this many training images, from every class in proportion
+    first:np.ndarray|None=None # From `first_copies`, to draw whole groups; None: single images
 )->tuple: # Indices of training, validation and test images, each sorted
     "Split a set into three disjoint parts. Raises `CourseError` if a class has no training images"
     given, y = images.splits, images.y.numpy()
     train = np.asarray(given.get('train', np.arange(len(images))))
     n = round(valid_pct*len(train))
     if valid_pct: n = max(n, 1)
+    if first is not None: train = _not_copied(train, first, given)
     def draw(n, seed):
         "Take `n` of the images that are left"
         nonlocal train
-        keep, drawn = stratified(y[train], n, seed)
-        drawn, train = train[drawn], train[keep]
+        if first is None: kept, drawn = stratified(y[train], n, seed)
+        else: kept, drawn = _stratified_groups(y[train], n, seed, first[train])
+        drawn, train = train[drawn], train[kept]
         return drawn
     test = given['test'] if 'test' in given else draw(n, _test_seed)
     valid = given['valid'] if 'valid' in given else draw(n, seed)
@@ -83,6 +88,31 @@ def make_splits(
         raise CourseError(f'{images.name}: no training images of {name!r} are left: add images, or '
                           'use a smaller valid_pct or a larger n_train')
     return train, np.asarray(valid), np.asarray(test)
+
+# %% ../nbs/api/14_loaders.ipynb #0f7a2f51
+def _stratified_groups(y, n, seed, group):
+    "As `stratified`, but the images of a group stay together"
+    leads, of_image = np.unique(group, return_inverse=True)
+    lead_y = y[np.unique(group, return_index=True)[1]]
+    _, drawn = stratified(lead_y, round(n*len(leads)/max(1, len(y))), seed)
+    is_drawn = np.isin(of_image, drawn)
+    return np.flatnonzero(~is_drawn), np.flatnonzero(is_drawn)
+
+def _not_copied(train, first, given):
+    "The training images that are no copies of given validation or test images"
+    held_out = np.concatenate([np.asarray(given.get(s, ()), int) for s in ('valid', 'test')])
+    return train[~np.isin(first[train], first[held_out])]
+
+def _first_copies(images):
+    "`first_copies` of an image set"
+    if images.x is not None:
+        x = as_channels(images.x, 1)[:, 0].numpy()
+        return first_copies([fingerprint(a.tobytes(), Image.fromarray(a)) for a in x])
+    def read(f):
+        "Fingerprint of a file; reading it for training will report what is wrong with it"
+        try: return fingerprint(Path(f).read_bytes(), open_image(f, 64, images.white).convert('L'))
+        except (CourseError, OSError): return None
+    return first_copies([read(f) for f in images.files])
 
 # %% ../nbs/api/14_loaders.ipynb #splitid2
 def split_id(
@@ -421,6 +451,15 @@ def _facts_of(images, splits):
                 flip=images.flip, split_id=split_id(images, splits), counts=_counts(images, splits),
                 notes=_notes(images, splits))
 
+def _split(images, valid_pct, seed, n_train, group):
+    "The splits, and sentences about them"
+    if group is None: return make_splits(images, valid_pct, seed, n_train), []
+    check_choice(group, ['copies'], 'group')
+    first = _first_copies(images)
+    n = int((np.bincount(first)[first] > 1).sum())
+    return (make_splits(images, valid_pct, seed, n_train, first),
+            [f'{n:,} images have copies, which are kept in one split'])
+
 def _lasting(name_or_path):
     "A set's name, or a path that is right in any current folder"
     if name_or_path in datasets: return name_or_path   # a `Path` is none of them
@@ -480,23 +519,26 @@ def get_dls(
     in_memory:bool|None=None, # Decode photos once and keep them? None: if that takes under 1 GB
     num_workers:int|None=None, # Processes that read photos; sets in memory need none
     root:object=None, # Where the standard sets are; None: fastai's data folder
-    skip_bad:bool=False # Leave out files that cannot be read? They are counted
+    skip_bad:bool=False, # Leave out files that cannot be read? They are counted
+    group:str|None=None # 'copies' keeps equal and nearly equal images in one split
 )->CourseDataLoaders: # train, valid and test
     "Create training, validation and test loaders of an image set. Raises `CourseError`"
     _check_args(bs, size, valid_pct, n_train, n_in, seed)
     if seed is None: seed = random.SystemRandom().randrange(2**32)
     cfg = _as_record(name_or_path=_lasting(name_or_path), bs=bs, size=size, valid_pct=valid_pct,
                      seed=seed, n_train=n_train, augment=augment, n_in=n_in, stats=stats,
-                     in_memory=in_memory, num_workers=num_workers, root=root, skip_bad=skip_bad)
+                     in_memory=in_memory, num_workers=num_workers, root=root,
+                     skip_bad=skip_bad or None, group=group)
     images = open_image_set(name_or_path, size, in_memory, root, skip_bad)
-    splits = make_splits(images, valid_pct, seed, n_train)
+    splits, notes = _split(images, valid_pct, seed, n_train, group)
     n_in, size = n_in or images.n_in, size or images.crop_size
     stats = _stats_for(images, splits[0], n_in, stats)
     tfms = _batch_tfms(images, size, n_in, stats, augment, splits[0])
     dls = _loaders(_datasets(images, n_in, splits), bs, tfms, seed, num_workers, device)
-    dls.files = images.files
-    return dls.set_facts(**_facts_of(images, splits), vocab=dls.train_ds.tls[1].vocab, n_in=n_in,
-                         size=size, stats=stats, cfg=cfg, source=cfg['name_or_path'])
+    dls.files, facts = images.files, _facts_of(images, splits)
+    facts['notes'] += notes
+    return dls.set_facts(**facts, vocab=dls.train_ds.tls[1].vocab, n_in=n_in, size=size,
+                         stats=stats, cfg=cfg, source=cfg['name_or_path'])
 
 # %% ../nbs/api/14_loaders.ipynb #0211b4f6
 def get_test_dls(
@@ -526,13 +568,14 @@ def get_test_dls(
 # %% ../nbs/api/14_loaders.ipynb #b8947bdb
 def holds_out_the_same(
     path:object, # A folder or a CSV file
-    cfg:dict, # Arguments of `get_dls`: valid_pct, seed and n_train matter
+    cfg:dict, # Arguments of `get_dls`: valid_pct, seed, n_train and group matter
     id:str # From `split_id`
 )->bool: # False also if the images cannot be trained on
     "Would `get_dls` split the images at `path` in the way that has the given `split_id`?"
     try:
         images = list_set(path)
         kept = {k: cfg[k] for k in ('valid_pct', 'seed', 'n_train') if k in cfg}
+        if cfg.get('group'): kept['first'] = _first_copies(images)
         return split_id(images, make_splits(images, **kept)) == id
     except CourseError: return False
 
