@@ -393,7 +393,7 @@ def data_export(
 ):
     "Write a set as lossless PNG class folders: train, valid, test."
     from resnet_course.folders import export_set
-    out = export_set(name, dest, seed=seed, root=root, progress=sys.stdout.isatty())
+    out = export_set(name, dest, seed=seed, root=root)
     say(f'{sum(1 for _ in out.rglob("*.png")):,} images in {out}')
 
 @data_app.command('subset', epilog=_examples(
@@ -419,9 +419,9 @@ def data_check(
     folder:Folder,
     near:Annotated[bool, typer.Option(help='look for nearly identical images, too')]=True,
 ):
-    "Read every file of an image folder and report problems. Exit status 1 if there are errors."
+    "Read every image of a folder and report problems. Exit status 1 if there are errors."
     from resnet_course.folders import check_folder
-    report = check_folder(folder, near=near, progress=sys.stdout.isatty())
+    report = check_folder(folder, near=near)
     say(str(report))
     if not report.ok: raise typer.Exit(1)
 
