@@ -64,7 +64,8 @@ def make_splits(
     valid_pct:float=0.1,  # Fraction of the training images to validate on, and to test on if needed
     seed:int=42,          # Chooses the validation images
     n_train:int|None=None,# Keep only this many training images, from every class in proportion
-    first:np.ndarray|None=None # From `first_copies`, to draw whole groups; None: single images
+    first:np.ndarray|None=None, # From `first_copies`, to draw whole groups; None: single images
+    n_valid:int|None=None # Keep only this many of the validation images that are drawn
 )->tuple: # Indices of training, validation and test images, each sorted
     "Split a set into three disjoint parts. Raises `CourseError` if a class has no training images"
     given, y = images.splits, images.y.numpy()
@@ -81,6 +82,8 @@ def make_splits(
         return drawn
     test = given['test'] if 'test' in given else draw(n, _test_seed)
     valid = given['valid'] if 'valid' in given else draw(n, seed)
+    if n_valid and 'valid' not in given and n_valid < len(valid):
+        valid = valid[stratified(y[valid], n_valid, seed)[1]]
     if n_train and n_train < len(train): train = draw(n_train, seed)
     missing = set(range(len(images.vocab))) - set(y[train])
     if missing:
@@ -417,7 +420,7 @@ def _stats_for(images, train, n_in, stats):
 # %% ../nbs/api/14_loaders.ipynb #1f8da822
 def _is_whole(o): return isinstance(o, (int, np.integer)) and not isinstance(o, bool)
 
-def _check_args(bs, size, valid_pct, n_train, n_in, seed):
+def _check_args(bs, size, valid_pct, n_train, n_in, seed, n_valid=None):
     "Raise `CourseError` for arguments that make no sense"
     if not _is_whole(bs) or bs < 1: raise CourseError(f'bs={bs!r}: a batch has at least one image')
     if size is not None and (not _is_whole(size) or not 4 <= size <= 4096):
@@ -425,8 +428,9 @@ def _check_args(bs, size, valid_pct, n_train, n_in, seed):
     is_number = isinstance(valid_pct, (int, float)) and not isinstance(valid_pct, bool)
     if not is_number or not 0 <= valid_pct <= 0.45:
         raise CourseError(f'valid_pct={valid_pct!r}: give a fraction from 0 to 0.45, 0.1 for 10%')
-    if n_train is not None and (not _is_whole(n_train) or n_train < 1):
-        raise CourseError(f'n_train={n_train!r}: give a number of images')
+    for name, n in dict(n_train=n_train, n_valid=n_valid).items():
+        if n is not None and (not _is_whole(n) or n < 1):
+            raise CourseError(f'{name}={n!r}: give a number of images')
     if seed is not None and (not _is_whole(seed) or not 0 <= seed < 2**32):
         raise CourseError(f'seed={seed!r}: give a whole number from 0 to {2**32 - 1}, or None')
     if n_in not in (None, 1, 3):
@@ -451,13 +455,13 @@ def _facts_of(images, splits):
                 flip=images.flip, split_id=split_id(images, splits), counts=_counts(images, splits),
                 notes=_notes(images, splits))
 
-def _split(images, valid_pct, seed, n_train, group):
+def _split(images, valid_pct, seed, n_train, group, n_valid):
     "The splits, and sentences about them"
-    if group is None: return make_splits(images, valid_pct, seed, n_train), []
+    if group is None: return make_splits(images, valid_pct, seed, n_train, n_valid=n_valid), []
     check_choice(group, ['copies'], 'group')
     first = _first_copies(images)
     n = int((np.bincount(first)[first] > 1).sum())
-    return (make_splits(images, valid_pct, seed, n_train, first),
+    return (make_splits(images, valid_pct, seed, n_train, first, n_valid),
             [f'{n:,} images have copies, which are kept in one split'])
 
 def _lasting(name_or_path):
@@ -520,17 +524,18 @@ def get_dls(
     num_workers:int|None=None, # Processes that read photos; sets in memory need none
     root:object=None, # Where the standard sets are; None: fastai's data folder
     skip_bad:bool=False, # Leave out files that cannot be read? They are counted
-    group:str|None=None # 'copies' keeps equal and nearly equal images in one split
+    group:str|None=None, # 'copies' keeps equal and nearly equal images in one split
+    n_valid:int|None=None # Keep only this many validation images, unless the set defines them
 )->CourseDataLoaders: # train, valid and test
     "Create training, validation and test loaders of an image set. Raises `CourseError`"
-    _check_args(bs, size, valid_pct, n_train, n_in, seed)
+    _check_args(bs, size, valid_pct, n_train, n_in, seed, n_valid)
     if seed is None: seed = random.SystemRandom().randrange(2**32)
     cfg = _as_record(name_or_path=_lasting(name_or_path), bs=bs, size=size, valid_pct=valid_pct,
                      seed=seed, n_train=n_train, augment=augment, n_in=n_in, stats=stats,
                      in_memory=in_memory, num_workers=num_workers, root=root,
-                     skip_bad=skip_bad or None, group=group)
+                     skip_bad=skip_bad or None, group=group, n_valid=n_valid)
     images = open_image_set(name_or_path, size, in_memory, root, skip_bad)
-    splits, notes = _split(images, valid_pct, seed, n_train, group)
+    splits, notes = _split(images, valid_pct, seed, n_train, group, n_valid)
     n_in, size = n_in or images.n_in, size or images.crop_size
     stats = _stats_for(images, splits[0], n_in, stats)
     tfms = _batch_tfms(images, size, n_in, stats, augment, splits[0])
@@ -568,13 +573,13 @@ def get_test_dls(
 # %% ../nbs/api/14_loaders.ipynb #b8947bdb
 def holds_out_the_same(
     path:object, # A folder or a CSV file
-    cfg:dict, # Arguments of `get_dls`: valid_pct, seed, n_train and group matter
+    cfg:dict, # Arguments of `get_dls`, of which some decide about splits
     id:str # From `split_id`
 )->bool: # False also if the images cannot be trained on
     "Would `get_dls` split the images at `path` in the way that has the given `split_id`?"
     try:
         images = list_set(path)
-        kept = {k: cfg[k] for k in ('valid_pct', 'seed', 'n_train') if k in cfg}
+        kept = {k: cfg[k] for k in ('valid_pct', 'seed', 'n_train', 'n_valid') if k in cfg}
         if cfg.get('group'): kept['first'] = _first_copies(images)
         return split_id(images, make_splits(images, **kept)) == id
     except CourseError: return False

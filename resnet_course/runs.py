@@ -304,6 +304,11 @@ def learner_from_checkpoint(
     return learn, dict(how, checkpoint=path, resume=state)
 
 # %% ../nbs/api/51_runs.ipynb #bc7a93ae
+def _few_valid(n_train):
+    "How many validation images suit `n_train` training images; None: all"
+    # with fewer than 500, the best of several epochs is a matter of luck
+    return None if n_train is None else max(n_train, 500)
+
 def _check_unfinished(run):
     if not (run/'run.json').is_file(): return
     raise CourseError(f'{run} is finished: `resnet-course evaluate {run}` evaluates it')
@@ -358,7 +363,8 @@ def train_run(
     "Train, test once, and keep the record in a folder of its own. Raises `CourseError`"
     connect()
     how = dict(recipe=recipe, epochs=epochs, lr=lr, accumulate=accumulate)
-    images = dict(bs=bs, size=size, n_train=n_train, augment=augment, seed=seed, skip_bad=skip_bad)
+    images = dict(bs=bs, size=size, n_train=n_train, augment=augment, seed=seed, skip_bad=skip_bad,
+                  n_valid=_few_valid(n_train))
     net = dict(weights=weights, precision=precision, seed=seed, compile=compile)
     if resume: learn, how = _resume_training(Path(resume))
     else: learn, how = _new_training(data, images, arch, net, how, out)
@@ -390,7 +396,8 @@ def finetune_run(
     if num_distrib() > 1:
         raise CourseError('fine-tuning in stages runs in one process: start it without a launcher')
     settings = dict(data=str(data), weights=str(weights), arch=arch, variant=variant, bs=bs,
-                    size=size, n_train=n_train, precision=precision, seed=seed, skip_bad=skip_bad)
+                    size=size, n_train=n_train, precision=precision, seed=seed, skip_bad=skip_bad,
+                    n_valid=_few_valid(n_train))
     asked = _read_asked(Path(resume)) if resume else (str(plan), epochs, lr, settings)
     learn, stages = _finetuning(*asked)
     learn.path = Path(resume) if resume else _new_finetuning(learn, asked, out)
@@ -420,7 +427,7 @@ def _read_asked(run):
         raise CourseError(f'{run}: no interrupted fine-tuning; `resnet-course runs` lists '
                           'finished runs')
     asked = read_json(f)
-    known = set(inspect.signature(finetune_run).parameters)
+    known = {*inspect.signature(finetune_run).parameters, 'n_valid'}
     ok = (isinstance(asked, list) and len(asked) == 4 and isinstance(asked[0], str)
           and isinstance(asked[3], dict) and set(asked[3]) <= known)
     if not ok: raise CourseError(f'{f} is damaged; start a new run')
