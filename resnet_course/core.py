@@ -6,7 +6,7 @@
 __all__ = ['reinstall_command', 'printable', 'CourseError', 'MissingFileError', 'OutOfMemoryError', 'memory_advice',
            'check_choice', 'check_int', 'check_number', 'check_type', 'check_path', 'shorten', 'default_device',
            'atomic_write', 'write_json', 'check_file', 'parse_json', 'read_json', 'asset', 'html_table', 'align',
-           'plot_text', 'progress']
+           'plot_text', 'can_show_bar', 'progress']
 
 # %% ../nbs/api/00_core.ipynb #0fd16cdb
 import difflib, errno, json, numbers, os, re, reprlib, stat, sys, tempfile, time
@@ -45,7 +45,10 @@ class CourseError(ValueError):
     def __init__(self, *args):
         super().__init__(*args)
         # fastai rewrites the `args` of exceptions raised in a callback, so keep the message
-        self.message = printable(args[0]) if args else ''
+        # and PyTorch puts the traceback of a worker process before it
+        text = str(args[0]) if args else ''
+        if text.startswith('Caught '): text = re.sub(r'(?s)^.*\n[\w.]+Error: ', '', text).rstrip()
+        self.message = printable(text)
     def __str__(self): return self.message
 
 class MissingFileError(CourseError, FileNotFoundError):
@@ -387,6 +390,11 @@ def _use_fonts_for(chars):
                   'does, such as Noto Sans CJK, and restart Python')
 
 # %% ../nbs/api/00_core.ipynb #7bf07c92
+def can_show_bar()->bool: # False for a log, which a bar would fill
+    "Is the output a notebook or a terminal?"
+    from fastcore.imports import IN_NOTEBOOK
+    return IN_NOTEBOOK or sys.stdout.isatty()
+
 def progress(
     items:Iterable, # What to iterate over
     n:int,          # Number of items
@@ -394,8 +402,7 @@ def progress(
     every:float=60. # Time between two lines (s)
 )->Iterator: # The items
     "Show progress: a bar in a notebook or terminal, anywhere else a line on stderr now and then"
-    from fastcore.imports import IN_NOTEBOOK
-    if IN_NOTEBOOK or sys.stdout.isatty():
+    if can_show_bar():
         from fastprogress.fastprogress import progress_bar   # imports slowly
         yield from progress_bar(items, total=n, leave=False)
         return

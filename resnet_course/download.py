@@ -6,7 +6,7 @@
 __all__ = ['checksum', 'verify_checksum', 'fetch', 'unpack']
 
 # %% ../nbs/api/10_download.ipynb #02e6fb4d
-import errno, hashlib, http.client, lzma, os, shutil, tarfile, time, zipfile, zlib
+import errno, hashlib, http.client, lzma, os, shutil, sys, tarfile, time, zipfile, zlib
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 from fastprogress.fastprogress import progress_bar
 from filelock import FileLock
 
-from .core import CourseError, check_file, check_path
+from .core import CourseError, can_show_bar, check_file, check_path
 
 # %% ../nbs/api/10_download.ipynb #101fb7d0
 def checksum(
@@ -63,13 +63,18 @@ def _check_space(folder, n):
     raise CourseError(f'not enough disk space in {folder}: {n/1e6:,.0f} MB needed, '
                       f'{free/1e6:,.0f} MB free')
 
+def _shows(progress, url):
+    "Show a bar? A log gets one line instead"
+    if progress and not can_show_bar(): print(f'downloading {url}', file=sys.stderr, flush=True)
+    return progress and can_show_bar()
+
 def _attempt(url, part, timeout, progress):
     "Append the rest of the file to `part`; raises `OSError` if the connection ends early"
     have = part.stat().st_size if part.exists() else 0
     r, start, total = _open(url, have, timeout)
     with r, open(part, 'ab' if start else 'wb') as f:
         if total: _check_space(part.parent, total - start)
-        bar = progress_bar(range(total), leave=False) if total and progress else None
+        bar = progress_bar(range(total), leave=False) if total and _shows(progress, url) else None
         if bar: bar.update(0)
         n = start
         for b in iter(lambda: r.read1(1 << 16), b''):

@@ -167,8 +167,9 @@ def most_confused(self:Report,
 def worst(self:Report,
     k:int=9 # Number of images, at most
 )->list[int]: # Positions in the split, highest loss first
-    "Find the images with the highest loss"
-    return self.losses.topk(min(k, self.n)).indices.tolist()
+    "Find the mistakes with the highest loss"
+    wrong = (self.preds != self.targets).nonzero()[:, 0]
+    return wrong[self.losses[wrong].topk(min(k, len(wrong))).indices].tolist()
 
 # %% ../nbs/api/40_evaluate.ipynb #979ab867
 def _placements(scores, positive):
@@ -474,12 +475,13 @@ def plot_worst(self:Report,
     k:int=12, # Number of images, at most
     fig:Figure=None # Where to draw; None: a new figure
 )->Figure: # With the images
-    "Show the images with the highest loss: true class, predicted class and its probability"
+    "Show the mistakes with the highest loss: true class, predicted class and its probability"
     idx = self.worst(k)
-    nrows = math.ceil(len(idx)/6)
+    nrows = max(1, math.ceil(len(idx)/6))
     if fig is None: fig = plt.figure(figsize=(7, 1.5*nrows), layout='constrained')
-    axs = fig.subplots(nrows, min(6, len(idx)), squeeze=False).ravel()
+    axs = fig.subplots(nrows, min(6, len(idx)) or 1, squeeze=False).ravel()
     for ax in axs: ax.axis('off')
+    if not idx: axs[0].set_title('no mistakes')
     split = self.split.split(',')[0]   # `tta` appends its kind
     for ax, i in zip(axs, idx):
         ax.axis('on')

@@ -6,28 +6,27 @@
 __all__ = ['export_set', 'make_subset', 'Finding', 'FolderReport', 'check_folder']
 
 # %% ../nbs/api/15_folders.ipynb #46174d16
-import hashlib, os, re, shutil
-from collections import defaultdict
+import os, re, shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from fastcore.basics import patch
-from fastcore.parallel import parallel
 from PIL import Image
 
 from .core import (
-    CourseError, MissingFileError, check_choice, html_table, shorten, write_json)
+    CourseError, MissingFileError, check_choice, html_table, progress, shorten, write_json)
 from resnet_course.listing import (
     Listing, class_folders, count_text, format_of, list_folder, quiet_kinds, readable_formats,
     split_folders)
 from .tables import list_csv
+from .copies import Fingerprint, equal_pairs, fingerprint, near_pairs
 from .datasets import imagenet_names, open_image_set
 from .loaders import make_splits
-from .images import find_white, open_image
+from .images import find_white, list_set, open_image
 
 # %% ../nbs/api/15_folders.ipynb #e88c4955
 @contextmanager
@@ -49,8 +48,11 @@ def _write_info(folder, **info):
     "Write `dataset.json`"
     write_json(info, folder/'dataset.json')
 
-# `_in_threads(f, items, progress=...)`: the results; the first error stops it
-_in_threads = partial(parallel, threadpool=True, n_workers=min(16, os.cpu_count() or 1))
+def _in_threads(f, items, what=None):
+    "`f` of each item; the first error stops it. `what`: what to call it in lines of progress"
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as ex:
+        done = ex.map(f, items)
+        return list(progress(done, len(items), what) if what else done)
 
 # %% ../nbs/api/15_folders.ipynb #757923fd
 def _folder_names(vocab):
@@ -84,7 +86,7 @@ def export_set(
         for split, idxs in zip(('train', 'valid', 'test'), splits):
             jobs += [(i, tmp/split/labels[images.y[i]]/f'{i:06d}.png') for i in idxs]
         for d in {file.parent for _, file in jobs}: d.mkdir(parents=True)
-        _in_threads(write, jobs, progress=progress)
+        _in_threads(write, jobs, 'writing' if progress else None)
         _write_info(tmp, name=images.name, classes=dict(zip(labels, images.vocab)),
                     flip=images.flip, stats=images.stats)
     return dest
@@ -134,15 +136,14 @@ def make_subset(
 class _Scan:
     "What reading one image file found out"
     path:Path
-    split:str
+    split:str # As the folders say, or 'all'
     label:str
+    side:str = None # Split, also if `get_dls` draws it
     error:str = None
     format:str = None
     size:tuple = (0, 0) # Width, height
     range:tuple = (0, 255) # Darkest and lightest gray, 0 to 255
-    digest:str = None # Hash of the bytes
-    dhash:int = None # Difference hash, 64 bits: is a point lighter than its left neighbor?
-    thumb:np.ndarray = field(default=None, repr=False) # Thumbnail, 16×16, 0 to 255
+    print:Fingerprint = None # Shows whether two images are the same
 
 # %% ../nbs/api/15_folders.ipynb #ef298f0c
 def _scan(job):
@@ -156,41 +157,8 @@ def _scan(job):
     except (OSError, CourseError, Image.DecompressionBombError) as e:
         o.error = str(e).rpartition(': ')[2] or type(e).__name__
         return o
-    small = np.asarray(gray.resize((9, 8), Image.Resampling.BOX), dtype=int)
-    lighter = small[:, 1:] > small[:, :-1]
-    o.dhash = int.from_bytes(np.packbits(lighter).tobytes(), 'big')
-    o.thumb = np.asarray(gray.resize((16, 16), Image.Resampling.BOX), dtype=np.int16)
-    o.range = gray.getextrema()
-    o.digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    o.range, o.print = gray.getextrema(), fingerprint(data, gray)
     return o
-
-# %% ../nbs/api/15_folders.ipynb #c9412335
-def _candidates(scans, bits):
-    "Pairs of indices whose difference hashes differ in at most `bits` (7 or fewer) bits"
-    groups, pairs = defaultdict(list), set()
-    for i, o in enumerate(scans):
-        if o.error or o.dhash == 0 or o.thumb.std() < 4: continue   # plain images all look the same
-        for k in range(8): groups[k, o.dhash >> 8*k & 0xff].append(i)
-    for group in groups.values():
-        hashes = np.array([scans[i].dhash for i in group], dtype=np.uint64)
-        for a, i in enumerate(group):
-            changed = (hashes[a + 1:] ^ hashes[a]).view(np.uint8).reshape(-1, 8)
-            n_changed = np.unpackbits(changed, axis=1).sum(1)
-            pairs |= {(i, group[a + 1 + j]) for j in np.flatnonzero(n_changed <= bits)}
-    return sorted(pairs)
-
-def _near_pairs(scans, bits=7, grays=6):
-    "Pairs of files that are nearly the same image, but not equal"
-    pairs = [(scans[i], scans[j]) for i, j in _candidates(scans, bits)]
-    return [(a, b) for a, b in pairs
-            if a.digest != b.digest and np.abs(a.thumb - b.thumb).mean() <= grays]
-
-def _equal_pairs(scans):
-    "Pairs of files with equal bytes: the first of its kind, and each other one"
-    same = defaultdict(list)
-    for o in scans:
-        if not o.error: same[o.digest].append(o)
-    return [(group[0], o) for group in same.values() for o in group[1:]]
 
 # %% ../nbs/api/15_folders.ipynb #f0620b66
 @dataclass
@@ -252,22 +220,35 @@ def _pair_name(o):
     "Path of an image with its class and, if there is one, its split"
     return '/'.join(o.path.parts[-2 if o.split == 'all' else -3:])
 
-def _pair_findings(what, level, pairs):
-    "Findings about pairs of files that show the same image"
+def _pair_findings(what, pairs, level, advice):
+    "Findings about pairs of files that show the same image; `level`: of pairs in two classes"
     across, labels, within = [], [], []
     for a, b in pairs:
-        if a.split != b.split: kind = across
+        if a.side != b.side: kind = across
         elif a.label != b.label: kind = labels
         else: kind = within
         kind.append(f'{_pair_name(a)} = {_pair_name(b)}')
     found = []
     if across:
-        text = f'{what} in two splits: {len(across)} pairs. Results on them measure memorization'
-        found.append(Finding(level, text, across))
+        text = (f'{what} in two splits: {len(across)} pairs. Results on them measure memorization: '
+                f'{advice}')
+        found.append(Finding('error', text, across))
     if labels: found.append(Finding(level, f'{what} in two classes: {len(labels)} pairs', labels))
     if within: found.append(Finding('warning', f'{what} twice: {len(within)} pairs', within))
     return found
 
+def _copy_findings(scans, near, drawn):
+    "Findings about copies; `drawn`: are splits drawn from the images?"
+    advice = 'remove one of each'
+    if drawn: advice += ", or keep copies on one side with get_dls(group='copies')"
+    prints = [o.print for o in scans]
+    def pairs(numbers): return [(scans[i], scans[j]) for i, j in numbers]
+    found = _pair_findings('the same image', pairs(equal_pairs(prints)), 'error', advice)
+    if not near: return found
+    return found + _pair_findings('nearly the same image', pairs(near_pairs(prints)), 'warning',
+                                  advice)
+
+# %% ../nbs/api/15_folders.ipynb #eba9dc51
 def _known_findings(labels):
     "Finding about classes that are ImageNet's"
     names = imagenet_names()
@@ -352,6 +333,18 @@ def _class_findings(counts, empty):
     return found
 
 # %% ../nbs/api/15_folders.ipynb #7837ba99
+def _draw_sides(o, scans):
+    "Note the split of each image, and whether `get_dls` draws some of them"
+    for scan in scans: scan.side = scan.split
+    try:
+        images = list_set(o.path)
+        sides = dict(zip(('train', 'valid', 'test'), make_splits(images)))
+    except CourseError: return False   # another finding says why
+    of_file = {images.files[i]: side for side, idxs in sides.items() for i in idxs}
+    for scan in scans: scan.side = of_file[scan.path]
+    return len(images.splits) < 3
+
+# %% ../nbs/api/15_folders.ipynb #ae9a15c8
 def check_folder(
     path:str|Path, # Folder of class folders, or of split folders that hold them; or a CSV file
     small:int=32, # Report images whose shorter side is below this (px)
@@ -365,10 +358,10 @@ def check_folder(
     given = split_folders(o.path) if o.path.is_dir() else ()
     counts = {s: o.counts(s) for s in ('train', 'valid', 'test') if s in splits or s in given}
     if 'all' in splits or not counts: counts['all'] = o.counts()
-    scans = _in_threads(_scan, list(zip(o.files, splits, o.labels)), progress=progress)
+    scans = _in_threads(_scan, list(zip(o.files, splits, o.labels)),
+                        'checking' if progress else None)
+    drawn = _draw_sides(o, scans)
     found = _class_findings(counts, o.empty) + _file_findings(scans, small, large)
-    found += _left_out_findings(o)
-    found += _pair_findings('the same image', 'error', _equal_pairs(scans))
-    if near: found += _pair_findings('nearly the same image', 'warning', _near_pairs(scans))
+    found += _left_out_findings(o) + _copy_findings(scans, near, drawn)
     found += _known_findings(sorted(set(o.labels)))
     return FolderReport(o.path, counts, found, o)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['imagenet_stats', 'white_of', 'open_image', 'array_image', 'read_image', 'plain_tensor', 'as_channels', 'ImageSet',
-           'check_trainable', 'decode_all', 'find_bad', 'find_white', 'open_folder', 'open_csv', 'pixel_stats']
+           'check_trainable', 'decode_all', 'find_bad', 'find_white', 'open_folder', 'open_csv', 'list_set',
+           'open_labeled', 'pixel_stats']
 
 # %% ../nbs/api/11_images.ipynb #6a39e1dd
 import io, json, math, os, stat, struct, time, warnings
@@ -393,15 +394,20 @@ def open_folder(
 )->ImageSet: # With the splits that the folder defines
     "Open class folders as an `ImageSet`; raises `CourseError` if they cannot be used"
     o = list_folder(path)
-    vocab = labels = check_trainable(o)
-    kwargs = dict(flip=True)
-    if (o.path/'dataset.json').is_file():
-        info = _read_dataset_json(o.path/'dataset.json', labels)
-        labels, vocab = list(info['classes']), list(info['classes'].values())
-        o.reorder(_order_by_name(o))
-        kwargs.update({k: info[k] for k in ('stats', 'flip') if k in info})
+    names = check_trainable(o)
+    vocab, labels, kwargs = _told_by_json(o) or (names, names, {})
     return _make_image_set(o.path.resolve().name, o, vocab, labels, size, in_memory, skip_bad,
-                           **kwargs)
+                           **{'flip': True, **kwargs})
+
+# %% ../nbs/api/11_images.ipynb #f8dc3cc6
+def _told_by_json(o):
+    "Names and folders of the classes, and `stats` and `flip`, from `dataset.json`; None without it"
+    f = o.path/'dataset.json'
+    if not f.is_file(): return None
+    info = _read_dataset_json(f, set(o.labels))
+    o.reorder(_order_by_name(o))
+    told = {k: info[k] for k in ('stats', 'flip') if k in info}
+    return list(info['classes'].values()), list(info['classes']), told
 
 # %% ../nbs/api/11_images.ipynb #4be59a65
 def _read_dataset_json(file, names):
@@ -432,6 +438,42 @@ def open_csv(
     o = list_csv(path)
     return _make_image_set(o.path.stem, o, check_trainable(o), None, size, in_memory, skip_bad,
                            flip=True)
+
+# %% ../nbs/api/11_images.ipynb #89a1d3fe
+def _list(path): return (list_csv if Path(path).suffix.lower() == '.csv' else list_folder)(path)
+
+def list_set(
+    path:str|Path # As for `open_folder` or `open_csv`
+)->ImageSet: # With the names, classes and splits of the images
+    "List an image set, without reading any image; raises `CourseError` if it cannot be trained on"
+    o = _list(path)
+    names = check_trainable(o)
+    vocab, labels, _ = _told_by_json(o) or (names, names, {})
+    return ImageSet(o.path.stem, [labels.index(c) for c in o.labels], vocab, files=o.files,
+                    splits=_splits_of(o), load_size=1)
+
+# %% ../nbs/api/11_images.ipynb #40bd5aa4
+def open_labeled(
+    path:str|Path, # As for `open_folder` or `open_csv`
+    vocab:Sequence, # Classes that a network knows; the set may lack some of them
+    size:int=None, # As for `open_folder`
+    in_memory:bool=None, # As for `open_folder`
+    skip_bad:bool=False # As for `open_folder`
+)->ImageSet: # All images are in the split 'test'
+    "Open all labeled images, whatever their split, to test a network on; raises `CourseError`"
+    o = _list(path)
+    names, labels, kwargs = _told_by_json(o) or (vocab, vocab, {})
+    label_of = dict(zip(names, labels))
+    labels = [label_of.get(c, c) for c in vocab]
+    unknown = sorted(set(o.labels) - set(labels))
+    if unknown:
+        raise CourseError(f'{path} has the classes {shorten(sorted(set(o.labels)), 8)}; this '
+                          f'network was trained for {shorten(vocab, 8)}')
+    if not o.files:
+        raise CourseError(f'{path} has no labeled images: {o.path.name}/CLASS/IMAGE.jpg')
+    o.splits = ['test']*len(o.files)
+    return _make_image_set(o.path.resolve().name, o, vocab, labels, size, in_memory, skip_bad,
+                           **{'flip': True, **kwargs})
 
 # %% ../nbs/api/11_images.ipynb #74c92442
 imagenet_stats = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])

@@ -187,22 +187,25 @@ class Listing:
         self.labels += [label]*len(files)
         self.splits += [split]*len(files)
 
-    def reorder(self,
-        order:list # Indices of images; those of the others are left out
-    ):
-        "Put the images in another order"
-        for name in ('files', 'labels', 'splits'):
-            values = getattr(self, name)
-            setattr(self, name, [values[i] for i in order])
+# %% ../nbs/api/05_listing.ipynb #450319fb
+@patch
+def reorder(self:Listing,
+    order:list # Indices of images; those of the others are left out
+):
+    "Put the images in another order"
+    for name in ('files', 'labels', 'splits'):
+        values = getattr(self, name)
+        setattr(self, name, [values[i] for i in order])
 
-    def drop(self,
-        numbers:object, # Numbers of images
-        why:str # Such as 'unreadable'
-    ):
-        "Leave out images that were taken"
-        numbers = set(numbers)
-        self.leave(why, *(self.files[i] for i in sorted(numbers)))
-        self.reorder([i for i in range(len(self.files)) if i not in numbers])
+@patch
+def drop(self:Listing,
+    numbers:object, # Numbers of images
+    why:str # Such as 'unreadable'
+):
+    "Leave out images that were taken"
+    numbers = set(numbers)
+    self.leave(why, *(self.files[i] for i in sorted(numbers)))
+    self.reorder([i for i in range(len(self.files)) if i not in numbers])
 
 # %% ../nbs/api/05_listing.ipynb #7f1bd493
 @patch

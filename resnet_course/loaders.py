@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['stratified', 'group_splits', 'kfold_splits', 'make_splits', 'split_id', 'SeededDL', 'train_classes', 'class_counts',
-           'ImageSetDL', 'CourseDataLoaders', 'get_dls', 'split_dl', 'unaugmented', 'with_borders', 'raw_image',
-           'show_raw']
+           'ImageSetDL', 'CourseDataLoaders', 'get_dls', 'get_test_dls', 'holds_out_the_same', 'split_dl',
+           'unaugmented', 'with_borders', 'raw_image', 'show_raw']
 
 # %% ../nbs/api/14_loaders.ipynb #92e4ebf0
 import csv, os, random, re, warnings, zlib
@@ -26,6 +26,7 @@ from fastai.vision import augment as fastai_augment
 from fastai.vision.core import PILImage
 from fastcore.basics import patch
 from fastcore.foundation import L
+from PIL import Image
 from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold, StratifiedKFold
 from torch import Tensor
 from torchvision.transforms import v2
@@ -33,8 +34,10 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from .core import CourseError, check_choice, default_device, plot_text
 from .listing import count_text
+from .copies import fingerprint, first_copies
 from .images import (
-    ImageSet, as_channels, decode_all, imagenet_stats, pixel_stats, plain_tensor)
+    ImageSet, as_channels, decode_all, imagenet_stats, list_set, open_image, open_labeled,
+    pixel_stats, plain_tensor)
 from .augment import (
     AlternatingFlip, ColorJitter, Cutout, HorizontalFlip, ImageTransform, Lighting,
     PadCrop, PerImage, RandomAffine, RandomCrop, RandomErasing, RandomResizedCrop, ResizeTo,
@@ -185,17 +188,22 @@ def make_splits(
     seed:int=42,          # Chooses the validation images
     n_train:int|None=None,# Keep only this many training images, from every class in proportion
     groups:list=None,     # Group of each image, which stays in one split; None: none
-    fold:tuple=None       # (i, k): test on the i-th of k folds of the training images; None: do not
+    fold:tuple=None,      # (i, k): test on the i-th of k folds of the training images; None: do not
+    n_valid:int|None=None,# Keep only this many of the validation images that are drawn
+    drop:bool=False       # Leave out training images whose group is in a given split? No error, then
 )->tuple: # Indices of training, validation and test images, each sorted
     "Split a set into three disjoint parts. Raises `CourseError` if a class has no training images"
     given, y = images.splits, images.y.numpy()
     train = np.asarray(given.get('train', np.arange(len(images))))
     n = round(valid_pct*len(train))
     if valid_pct: n = max(n, 1)
-    groups = None if groups is None else _check_groups(groups, given)
+    if groups is not None and not drop: groups = _check_groups(groups, given)
+    elif groups is not None: train = _not_copied(train, groups, given)
     test, valid = given.get('test'), given.get('valid')
     if test is None or fold: train, test = _draw(y, train, n, _test_seed, groups, fold)
-    if valid is None: train, valid = _draw(y, train, n, seed, groups)
+    if valid is None:
+        train, valid = _draw(y, train, n, seed, groups)
+        if n_valid and n_valid < len(valid): _, valid = _draw(y, valid, n_valid, seed)
     if n_train and n_train < len(train): _, train = _draw(y, train, n_train, seed)
     missing = set(range(len(images.vocab))) - set(y[train])
     if missing:
@@ -203,6 +211,23 @@ def make_splits(
         raise CourseError(f'{images.name}: no training images of {name!r} are left: add images, or '
                           'use a smaller valid_pct or a larger n_train')
     return train, np.asarray(valid), np.asarray(test)
+
+# %% ../nbs/api/14_loaders.ipynb #0f7a2f51
+def _not_copied(train, first, given):
+    "The training images that are no copies of given validation or test images"
+    held_out = np.concatenate([np.asarray(given.get(s, ()), int) for s in ('valid', 'test')])
+    return train[~np.isin(first[train], first[held_out])]
+
+def _first_copies(images):
+    "`first_copies` of an image set"
+    if images.x is not None:
+        x = as_channels(images.x, 1)[:, 0].numpy()
+        return first_copies([fingerprint(a.tobytes(), Image.fromarray(a)) for a in x])
+    def read(f):
+        "Fingerprint of a file; reading it for training will report what is wrong with it"
+        try: return fingerprint(Path(f).read_bytes(), open_image(f, 64, images.white).convert('L'))
+        except (CourseError, OSError): return None
+    return first_copies([read(f) for f in images.files])
 
 # %% ../nbs/api/14_loaders.ipynb #splitid2
 def split_id(
@@ -418,11 +443,16 @@ class ImageSetDL(SeededDL):
     def _read_batches(self, tfm, samps):
         "Read batches of photos"
         image_list, *label_lists = self.dataset.tls
-        trains, asked = image_list.tfms.split_idx == 0, deque()
+        trains, asked, times = image_list.tfms.split_idx == 0, deque(), Counter()
+        def request(o):
+            "What `PhotoBatches` is asked for; an image that comes again is augmented differently"
+            if not (trains and tfm.augments(o)): return tfm.source(o, False), None, None
+            times[o] += 1
+            return tfm.source(o, True), int(o), self.key + times[o] - 1
         def requests():
             for idxs in self.chunkify(samps):
                 asked.append([image_list.items[i] for i in idxs])
-                yield [self._request(tfm, o, trains) for o in asked[-1]]
+                yield list(map(request, asked[-1]))
         if self._photos is None:
             pin = torch.device(self.device or 'cpu').type == 'cuda'
             self._photos = PhotoBatches(tfm.reader, self.workers, pin)
@@ -431,11 +461,6 @@ class ImageSetDL(SeededDL):
             xb = tfm.cls(x.to(self.device, non_blocking=True))
             labels = [torch.stack([tl.tfms(o) for o in items]) for tl in label_lists]
             yield xb, *labels
-
-    def _request(self, tfm, o, trains):
-        "What `PhotoBatches` is asked for"
-        augmented = trains and tfm.augments(o)
-        return tfm.source(o, augmented), *((int(o), self.key) if augmented else (None, None))
 
     def one_batch(self)->tuple:
         "Like fastai's, read in this process"
@@ -528,12 +553,13 @@ def test_dl(self:CourseDataLoaders,
 @patch
 def describe(self:CourseDataLoaders)->str: # A few lines
     "Say how many images there are of each class and in each split, and what was left out"
-    n = dict(zip(('training', 'validation', 'test'), (len(dl.dataset) for dl in self.loaders)))
-    text = f'{self.name}: ' + ', '.join(f'{k:,} {split}' for split, k in n.items()) + ' images'
+    n = [f'{len(dl.dataset):,}' for dl in self.loaders]
+    text = f'{n[0]} training, {n[1]} validation, {n[-1]} test images'
+    if set(self.counts or ()) == {'test'}: text = f'a test of {n[-1]} images, all there are'
     if self.counts:
         total = sum(map(Counter, self.counts.values()), Counter())
         text += f', {count_text({c: total[c] for c in self.vocab})}'
-    return '\n'.join([text, *self.notes])
+    return '\n'.join([f'{self.name}: {text}', *self.notes])
 
 # %% ../nbs/api/14_loaders.ipynb #33c16830
 _presets = dict(default='crop+mirror', alexnet='central_crop+mirror+lighting',
@@ -683,14 +709,15 @@ def _check_fold(fold):
     is_pair = isinstance(fold, (tuple, list)) and len(fold) == 2 and all(map(_is_whole, fold))
     if not is_pair: raise CourseError(f'fold={fold!r}: give (i, k), such as (1, 5)')
 
-def _check_args(bs, valid_pct, n_train, n_in, seed):
+def _check_args(bs, valid_pct, n_train, n_in, seed, n_valid=None):
     "Raise `CourseError` for arguments that make no sense"
     if not _is_whole(bs) or bs < 1: raise CourseError(f'bs={bs!r}: a batch has at least one image')
     is_number = isinstance(valid_pct, (int, float)) and not isinstance(valid_pct, bool)
     if not is_number or not 0 <= valid_pct <= 0.45:
         raise CourseError(f'valid_pct={valid_pct!r}: give a fraction from 0 to 0.45, 0.1 for 10%')
-    if n_train is not None and (not _is_whole(n_train) or n_train < 1):
-        raise CourseError(f'n_train={n_train!r}: give a number of images')
+    for name, n in dict(n_train=n_train, n_valid=n_valid).items():
+        if n is not None and (not _is_whole(n) or n < 1):
+            raise CourseError(f'{name}={n!r}: give a number of images')
     if seed is not None and (not _is_whole(seed) or not 0 <= seed < 2**32):
         raise CourseError(f'seed={seed!r}: give a whole number from 0 to {2**32 - 1}, or None')
     if n_in not in (None, 1, 3):
@@ -717,6 +744,22 @@ def _facts_of(images, splits):
                 split_id=split_id(images, splits), counts=_counts(images, splits),
                 notes=_notes(images, splits))
 
+def _split(images, name_or_path, group=None, **kwargs):
+    "The splits, and sentences about them; `kwargs` are for `make_splits`"
+    if group is None: return make_splits(images, **kwargs), []
+    if group != 'copies':
+        return make_splits(images, groups=_groups_by(images, group, name_or_path), **kwargs), []
+    first = _first_copies(images)
+    n = int((np.bincount(first)[first] > 1).sum())
+    return (make_splits(images, groups=first, drop=True, **kwargs),
+            [f'{n:,} images have copies, which are kept in one split'])
+
+def _lasting(name_or_path):
+    "A set's name, or a path that is right in any current folder"
+    if name_or_path in datasets: return name_or_path   # a `Path` is none of them
+    return os.path.abspath(Path(name_or_path).expanduser())
+
+# %% ../nbs/api/14_loaders.ipynb #2ffd41d5
 def _counts(images, splits):
     "Split → class → number of images"
     n = len(images.vocab)
@@ -785,43 +828,90 @@ def get_dls(
                               # only if they are much larger than needed
     num_workers:int|None=None, # Processes that read photos; sets in memory need none
     root:object=None, # Where the standard sets are; None: fastai's data folder
+    skip_bad:bool=False, # Leave out files that cannot be read? They are counted
     balance:str|None=None, # 'sample': draw training images so that all classes come equally often
-    group:object=None, # What stays in one split: a CSV column, a pattern of the path, or a function
-    fold:tuple|None=None # (i, k): test on the i-th of k folds of the training images
+    group:object=None, # What stays in one split: 'copies' (equal and nearly equal images), a CSV
+                       # column, a pattern of the path, or a function
+    fold:tuple|None=None, # (i, k): test on the i-th of k folds of the training images
+    n_valid:int|None=None # Keep only this many validation images, unless the set defines them
 )->CourseDataLoaders: # train, valid and test
     "Create training, validation and test loaders of an image set. Raises `CourseError`"
-    _check_args(bs, valid_pct, n_train, n_in, seed)
+    _check_args(bs, valid_pct, n_train, n_in, seed, n_valid)
     _check_balance(balance)
     _check_fold(fold)
     if size is not None: size = _as_size(size)
-    check_choice(resize, resize_ways, 'way to resize')
     if seed is None: seed = random.SystemRandom().randrange(2**32)
-    cfg = _as_record(name_or_path=name_or_path, bs=bs, size=size, valid_pct=valid_pct, seed=seed,
-                     n_train=n_train, augment=augment, n_in=n_in, stats=stats,
+    cfg = _as_record(name_or_path=_lasting(name_or_path), bs=bs, size=size, valid_pct=valid_pct,
+                     seed=seed, n_train=n_train, augment=augment, n_in=n_in, stats=stats,
                      in_memory=in_memory, num_workers=num_workers, root=root, balance=balance,
-                     group=group, fold=fold)
-    images = open_image_set(name_or_path, size, in_memory, root)
-    groups = None if group is None else _groups_by(images, group, name_or_path)
-    splits = make_splits(images, valid_pct, seed, n_train, groups, fold)
-    n_in, size = n_in or images.n_in, size or images.crop_size
-    stats = _stats_for(images, splits[0], n_in, stats)
-    if not images.is_photos and resize != 'squish' and not isinstance(size, int):
-        raise CourseError(f"{images.name}: its images are square, so size={size} needs "
-                          "resize='squish'")
-    tfms = _augmentations(augment, images, size, n_in, splits[0])
+                     skip_bad=skip_bad or None, group=group, fold=fold, n_valid=n_valid)
+    images = open_image_set(name_or_path, size, in_memory, root, skip_bad)
     if images.is_photos or resize != 'crop': cfg['resize'] = resize
-    reader, tfms = _reader(images, size, n_in, resize, tfms)
-    dsets = _datasets(images, reader, splits)
-    if images.is_photos: _keep(dsets, in_memory)
-    tfms = _batch_tfms(images, size, stats, tfms)
-    dls = _loaders(dsets, bs, tfms, seed, num_workers, device)
-    dls.files = images.files
-    dls.set_facts(**_facts_of(images, splits), load_size=reader.load_size,
-                  resize=resize if images.is_photos else None, n_in=n_in, size=size, stats=stats,
-                  vocab=dls.train_ds.tls[1].vocab, cfg=cfg, source=cfg['name_or_path'])
+    splits, notes = _split(images, name_or_path, valid_pct=valid_pct, seed=seed, n_train=n_train,
+                           group=group, fold=fold, n_valid=n_valid)
+    dls = _make_dls(images, splits, bs, size, n_in, stats, augment, resize, seed, in_memory,
+                    num_workers, device)
+    dls.set_facts(cfg=cfg, source=cfg['name_or_path'], notes=dls.notes + notes)
     if balance: _balance(dls)
     if fold: dls.unused = len(images.splits.get('test', ()))
     return dls
+
+# %% ../nbs/api/14_loaders.ipynb #5a1ce001
+def _make_dls(images, splits, bs, size, n_in, stats, augment, resize, seed, in_memory, num_workers,
+              device):
+    "Loaders of an image set that has been split"
+    check_choice(resize, resize_ways, 'way to resize')
+    n_in, size = n_in or images.n_in, size or images.crop_size
+    if not images.is_photos and resize != 'squish' and not isinstance(size, int):
+        raise CourseError(f"{images.name}: its images are square, so size={size} needs "
+                          "resize='squish'")
+    stats = _stats_for(images, splits[0], n_in, stats)
+    tfms = _augmentations(augment, images, size, n_in, splits[0])
+    reader, tfms = _reader(images, size, n_in, resize, tfms)
+    dsets = _datasets(images, reader, splits)
+    if reader.window: _keep(dsets, in_memory)
+    tfms = _batch_tfms(images, size, stats, tfms)
+    dls = _loaders(dsets, bs, tfms, seed, num_workers, device)
+    dls.files = images.files
+    return dls.set_facts(**_facts_of(images, splits), load_size=reader.load_size, size=size,
+                         resize=resize if images.is_photos else None, n_in=n_in, stats=stats,
+                         vocab=dls.train_ds.tls[1].vocab)
+
+# %% ../nbs/api/14_loaders.ipynb #0211b4f6
+def get_test_dls(
+    path:object, # A folder or a CSV file
+    vocab:list, # Classes that the network knows; there may be no images of some
+    bs:int=64, # Images per batch
+    size:int|tuple|None=None, # As for `get_dls`
+    resize:str='crop', # As for `get_dls`
+    n_in:int|None=None, # Channels: 1 gray, 3 RGB; None: the images' own
+    stats:object=None, # As for `get_dls`
+    in_memory:bool|None=None, # As for `get_dls`
+    num_workers:int|None=None, # As for `get_dls`
+    skip_bad:bool=False, # As for `get_dls`
+    device:object=None # Where the batches go; None: fastai's default device
+)->CourseDataLoaders: # Each of the three has all the images
+    "Load all labeled images of a folder to test a network on. Raises `CourseError`"
+    if size is not None: size = _as_size(size)
+    images = open_labeled(path, vocab, size, in_memory, skip_bad)
+    splits = (np.arange(len(images)),)*3
+    dls = _make_dls(images, splits, bs, size, n_in, stats, False, resize, 0, in_memory, num_workers,
+                    device)
+    return dls.set_facts(counts=dict(test=dls.counts['test']), source=str(path))
+
+# %% ../nbs/api/14_loaders.ipynb #b8947bdb
+def holds_out_the_same(
+    path:object, # A folder or a CSV file
+    cfg:dict, # Arguments of `get_dls`, of which some decide about splits
+    id:str # From `split_id`
+)->bool: # False also if the images cannot be trained on
+    "Would `get_dls` split the images at `path` in the way that has the given `split_id`?"
+    names = ('valid_pct', 'seed', 'n_train', 'group', 'fold', 'n_valid')
+    try:
+        images = list_set(path)
+        splits, _ = _split(images, path, **{k: cfg[k] for k in names if k in cfg})
+        return split_id(images, splits) == id
+    except CourseError: return False
 
 # %% ../nbs/api/14_loaders.ipynb #66063b80
 def split_dl(

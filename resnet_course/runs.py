@@ -23,7 +23,8 @@ from .core import (
     CourseError, MissingFileError, atomic_write, check_path, check_type, plot_text,
     printable, read_json, shorten, write_json)
 from .augment import ResizeTo
-from .loaders import get_dls, split_dl
+from .datasets import datasets
+from .loaders import get_dls, get_test_dls, holds_out_the_same, split_dl
 from .models import create_model
 from .weights import load_model, save_weights
 from .distributed import broadcast_object, connect
@@ -318,6 +319,11 @@ def _loggers_again(path, names):
     return dict(cbs=logs) if logs else {}
 
 # %% ../nbs/api/51_runs.ipynb #bc7a93ae
+def _few_valid(n_train):
+    "How many validation images suit `n_train` training images; None: all"
+    # with fewer than 500, the best of several epochs is a matter of luck
+    return None if n_train is None else max(n_train, 500)
+
 def _check_unfinished(run):
     if not (run/'run.json').is_file(): return
     raise CourseError(f'{run} is finished: `resnet-course evaluate {run}` evaluates it')
@@ -386,6 +392,7 @@ def train_run(
     seed:int=42,          # The same seed gives the same run
     compile:bool=False,   # `torch.compile` the network?
     accumulate:int|None=None, # Batches per step; None: the recipe's, usually 1
+    skip_bad:bool=False,  # Leave out image files that cannot be read?
     balance:str|None=None,# Rare classes count as much as others: in the 'loss', or by 'sample'
     group:object=None,    # What stays in one split, as for `get_dls`
     fold:tuple|None=None, # (i, k): test on the i-th of k folds of the training images
@@ -397,7 +404,8 @@ def train_run(
 )->tuple: # The record and the test report
     "Train, test once, and keep the record in a folder of its own. Raises `CourseError`"
     images = dict(bs=bs, size=size, resize=resize, num_workers=num_workers, n_train=n_train,
-                  augment=augment, group=group, fold=fold)
+                  augment=augment, group=group, fold=fold, skip_bad=skip_bad,
+                  n_valid=_few_valid(n_train))
     net = dict(weights=weights, precision=precision, compile=compile)
     how = dict(recipe=recipe, epochs=epochs, lr=lr, accumulate=accumulate)
     return _train(resume, data, arch, seed, images, net, how, balance, log, out, setup, extra)
@@ -418,6 +426,7 @@ def finetune_run(
     n_train:int|None=None,# Keep only this many training images
     precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'
     seed:int=42,          # The same seed gives the same run
+    skip_bad:bool=False,  # Leave out image files that cannot be read?
     balance:str|None=None,# Rare classes count as much as others: in the 'loss', or by 'sample'
     group:str|None=None,  # What stays in one split, as for `get_dls`
     log:str|None=None,    # Also log to 'tensorboard' or 'wandb', in the run's folder
@@ -430,7 +439,8 @@ def finetune_run(
     "Fine-tune by a plan, test, and keep the record in a folder of its own. Raises `CourseError`"
     settings = dict(data=str(data), weights=str(weights), arch=arch, variant=variant, bs=bs,
                     size=size, resize=resize, num_workers=num_workers, n_train=n_train,
-                    precision=precision, seed=seed, balance=balance, group=group)
+                    precision=precision, seed=seed, balance=balance, group=group, skip_bad=skip_bad,
+                    n_valid=_few_valid(n_train))
     asked = (str(plan), epochs, lr, settings, dict(changes=changes or {}, log=log))
     learn, stages, log = _finetuning(asked, resume, out)
     if setup: setup(learn)
@@ -466,7 +476,7 @@ def _read_asked(run):
     asked = read_json(f)
     ok = isinstance(asked, list) and len(asked) in (4, 5) and isinstance(asked[0], str)
     if ok: ok = all(isinstance(o, dict) for o in asked[3:])
-    known = set(inspect.signature(finetune_run).parameters)
+    known = {*inspect.signature(finetune_run).parameters, 'n_valid'}
     if not ok or not set(asked[3]) <= known:
         raise CourseError(f'{f} is damaged; start a new run')
     plan, epochs, lr, settings, *more = asked
@@ -558,7 +568,7 @@ def stage_means(
 # %% ../nbs/api/51_runs.ipynb #3c8b3234
 def run_learner(
     run:object,       # A run's folder; or a file that `save_weights` wrote, with `data` given
-    data:object=None, # Another set or folder with the same classes; None: the run's own
+    data:object=None, # A set, or a folder of other images, all of which are taken; None: the run's
     bs:int|None=None  # Images per batch; None: as in training, or 64 for a file
 )->tuple: # The learner, and the run's record (empty for a file)
     "Load the network of a finished run, with its images. Raises `CourseError`"
@@ -577,7 +587,7 @@ def run_learner(
                           f'{shorten(sorted(unknown))}')
     # recorded by name only, and not needed for evaluation
     if isinstance(own.get('augment'), list): own['augment'] = False
-    dls = get_dls(**own) if data is None else get_dls(**dict(own, name_or_path=data))
+    dls = get_dls(**own) if data is None else _other_dls(data, own, rec, model.meta.get('vocab'))
     if data is None: _check_images(run, rec, dls)
     have = list(map(str, dls.vocab))
     want = model.meta.get('vocab', have)
@@ -585,6 +595,17 @@ def run_learner(
         raise CourseError(f'{dls.name} has the classes {shorten(have, 8)}; this network was '
                           f'trained for {shorten(want, 8)}')
     return course_learner(dls, model), rec
+
+# %% ../nbs/api/51_runs.ipynb #aea498ea
+def _other_dls(data, own, rec, vocab):
+    "Loaders of all images of a folder; of a set, or of the run's own images, split as in training"
+    was = (rec.get('data') or {}).get('name_or_path') or ''
+    id = rec.get('split_id')
+    is_own = not vocab or data in datasets or os.path.realpath(was) == os.path.realpath(data)
+    if is_own or id and holds_out_the_same(data, own, id):
+        return get_dls(**dict(own, name_or_path=data))
+    kept = ('bs', 'size', 'resize', 'n_in', 'stats', 'in_memory', 'num_workers', 'skip_bad')
+    return get_test_dls(data, vocab, **{k: own[k] for k in kept if own.get(k) is not None})
 
 # %% ../nbs/api/51_runs.ipynb #8b86b80f
 def _check_images(run, rec, dls):
@@ -601,16 +622,19 @@ def _check_images(run, rec, dls):
 # %% ../nbs/api/51_runs.ipynb #d545e425
 def evaluate_run(
     run:object,          # A run's folder; or a file that `save_weights` wrote, with `data` given
-    data:object=None,    # Another set or folder with the same classes; None: the run's own
+    data:object=None,    # A set, or a folder whose images are all tested; None: the run's own
     split:str='test',    # 'train', 'valid' or 'test'
     views:str|None=None, # Also average over several views: 'flip' or 'ten_crop'; None: do not
-    bs:int|None=None     # Images per batch, which changes no result; None: as in training
+    bs:int|None=None,    # Images per batch, which changes no result; None: as in training
+    setup:callable=None  # Called with the learner before it is evaluated
 )->tuple: # The report, and the report over several views, or None
     "Evaluate a finished run. Raises `CourseError`"
     learn, _ = run_learner(run, data, bs)
+    if setup: setup(learn)
     report = evaluate(learn, split, name='one view')
     return report, tta(learn, split, views, name=views) if views else None
 
+# %% ../nbs/api/51_runs.ipynb #e66ed234
 def compare_runs(
     first:object,     # A run's folder
     second:object,    # Another run's folder

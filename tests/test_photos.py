@@ -164,6 +164,14 @@ def test_an_epoch_that_stops_does_not_disturb_the_next(real_photos):
     next(iter(twin.train))
     same(batches(dls.train), batches(twin.train))
 
+def test_an_image_that_comes_again_is_augmented_differently(tmp_path):
+    "Where rare classes are drawn more often"
+    photos(tmp_path/'many', 30, (40, 30), 'a')
+    photos(tmp_path/'many', 3, (40, 30), 'b')
+    dls = get_dls(tmp_path/'many', size=16, bs=8, augment='imagenet', balance='sample', device='cpu')
+    rare = torch.cat([x[y == 1] for x, y in batches(dls.train)])
+    assert len(rare) > 6 and len({x.sum().item() for x in rare}) == len(rare)
+
 # forms and transforms
 
 @pytest.mark.parametrize('resize', ['crop', 'squish', 'pad'])
@@ -232,6 +240,9 @@ def test_photos_in_memory_have_the_same_windows(tmp_path):
         for i in range(5): a.rotate(3*i).save(tmp_path/c/f'{i}.jpg')
     kw = dict(size=48, bs=4, augment='resized_crop', seed=1, device='cpu')
     kept, read = get_dls(tmp_path, **kw), get_dls(tmp_path, in_memory=False, **kw)
+    for augment in (False, [v2.RandomResizedCrop(48)]):   # which read whole photos
+        plain = get_dls(tmp_path, **dict(kw, augment=augment, in_memory=True))
+        assert next(iter(plain.train))[0].shape == (4, 3, 48, 48)
     tfm = kept.train_ds.tls[0].tfms.fs[0]
     assert len(tfm.kept) == len(kept.train_ds) and tfm.kept[0].pixels.shape[0] == 96
     for (x, _), (y, _) in zip(batches(kept.train), batches(read.train)):

@@ -1,0 +1,186 @@
+"Which files of a folder or a table are taken, which are not, and that it is said"
+import shutil, warnings
+
+import pytest
+from helpers import noise, photos
+from PIL import Image
+
+from resnet_course.core import CourseError
+from resnet_course.folders import check_folder
+from resnet_course.listing import LeftOutWarning, list_folder, split_of
+from resnet_course.loaders import get_dls
+from resnet_course.tables import list_csv
+
+def load(path, **kwargs):
+    "Loaders of small images, and what was warned of"
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        dls = get_dls(path, device='cpu', **{'size': 16, 'bs': 4, **kwargs})
+    return dls, [str(w.message) for w in said if w.category is LeftOutWarning]
+
+def n_images(dls): return sum(len(dl.dataset) for dl in dls.loaders)
+
+# Folders
+
+@pytest.mark.parametrize('name', ['.ipynb_checkpoints', '@eaDir', '.thumbnails', '__MACOSX',
+                                  '#recycle', '$RECYCLE.BIN', '.git', 'lost+found'])
+@pytest.mark.parametrize('where', ['.', 'a'])
+def test_folders_of_systems_are_never_taken(photo_folder, name, where):
+    shutil.copytree(photo_folder/'b', photo_folder/where/name/'b')
+    dls, _ = load(photo_folder)
+    assert list(dls.vocab) == ['a', 'b'] and n_images(dls) == 24
+    assert '12 files left out: 12 hidden' in dls.describe()
+
+@pytest.mark.parametrize('name', ['_background', '_unknown_', 'a_', '__', '-', 'a b', 'ä', '0'])
+def test_any_other_name_is_a_class(photo_folder, name):
+    photos(photo_folder, classes=[name])
+    dls, said = load(photo_folder)
+    assert name in dls.vocab and n_images(dls) == 36 and not said
+
+def test_runs_are_no_class(photo_folder):
+    run = photo_folder/'runs/x-001'
+    run.mkdir(parents=True)
+    noise().save(run/'curves.png')
+    (run/'run.json').write_text('{}')
+    dls, _ = load(photo_folder)
+    assert list(dls.vocab) == ['a', 'b'] and '2 of earlier runs' in dls.describe()
+
+@pytest.mark.parametrize('ending, format', [('jfif', 'JPEG'), ('JPE', 'JPEG'), ('avif', 'AVIF'),
+                                            ('webp', 'WEBP'), ('', 'JPEG'), ('.photo', 'PNG')])
+def test_what_can_be_read_is_taken(photo_folder, ending, format):
+    for c in 'ab': noise((40, 30)).save(photo_folder/c/f'x.{ending}'.rstrip('.'), format)
+    assert n_images(load(photo_folder)[0]) == 26
+
+@pytest.mark.parametrize('name, why', [('x.dng', 'DNG without a reader'), ('x.svg', 'SVG'),
+                                       ('x.jxl', 'JXL without a reader')])
+def test_images_without_a_reader_are_counted(photo_folder, name, why):
+    (photo_folder/'a'/name).write_bytes(b'?')
+    dls, said = load(photo_folder)
+    assert why in dls.describe() and any(why in o for o in said)
+
+@pytest.mark.parametrize('name', ['x.txt', 'x.pdf', 'x.mpg', 'x.h5', 'x.mp4', 'x.csv'])
+def test_other_files_are_counted(photo_folder, name):
+    (photo_folder/'a'/name).write_bytes(b'hello')
+    assert '1 file left out: 1 not images' in load(photo_folder)[0].describe()
+
+def test_class_called_train(tmp_path):
+    photos(tmp_path, classes=['bus', 'car'])
+    photos(tmp_path/'train', classes=['steam', 'diesel'])
+    dls, said = load(tmp_path)
+    assert '24 in a folder next to `train`' in dls.describe()
+    assert any('next to `train`' in o for o in said)
+
+@pytest.mark.parametrize('names', [('train', 'val'), ('Training', 'dev'), ('seg_train', 'seg_val'),
+                                   ('train_set', 'validation-images')])
+def test_other_names_of_splits(tmp_path, names):
+    for name in names: photos(tmp_path/name)
+    dls, _ = load(tmp_path)
+    assert [len(dl.dataset) for dl in dls.loaders] == [22, 24, 2]
+    assert 'no test images are given: drawn from those for training' in dls.describe()
+
+@pytest.mark.parametrize('name, split', [('Test', 'test'), ('trains', None), ('test1', 'test'),
+                                         ('contest', None), ('valley', None), ('dev', 'valid')])
+def test_split_of(name, split): assert split_of(name) == split
+
+def test_two_folders_of_one_split(tmp_path):
+    for name in ('train', 'val', 'valid'): photos(tmp_path/name)
+    with pytest.raises(CourseError, match='two folders for the valid split'): list_folder(tmp_path)
+
+def test_folder_called_like_a_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path/'digits')
+    with pytest.raises(CourseError, match='write ./digits for the folder'): load('digits')
+    assert list(load('./digits')[0].vocab) == ['a', 'b']
+
+def test_classes_and_counts_are_said(photo_folder):
+    text = load(photo_folder)[0].describe()
+    assert text.startswith('photos: 20 training, 2 validation, 2 test images, 2 classes: a (12), b')
+
+# Tables
+
+def table(folder, text, encoding='utf-8'):
+    "A list of files beside the class folders"
+    f = folder/'list.csv'
+    f.write_bytes(text.encode(encoding))
+    return f
+
+rows = [f'{c}/{i}.png' for c in 'ab' for i in range(12)]
+
+def csv(sep=',', head='path,label', label=lambda i, c: c, end='\n'):
+    "A table of all images"
+    lines = [head.replace(',', sep)]*bool(head)
+    lines += [f'{p}{sep}{label(i, p[0])}' for i, p in enumerate(rows)]
+    return end.join(lines) + end
+
+@pytest.mark.parametrize('text', [
+    csv(), csv(';'), csv('\t'), csv('|'), csv(head=''), csv(';', head=''), csv(end='\r\n'),
+    csv(label=lambda i, c: ' '*(i%2) + c + ' '*(i%3)), csv(head=' image , label '),
+    csv(head='label_id,class').replace('label_id', 'filename'), csv() + '\n\n',
+    csv(',', 'path,a,b', lambda i, c: f'{int(c == "a")},{int(c == "b")}')],
+    ids=lambda t: repr(t[:25]))
+def test_tables_that_are_read(photo_folder, text):
+    o = list_csv(table(photo_folder, text))
+    assert o.counts() == dict(a=12, b=12)
+    assert all(f.parent.name == label for f, label in zip(o.files, o.labels))
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_byte_order_mark(photo_folder, encoding):
+    assert list_csv(table(photo_folder, csv(), encoding)).counts() == dict(a=12, b=12)
+
+def test_numbers_as_labels(photo_folder):
+    text = csv(label=lambda i, c: ('0', '0.0')[i%2] if c == 'a' else '1')
+    assert list_csv(table(photo_folder, text)).counts() == {'0': 12, '1': 12}
+
+@pytest.mark.parametrize('yes, no', [('True', 'False'), ('1', '0'), ('1.0', '0.0'), ('yes', 'no'),
+                                     ('TRUE', 'FALSE'), ('valid', 'train')])
+def test_is_valid(photo_folder, yes, no):
+    text = csv(head='path,label,is_valid', label=lambda i, c: f'{c},{no if i%3 else yes}')
+    o = list_csv(table(photo_folder, text))
+    assert o.splits == ['train' if i%3 else 'valid' for i in range(24)]
+
+@pytest.mark.parametrize('text, says', [
+    ('path,label\n\na/0.png,a\nno.png,b\n', 'line 4'),
+    ('path,label\na/0.png,a\nb/0.png,\n', 'line 3'),
+    ('path,label\na/0.png,0.5\nb/0.png,1\n', 'line 2 has the label 0.5'),
+    ('path,label\na/0.png,1\nb/0.png,01\n', 'line 3 has the label 01'),
+    ('path,label,split\na/0.png,a,train\nb/0.png,b,later\n', 'line 3'),
+    ('path,a,b\na/0.png,1,1\nb/0.png,0,1\n', 'line 2 has 2 classes'),
+    ('path,label\na/0.png,a\nb/0.png,b,c\n', 'line 3 has 3 cells'),
+    ('path,label\na/0.png,"a\nx"\nb/0.png,\n', 'line 4'),
+    ('path,x,y\na/0.png,a,c\nb/0.png,b,d\n', 'Call it label')], ids=lambda o: repr(o[:30]))
+def test_tables_that_are_refused(photo_folder, text, says):
+    with pytest.raises(CourseError, match=says): list_csv(table(photo_folder, text))
+
+# Copies
+
+def test_copies_across_drawn_splits_are_an_error(photo_folder):
+    assert check_folder(photo_folder, progress=False).ok
+    for i in range(6): shutil.copy(photo_folder/f'a/{i}.png', photo_folder/f'a/again{i}.png')
+    for i in range(6): shutil.copy(photo_folder/f'b/{i}.png', photo_folder/f'b/again{i}.png')
+    dls, _ = load(photo_folder, valid_pct=0.3)
+    kept, _ = load(photo_folder, valid_pct=0.3, group='copies')
+    assert n_across(dls) > 0 and n_across(kept) == 0
+    assert '24 images have copies, which are kept in one split' in kept.describe()
+    report = check_folder(photo_folder, progress=False)
+    assert not report.ok and 'in two splits' in str(report)
+
+def n_across(dls):
+    "Test and validation images that are also in training"
+    ids = [{dls.files[i].read_bytes() for i in dl.dataset.items} for dl in dls.loaders]
+    return len(ids[0] & ids[1]) + len(ids[0] & ids[2]) + len(ids[1] & ids[2])
+
+def test_copies_of_given_test_images_are_not_trained_on(tmp_path):
+    for split, start in (('train', 0), ('valid', 20), ('test', 40)):
+        photos(tmp_path/split, start=start)
+    for i in range(40, 44):
+        shutil.copy(tmp_path/f'test/a/{i}.png', tmp_path/f'train/a/{i}.png')
+    dls, _ = load(tmp_path, group='copies')
+    assert [len(dl.dataset) for dl in dls.loaders] == [24, 24, 24] and n_across(dls) == 0
+
+# Pixels
+
+def test_constant_images_and_odd_ranges_are_found(photo_folder):
+    Image.new('RGB', (40, 40), 'red').save(photo_folder/'a/plain.png')
+    noise((40, 40), mode='L').point(lambda v: v//32).save(photo_folder/'a/mask.png')
+    text = str(check_folder(photo_folder, progress=False))
+    assert '1 images are of one color' in text and '1 images are nearly black' in text
