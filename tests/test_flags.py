@@ -135,15 +135,15 @@ def scalars(folder):
     events = EventAccumulator(str(folder)).Reload()
     return {name: len(events.Scalars(name)) for name in events.Tags()['scalars']}
 
-def needs_tensorboard(test):
-    test = pytest.mark.skipif(not find_spec('tensorboard'), reason='needs tensorboard')(test)
-    # PyTorch's optimizers have settings that are None, which TensorBoard refuses
-    return pytest.mark.xfail(raises=NotImplementedError, strict=False)(test)
+needs_tensorboard = pytest.mark.skipif(not find_spec('tensorboard'), reason='needs tensorboard')
 
 @needs_tensorboard
-def test_tensorboard(tmp_path):
+@pytest.mark.parametrize('recipe', [
+    'one_cycle', 'step', 'keras_resnet18', 'torchvision2021',
+    pytest.param('rsb_a3', marks=pytest.mark.skipif(not find_spec('timm'), reason='needs timm'))])
+def test_tensorboard(recipe, tmp_path):
     assert run_command('train', *DIGITS, '--arch', 'resnet8', '--epochs', 2, '--out', tmp_path,
-                       '--log', 'tensorboard') == 0
+                       '--log', 'tensorboard', '--recipe', recipe) == 0
     found = scalars(next(tmp_path.glob('*/tensorboard')))
     assert found['valid_loss'] == found['accuracy'] == 2 and found['train_loss'] >= 8
     assert any(name.startswith('lr') for name in found)
