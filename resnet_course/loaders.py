@@ -190,7 +190,7 @@ def make_splits(
     groups:list=None,     # Group of each image, which stays in one split; None: none
     fold:tuple=None,      # (i, k): test on the i-th of k folds of the training images; None: do not
     n_valid:int|None=None,# Keep only this many of the validation images that are drawn
-    drop:bool=False       # Leave out training images whose group is in a given split? No error, then
+    drop:bool=False       # Leave out training images whose group is in a given split too? Or raise
 )->tuple: # Indices of training, validation and test images, each sorted
     "Split a set into three disjoint parts. Raises `CourseError` if a class has no training images"
     given, y = images.splits, images.y.numpy()

@@ -168,7 +168,8 @@ def test_an_image_that_comes_again_is_augmented_differently(tmp_path):
     "Where rare classes are drawn more often"
     photos(tmp_path/'many', 30, (40, 30), 'a')
     photos(tmp_path/'many', 3, (40, 30), 'b')
-    dls = get_dls(tmp_path/'many', size=16, bs=8, augment='imagenet', balance='sample', device='cpu')
+    dls = get_dls(tmp_path/'many', size=16, bs=8, augment='imagenet', balance='sample',
+                  device='cpu')
     rare = torch.cat([x[y == 1] for x, y in batches(dls.train)])
     assert len(rare) > 6 and len({x.sum().item() for x in rare}) == len(rare)
 
