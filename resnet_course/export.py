@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from .core import CourseError, MissingFileError, atomic_write
+from .models import unwrap_model
 from .summary import image_shape
 
 # %% ../nbs/api/27_export.ipynb #edd9e3b3
@@ -130,6 +131,7 @@ def export_model(
     path, start = Path(path).expanduser(), time.perf_counter()
     if path.suffix not in ('.onnx', '.pt2'):
         raise CourseError(f'{path}: the file name must end in .onnx or .pt2')
+    model = unwrap_model(model)
     shape = _image_shape(model, size, images)
     net = copy.deepcopy(model).cpu().float().eval()
     net.meta = getattr(model, 'meta', None)
