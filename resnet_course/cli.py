@@ -310,11 +310,13 @@ def predict(
 ):
     "Classify image files. Exit status 1 if any of them cannot be read."
     from resnet_course.predict import find_images, predict_images, with_progress
+    from resnet_course.export import OnnxModel
     from resnet_course.weights import load_model
     files = find_images(images)
     if not files: raise CourseError(f"no image files in {', '.join(map(str, images))}")
     model = _model_file(model)
-    net, n_bad = load_model(model), 0
+    is_onnx = str(model).endswith('.onnx')
+    net, n_bad = (OnnxModel if is_onnx else load_model)(model), 0
     if not as_json:
         say(f'{model}: {net.cfg["name"]}, {len(net.meta.get("vocab") or ())} classes', err=True)
     for p in with_progress(predict_images(net, files, k=top, bs=bs), len(files)):

@@ -38,6 +38,7 @@ class OnnxModel:
                               f'({str(e)[:120]})') from None
         props = self.session.get_modelmeta().custom_metadata_map
         self.meta = json.loads(props.get('resnet_course', '{}'))
+        self.cfg = self.meta.get('cfg') or {}
 
     def __call__(self,
         x:Tensor # Normalized images (N, channels, height, width)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from fastai.torch_core import TensorImage
+from PIL import Image
 from torch import nn
 
 from .core import CourseError, MissingFileError, memory_advice
@@ -46,29 +47,43 @@ def _preparation(meta):
 
 # %% ../nbs/api/41_predict.ipynb #c1ab271e
 def predict_images(
-    model:nn.Module, # From `load_model`: it knows its classes, image size and normalization
-    files:Iterable, # Paths of image files
+    model:object, # From `load_model`, or `OnnxModel`: knows its classes, size and normalization
+    files:Iterable, # Image files, or images: as Pillow has them, arrays or bytes
     k:int=5, # Number of classes per image
     bs:int=64 # Images per batch
 )->Iterator[Prediction]: # One per file, in order
     "Classify `files`. Raises `CourseError` if the weights come without classes, size or statistics"
     load_size, prepare = _preparation(model.meta)
-    files = [str(f) for f in files]
+    files = [files] if isinstance(files, (str, Path, bytes, Image.Image)) else list(files)
     for i in range(0, len(files), bs):
         batch = files[i:i + bs]
         with memory_advice(len(batch)): preds = _predict_batch(model, batch, k, load_size, prepare)
         yield from preds
 
+def _label(f):
+    "The path of an image file; for an image, its kind"
+    return str(f) if isinstance(f, (str, Path)) else f'<{type(f).__name__}>'
+
+def _n_in(model):
+    "Channels of the images that a model takes"
+    return (getattr(model, 'cfg', None) or {}).get('n_in') or len(model.meta['stats'][0])
+
+def _scores(model, x):
+    "The scores of a network in evaluation mode, or of an exported one"
+    if not isinstance(model, nn.Module): return model(x)
+    with eval_mode(model): return model(x.to(next(model.parameters()).device))
+
+# %% ../nbs/api/41_predict.ipynb #7ca2bf8f
 def _predict_batch(model, files, k, load_size, prepare):
     "Read and classify one batch of files"
-    preds, xs = [Prediction(f, [], []) for f in files], []
-    for p in preds:
-        try: xs.append(read_image(p.file, load_size, model.cfg.get('n_in', 3)))
+    preds, xs = [Prediction(_label(f), [], []) for f in files], []
+    n_in = _n_in(model)
+    for p, f in zip(preds, files):
+        try: xs.append(read_image(f, load_size, n_in))
         except CourseError as e: p.error = str(e)
     if not xs: return preds
-    vocab, device = model.meta['vocab'], next(model.parameters()).device
-    with torch.inference_mode(), eval_mode(model):
-        out = model(prepare(torch.stack(xs)).to(device)).softmax(1)
+    vocab = model.meta['vocab']
+    with torch.inference_mode(): out = _scores(model, prepare(torch.stack(xs))).softmax(1)
     top = out.topk(min(k, len(vocab)))
     readable = [p for p in preds if p.error is None]
     for p, probs, idx in zip(readable, top.values.tolist(), top.indices.tolist()):

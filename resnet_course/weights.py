@@ -1119,6 +1119,9 @@ def load_model(
     device:str='cpu' # Device to move the model to
 )->nn.Module: # In evaluation mode; its `.meta` is the metadata saved with it
     "Rebuild a model from a file; raises `CourseError` if its weights and configuration disagree"
+    if str(path).endswith('.onnx'):
+        raise CourseError(f'{path}: an ONNX model is loaded by OnnxModel, which predict_images '
+                          'takes like a network')
     sd, meta = read_weights(path)
     if not isinstance(meta.get('cfg'), dict):
         raise CourseError(f'{path}: has no configuration; use create_model and load_weights')
