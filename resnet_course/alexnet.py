@@ -6,10 +6,11 @@
 __all__ = ['alexnets', 'init_paper', 'init_kaiming', 'min_size', 'AlexNet']
 
 # %% ../nbs/api/21_alexnet.ipynb #6573de24
+from fastcore.basics import patch
 from fastcore.meta import delegates
 from torch import Tensor, nn
 from .core import CourseError, check_choice
-from .layers import check_input, get_act, lrn
+from .layers import CheckedModule, check_input, get_act, lrn
 
 # %% ../nbs/api/21_alexnet.ipynb #6a7d1289
 alexnets = dict(
@@ -115,7 +116,7 @@ def _linear_part(
     return nn.Sequential(*layers, nn.Linear(nh, n_out))
 
 # %% ../nbs/api/21_alexnet.ipynb #c12d5a77
-class AlexNet(nn.Module):
+class AlexNet(CheckedModule):
     "AlexNet (Krizhevsky et al. 2012, section 3.5) in any of the forms in `alexnets`"
     @delegates(_conv_part)
     def __init__(self,
@@ -141,7 +142,14 @@ class AlexNet(nn.Module):
     def forward(self,
         x:Tensor # Normalized images (N, n_in, H, W), at least `min_size` px on each side
     )->Tensor: # Scores (N, n_out), before the softmax
-        "Compute the scores; raises `CourseError` if `x` is not a batch of such images"
-        check_input(x, self.n_in, self.min_size)
+        "Compute the scores"
         x = self.avgpool(self.features(x))
         return self.classifier(x.flatten(1))
+
+# %% ../nbs/api/21_alexnet.ipynb #d6396e6d
+@patch
+def check(self:AlexNet,
+    x:Tensor # Input of the network
+):
+    "Raise a `CourseError` that says what to do if `x` does not suit this network"
+    check_input(x, self.n_in, self.min_size)

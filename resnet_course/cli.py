@@ -387,11 +387,14 @@ def predict(
 ):
     "Classify image files. Exit status 1 if any of them cannot be read."
     from resnet_course.predict import find_images, predict_images, with_progress, write_csv
+    from resnet_course.export import OnnxModel
     from resnet_course.weights import load_model
     files = find_images(images)
     if not files: raise CourseError(f"no image files in {', '.join(map(str, images))}")
     model = _model_file(model)
-    net, n_bad, rows = load_model(model, default_device()), 0, []
+    is_onnx = str(model).endswith('.onnx')
+    net = OnnxModel(model) if is_onnx else load_model(model, default_device())
+    n_bad, rows = 0, []
     top = top if csv is None else max(top, len(net.meta.get('vocab') or ()))
     if not as_json:
         say(f'{model}: {net.cfg["name"]}, {len(net.meta.get("vocab") or ())} classes', err=True)

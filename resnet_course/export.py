@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from .core import CourseError, MissingFileError, atomic_write
+from .core import CourseError, MissingFileError, atomic_write, parse_json
+from .models import unwrap_model
+from .weights import check_meta
 from .summary import image_shape
 
 # %% ../nbs/api/27_export.ipynb #edd9e3b3
@@ -36,7 +38,10 @@ class OnnxModel:
             raise CourseError(f'{path}: not an ONNX model that onnxruntime can run '
                               f'({str(e)[:120]})') from None
         props = self.session.get_modelmeta().custom_metadata_map
-        self.meta = json.loads(props.get('resnet_course', '{}'))
+        meta = parse_json(props.get('resnet_course', '{}'), f'{path}: its metadata')
+        self.meta = meta if isinstance(meta, dict) else {}
+        check_meta(self.meta, path)
+        self.cfg = self.meta.get('cfg') or {}
 
     def __call__(self,
         x:Tensor # Normalized images (N, channels, height, width)
@@ -130,6 +135,7 @@ def export_model(
     path, start = Path(path).expanduser(), time.perf_counter()
     if path.suffix not in ('.onnx', '.pt2'):
         raise CourseError(f'{path}: the file name must end in .onnx or .pt2')
+    model = unwrap_model(model)
     shape = _image_shape(model, size, images)
     net = copy.deepcopy(model).cpu().float().eval()
     net.meta = getattr(model, 'meta', None)

@@ -8,9 +8,11 @@ __all__ = ['whitening', 'Whiten', 'FastResNet']
 # %% ../nbs/api/23_fastresnet.ipynb #7134572b
 import math
 import torch, torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 from .core import CourseError
-from .layers import BasicBlock, as_buffer, check_input, conv, get_act
+from .layers import (
+    BasicBlock, CheckedModule, as_buffer, check_input, conv, get_act)
 
 # %% ../nbs/api/23_fastresnet.ipynb #6f2edabd
 def whitening(
@@ -62,7 +64,7 @@ def _stage(ni, no, n_blocks, act):
     return stage
 
 # %% ../nbs/api/23_fastresnet.ipynb #51fa4de5
-class FastResNet(nn.Module):
+class FastResNet(CheckedModule):
     "Residual network after cifar10-fast (Page 2018) and airbench (Jordan 2024)"
     def __init__(self,
         nf:int=32, # Width of the first stage; each further stage doubles it
@@ -88,8 +90,15 @@ class FastResNet(nn.Module):
     def forward(self,
         x:Tensor # Normalized images (N, n_in, H, W), at least `min_size` px on each side
     )->Tensor: # Scores (N, n_out), before the softmax
-        "Compute the scores; raises `CourseError` if `x` is not a batch of such images"
-        check_input(x, self.n_in, self.min_size)
+        "Compute the scores"
         x = self.act(self.conv1(x))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.fc(self.maxpool(x).flatten(1))*self.scale
+
+# %% ../nbs/api/23_fastresnet.ipynb #5bfd7a0e
+@patch
+def check(self:FastResNet,
+    x:Tensor # Input of the network
+):
+    "Raise a `CourseError` that says what to do if `x` does not suit this network"
+    check_input(x, self.n_in, self.min_size)

@@ -25,9 +25,10 @@ class _Place:
     "Where a tensor belongs"
     group:int|None # Number of its parameter group; None: in no group
     kind:str       # 'weight'; 'norm' for BatchNorm's scale and shift; 'stat' for a buffer
+    by_hand:bool=False # Was it frozen with `requires_grad_(False)`?
 
     def frozen(self, n): return self.group is not None and self.group < n
-    def trains(self, n): return self.group is not None and self.group >= n
+    def trains(self, n): return self.group is not None and self.group >= n and not self.by_hand
 
 def _places(model, groups):
     "Map the name of each parameter and buffer to its `_Place`"
@@ -43,15 +44,20 @@ def _places(model, groups):
     return places
 
 # %% ../nbs/api/32_freeze.ipynb #56adb874
+def _is_off(m):
+    "Does `m` have parameters, of which none trains?"
+    flags = [p.requires_grad for p in m.parameters()]
+    return bool(flags) and not any(flags)
+
 def _norms(model, groups, n):
-    "The normalization layers with a tensor in the first `n` groups"
+    "The normalization layers that are off, or have a tensor in the first `n` groups"
     places = _places(model, groups)
     norms = [(name, m) for name, m in model.named_modules() if isinstance(m, _NormBase)]
     def is_frozen(name, m):
         "Is a tensor of `m` in a frozen group?"
         keys = [f'{name}.{k}' if name else k for k in m.state_dict()]
         return any(places[k].frozen(n) for k in keys if k in places)
-    return [m for name, m in norms if is_frozen(name, m)]
+    return [m for name, m in norms if _is_off(m) or is_frozen(name, m)]
 
 # %% ../nbs/api/32_freeze.ipynb #495f4380
 bn_modes = dict(eval='statistics, scale and shift of frozen BatchNorm fixed',
@@ -68,28 +74,62 @@ class Frozen(Callback):
     ):
         self.bn = check_choice(bn, bn_modes, 'bn')
         self.n_frozen, self.opt_seen = 0, None
+        self.stopped, self.idx_seen = set(), 0
 
-    def apply(self,
-        n:int # Number of groups to freeze, from the input
-    ):
-        "Freeze the first `n` groups of the current optimizer, and let the others train"
-        opt = self.learn.opt
-        self.n_frozen, self.opt_seen, opt.frozen_idx = n, opt, n
-        norms = _norms(self.learn.model, opt.param_lists, n) if self.bn == 'train' else []
-        trains = {id(p) for m in norms for p in m.parameters()}
-        for i, group in enumerate(opt.param_lists):
-            for p in group:
-                p.requires_grad_(i >= n or id(p) in trains)
-                # a gradient of zero would still let weight decay change it
-                if not p.requires_grad: p.grad = None
+    def _names(self):
+        "The name of each parameter, by its id"
+        return {id(p): name for name, p in unwrap_model(self.learn.model).named_parameters()}
 
-    def before_fit(self):
-        "Freeze the optimizer's groups, also where `fit` has just created it"
-        opt = self.learn.opt
-        if opt is None: return  # prediction with a learner that has not been trained yet
-        new = self.opt_seen is not None and opt is not self.opt_seen
-        n = self.n_frozen if new else group_number(self.learn, opt.frozen_idx)
-        if n or self.n_frozen: self.apply(n)
+    def by_hand(self)->list: # Of names
+        "The parameters that are frozen, but not by `apply`"
+        net = unwrap_model(self.learn.model)
+        return [name for name, p in net.named_parameters()
+                if not p.requires_grad and name not in self.stopped]
+
+# %% ../nbs/api/32_freeze.ipynb #68bb6599
+@patch
+def _take_over(self:Frozen, opt, names):
+    "Count the groups that fastai's own `freeze_to` has frozen as frozen by `apply`"
+    if opt is self.opt_seen and opt.frozen_idx == self.idx_seen: return
+    params = [p for group in opt.param_lists[:max(opt.frozen_idx, 0)] for p in group]
+    self.stopped |= {names.get(id(p), '') for p in params if not p.requires_grad}
+
+@patch
+def apply(self:Frozen,
+    n:int # Number of groups to freeze, from the input
+):
+    "Freeze the first `n` groups of the current optimizer; let what `apply` froze before train"
+    opt, names = self.learn.opt, self._names()
+    self._take_over(opt, names)
+    by_hand = set(self.by_hand())
+    self.n_frozen, self.opt_seen, self.idx_seen, opt.frozen_idx = n, opt, n, n
+    norms = _norms(self.learn.model, opt.param_lists, n) if self.bn == 'train' else []
+    trains = {id(p) for m in norms for p in m.parameters()}
+    for i, group in enumerate(opt.param_lists):
+        for p in group:
+            name = names.get(id(p), '')  # '': not the model's
+            if name in by_hand: continue
+            p.requires_grad_(i >= n or id(p) in trains)
+            if p.requires_grad: self.stopped.discard(name)
+            else: self.stopped.add(name)
+    self._drop_gradients()
+
+# %% ../nbs/api/32_freeze.ipynb #199fe0a8
+@patch
+def _drop_gradients(self:Frozen):
+    "A gradient of zero would still let weight decay change what is frozen"
+    for p in self.learn.model.parameters():
+        if not p.requires_grad: p.grad = None
+
+@patch
+def before_fit(self:Frozen):
+    "Freeze the optimizer's groups, also where `fit` has just created it"
+    opt = self.learn.opt
+    if opt is None: return  # prediction with a learner that has not been trained yet
+    new = self.opt_seen is not None and opt is not self.opt_seen
+    n = self.n_frozen if new else group_number(self.learn, opt.frozen_idx)
+    if n or self.n_frozen: self.apply(n)
+    self._drop_gradients()
 
 # %% ../nbs/api/32_freeze.ipynb #dc2a44db
 @patch
@@ -105,12 +145,21 @@ def fixed_norms(self:Frozen)->list: # Of modules
 
 @patch
 def state_dict(self:Frozen)->dict: # What was frozen
-    return dict(n_frozen=self.n_frozen, bn=self.bn)
+    return dict(n_frozen=self.n_frozen, bn=self.bn, stopped=sorted(self.stopped))
 
 @patch
 def load_state_dict(self:Frozen, s):
     "Restore what `state_dict` returned; the optimizer counts as seen"
     self.n_frozen, self.bn, self.opt_seen = s['n_frozen'], s['bn'], self.learn.opt
+    self.idx_seen = self.n_frozen
+    if 'stopped' in s: self.stopped = set(s['stopped'])
+    else: self._take_over_all()
+
+@patch
+def _take_over_all(self:Frozen):
+    "For earlier checkpoints: count all that is frozen as frozen by `apply`"
+    net = unwrap_model(self.learn.model)
+    self.stopped = {name for name, p in net.named_parameters() if not p.requires_grad}
 
 # %% ../nbs/api/32_freeze.ipynb #d5fd1082
 def _frozen_cb(learn): return next((cb for cb in learn.cbs if isinstance(cb, Frozen)), None)
@@ -193,7 +242,7 @@ def freeze_at_fit(
         cb = Frozen()
         learn.add_cb(cb)
     if bn is not None: cb.bn = bn
-    cb.opt_seen, learn.opt.frozen_idx = learn.opt, n
+    cb.opt_seen, cb.idx_seen, learn.opt.frozen_idx = learn.opt, n, n
 
 # %% ../nbs/api/32_freeze.ipynb #169e3880
 def snapshot(
@@ -212,6 +261,7 @@ class FreezeReport:
     broken:list = field(default_factory=list) # Names of frozen tensors that changed
     idle:list = field(default_factory=list)   # Names of tensors that should train and did not move
     notes:list = field(default_factory=list)  # What else is wrong
+    by_hand:list = field(default_factory=list) # Names of parameters frozen by `requires_grad_`
 
     @property
     def ok(self)->bool: # Is nothing wrong?
@@ -219,7 +269,7 @@ class FreezeReport:
 
     def to_dict(self)->dict: # For JSON
         return dict(ok=self.ok, bn=self.bn, broken=self.broken, idle=self.idle, notes=self.notes,
-                    groups=self.rows)
+                    by_hand=self.by_hand, groups=self.rows)
 
     def check(self)->'FreezeReport': # Itself
         "Raise `CourseError` if a frozen tensor changed"
@@ -233,29 +283,41 @@ class FreezeReport:
         if self.idle: found.append(f'did not move although they train: {shorten(self.idle)}')
         return found + self.notes
 
-    def __str__(self):
-        verdict = ['everything frozen is unchanged, bit for bit; everything else moved']
-        lines = [_head, *map(_line, self.rows)]
-        return '\n'.join(lines + (verdict if self.ok else self.problems()))
-    __repr__ = __str__
-
 # %% ../nbs/api/32_freeze.ipynb #f8f2c1fb
-_head = (f'{"group":8} {"":7} {"parameters":>11} {"train":>11} {"changed":>9} {"largest":>9} '
-         f'{"statistics":>10} {"gradients":>10}')
+_titles = (f'{"":7} {"parameters":>11} {"train":>11} {"changed":>9} {"largest":>9} '
+           f'{"statistics":>10} {"gradients":>10}')
+
+def _table(rows):
+    "The rows of the report as lines of text"
+    width = max([8, *(len(r['name']) for r in rows)])
+    return [f'{"group":{width}} {_titles}', *(f"{r['name']:{width}} {_line(r)}" for r in rows)]
 
 def _line(r):
-    "A row of the report as text"
-    state = 'frozen' if r['frozen'] else 'trains'
-    return (f"{r['name'][:8]:8} {state:7} {r['n']:11,} {r['n_train']:11,} "
+    "A row of the report without its name"
+    if r['frozen']: state = 'frozen'
+    elif not r['n_train'] and r['n']: state = 'by hand'
+    else: state = 'trains'
+    return (f"{state:7} {r['n']:11,} {r['n_train']:11,} "
             f"{r['changed']:4}/{r['tensors']:<4} {r['largest']:9.2g} "
             f"{r['stats_moved']:5}/{r['stats']:<4} {_bytes(r['grad_bytes']):>10}")
 
 def _bytes(n): return f'{n/2**20:,.1f} MiB' if n >= 2**20 else f'{n/2**10:,.0f} KiB'
 
+# %% ../nbs/api/32_freeze.ipynb #525d5475
+@patch
+def __str__(self:FreezeReport):
+    verdict = ['everything frozen is unchanged, bit for bit; everything else moved']
+    lines, k = _table(self.rows), len(self.by_hand)
+    if k: lines.append(f'frozen by hand: {k} parameters ({shorten(self.by_hand)})')
+    return '\n'.join(lines + (verdict if self.ok else self.problems()))
+
+@patch
+def __repr__(self:FreezeReport): return str(self)
+
 # %% ../nbs/api/32_freeze.ipynb #d6805a17
 def _may_move(place, n, bn):
     "May this tensor change when the groups before `n` are frozen?"
-    if place.group is None: return False
+    if place.group is None or place.by_hand: return False
     if place.trains(n): return True
     return (place.kind == 'norm' and bn == 'train') or (place.kind == 'stat' and bn != 'eval')
 
@@ -291,6 +353,26 @@ def _notes(learn, n, places):
         notes.append(f'{grads} frozen parameters still have a gradient: weight decay can move them')
     return notes
 
+# %% ../nbs/api/32_freeze.ipynb #29384582
+def _by_hand(learn, n):
+    "Names of the parameters that were frozen by hand"
+    cb = _frozen_cb(learn)
+    if cb: return cb.by_hand()
+    ids = {id(p) for group in learn.opt.param_lists[max(n, 0):] for p in group}
+    params = unwrap_model(learn.model).named_parameters()
+    return [name for name, p in params if id(p) in ids and not p.requires_grad]
+
+def _mark(places, model, by_hand, bn):
+    "Note in `places` what was frozen by hand, with the statistics of BatchNorm if they are fixed"
+    names = list(by_hand)
+    for prefix, m in model.named_modules():
+        dot = prefix + '.' if prefix else ''
+        if bn == 'eval' and isinstance(m, _NormBase) and _is_off(m):
+            if all(dot + k in by_hand for k, _ in m.named_parameters()):
+                names += [dot + k for k, _ in m.named_buffers()]
+    for k in names:
+        if k in places: places[k].by_hand = True
+
 # %% ../nbs/api/32_freeze.ipynb #d4046da9
 def freeze_report(
     learn:Learner,        # After training
@@ -308,9 +390,11 @@ def freeze_report(
     check_choice(bn, bn_modes, 'bn')
     n, groups = learn.opt.frozen_idx, learn.opt.param_lists
     places = {k: v for k, v in _places(unwrap_model(learn.model), groups).items() if k in after}
+    by_hand = _by_hand(learn, n)
+    _mark(places, unwrap_model(learn.model), set(by_hand), bn if cb else 'stats')
     moved = {k: _moved(before[k], after[k]) for k in places}
     names = optimizer_groups(learn)
     rows = [_row(name, i, n, groups[i], moved, places) for i, name in enumerate(names)]
     broken = [k for k, o in places.items() if moved[k] is not None and not _may_move(o, n, bn)]
     idle = [k for k, o in places.items() if moved[k] is None and o.trains(n)]
-    return FreezeReport(rows, bn, broken, idle, _notes(learn, n, places))
+    return FreezeReport(rows, bn, broken, idle, _notes(learn, n, places), by_hand)

@@ -12,12 +12,13 @@ __all__ = ['palette', 'get_layer', 'stage_names', 'get_activations', 'plot_activ
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch, torch.nn.functional as F
 from fastai.callback.core import Callback
-from fastai.callback.hook import Hook, Hooks
+from fastai.callback.hook import Hooks
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from matplotlib.axes import Axes
@@ -27,32 +28,127 @@ from torch import Tensor, nn
 from .core import CourseError, check_choice
 from .images import plain_tensor
 from .loaders import raw_image, show_raw, split_dl, unaugmented
-from .models import eval_mode, get_net
+from .models import eval_mode, get_net, group_names, param_groups, unwrap_model
+from .summary import image_shape
 from .evaluate import model_and_dls
 
 # %% ../nbs/api/42_interpret.ipynb #de125a43
+def _net(learn):
+    "The model itself, without the wrappers of `torch.compile` and data parallelism"
+    return unwrap_model(get_net(learn))
+
+def _call(net, x):
+    "The scores; a network that was compiled in place runs as it is written, since hooks need that"
+    return net(x) if getattr(net, '_compiled_call_impl', None) is None else net.forward(x)
+
 def get_layer(
     learn:Learner|nn.Module, # A learner or a model
     name:str # Name as in `named_modules`: 'layer1', 'layer2.0.conv1', 'fc'
 )->nn.Module: # The layer itself
     "Look up a layer by name; raises `CourseError` with the closest matches if there is none"
-    layers = dict(get_net(learn).named_modules())
+    layers = dict(_net(learn).named_modules())
     names = [n for n in layers if n]
     return layers[check_choice(name, names, 'layer')]
+
+# %% ../nbs/api/42_interpret.ipynb #a0c884f6
+@dataclass
+class _Map:
+    "An output that has a place for each part of the image"
+    name:str    # Of the layer
+    layout:str  # 'NCHW', 'NHWC' or 'tokens'
+    size:tuple  # (height, width)
+    width:int   # Channels
+
+def _keeps_shape(h, w, shape):
+    "Have maps of h×w the proportions of images of `shape`?"
+    return 1 < max(h, w) <= max(shape) and abs(w - h*shape[1]/shape[0]) <= 1
+
+def _as_map(name, out, shape, grid, asked=False):
+    "The `_Map` of an output for images of `shape`; None if it is none, and nobody `asked` for it"
+    if isinstance(out, (tuple, list)): out = out[0] if out else None
+    if not isinstance(out, Tensor): return None
+    s = out.shape
+    if out.ndim == 4 and _keeps_shape(*s[2:], shape): return _Map(name, 'NCHW', s[2:], s[1])
+    if out.ndim == 4 and _keeps_shape(*s[1:3], shape): return _Map(name, 'NHWC', s[1:3], s[3])
+    if out.ndim == 4 and asked: return _Map(name, 'NCHW', s[2:], s[1])
+    if out.ndim == 3 and grid and 0 <= s[1] - grid[0]*grid[1] < 9:
+        return _Map(name, 'tokens', grid, s[2])
+
+# %% ../nbs/api/42_interpret.ipynb #43285fe1
+def _head_layers(net):
+    "Names of the layers that have parameters of the head"
+    if group_names(net)[-1] != 'head': return set()
+    ids = {id(p) for p in param_groups(net)[-1]}
+    return {n for n, m in net.named_modules()
+            if n and list(m.parameters()) and all(id(p) in ids for p in m.parameters())}
+
+@torch.no_grad()
+def _find_maps(net, x, asked=None):
+    "The maps in the order in which the layers that output them end, that of layer `asked` included"
+    found, hooks, head = [], [], _head_layers(net)
+    def look(name, m, args, out):
+        "Note the output of a layer if it is a map"
+        grid = next((o.size for o in reversed(found) if o.layout != 'tokens'), None)
+        m = _as_map(name, out, x.shape[2:], grid, name == asked)
+        if m: found.append(m)
+    for name, m in net.named_modules():
+        in_head = any(name == o or name.startswith(o + '.') for o in head)
+        if name and (not in_head or name == asked):
+            hooks.append(m.register_forward_hook(partial(look, name)))
+    try:
+        with eval_mode(net): _call(net, x)
+    finally:
+        for h in hooks: h.remove()
+    return found
+
+# %% ../nbs/api/42_interpret.ipynb #4f87224c
+def _blank(net, size=None):
+    "A black image of the size that a network takes"
+    own = getattr(net, 'image_size', None) or getattr(net, 'default_cfg', {}).get('input_size')
+    size = size or (own[-1] if isinstance(own, (tuple, list)) else own) or 224
+    return torch.zeros(2, *image_shape(net, size), device=next(net.parameters()).device)
+
+def _maps_of(net):
+    "The maps for a black image; empty if the network takes no image of a usual size"
+    for size in (None, 64, 32):
+        try: return _find_maps(net, _blank(net, size))
+        except (CourseError, RuntimeError, ValueError, AssertionError, TypeError): continue
+    return []
+
+def _last_of_each_size(maps):
+    "Of a pyramid of maps, the last of each size; of tokens, the last of each block"
+    if maps[-1].layout == 'tokens':
+        return [o.name for o in maps if o.layout == 'tokens' and o.name[-1].isdigit()]
+    spatial = [o for o in maps if o.layout != 'tokens']
+    return list({o.size: o.name for o in spatial}.values())
+
+# %% ../nbs/api/42_interpret.ipynb #da124541
+def _named_stages(net):
+    "A ResNet's stages, or the activations of AlexNet and VGG; empty for another network"
+    kids = dict(net.named_children())
+    if 'layer1' in kids and 'maxpool' in kids:
+        return ['maxpool', *[n for n in kids if n.startswith('layer')]]
+    layers = list(kids.get('features', nn.Identity()).children())[:-1]
+    if any(list(m.children()) for m in layers): return []   # blocks
+    acts, after_conv = [], False
+    for i, m in enumerate(layers):
+        if isinstance(m, nn.Conv2d): after_conv = True
+        elif after_conv and not isinstance(m, nn.BatchNorm2d):
+            acts.append(f'features.{i}')
+            after_conv = False
+    return acts
 
 def stage_names(
     learn:Learner|nn.Module # A learner or a model
 )->list[str]: # Names for `get_layer`, from the input on
-    "Name a ResNet's stages, an AlexNet's activations, or the convolutions of any other network"
-    model = get_net(learn)
-    kids = dict(model.named_children())
-    if 'layer1' in kids: return ['maxpool', *[n for n in kids if n.startswith('layer')]]
-    if 'features' in kids:
-        layers = list(kids['features'])[:-1]
-        convs = [i for i, m in enumerate(layers) if isinstance(m, nn.Conv2d)]
-        if convs: return [f'features.{i + 1}' for i in convs]
-    convs = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
-    if not convs: raise CourseError(f'{type(model).__name__} has no convolutions to look at')
+    "Name a ResNet's stages, an AlexNet's activations, or the last map of each size of any network"
+    net = _net(learn)
+    names = _named_stages(net)
+    if names: return names
+    maps = _maps_of(net)
+    if maps: return _last_of_each_size(maps)
+    convs = [n for n, m in net.named_modules() if isinstance(m, nn.Conv2d)]
+    if not convs: raise CourseError(f'{type(net).__name__} has no convolutions to look at')
     return convs
 
 # %% ../nbs/api/42_interpret.ipynb #17d5dab7
@@ -62,6 +158,7 @@ def _to_model(x, model):
 
 def _output_copy(layer, inputs, output):
     "Copy a layer's output, since an in-place activation may overwrite it"
+    if isinstance(output, (tuple, list)): output = output[0]
     return output.detach().clone()
 
 @torch.no_grad()
@@ -73,8 +170,9 @@ def get_activations(
     "Run images through a model and return the outputs of some of its layers"
     names = names or stage_names(learn)
     layers = [get_layer(learn, n) for n in names]
-    with Hooks(layers, _output_copy, detach=False) as hooks, eval_mode(learn) as model:
-        model(_to_model(xb, model))
+    net = _net(learn)
+    with Hooks(layers, _output_copy, detach=False) as hooks, eval_mode(net):
+        _call(net, _to_model(xb, net))
         return dict(zip(names, hooks.stored))
 
 # %% ../nbs/api/42_interpret.ipynb #c0c5c93e
@@ -231,29 +329,72 @@ def plot_neighbors(
     return fig
 
 # %% ../nbs/api/42_interpret.ipynb #d7b4aff3
-def _gradient_of_scores(scores, cls, output):
-    "Gradient of each image's score for its class `cls` with respect to a layer's output"
-    total = scores.gather(1, cls[:, None]).sum()
-    return torch.autograd.grad(total, output)[0]
+def _tap(kept, layer, args, out):
+    "Keep a layer's output, and pass on a copy: what follows may overwrite it"
+    kept['out'] = out[0] if isinstance(out, (tuple, list)) else out
+    copy = kept['out'].clone()
+    if isinstance(out, (tuple, list)): return type(out)([copy, *out[1:]])
+    return copy
 
+def _with_gradients(net, x, cls, names):
+    "Scores, and for each layer its output and the gradient of the score of `cls` for it"
+    kept = {name: {} for name in names}
+    hooks = [get_layer(net, name).register_forward_hook(partial(_tap, kept[name]))
+             for name in names]
+    try:
+        with eval_mode(net), torch.enable_grad(): scores = _call(net, x)
+    finally:
+        for h in hooks: h.remove()
+    if cls is None: cls = scores.argmax(1)
+    cls = torch.as_tensor(cls, device=x.device).expand(len(x))
+    total = scores.gather(1, cls[:, None]).sum()
+    outs = [o['out'] for o in kept.values()]
+    grads = torch.autograd.grad(total, outs, allow_unused=True)
+    return {n: (o.detach(), g) for n, o, g in zip(names, outs, grads)}
+
+# %% ../nbs/api/42_interpret.ipynb #bfcf9515
+def _channels_first(o, layout, size):
+    "A map in any layout as N,C,H,W"
+    if layout == 'NHWC': return o.movedim(-1, 1)
+    if layout == 'NCHW': return o
+    h, w = size
+    return o[:, o.shape[1] - h*w:].transpose(1, 2).unflatten(2, (h, w))   # without class token
+
+def _cam_layers(net, x, name):
+    "The map to explain by; of tokens several, the last first, since not all have a gradient"
+    if name is None: name = next(iter(_named_stages(net)[-1:]), None)
+    if name: get_layer(net, name)
+    maps = _find_maps(net, x[:1], name)
+    if name: maps = [o for o in maps if o.name == name]
+    if not maps:
+        raise CourseError(f'{name or type(net).__name__} has no output with a place for each part '
+                          'of the image, so there is no map to explain by')
+    last = maps[-1]
+    if name or last.layout != 'tokens': return [last]
+    layers = dict(net.named_modules())
+    whole = [o for o in maps if o.layout == 'tokens' and o.width == last.width]
+    return [o for o in reversed(whole) if not isinstance(layers[o.name], (nn.Linear, nn.Dropout))]
+
+# %% ../nbs/api/42_interpret.ipynb #c25b7747
 def grad_cam(
     learn:Learner|nn.Module, # A learner or a model
     xb:Tensor, # Images (N,C,H,W), normalized
     cls:int|Tensor=None, # Class to explain, one for all images or N; None: the predicted ones
-    name:str=None, # Name of a layer; None: the last of `stage_names`
+    name:str=None, # Name of a layer; None: the one that outputs the last map of the image
     relu:bool=True # Keep only evidence for the class? False: negative values speak against it
 )->Tensor: # N,H,W
     "Map how much each place of an image supports a class"
-    layer = get_layer(learn, name or stage_names(learn)[-1])
-    with Hook(layer, lambda m, i, o: o, detach=False) as hook:
-        with eval_mode(learn) as model, torch.enable_grad():
-            xb = _to_model(xb, model).detach().requires_grad_()
-            scores = model(xb)
-            if cls is None: cls = scores.argmax(1)
-            cls = torch.as_tensor(cls, device=xb.device).expand(len(xb))
-            grad = _gradient_of_scores(scores, cls, hook.stored)
-    weights = grad.mean((2, 3), keepdim=True)
-    cam = (weights*hook.stored).sum(1, keepdim=True).detach()
+    net = _net(learn)
+    xb = _to_model(xb, net).detach().requires_grad_()
+    layers = _cam_layers(net, xb, name)
+    found = _with_gradients(net, xb, cls, [o.name for o in layers])
+    for o in layers:
+        out, grad = found[o.name]
+        if grad is None: continue
+        out, grad = (_channels_first(v, o.layout, o.size) for v in (out, grad))
+        if grad.any() or o is layers[-1]: break
+    else: raise CourseError(f'the scores do not depend on the output of {name or layers[0].name}')
+    cam = (grad.mean((2, 3), keepdim=True)*out).sum(1, keepdim=True)
     if relu: cam = cam.relu()
     return F.interpolate(cam, xb.shape[2:], mode='bilinear', align_corners=False)[:, 0]
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['activations', 'shortcuts', 'variants', 'stems', 'conv', 'get_act', 'LRN', 'lrn', 'PadShortcut', 'make_shortcut',
            'ResBlock', 'BasicBlock', 'Bottleneck', 'PreactBasicBlock', 'PreactBottleneck', 'make_stem', 'check_input',
-           'as_buffer']
+           'CheckedModule', 'as_buffer']
 
 # %% ../nbs/api/20_layers.ipynb #4e6748e8
 import torch, torch.nn.functional as F
@@ -34,21 +34,26 @@ def get_act(
     return activations[check_choice(name, activations, 'activation')]()
 
 # %% ../nbs/api/20_layers.ipynb #5c1d8e02
+@torch.fx.wrap   # a single step for tools that follow `forward`, since it depends on the shape
+def _response_norm(x:Tensor, size:int, alpha:float, beta:float, k:float)->Tensor:
+    "`F.local_response_norm`, faster for images"
+    if x.ndim != 4: return F.local_response_norm(x, size, alpha, beta, k)
+    c = x.shape[1]
+    ones = torch.ones(c, c, dtype=x.dtype, device=x.device)
+    band = ones.triu(-(size//2)).tril((size - 1)//2)  # 1 where two channels are neighbors
+    w = band[:, :, None, None]*(alpha/size)
+    d = F.conv2d(x*x, w, torch.full([c], k, dtype=x.dtype, device=x.device))
+    if beta != 0.75: return x*d**-beta
+    r = d.rsqrt()
+    return x*(r*r.sqrt())
+
 class LRN(nn.LocalResponseNorm):
     "`nn.LocalResponseNorm`, faster: a 1×1 convolution sums the neighboring channels"
     def forward(self,
         x:Tensor # (N, C, H, W); other shapes use PyTorch's own implementation
     )->Tensor: # Same shape and dtype as `x`
         "Normalize `x` over neighboring channels"
-        if x.ndim != 4: return super().forward(x)
-        c, n = x.shape[1], self.size
-        ones = torch.ones(c, c, dtype=x.dtype, device=x.device)
-        band = ones.triu(-(n//2)).tril((n - 1)//2)  # 1 where two channels are neighbors
-        w = band[..., None, None]*(self.alpha/n)
-        d = F.conv2d(x*x, w, x.new_full((c,), self.k))
-        if self.beta != 0.75: return x*d**-self.beta
-        r = d.rsqrt()
-        return x*(r*r.sqrt())
+        return _response_norm(x, self.size, self.alpha, self.beta, self.k)
 
 # %% ../nbs/api/20_layers.ipynb #234141f0
 def lrn(
@@ -58,7 +63,7 @@ def lrn(
     beta:float=0.75 # Exponent
 )->nn.LocalResponseNorm: # Layer with the paper's formula
     "Create the response normalization of Krizhevsky et al. 2012, section 3.3"
-    return LRN(n, alpha=alpha*n, beta=beta, k=k)
+    return LRN(n, alpha=alpha*n, beta=beta, k=float(k))
 
 # %% ../nbs/api/20_layers.ipynb #63422be7
 class PadShortcut(nn.Module):
@@ -286,6 +291,20 @@ def check_input(
     if min(h, w) < min_size:
         raise CourseError(f'images of {h}×{w} px are too small for this network: '
                           f'the smallest size that works is {min_size} px')
+
+# %% ../nbs/api/20_layers.ipynb #44cefb8a
+class CheckedModule(nn.Module):
+    "Base class of networks that check their input whenever they are called"
+    def check(self,
+        x:Tensor # Input of the network
+    ):
+        "Raise a `CourseError` that says what to do if `x` does not suit this network"
+
+    def __call__(self, x, *args, **kwargs):
+        "Check `x`, unless a tool follows the calls to record them; then compute `forward`"
+        recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
+        if isinstance(x, Tensor) and not recorded: self.check(x)
+        return super().__call__(x, *args, **kwargs)
 
 # %% ../nbs/api/20_layers.ipynb #6b3604df
 def as_buffer(

@@ -18,11 +18,14 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.torch_core import rank_distrib, set_seed
 from fastcore.foundation import L
+from torch import nn
 
 from .core import CourseError, check_choice, memory_advice
+from .augment import height_width
 from .loaders import class_counts
 from .torch_loaders import as_dls
-from .models import create_model, default_stem, options, param_groups
+from .models import (
+    create_model, default_stem, eval_mode, options, param_groups)
 from .weights import load_weights
 from .precision import AutoPrecision
 from .freeze import Frozen, freeze_to
@@ -113,16 +116,63 @@ def _stem_for(name, size):
               f"(stem={own!r} is the paper's, for 224 px)")
     return stem
 
-def _network(dls, arch, weights, stem, kwargs):
-    "The network, with its weights loaded, and what has been loaded"
-    if isinstance(arch, str): arch = _model_for(dls, arch, stem, kwargs)
-    return arch, None if weights is None else load_weights(arch, weights)
-
-def _model_for(dls, name, stem, kwargs):
+def _model_for(dls, name, stem, n_in, kwargs):
     "A new model for the images and classes of `dls`"
-    size, n_in = getattr(dls, 'size', None), getattr(dls, 'n_in', None)
+    size = getattr(dls, 'size', None)
     if stem is None and size: stem = _stem_for(name, size)
-    return create_model(name, n_out=dls.c, n_in=n_in or 3, stem=stem, **kwargs)
+    return create_model(name, n_out=dls.c, n_in=n_in, stem=stem, **kwargs)
+
+# %% ../nbs/api/36_learner.ipynb #c7dd15f9
+def _as_dls(dls):
+    "`dls`, or fastai's for PyTorch's loaders"
+    is_one = isinstance(dls, torch.utils.data.DataLoader)
+    loaders = [dls] if is_one else getattr(dls, 'loaders', dls)
+    is_torch = any(isinstance(dl, torch.utils.data.DataLoader) for dl in loaders)
+    return as_dls(*loaders) if is_torch else dls
+
+def _channels(dls):
+    "Channels of the images: as `dls` says, or as its first batch has them"
+    n_in = getattr(dls, 'n_in', None)
+    if n_in: return n_in
+    try: return int(dls.one_batch()[0].shape[1])
+    except (AttributeError, IndexError, TypeError): return 3
+
+def _call_arch(arch, dls):
+    "The network of a function such as torchvision's `resnet18`, for the classes of `dls`"
+    try: return arch(num_classes=dls.c)
+    except TypeError as e:
+        name = getattr(arch, '__name__', arch)
+        raise CourseError(f'{name} cannot be called with num_classes={dls.c} ({e}): pass the '
+                          'network that it makes instead of the function') from None
+
+# %% ../nbs/api/36_learner.ipynb #3fe98084
+@torch.no_grad()
+def _n_outputs(net, dls):
+    "Number of scores for an image; None if that is not known without training"
+    size, n_in = getattr(dls, 'size', None), getattr(dls, 'n_in', None)
+    if not (size and n_in): return None
+    p = next(net.parameters(), None)
+    if p is None: return None
+    try:
+        with eval_mode(net): out = net(torch.zeros(2, n_in, *height_width(size), device=p.device))
+    except Exception: return None   # fit says better what is wrong
+    return out.shape[1] if isinstance(out, torch.Tensor) and out.ndim == 2 else None
+
+# %% ../nbs/api/36_learner.ipynb #f487dda2
+def _check_outputs(net, dls):
+    "Raise `CourseError` for a network with too few outputs for the classes; warn of too many"
+    c, n = getattr(dls, 'c', None), _n_outputs(net, dls)
+    if not c or n is None or n == c: return
+    said = f'the network has {n} outputs, and the data have {c} classes'
+    if n < c: raise CourseError(f'{said}: create it with {c}')
+    warnings.warn(f'{said}: create it with {c}, or {n - c} of its scores are never right')
+
+def _network(dls, arch, stem, n_in, kwargs, check):
+    "The network for a name, a function or a network; `check` its number of outputs?"
+    if isinstance(arch, str): return _model_for(dls, arch, stem, n_in, kwargs)
+    if not isinstance(arch, nn.Module): arch = _call_arch(arch, dls)
+    if check: _check_outputs(arch, dls)
+    return arch
 
 # %% ../nbs/api/36_learner.ipynb #7f35a133
 def class_weights(
@@ -153,7 +203,7 @@ def _loss_for(dls, loss_func, balance):
 # %% ../nbs/api/36_learner.ipynb #edffffb0
 def course_learner(
     dls:object,            # From `get_dls` or fastai; or PyTorch's: train, valid, perhaps test
-    arch:object='resnet20',# A name from `list_models()`, or a model
+    arch:object='resnet20',# A name from `list_models()`, a model, or a function of num_classes
     weights:object=None,   # A file or name for `load_weights` to start from; None: from scratch
     precision:str='auto',  # 'auto', 'fp32', 'bf16' or 'fp16'
     seed:int|None=None,    # Makes weights, batches and augmentation repeatable
@@ -169,10 +219,13 @@ def course_learner(
     **kwargs               # For `Learner`
 )->Learner: # A `CourseLearner`
     "Create a fastai `Learner` for `arch` on `dls`"
-    dls = _as_fastai(dls)
+    dls = _as_dls(dls)
+    n_in = _channels(dls) if isinstance(arch, str) else None
+    own_loss = loss_func is not None
     loss_func = _loss_for(dls, loss_func, balance)
     if seed is not None: set_seeds(seed, dls)
-    arch, report = _network(dls, arch, weights, stem, model_kwargs or {})
+    arch = _network(dls, arch, stem, n_in, model_kwargs or {}, check=not own_loss)
+    report = None if weights is None else load_weights(arch, weights)
     own = [AutoPrecision(precision), RetainHeap(), Frozen(), TerminateOnNaN(), History(), *L(cbs)]
     learn = CourseLearner(dls, arch, loss_func=loss_func, metrics=metrics, opt_func=opt_func,
                           splitter=splitter, cbs=own, **kwargs)

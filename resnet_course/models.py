@@ -7,10 +7,13 @@ __all__ = ['registry', 'list_models', 'options', 'create_model', 'default_stem',
            'get_net', 'eval_mode']
 
 # %% ../nbs/api/24_models.ipynb #653267c7
-import inspect
+import inspect, re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatch
+
+import numpy as np
 from torch import nn
 from .core import CourseError, check_choice
 from .layers import Bottleneck
@@ -115,44 +118,156 @@ def unwrap_model(
         else: return model
 
 # %% ../nbs/api/24_models.ipynb #77face52
-def _resnet_groups(children):
-    "Stem, stages and head"
-    stages = {n: [m] for n, m in children.items() if n.startswith('layer')}
-    if 'bn_out' in children: stages[list(stages)[-1]].append(children['bn_out'])
-    stem = [children[n] for n in ('conv1', 'bn1') if n in children]
-    return dict(stem=stem, **stages, head=[children['fc']])
+_head_name = re.compile(
+    r'(fc|linear|last_linear|classif\w*|logits|out(put)?|(\w+_)?heads?(_dist)?)$')
 
-def _alexnet_groups(children):
-    "Convolutions and linear layers; `None` if these are not AlexNet's"
-    convs = [m for m in children['features'] if isinstance(m, nn.Conv2d)]
-    fcs = [m for m in children['classifier'] if isinstance(m, nn.Linear)]
-    if len(convs) < 4 or len(fcs) != 3: return None
-    return {'conv1': convs[:1], 'conv2': convs[1:2], 'conv3-5': convs[2:],
-            'fc6-7': fcs[:2], 'head': fcs[2:]}
+def _has(m, kind): return any(isinstance(o, kind) for o in m.modules())
 
+def _named_heads(kids):
+    "The child with a head's name; the last of several, or a pair like `head` and `head_dist`"
+    names = [n for n in kids if _head_name.match(n)]
+    return [n for n in names if n.split('_')[0] == names[-1].split('_')[0]]
+
+def _scores_of(name, m):
+    "The part of a head that computes the scores: of AlexNet's and VGG's, the last of three layers"
+    linears = [o for o in m.modules() if isinstance(o, nn.Linear)]
+    is_stack = name == 'classifier' and isinstance(m, nn.Sequential) and len(linears) > 2
+    return linears[-1] if is_stack else m
+
+# %% ../nbs/api/24_models.ipynb #97c9dda7
+def _is_plain(m):
+    "Does `m` have a few linear layers, and no convolutions?"
+    n = sum(isinstance(o, nn.Linear) for o in m.modules())
+    return 0 < n < 4 and not _has(m, nn.Conv2d)
+
+def _find_head(m):
+    "The modules that compute the scores, wherever they are defined; empty if there are none"
+    kids = {n: c for n, c in m.named_children() if list(c.parameters())}
+    if not kids: return []
+    named = _named_heads(kids)
+    if named: return [_scores_of(n, kids[n]) for n in named]
+    *_, last = kids.values()
+    plain = [c for c in kids.values() if _is_plain(c)]
+    if len(plain) == 1 and any(_has(c, nn.Conv2d) for c in kids.values()): return plain
+    if len(kids) == 1 or (_has(last, nn.Conv2d) and _has(last, nn.Linear)):
+        inner = _find_head(last)
+        if inner: return inner
+    ends = _has(last, nn.Linear) or isinstance(last, nn.Conv2d)
+    return [last] if ends else []
+
+# %% ../nbs/api/24_models.ipynb #9b7e7875
+@dataclass
+class _Part:
+    "A piece of a network that freezes as a whole"
+    name:str
+    module:nn.Module|None # None: parameters of a module's own, beside its children
+    params:list # Each parameter is in one part only, even if several modules share it
+    def joins(self):
+        "Does it belong to its neighbor? True for normalization, and for bare parameters"
+        return self.module is None or all(p.ndim < 2 for p in self.params)
+
+def _split(part):
+    "The parts of a part: its own parameters, then those of each child"
+    left = {id(p) for p in part.params}
+    def take(params):
+        "Those of `params` that are left"
+        found = [p for p in params if id(p) in left]
+        left.difference_update(map(id, found))
+        return found
+    dot = part.name + '.' if part.name else ''
+    parts = [_Part(part.name, None, take(part.module.parameters(recurse=False)))]
+    parts += [_Part(dot + n, m, take(m.parameters())) for n, m in part.module.named_children()]
+    return [o for o in parts if o.params]
+
+# %% ../nbs/api/24_models.ipynb #c9719186
+def _trunk(body):
+    "Split `body` until no part has nearly all the layers: the parts, those before, those after"
+    before, parts, after = [], [body], []
+    while True:
+        sizes = [len(o.params) for o in parts]
+        i = int(np.argmax(sizes))
+        if len(parts) > 1 and sizes[i] < 0.8*sum(sizes): break
+        inner = _split(parts[i]) if parts[i].module is not None else []
+        if not any(o.module is not None for o in inner): break   # a single layer
+        before, parts, after = before + parts[:i], inner, parts[i+1:] + after
+    return before, parts, after
+
+# %% ../nbs/api/24_models.ipynb #e210735e
+def _runs(parts, has_stem, most=6, few=4):
+    "Lists of consecutive parts, each of which is a group; the first is the stem unless `has_stem`"
+    runs = []
+    for part in parts:
+        only_bare = bool(runs) and all(o.module is None for o in runs[-1])
+        if runs and (part.joins() or only_bare): runs[-1].append(part)
+        else: runs.append([part])
+    if len(runs) <= most: return runs
+    n_stem = 0 if has_stem else 1
+    cuts = np.array_split(range(n_stem, len(runs)), few)
+    return runs[:n_stem] + [[o for i in cut for o in runs[i]] for cut in cuts]
+
+def _run_name(run):
+    "Name some consecutive parts: 'layer4', 'blocks.0-2' or 'conv1-conv3'"
+    run = [o for o in run if not o.joins()] or run
+    first, last = (o.name.rpartition('.')[2] for o in (run[0], run[-1]))
+    number = re.search(r'\d+$', last)
+    if first.isdigit(): first = '.'.join(run[0].name.split('.')[-2:])
+    if len(run) == 1: return first
+    differ_in_number = number and re.sub(r'\d+$', '', first).endswith(last[:number.start()])
+    return f'{first}-{number[0] if differ_in_number else last}'
+
+# %% ../nbs/api/24_models.ipynb #390f60f4
+def _body_groups(model, params):
+    "Group name → parameters of the body"
+    before, parts, after = _trunk(_Part('', model, params))
+    runs = _runs(parts, bool(before))
+    if before: runs.insert(0, before)
+    # what follows the trunk belongs to its last group, except hidden layers like VGG's
+    hidden = [o for o in after if o.module is not None and _has(o.module, nn.Linear)]
+    runs[-1] = runs[-1] + [o for o in after if o not in hidden]
+    if hidden: runs.append(hidden)
+    names = [_run_name(run) for run in runs]
+    names[0] = 'stem' if len(runs) > 1 else 'body'
+    twice = {n for n in names if names.count(n) > 1}
+    names = [f'{n} ({i})' if n in twice else n for i, n in enumerate(names)]
+    return {n: [p for o in run for p in o.params] for n, run in zip(names, runs)}
+
+def _alexnet_groups(model):
+    "The groups of an AlexNet; None for any other network"
+    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    fcs = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    groups = {'conv1': convs[:1], 'conv2': convs[1:2], 'conv3-5': convs[2:],
+              'fc6-7': fcs[:2], 'head': fcs[2:]}
+    groups = {n: [p for m in ms for p in m.parameters()] for n, ms in groups.items()}
+    found, n_params = sum(map(len, groups.values())), len(list(model.parameters()))
+    names = [n for n, m in model.named_children() if list(m.parameters())]
+    is_alexnet = names == ['features', 'classifier'] and len(convs) in (4, 5) and len(fcs) == 3
+    return groups if is_alexnet and found == n_params else None
+
+# %% ../nbs/api/24_models.ipynb #ed8620ad
 def _groups(model):
-    "Group name → list of modules, from the input to the output"
+    "Group name → parameters, from the input to the output; each parameter is in one group"
     model = unwrap_model(model)
-    children = dict(model.named_children())
-    if 'fc' in children and 'layer1' in children: return _resnet_groups(children)
-    groups = None
-    if 'features' in children and isinstance(children.get('classifier'), nn.Sequential):
-        groups = _alexnet_groups(children)
-    if groups is None: groups = {n: [m] for n, m in children.items() if list(m.parameters())}
-    return groups or {'all': [model]}
+    groups = _alexnet_groups(model)
+    if groups: return groups
+    heads = nn.ModuleList(_find_head(model))
+    head = list(heads.parameters())
+    ids = set(map(id, head))
+    body = [p for p in model.parameters() if id(p) not in ids]
+    groups = _body_groups(model, body) if body else {}
+    if head: groups['head' if groups else 'all'] = head
+    return groups
 
 # %% ../nbs/api/24_models.ipynb #650e4414
 def param_groups(
-    model:nn.Module # A network of this package, of torchvision, or any other
+    model:nn.Module # A network of this package, of torchvision, of timm, or any other
 )->list: # Lists of parameters, from the stem to the head
-    "Split the parameters into groups; use it as fastai's `splitter`"
-    groups = _groups(model).values()
-    return [[p for m in modules for p in m.parameters()] for modules in groups]
+    "Split all parameters into groups; use it as fastai's `splitter`"
+    return list(_groups(model).values())
 
 def group_names(
     model:nn.Module # As for `param_groups`
 )->list: # Names in the order of `param_groups`
-    "Name the parameter groups of `model`"
+    "Name the parameter groups of `model`: 'stem' first, 'head' last"
     return list(_groups(model))
 
 # %% ../nbs/api/24_models.ipynb #39389c3e

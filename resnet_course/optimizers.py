@@ -18,7 +18,7 @@ from .core import CourseError
 
 # %% ../nbs/api/34_optimizers.ipynb #daee3804
 class TorchOptimizer(OptimWrapper):
-    "fastai's wrapper, whose settings are numbers: PyTorch's optimizers have some that are None"
+    "fastai's wrapper, whose settings are numbers; some of PyTorch's are None"
     @property
     def hypers(self):
         return [{k: v for k, v in group.items() if v is not None} for group in super().hypers]

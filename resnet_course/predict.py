@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from fastai.torch_core import TensorImage
+from PIL import Image
 from torch import nn
 
 from .core import CourseError, MissingFileError, atomic_write, memory_advice
@@ -76,39 +77,54 @@ def _name_of(o):
     return getattr(o, 'filename', None) or getattr(o, 'name', None) or type(o).__name__
 
 def predict_images(
-    model:nn.Module, # From `load_model`: it knows its classes, image size and normalization
+    model:object, # From `load_model`, or `OnnxModel`: knows its classes, size and normalization
     images:Iterable, # Paths, encoded bytes, file objects, Pillow images, arrays or tensors
     k:int=5, # Number of classes per image
     bs:int=64, # Images per batch
-    precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'
+    precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'; an ONNX file has its own
     workers:int=None # Threads that read images; None: one for each processor, at most 8
 )->Iterator[Prediction]: # One per image, in order
     "Classify images. Raises `CourseError` if the weights come without classes, size or statistics"
-    reader, prepare = _preparation(model.meta, model.cfg.get('n_in', 3))
-    check_classes(model)
-    device, workers = next(model.parameters()).device, workers or min(8, os.cpu_count() or 1)
-    dtype, vocab = precisions[resolve_precision(precision, device)], model.meta['vocab']
-    for batch, read in _read_ahead(list(images), bs, reader, workers):
+    reader, prepare = _preparation(model.meta, _n_in(model))
+    if isinstance(model, nn.Module): check_classes(model)
+    images = [images] if isinstance(images, (str, Path, bytes, Image.Image)) else list(images)
+    vocab, workers = model.meta['vocab'], workers or min(8, os.cpu_count() or 1)
+    for batch, read in _read_ahead(images, bs, reader, workers):
         preds = [Prediction(_name_of(o), [], []) for o in batch]
         for p, x in zip(preds, read): p.error = str(x) if isinstance(x, Exception) else None
         xs = [x for x in read if not isinstance(x, Exception)]
-        with memory_advice(len(batch)): probs = _probabilities(model, xs, prepare, device, dtype)
-        top = probs.topk(min(k, len(vocab)))
-        readable = [p for p in preds if p.error is None]
-        for p, probs, idx in zip(readable, top.values.tolist(), top.indices.tolist()):
-            p.classes, p.probs = [vocab[i] for i in idx], probs
+        if xs:
+            with memory_advice(len(batch)): probs = _probabilities(model, xs, prepare, precision)
+            top = probs.topk(min(k, len(vocab)))
+            readable = [p for p in preds if p.error is None]
+            for p, probs, idx in zip(readable, top.values.tolist(), top.indices.tolist()):
+                p.classes, p.probs = [vocab[i] for i in idx], probs
         yield from preds
 
-def _probabilities(model, xs, prepare, device, dtype):
+# %% ../nbs/api/41_predict.ipynb #7ca2bf8f
+def _n_in(model):
+    "Channels of the images that a model takes"
+    meta, cfg = model.meta or {}, getattr(model, 'cfg', None) or {}
+    return cfg.get('n_in') or len((meta.get('stats') or [[0]*3])[0])
+
+def _probabilities(model, xs, prepare, precision):
     "Probabilities of the classes (N,C) for images"
-    if not xs: return torch.zeros(0, len(model.meta['vocab']))
-    half = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-    with torch.inference_mode(), eval_mode(model), half:
-        x = prepare(torch.stack(xs).to(device, non_blocking=True))
-        probs = model(x.contiguous(memory_format=torch.channels_last)).float().softmax(1)
+    x = torch.stack(xs)
+    if isinstance(model, nn.Module): scores = _scores(model, x, prepare, precision)
+    else: scores = model(prepare(x))
+    probs = scores.float().softmax(1)
     if not probs.isfinite().all():
         raise CourseError('the outputs of this network are not finite: its weights are damaged')
     return probs
+
+def _scores(model, x, prepare, precision):
+    "The scores of a network in evaluation mode, on its device"
+    device = next(model.parameters()).device
+    dtype = precisions[resolve_precision(precision, device)]
+    half = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+    with torch.inference_mode(), eval_mode(model), half:
+        x = prepare(x.to(device, non_blocking=True))
+        return model(x.contiguous(memory_format=torch.channels_last))
 
 # %% ../nbs/api/41_predict.ipynb #4c068ba6
 def write_csv(

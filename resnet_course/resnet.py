@@ -10,8 +10,8 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from .core import CourseError, check_choice
 from .layers import (
-    BasicBlock, Bottleneck, PreactBasicBlock, PreactBottleneck, ResBlock, check_input,
-    get_act, make_stem, variants)
+    BasicBlock, Bottleneck, CheckedModule, PreactBasicBlock, PreactBottleneck, ResBlock,
+    check_input, get_act, make_stem, variants)
 
 # %% ../nbs/api/22_resnet.ipynb #14d0d64f
 depths = {18: (BasicBlock, (2, 2, 2, 2)), 34: (BasicBlock, (3, 4, 6, 3)),
@@ -39,7 +39,7 @@ def _add_stages(net, block, n_blocks, nf, variant, **kwargs):
     return ni
 
 # %% ../nbs/api/22_resnet.ipynb #a5a57dd5
-class ResNet(nn.Module):
+class ResNet(CheckedModule):
     "ResNets and plain networks of He et al. 2015 and 2016, ResNeXt and Wide ResNet"
     def __init__(self,
         block:type, # `BasicBlock` or `Bottleneck`
@@ -64,10 +64,10 @@ class ResNet(nn.Module):
         init_resnet(self, zero_gamma)
 
     def forward(self, x:Tensor)->Tensor: # Normalized images (N, n_in, H, W) → scores (N, n_out)
-        "Compute the scores; raises `CourseError` if `x` is not a batch of images for this network"
-        self.check(x)
+        "Compute the scores"
         x = self.maxpool(self.act(self.bn1(self.conv1(x))))
-        for stage in self.stages(): x = stage(x)
+        for name, m in self.named_children():
+            if name.startswith('layer'): x = m(x)
         if self.bn_out is not None: x = self.act(self.bn_out(x))
         return self.fc(self.avgpool(x).flatten(1))
 

@@ -6,6 +6,7 @@
 __all__ = ['Summary', 'image_shape', 'model_summary']
 
 # %% ../nbs/api/26_summary.ipynb #fd358a3e
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 import torch
@@ -13,9 +14,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 from .core import CourseError, align, html_table
-from .models import eval_mode
+from .models import eval_mode, unwrap_model
 
 # %% ../nbs/api/26_summary.ipynb #9bf530df
+@contextmanager
+def _slow_attention():
+    "Compute attention step by step: nobody can count inside of PyTorch's fused operation"
+    was = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try: yield
+    finally: torch.backends.mha.set_fastpath_enabled(was)
+
 def _run_meta(
     model:nn.Module, # Stays unchanged
     x:Tensor # Batch on the `meta` device
@@ -25,7 +34,7 @@ def _run_meta(
     for name, v in [*model.named_parameters(), *model.named_buffers()]:
         dtype = x.dtype if v.is_floating_point() else v.dtype
         state[name] = torch.empty_like(v, device='meta', dtype=dtype)
-    with eval_mode(model): return functional_call(model, state, (x,))
+    with eval_mode(model), _slow_attention(): return functional_call(model, state, (x,))
 
 # %% ../nbs/api/26_summary.ipynb #5277a080
 def _by(ns): return '×'.join(map(str, ns))
@@ -151,6 +160,7 @@ def model_summary(
     n_in:int=None # Channels of the images; `None`: those of the first convolution
 )->Summary: # Table with a row per layer
     "Summarize output shapes, parameters and multiply-adds for one image"
+    model = unwrap_model(model)
     shape = image_shape(model, size, n_in)
     calls = _record(model, torch.empty(1, *shape, device='meta'))
     rows = _rows(calls, depth)

@@ -19,12 +19,33 @@ from .images import array_image, open_image
 from .loaders import CourseDataLoaders, ImageSetDL
 
 # %% ../nbs/api/16_torch_loaders.ipynb #4724e9a4
+_image_keys = 'image img images pixel_values x input'.split()
+_label_keys = 'label labels target targets y fine_label coarse_label class'.split()
+
+def _item_keys(item):
+    "The keys of the image and the class in an item: of a dict, or 0 and 1"
+    if not isinstance(item, dict): return 0, 1
+    found = [next((k for k in keys if k in item), None) for keys in (_image_keys, _label_keys)]
+    if None in found:
+        raise CourseError(f'the dataset has items with {", ".join(map(str, item))}; call the image '
+                          "'image' and the class 'label'")
+    return tuple(found)
+
+def _class_number(y):
+    "A class as a number; raises `CourseError` for anything but a number or a one-hot vector"
+    y = torch.as_tensor(y)
+    if y.numel() == 1: return int(y)
+    if y.ndim == 1 and (y != 0).sum() == 1 and y.max() == 1: return int(y.argmax())
+    raise CourseError(f'a class is a number or a one-hot vector, got a tensor of shape '
+                      f'{tuple(y.shape)} with {int((y != 0).sum())} values that are not zero')
+
+# %% ../nbs/api/16_torch_loaders.ipynb #d0cafe6b
 class _TorchItem(Transform):
     "Turn an index into an item of a PyTorch dataset, and any image into a tensor by its transform"
     loss_func = CrossEntropyLossFlat()
 
     def __init__(self,
-        images:object,  # A PyTorch dataset of (image tensor, class)
+        images:object,  # A PyTorch dataset of (image tensor, class), or of dicts
         tfm:callable,   # Image → tensor, for new images; None: there is none
         vocab:list      # Class names
     ):
@@ -48,11 +69,13 @@ class _TorchItem(Transform):
     def _item(self, i):
         if self.images is None:
             raise CourseError('an exported learner has no images: pass a file, image or array')
-        x, y = self.images[i]
-        return _typed_image(x), TensorCategory(int(y))
+        item = self.images[i]
+        x, y = (item[k] for k in _item_keys(item))
+        return _typed_image(x), TensorCategory(_class_number(y))
 
     def decodes(self, o:TensorCategory): return Category(self.vocab[o])
 
+# %% ../nbs/api/16_torch_loaders.ipynb #3b7f719c
 def _typed_image(x): return (TensorImageBW if x.shape[-3] == 1 else TensorImage)(x)
 
 # %% ../nbs/api/16_torch_loaders.ipynb #696d41df
@@ -73,8 +96,19 @@ def _find(ds, attr):
         if value is not None: return value
         ds = getattr(ds, 'dataset', None)
 
-def _typed(b): return TensorImage(b[0]), TensorCategory(b[1])
+def _typed(b):
+    "A collated batch as fastai's types"
+    x, y = (b[k] for k in _item_keys(b))
+    return TensorImage(x), TensorCategory(y)
 
+def _class_names(ds, key):
+    "The names of the classes of a dataset, torchvision's or Hugging Face's; None if it has none"
+    names = _find(ds, 'classes')
+    if names is not None: return names
+    features = _find(ds, 'features')
+    return getattr(features[key], 'names', None) if isinstance(features, dict) else None
+
+# %% ../nbs/api/16_torch_loaders.ipynb #a7df55bd
 def _torch_dl(dl, tfm, vocab, train, device):
     "One PyTorch loader as this course's"
     n, bs = len(dl.dataset), dl.batch_size or 1
@@ -82,7 +116,9 @@ def _torch_dl(dl, tfm, vocab, train, device):
                       split_idx=0 if train else 1)
     own, collate = {}, dl.collate_fn
     if collate is not default_collate:
-        own['create_batch'] = lambda b: _typed(collate([tuple(o) for o in b]))
+        keys = _item_keys(dl.dataset[0])
+        def as_item(o): return tuple(o) if keys == (0, 1) else dict(zip(keys, o))
+        own['create_batch'] = lambda b: _typed(collate([as_item(o) for o in b]))
     res = ImageSetDL(items, bs=min(bs, max(1, n)), shuffle=train, drop_last=train and n > bs,
                      num_workers=dl.num_workers, do_setup=False, device=device, **own)
     res.sampler = dl.sampler if train else None
@@ -108,19 +144,24 @@ def _check_loader(dl):
 
 # %% ../nbs/api/16_torch_loaders.ipynb #c9f9a4b9
 def as_dls(
-    train:TorchLoader, # Batches of (image tensor C,H,W, class)
-    valid:TorchLoader, # To validate on
+    train:TorchLoader, # Of (image tensor C,H,W, class, …), or of dicts of image and label
+    valid:TorchLoader=None, # To validate on; there must be one
     test:TorchLoader=None, # To test on; None: there is no test set
     vocab:list=None, # Class names; None: the dataset's `classes`
     stats:tuple=None, # What the datasets normalize with, to show images as they were; None: nothing
     device:object=None # Where the batches go; None: fastai's default device
 )->CourseDataLoaders: # Two or three loaders
     "Turn PyTorch loaders into fastai's. Raises `CourseError` if they cannot be used"
+    if valid is None:
+        raise CourseError('one loader is not enough: give a loader to train on and one to '
+                          'validate on')
     loaders = [dl for dl in (train, valid, test) if dl is not None]
     for dl in loaders: _check_loader(dl)
-    vocab = vocab or _find(train.dataset, 'classes')
+    item = train.dataset[0]
+    image, label = _item_keys(item)
+    vocab = vocab or _class_names(train.dataset, label)
     if vocab is None: raise CourseError('the dataset has no `classes`: give their names as vocab=')
-    x = train.dataset[0][0]
+    x = item[image]
     if not isinstance(x, Tensor) or x.ndim != 3:
         raise CourseError('the dataset has no image tensors C,H,W: add ToTensor to its transform')
     tfm, device = _find(valid.dataset, 'transform'), device or default_device()

@@ -7,11 +7,12 @@ __all__ = ['shipped_weights', 'check_meta', 'read_weights', 'LoadReport', 'infer
            'save_weights', 'load_model', 'check_classes']
 
 # %% ../nbs/api/25_weights.ipynb #ffbd3a14
-import argparse, json, pickle, re, warnings, zipfile
+import json, pickle, re, warnings, zipfile
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np, torch
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -23,26 +24,134 @@ from .core import (
 from .download import checksum, fetch
 from .layers import variants
 from .alexnet import AlexNet
-from .models import create_model, list_models, options, registry
+from .models import create_model, list_models, options, registry, unwrap_model
 
 # %% ../nbs/api/25_weights.ipynb #7803ccbb
+class _Inert:
+    "Stands for an object that is not needed: takes any arguments and any state, and does nothing"
+    def __new__(cls, *args, **kwargs): return object.__new__(cls)
+    def __init__(self, *args, **kwargs): pass
+    def __setstate__(self, state): pass
+    def __repr__(self): return f'<{type(self).__name__}>'
+
+class _PlainList(list):
+    "Stands for a kind of list: creates an ordinary one"
+    def __new__(cls, *args, **kwargs): return []
+
+class _PlainDict(dict):
+    "Stands for a kind of dict: creates an ordinary one, which may hold the weights"
+    def __new__(cls, *args, **kwargs): return OrderedDict()
+
+# %% ../nbs/api/25_weights.ipynb #56e6acb2
+def _numpy_names(*names):
+    "The modules that have been the home of these names of NumPy"
+    return {f'{core}.{o}' for core in ('numpy.core', 'numpy._core') for o in names}
+
+# %% ../nbs/api/25_weights.ipynb #c9b554b9
+# modules that name the classes of Lightning, by version
+_lightning = ['pytorch_lightning', 'lightning', 'lightning.pytorch', 'lightning_fabric',
+              'lightning.fabric', 'lightning_utilities']
+_harmless = {   # module: names
+    'argparse': 'Namespace', 'types': 'SimpleNamespace', 'fractions': 'Fraction',
+    'decimal': 'Decimal', 'uuid': 'UUID', 'datetime': 'datetime date time timedelta timezone',
+    'pathlib': 'Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath',
+    'pathlib._local': 'Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath',
+    'builtins': 'bool int float complex str bytes list tuple dict frozenset range slice object',
+    'typing': 'Any', 'torch.torch_version': 'TorchVersion',
+    'numpy': 'dtype ndarray bool bool_ str_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 '
+             'float16 float32 float64 longlong ulonglong',
+    **{o: 'scalar _reconstruct' for o in _numpy_names('multiarray')},
+    **{o: '_frombuffer' for o in _numpy_names('numeric')},
+    'fastcore.foundation': 'L', 'fastcore.basics': 'AttrDict NS',
+    'omegaconf.dictconfig': 'DictConfig', 'omegaconf.listconfig': 'ListConfig',
+    'omegaconf.base': 'Metadata ContainerMetadata',
+    'omegaconf.nodes': 'AnyNode StringNode IntegerNode FloatNode BooleanNode EnumNode PathNode',
+    'mmengine.logging.history_buffer': 'HistoryBuffer',
+    'torch.optim.lr_scheduler': 'LambdaLR StepLR MultiStepLR ExponentialLR CosineAnnealingLR '
+                                'ReduceLROnPlateau OneCycleLR CyclicLR LinearLR SequentialLR',
+    **{f'{o}.callbacks.model_checkpoint': 'ModelCheckpoint' for o in _lightning},
+    **{f'{o}.callbacks.early_stopping': 'EarlyStopping' for o in _lightning}}
+_dicts = {'collections': 'defaultdict', 'yacs.config': 'CfgNode', 'fvcore.common.config': 'CfgNode',
+          'detectron2.config.config': 'CfgNode', 'easydict': 'EasyDict', 'addict.addict': 'Dict',
+          'mmcv.utils.config': 'ConfigDict', 'mmengine.config.config': 'ConfigDict',
+          'munch': 'Munch', 'timm.utils.model_ema': 'ModelEma',
+          **{f'{o}.utilities.parsing': 'AttributeDict' for o in _lightning},
+          **{f'{o}.utilities.data': 'AttributeDict' for o in _lightning}}
+_lists = {'collections': 'deque'}
+
+# %% ../nbs/api/25_weights.ipynb #be65bdeb
 def _safe_globals():
-    "List the harmless classes and functions, besides tensors and containers, found in checkpoints"
-    core = np._core if hasattr(np, '_core') else np.core   # NumPy 2 or 1
-    dtypes = [type(np.dtype(o)) for o in ('float64', 'float32', 'int64', 'int32', 'bool')]
-    return [core.multiarray.scalar, np.dtype, *dtypes, argparse.Namespace]
+    "A stand-in for each harmless class or function that is found in checkpoints"
+    kinds = [(_Inert, _harmless), (_PlainDict, _dicts), (_PlainList, _lists)]
+    return [type(name, (base,), dict(__module__=module))
+            for base, modules in kinds
+            for module, names in modules.items() for name in names.split()]
 
 # %% ../nbs/api/25_weights.ipynb #7700e0d8
 def _check_zip(path):
     "Raise `CourseError` for an archive that holds a program or unpacks to much more than its size"
     with zipfile.ZipFile(path) as z: members = z.infolist()
-    if any(m.filename.endswith('/constants.pkl') for m in members):
+    names = [m.filename for m in members]
+    _check_archive(path, names)
+    if any(o.endswith('/constants.pkl') for o in names):
         raise CourseError(f'{path}: a TorchScript program, not weights; if you trust it, load it '
                           'with torch.jit.load and save its state_dict')
     size, total = path.stat().st_size, sum(m.file_size for m in members)
     if total > 4*size + 2**20:
         raise CourseError(f'{path}: unpacks to {total:,} bytes from {size:,}, so it is not a '
                           'checkpoint that PyTorch wrote; nothing was loaded')
+
+# %% ../nbs/api/25_weights.ipynb #5d1241bd
+# how weights of another library become a file that `load_weights` can read
+_convert_by = {
+    'Keras weights (HDF5)': 'in Keras, save each layer\'s get_weights() as safetensors under the '
+        'names of PyTorch, and transpose convolutions from (height, width, in, out) to (out, in, '
+        'height, width)',
+    'NumPy arrays': 'convert them: torch.save({k: torch.from_numpy(v) for k, v in '
+        'np.load(file).items()}, "weights.pth")',
+    'an ONNX model': 'its weights have lost their names; use OnnxModel to run it, or get the '
+        'checkpoint that it was exported from',
+    'a program of torch.export': 'load it with torch.export.load and save its state_dict',
+    'a TensorFlow Lite model': 'get the checkpoint that it was converted from',
+    'a TensorFlow checkpoint': 'read it with tf.train.load_checkpoint, and save the tensors with '
+        'safetensors',
+    'Flax weights (msgpack)': 'read them with flax.serialization.msgpack_restore, and save them '
+        'with safetensors',
+    'a Caffe model': 'convert it with caffe2pytorch or MMdnn',
+    'a GGUF file': 'image networks are not stored as GGUF; get the PyTorch checkpoint',
+    'an archive': 'unpack it, and name the weights file in it'}
+
+# %% ../nbs/api/25_weights.ipynb #f088b0db
+def _foreign(path, start):
+    "Name the format of another library that a file has; None if it is none of them"
+    suffix = path.suffix.lower()
+    is_onnx = start[:1] == b'\x08' and start[2:3] in (b'\x12', b'\x1a', b'"', b':')
+    if start.startswith(b'\x89HDF'): return 'Keras weights (HDF5)'
+    if start.startswith(b'\x93NUMPY'): return 'NumPy arrays'
+    if start.startswith(b'GGUF'): return 'a GGUF file'
+    if start[4:8] == b'TFL3': return 'a TensorFlow Lite model'
+    if start[257:262] == b'ustar' or start.startswith((b'\x1f\x8b', b'7z', b'BZh', b'Rar!')):
+        return 'an archive'
+    if is_onnx or suffix == '.onnx': return 'an ONNX model'
+    by_suffix = {'.msgpack': 'Flax weights (msgpack)', '.caffemodel': 'a Caffe model',
+                 '.index': 'a TensorFlow checkpoint', '.pb': 'a TensorFlow checkpoint'}
+    is_shard = re.fullmatch(r'\.data-\d+-of-\d+', suffix)
+    return 'a TensorFlow checkpoint' if is_shard else by_suffix.get(suffix)
+
+def _refuse_foreign(path, what):
+    "Raise a `CourseError` that says how to convert another library's file"
+    if not what: return
+    raise CourseError(f'{path}: not a complete PyTorch checkpoint but {what}; {_convert_by[what]}')
+
+# %% ../nbs/api/25_weights.ipynb #804daa09
+def _check_archive(path, names):
+    "Raise `CourseError` for a zip archive that another program wrote; `names` are its members"
+    if any(o.endswith('.weights.h5') for o in names): what = 'Keras weights (HDF5)'
+    elif any(o.endswith('.npy') for o in names): what = 'NumPy arrays'
+    elif any('exported_program' in o or o.endswith('archive_format') for o in names):
+        what = 'a program of torch.export'
+    else: what = None
+    _refuse_foreign(path, what)
 
 # %% ../nbs/api/25_weights.ipynb #159bdfb4
 def _unpickle(path):
@@ -101,6 +210,7 @@ def _check_start(path, start):
     if not start: raise CourseError(f'{path}: empty file; download or save it again')
     if start.startswith(b'version https://git-lfs'):
         raise CourseError(f'{path}: only a Git LFS pointer; run `git lfs pull` to get the file')
+    _refuse_foreign(path, _foreign(path, start))
     if start[8:9] != b'{' and start.lstrip()[:1] in (b'<', b'{'):
         word = start.split()[0][:20].decode(errors='replace')
         raise CourseError(f'{path}: a text file ({word}…), not weights; did the download save a '
@@ -111,6 +221,26 @@ def _is_safetensors(path, start):
     if start[8:9] == b'{': return True
     looks_like_torch = start.startswith((b'PK', b'\x80'))
     return path.suffix == '.safetensors' and not looks_like_torch
+
+# %% ../nbs/api/25_weights.ipynb #97263d64
+def _read_index(path):
+    "Read the tensors of all files that an `index.json` names"
+    try: shards = json.loads(path.read_text())['weight_map']
+    except (ValueError, KeyError, OSError, TypeError):
+        raise CourseError(f'{path}: not the index of a sharded checkpoint') from None
+    sd = {}
+    if not isinstance(shards, dict) or not all(isinstance(o, str) for o in shards.values()):
+        raise CourseError(f'{path}: not the index of a sharded checkpoint')
+    for name in dict.fromkeys(shards.values()):
+        if Path(name).name != name:
+            raise CourseError(f'{path}: names a file in another folder ({name!r})')
+        if not (path.parent/name).exists():
+            raise MissingFileError(f'{path.parent/name}: no such file; it is one of the '
+                                   f'{len(set(shards.values()))} parts that {path.name} names')
+        sd |= read_weights(path.parent/name)[0]
+    absent = [k for k in shards if k not in sd]
+    if absent: raise CourseError(f'{path}: {shorten(absent)} are in none of its files')
+    return sd
 
 # %% ../nbs/api/25_weights.ipynb #22013451
 def shipped_weights()->dict[str, Path]: # Name → file
@@ -149,47 +279,80 @@ def check_meta(
         raise CourseError(f'{label}: its metadata is damaged: {key} is not {what}')
 
 # %% ../nbs/api/25_weights.ipynb #a05a8bd1
-def read_weights(
-    path:str|Path # A `.safetensors` file or PyTorch checkpoint, or a name in `shipped_weights()`
-)->tuple[dict, dict]: # Name → tensor; metadata, empty unless `save_weights` wrote the file
-    "Read a weights file without running code from it; raises `CourseError` if it is not one"
+def _read(path):
+    "What a file holds: any object without code of its own; and metadata of `save_weights`"
     path = shipped_weights().get(str(path)) or check_path(path, 'weights').expanduser()
     start = _first_bytes(path)
+    if path.name.endswith('.index.json'): return _read_index(path), {}
     _check_start(path, start)
-    if not _is_safetensors(path, start): return _tensors(_read_torch(path), path), {}
+    if not _is_safetensors(path, start): return _read_torch(path), {}
     sd, meta = _read_safetensors(path)
     meta = parse_json(meta.get('resnet_course', '{}'), f'{path}: its metadata')
     if not isinstance(meta, dict): return sd, {}
     check_meta(meta, path)
     return sd, meta
 
+def read_weights(
+    path:str|Path, # A `.safetensors` file, its index, a PyTorch checkpoint, or a shipped name
+    part:str=None # Which of several sets of weights, such as 'model'; None: averaged ones first
+)->tuple[dict, dict]: # Name → tensor; metadata, empty unless `save_weights` wrote the file
+    "Read a weights file without running code from it; raises `CourseError` if it is not one"
+    obj, meta = _read(path)
+    sets = _weight_sets(obj, path)
+    if part is not None: return sets[check_choice(part, sets, 'part')], meta
+    return sets[_first_choice(sets)], meta
+
 # %% ../nbs/api/25_weights.ipynb #878106cb
-_nests = 'state_dict model_state_dict model net network weights model_ema ema params'.split()
+_not_weights = re.compile(r'opt(s|im\w*|_\w+)?$|\w*optimi[sz]er\w*|\w*sched\w*|\w*scaler\w*|amp$'
+                          r'|callbacks$|loops$|rng\w*|history$|hyper_?param\w*|args$|config$')
 
 def _contents(obj):
     "Describe what a file holds instead of weights"
     if not isinstance(obj, dict): return f'a {type(obj).__name__}'
     return f'a dict with {shorten(map(repr, obj), 5)}' if obj else 'an empty dict'
 
-def _tensors(obj, label):
-    "Find the dict of tensors in `obj`, which may be nested; raises `CourseError` if there is none"
-    for _ in range(4):
-        if isinstance(obj, nn.Module): obj = obj.state_dict()
-        if not isinstance(obj, dict): break
-        inner = [obj[k] for k in _nests if isinstance(obj.get(k), dict)]
-        if not inner:
-            found = {k: v for k, v in obj.items() if isinstance(k, str) and isinstance(v, Tensor)}
-            if found: return found
-            break
-        obj = inner[0]
-    raise CourseError(f'{label}: no weights found; it holds {_contents(obj)}')
+def _find_sets(obj, path, found, seen):
+    "Add to `found` each dict of tensors in `obj`, under its path such as 'state_dict'"
+    if isinstance(obj, nn.Module): obj = obj.state_dict()
+    if not isinstance(obj, dict) or path.count('.') > 5 or id(obj) in seen: return
+    seen.add(id(obj))
+    obj = {k: v for k, v in obj.items() if isinstance(k, str)}
+    tensors = {k: v for k, v in obj.items() if isinstance(v, Tensor)}
+    if tensors: found[path] = tensors
+    for k, v in obj.items():
+        if not _not_weights.match(k): _find_sets(v, f'{path}.{k}' if path else k, found, seen)
+
+def _weight_sets(obj, label):
+    "Path → tensors, for each set of weights in `obj`; raises `CourseError` if there is none"
+    found = {}
+    _find_sets(obj, '', found, set())
+    if not found: raise CourseError(f'{label}: no weights found; it holds {_contents(obj)}')
+    return found
+
+# %% ../nbs/api/25_weights.ipynb #97752a16
+def _word(words): return re.compile(rf'(^|[._])({words})\w*([._]|$)', re.I)
+
+_averaged = _word('ema|swa|avg|averag|teacher|shadow')
+_second = _word('encoder_k|momentum_encoder|target|student|best_state')
+
+def _rank(path):
+    "0 for what is taken first"
+    if _averaged.search(path) and not re.search('swav', path, re.I): return 0
+    return 2 if _second.search(path) else 1
+
+def _first_choice(sets):
+    "The path of the set to take if nothing says which; small ones beside it are no networks"
+    most = max(map(len, sets.values()))
+    return min((k for k in sets if 2*len(sets[k]) >= most), key=_rank)
 
 # %% ../nbs/api/25_weights.ipynb #4f6e6cca
 _prefix = re.compile(r'^(module|model|net|network|backbone|_orig_mod)\.')
-_head = re.compile(r'^(fc|linear|classifier|classifer|head|last_linear)\.(weight|bias)$')
+_head = re.compile(r'^(fc|linear|classifier|classifer|head|last_linear|head\.fc)\.(weight|bias)$')
 # fastai's vision_learner turns a torchvision ResNet into Sequential(body, head), which renames it
 _fastai = {'0.0.': 'conv1.', '0.1.': 'bn1.', '0.4.': 'layer1.', '0.5.': 'layer2.',
            '0.6.': 'layer3.', '0.7.': 'layer4.'}
+# what wrappers insert in the middle of names
+_inserted = re.compile(r'(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
 
 def _torchvision_key(
     key:str, # A key of a state dict
@@ -201,6 +364,89 @@ def _torchvision_key(
     for theirs, ours in _fastai.items():
         if key.startswith(theirs): key = ours + key.removeprefix(theirs)
     return _head.sub(r'fc.\2', key).replace('.shortcut.', '.downsample.')
+
+# %% ../nbs/api/25_weights.ipynb #b4c7c827
+def _hugging_face(key):
+    "torchvision's name of a tensor of transformers' ResNet"
+    key = re.sub(r'^(resnet\.)?(embedder\.embedder|encoder\.stages)', r'\2', key)
+    key = re.sub(r'^embedder\.embedder\.convolution\.', 'conv1.', key)
+    key = re.sub(r'^embedder\.embedder\.normalization\.', 'bn1.', key)
+    key = re.sub(r'^classifier\.1\.', 'fc.', key)
+    m = re.match(r'encoder\.stages\.(\d+)\.layers\.(\d+)\.(shortcut|layer\.(\d+))\.(\w+)\.', key)
+    if not m: return key
+    stage, block, where, layer, kind = m.groups()
+    is_conv = kind == 'convolution'
+    if layer is None: name = f'downsample.{0 if is_conv else 1}'
+    else: name = ('conv' if is_conv else 'bn') + str(int(layer) + 1)
+    return f'layer{int(stage) + 1}.{block}.{name}.' + key[m.end():]
+
+def _detectron2(key):
+    "torchvision's name of a tensor of Detectron2's ResNet"
+    key = re.sub(r'^stem\.conv1\.norm\.', 'bn1.', key)
+    key = re.sub(r'^stem\.conv1\.', 'conv1.', key)
+    key = re.sub(r'^res(\d)\.', lambda m: f'layer{int(m[1]) - 1}.', key)
+    key = re.sub(r'\.conv(\d)\.norm\.', r'.bn\1.', key)
+    key = key.replace('.shortcut.norm.', '.downsample.1.')
+    return re.sub(r'\.shortcut\.(?=weight|bias)', '.downsample.0.', key)
+
+# %% ../nbs/api/25_weights.ipynb #f0566212
+def _weiaicunzai(key):
+    "torchvision's name of a tensor of weiaicunzai/pytorch-cifar100's ResNet"
+    key = re.sub(r'^conv1\.0\.', 'conv1.', key)
+    key = re.sub(r'^conv1\.1\.', 'bn1.', key)
+    key = re.sub(r'^conv(\d)_x\.', lambda m: f'layer{int(m[1]) - 1}.', key)
+    def layer(m):
+        "The branch is conv, BatchNorm, ReLU and so on"
+        n, place = divmod(int(m[1]), 3)
+        return f'.{("conv", "bn")[place]}{n + 1}.' if place < 2 else m[0]
+    return re.sub(r'\.residual_function\.(\d+)\.', layer, key).replace('.shortcut.', '.downsample.')
+
+# %% ../nbs/api/25_weights.ipynb #77b76cbc
+_namings = [(re.compile(r'(resnet\.)?encoder\.stages\.0\.layers\.0\.layer\.'), _hugging_face),
+            (re.compile(r'res2\.0\.conv1\.norm\.'), _detectron2),
+            (re.compile(r'conv2_x\.0\.residual_function\.'), _weiaicunzai)]
+
+def _canonical(keys, resnet=True):
+    "Key → torchvision's name for the same tensor"
+    rename = next((f for pat, f in _namings if any(map(pat.match, keys))), lambda k: k)
+    return {k: _torchvision_key(rename(_inserted.sub('', k)), resnet) for k in keys}
+
+# %% ../nbs/api/25_weights.ipynb #f4555fb1
+def _tree(names):
+    "Nested dicts of the parts of `names`; a leaf is the whole name"
+    root = {}
+    for name in names:
+        *parts, last = name.split('.')
+        node = root
+        for o in parts:
+            node = node.setdefault(o, {})
+            if isinstance(node, str): return {}   # both a tensor and a module
+        node[last] = name
+    return root
+
+def _in_order(names):
+    "Sort names that differ only in a number; None if they differ in more"
+    found = [re.fullmatch(r'(\D*)(\d+)(\D*)', o) for o in names]
+    if not all(found) or len({(m[1], m[3]) for m in found}) > 1: return None
+    return sorted(names, key=lambda o: int(re.search(r'\d+', o)[0]))
+
+# %% ../nbs/api/25_weights.ipynb #fa35734d
+def _pair(ours, theirs):
+    "Our name → theirs, for two trees of the same structure; None if they differ"
+    if isinstance(ours, str) or isinstance(theirs, str):
+        return {ours: theirs} if isinstance(ours, str) and isinstance(theirs, str) else None
+    pairs = [(k, k) for k in ours if k in theirs]
+    a, b = [k for k in ours if k not in theirs], [k for k in theirs if k not in ours]
+    if len(a) != len(b): return None
+    if len(b) > 1: b = _in_order(b)
+    if b is None: return None
+    res = {}
+    for x, y in pairs + list(zip(a, b)):
+        if x != y and isinstance(ours[x], str): return None   # a tensor keeps its name
+        inner = _pair(ours[x], theirs[y])
+        if inner is None: return None
+        res |= inner
+    return res
 
 # %% ../nbs/api/25_weights.ipynb #87894dcf
 def _by_reason(names):
@@ -219,11 +465,17 @@ class LoadReport:
     adapted:dict[str, str] = field(default_factory=dict) # Loaded after a change: name → change
     skipped:dict[str, str] = field(default_factory=dict) # In the file, not loaded: name → reason
     missing:list[str] = field(default_factory=list) # In the model, not in the file: left unchanged
+    taken:str = '' # Which of several sets of weights was loaded; '' if the file has just one
+    others:list[str] = field(default_factory=list) # The other sets; `part=` takes one of them
     def __str__(self):
         lines = [f'{printable(self.source)}: {len(self.matched)} tensors matched']
         for kind in ('adapted', 'skipped', 'missing'):
             names = getattr(self, kind)
             if names: lines.append(f'  {kind}: {_by_reason(names)}')
+        if self.others:
+            lines.append(f'  taken: {self.taken!r}, of several sets of weights; '
+                         f'load_weights(..., part={self.others[0]!r}) takes another '
+                         f'({shorten(map(repr, self.others))})')
         return '\n'.join(lines)
     __repr__ = __str__
 
@@ -288,6 +540,7 @@ class _Match:
     new:dict = field(default_factory=dict) # Name → tensor to load
     notes:dict = field(default_factory=dict) # Name → what was changed, '' for nothing
     bad:dict = field(default_factory=dict) # Name → why the file's tensor cannot be loaded
+    masked:set = field(default_factory=set) # Names of pruned tensors
     wrong_shape:bool=False # Does a tensor have another network's shape?
     def __post_init__(self):
         self.head = _head_names(self.own)
@@ -323,13 +576,32 @@ def _add(match, name, v):
     else: match.new[name], match.notes[name] = v, note
 
 # %% ../nbs/api/25_weights.ipynb #91590fa8
-def _by_torchvision_key(sd, resnet, label):
-    "Rename the tensors of `sd` to torchvision's names; raises `CourseError` if two get the same"
+def _apply_masks(sd):
+    "Multiply pruned weights by their masks, as PyTorch does in `forward`; returns their names, too"
+    sd, masked = dict(sd), set()
+    for k in [k for k in sd if k.endswith('_orig')]:
+        name = k.removesuffix('_orig')
+        mask = sd.get(f'{name}_mask')
+        if mask is None or mask.shape != sd[k].shape: continue
+        sd[name] = sd.pop(k)*sd.pop(f'{name}_mask')
+        masked.add(name)
+    return sd, masked
+
+def _by_structure(ours, theirs, head):
+    "Our name → theirs from the places in the tree; None if the trees differ"
+    if not any(k.endswith('num_batches_tracked') for k in theirs):
+        ours = [k for k in ours if not k.endswith('num_batches_tracked')]
+    pairs = _pair(_tree(ours), _tree(theirs))
+    if pairs is not None: return pairs
+    return _pair(_tree([k for k in ours if k not in head]), _tree(theirs))
+
+# %% ../nbs/api/25_weights.ipynb #88a4b0f6
+def _renamed(names, sd, label):
+    "The tensors of `sd` under their new names; raises `CourseError` if two get the same"
     res = {}
     for k, v in sd.items():
-        key = _torchvision_key(k, resnet)
-        if key in res: raise CourseError(f'{label}: has {key} twice; nothing was loaded')
-        res[key] = v
+        if names[k] in res: raise CourseError(f'{label}: has {names[k]} twice; nothing was loaded')
+        res[names[k]] = v
     return res
 
 def _drop_partial_head(match):
@@ -342,14 +614,24 @@ def _drop_partial_head(match):
         del match.new[k]
         report.skipped[k] = 'only part of the head fits'
 
+# %% ../nbs/api/25_weights.ipynb #98bce71f
 def _match(own, sd, label):
     "Match the tensors of a state dict `sd` with a model's, `own`"
-    resnet = any(_torchvision_key(k).startswith('layer1.') for k in own)
-    match = _Match(own, _by_torchvision_key(sd, resnet, label), LoadReport(label))
-    for name in own:
-        key = _torchvision_key(name, resnet)
+    sd, masked = _apply_masks(sd)
+    resnet = any(k.startswith('layer1.') for k in _canonical(own).values())
+    ours, names = _canonical(own, resnet), _canonical(sd, resnet)
+    head = {ours[k] for k in _head_names(own)}
+    known = set(names.values())
+    if any(k not in known and k not in head and 'num_batches' not in k for k in ours.values()):
+        pairs = _by_structure(list(ours.values()), list(sd), head)
+        if pairs: names |= {theirs: k for k, theirs in pairs.items()}
+    match = _Match(own, _renamed(names, sd, label), LoadReport(label))
+    match.masked = {names[k] for k in masked}
+    for name, key in ours.items():
         if key in match.left: _found(match, name, match.left.pop(key))
         else: _absent(match, name)
+        if key in match.masked and name in match.new:
+            match.notes[name] = ', '.join(filter(None, [match.notes[name], 'pruning mask applied']))
     _drop_partial_head(match)
     match.report.matched = [k for k in match.new if not match.notes[k]]
     match.report.adapted = {k: match.notes[k] for k in match.new if match.notes[k]}
@@ -357,8 +639,11 @@ def _match(own, sd, label):
 
 # %% ../nbs/api/25_weights.ipynb #8cebc52c
 _spare = re.compile(
-    r'^(fc|linear|classifier|classifer|head|last_linear)\b'
-    r'|^(aux\w*|criterion|loss\w*|normali[sz]e\w*|mean|std)\b'
+    r'^(fc|linear|classifier|classifer|head|heads|last_linear|last_layer)\b'
+    r'|^(aux\w*|criterion|\w*loss\w*|normali[sz]e\w*|mean|std|n_averaged|initted|step)\b'
+    r'|^(queue\w*|projector\w*|projection\w*|predictor\w*|prediction\w*|prototypes\w*'
+    r'|proj_head|momentum_\w*|mlp_head|center|temperature|logit_scale)\b'
+    r'|^(\w*_)?(acc\w*|metrics?\w*|f1\w*|auroc|auc|confmat|confusion\w*|precision|recall|top\d)\b'
     r'|^1\.\d+\.'   # the head of fastai's vision_learner
     r'|(total_ops|total_params|num_batches_tracked)$')
 
@@ -375,6 +660,92 @@ def _problems(match):
     if extra: res.append(f'{len(extra)} of its tensors are not in the model ({shorten(extra)})')
     other_network = bool(missing or extra or match.wrong_shape)
     return res, other_network
+
+# %% ../nbs/api/25_weights.ipynb #f9c0d5cb
+@dataclass
+class _Candidate:
+    "One way to take a set of weights from a file"
+    path:str    # Where it is, such as 'state_dict.module.encoder_q'
+    prefix:str  # What its names start with, such as 'module.encoder_q.'
+    group:str   # The dict in the file that holds it
+    sd:dict     # Its tensors, without the prefix
+    match:_Match = None
+    problems:list = field(default_factory=list)
+    other_network:bool = False
+    error:CourseError = None # Two of its tensors get the same name
+
+def _prefixes(sd, n):
+    "The prefixes that at least `n` tensors have, counters of BatchNorm aside; the shortest first"
+    counts = Counter()
+    for k in sd:
+        if k.endswith('num_batches_tracked'): continue
+        parts = k.split('.')
+        counts.update('.'.join(parts[:i]) + '.' for i in range(1, len(parts)))
+    found = [p for p, count in counts.items() if count >= n]
+    return ['', *sorted(found, key=lambda p: p.count('.'))] if n > 3 else ['']
+
+def _inside(sd, prefix):
+    "The tensors under a prefix, and a head that is outside of it"
+    part = {k.removeprefix(prefix): v for k, v in sd.items() if k.startswith(prefix)}
+    has_head = any(_head.search(_torchvision_key(k)) for k in part)
+    if prefix and not has_head:
+        part |= {k: v for k, v in sd.items() if _head.search(k) and not k.startswith(prefix)}
+    return part
+
+# %% ../nbs/api/25_weights.ipynb #8f6f4a44
+def _candidates(own, sets, label):
+    "All ways to take weights for a model with the tensors `own`"
+    body = [k for k in own if k not in _head_names(own) and 'num_batches_tracked' not in k]
+    res = []
+    for group, sd in sets.items():
+        for prefix in _prefixes(sd, len(body)):
+            same = [o for o in res if o.group == group and not o.problems and not o.error]
+            if any(prefix.startswith(o.prefix) for o in same): continue
+            path = '.'.join(filter(None, [group, prefix.rstrip('.')]))
+            c = _Candidate(path, prefix, group, _inside(sd, prefix))
+            try:
+                c.match = _match(own, c.sd, label)
+                c.problems, c.other_network = _problems(c.match)
+            except CourseError as e: c.error = e
+            res.append(c)
+    return res
+
+def _check_share(fitting, sets):
+    "Add a problem to each candidate that is a small part of a large network"
+    for c in fitting:
+        sd = sets[c.group]
+        others = [o.prefix for o in fitting if o.group == c.group]
+        rest = [k for k in sd if not any(map(k.startswith, others))]
+        if c.prefix and len(rest) > len(c.sd):
+            c.problems = [f'only its part {c.path!r} does, and {len(rest)} other tensors are of '
+                          'another network']
+
+# %% ../nbs/api/25_weights.ipynb #0ec09608
+def _misfit(found, label):
+    "The error for a file of which no part fits: about the part that comes closest"
+    broken = next((c.error for c in found if c.error), None)
+    tried = [c for c in found if c.match]
+    if not tried: return broken
+    def fit(c): return not c.other_network, len(c.match.new), -len(c.match.left)
+    best = max(tried, key=fit)
+    if broken and not best.match.new: return broken
+    hint = _fitting_model(best.sd) if best.other_network else ''
+    return CourseError(f'{label} does not fit this model: {"; ".join(best.problems)}; nothing was '
+                       f'loaded{hint}')
+
+def _choose(own, sets, label, part):
+    "The set of weights to load, and the other sets that fit; raises `CourseError` if none does"
+    found = _candidates(own, sets, label)
+    fitting = [c for c in found if not c.problems and not c.error]
+    _check_share(fitting, sets)
+    fitting = [c for c in fitting if not c.problems]
+    if not fitting: raise _misfit(found, label)
+    wanted = fitting
+    if part is not None:
+        wanted = [c for c in fitting if f'{c.path}.'.startswith(f'{part}.')]
+        if not wanted: check_choice(part, [c.path for c in fitting], 'part')
+    best = min(wanted, key=lambda c: _rank(c.path))
+    return best, [c.path for c in fitting if c is not best]
 
 # %% ../nbs/api/25_weights.ipynb #f391cb5c
 def _body_shapes(sd):
@@ -413,7 +784,8 @@ def infer_arch(
 )->list[dict]: # Options of `create_model`, the most likely first; empty if no network fits
     "Find the ResNets that weights fit, from the names and shapes of their tensors"
     if not isinstance(source, dict): source = read_weights(source)[0]
-    sd = {_torchvision_key(k): v for k, v in source.items()}
+    names = _canonical(source)
+    sd = {names[k]: v for k, v in source.items()}
     found = _stem_options(sd)
     if found is None: return []
     if 'bn_out.weight' in sd: found['variant'] = 'v2'
@@ -493,6 +865,7 @@ def _download(url, path):
         why = f'cannot download {url} to {path}: wrong checksum'
     raise MissingFileError(f'{why}. You can put the file there yourself')
 
+# %% ../nbs/api/25_weights.ipynb #a2bd7655
 def torchvision_file(
     model:nn.Module, # Decides which architecture's weights
     name:str='torchvision' # 'IMAGENET1K_V1', 'IMAGENET1K_V2', or 'torchvision' for V1
@@ -512,18 +885,19 @@ def torchvision_file(
 
 # %% ../nbs/api/25_weights.ipynb #a9fa6951
 def _source(model, source):
-    "Read weights from any source; returns tensors, metadata, and a label for messages"
+    "Read weights from any source; returns sets of tensors, metadata, and a label for messages"
     if isinstance(source, (dict, nn.Module)):
-        return _tensors(source, 'state dict'), {}, 'state dict'
+        return _weight_sets(source, 'state dict'), {}, 'state dict'
     if isinstance(source, str) and re.fullmatch(r'torchvision|\w*\.?IMAGENET1K_V\d', source):
         path = torchvision_file(model, source.rpartition('.')[2])
-        return read_weights(path)[0], dict(cfg=dict(variant='v1.5')), f'torchvision {path.name}'
+        label = f'torchvision {path.name}'
+        return _weight_sets(_read(path)[0], path), dict(cfg=dict(variant='v1.5')), label
     path = Path(source)
     if isinstance(source, str) and not path.suffix and not path.exists():
         named = ['torchvision', 'IMAGENET1K_V1', 'IMAGENET1K_V2', *shipped_weights()]
         check_choice(source, [*named, 'a path to a file'], 'weights')
-    sd, meta = read_weights(source)
-    return sd, meta, path.name
+    obj, meta = _read(source)
+    return _weight_sets(obj, path), meta, path.name
 
 def _fitting_model(sd):
     "Say which call of `create_model` weights fit, for an error message; '' if there is none"
@@ -536,24 +910,193 @@ def _fitting_model(sd):
 def load_weights(
     model:nn.Module, # Changed in place, or not at all
     source:str|Path|dict|nn.Module, # A file, name (see below), state dict or model
-    variant:str=None # Variant that the weights were trained as: 'v1', 'v1.5' or 'v2'; None: unknown
+    variant:str=None, # Variant that the weights were trained as: 'v1', 'v1.5', 'v2'; None: unknown
+    part:str=None # Which of several sets of weights, such as 'model'; None: averaged ones first
 )->LoadReport: # What was loaded and what was not
     """Load weights whatever their keys; raises `CourseError` unless every tensor of the body fits.
 
     Names are 'torchvision', 'IMAGENET1K_V1', 'IMAGENET1K_V2' and those in `shipped_weights()`.
     """
-    sd, meta, label = _source(model, source)
+    sets, meta, label = _source(model, source)
     cfg = meta.get('cfg')
     _check_kind(model, variant, cfg if isinstance(cfg, dict) else {}, label)
-    match = _match(model.state_dict(), sd, label)
-    problems, other_network = _problems(match)
-    if problems:
-        hint = _fitting_model(sd) if other_network else ''
-        raise CourseError(f'{label} does not fit this model: {"; ".join(problems)}; nothing was '
-                          f'loaded{hint}')
-    for k in match.left: match.report.skipped[k] = 'not in the model'
-    model.load_state_dict(match.new, strict=False)
-    return match.report
+    best, others = _choose(model.state_dict(), sets, label, part)
+    report = best.match.report
+    for k in best.match.left: report.skipped[k] = 'not in the model'
+    if best.prefix:
+        for k in sets[best.group]:
+            if k.startswith(best.prefix) or k in best.sd: continue
+            report.skipped[k] = f'outside {best.prefix}'
+    if others: report.taken, report.others = best.path or 'the top level', others
+    model.load_state_dict(best.match.new, strict=False)
+    return report
+
+# %% ../nbs/api/25_weights.ipynb #74a4d536
+def _cfg_of(model):
+    "The options of `create_model` that describe a ResNet; raises `CourseError` for another network"
+    net = unwrap_model(model)
+    cfg = getattr(net, 'cfg', None)
+    if cfg: return dict(options(cfg['name']), **cfg)
+    fits = infer_arch(net.state_dict())
+    if not fits:
+        raise CourseError(f'{type(net).__name__}: only ResNets and AlexNets of this package or '
+                          'of torchvision can be saved in the layout of a library')
+    return dict(options(fits[0]['name']), **fits[0], variant=_variant_of(net) or 'v1.5')
+
+def _needs(layout, cfg, **want):
+    "Raise `CourseError` unless the options of a network are those that a library has"
+    for k, v in want.items():
+        if k not in cfg or cfg[k] in v: continue
+        raise CourseError(f'{layout} has no {cfg["name"]} with {k}={cfg[k]!r}: create the network '
+                          f'with {k}={v[0]!r}, or save without layout=')
+
+def _is_bottleneck(sd): return 'layer1.0.conv3.weight' in sd
+
+def _check_name(layout, cfg, names):
+    "Raise `CourseError` unless a library has a network of this name"
+    if cfg['name'] in names: return
+    raise CourseError(f'{layout} has no {cfg["name"]}; it has {shorten(names, 9)}')
+
+_shared = [o for o in list_models('res*') + list_models('wide*')
+           if registry[o][1].get('stem') != 'cifar']
+_usual = dict(shortcut=['B'], act=['relu'], variant=['v1.5'], nf=[64])
+
+# %% ../nbs/api/25_weights.ipynb #c55ecf2c
+def _torchvision_config(cfg, sd, meta):
+    "Check that torchvision has this network; it has no configuration files"
+    _check_name('torchvision', cfg, [*_shared, 'alexnet_tv'])
+    _needs('torchvision', cfg, stem=['imagenet'], n_in=[3], **_usual)
+    return {}
+
+def _timm_config(cfg, sd, meta):
+    "timm's config.json"
+    _check_name('timm', cfg, _shared)
+    _needs('timm', cfg, stem=['imagenet', 'deep'], **_usual)
+    n_in, n_out, size = cfg['n_in'], len(sd['fc.weight']), meta.get('size') or 224
+    args = {} if n_in == 3 else dict(in_chans=n_in)
+    if cfg['stem'] == 'deep': args |= dict(stem_type='deep', stem_width=32)
+    mean, std = _stats(meta, n_in)
+    pre = dict(input_size=[n_in, size, size], fixed_input_size=False, interpolation='bilinear',
+               crop_pct=size/max(size, meta.get('side') or size), crop_mode='center', mean=mean,
+               std=std, num_classes=n_out, pool_size=[7, 7], classifier='fc',
+               first_conv='conv1.0' if cfg['stem'] == 'deep' else 'conv1')
+    config = dict(architecture=cfg['name'], num_classes=n_out, global_pool='avg', model_args=args,
+                  num_features=sd['fc.weight'].shape[1], pretrained_cfg=pre)
+    if meta.get('vocab'): config['label_names'] = list(map(str, meta['vocab']))
+    return {'config.json': config}
+
+def _stats(meta, n_in):
+    "Mean and standard deviation per channel; ImageNet's if the weights come without"
+    mean, std = meta.get('stats') or (meta.get('mean'), meta.get('std'))
+    if mean is None or std is None: mean, std = [.485, .456, .406], [.229, .224, .225]
+    return [list(o)[:n_in] if len(o) >= n_in else [o[0]]*n_in for o in (mean, std)]
+
+# %% ../nbs/api/25_weights.ipynb #275fe0d3
+def _hugging_face_config(cfg, sd, meta):
+    "The config.json and preprocessor_config.json of transformers"
+    _check_name('transformers', cfg, [o for o in _shared if o.startswith('resnet')])
+    _needs('transformers', cfg, stem=['imagenet'], shortcut=['B'], act=['relu'],
+           variant=['v1.5', 'v1'])
+    nf, depths = cfg['nf'], registry[cfg['name']][1]['n_blocks']
+    basic = not _is_bottleneck(sd)
+    vocab = list(map(str, meta.get('vocab') or range(len(sd['fc.weight']))))
+    size = meta.get('size') or 224
+    mean, std = _stats(meta, cfg['n_in'])
+    config = dict(
+        architectures=['ResNetForImageClassification'], model_type='resnet',
+        num_channels=cfg['n_in'], embedding_size=nf, depths=list(depths), hidden_act='relu',
+        hidden_sizes=[nf*2**i*(1 if basic else 4) for i in range(len(depths))],
+        layer_type='basic' if basic else 'bottleneck', downsample_in_first_stage=False,
+        downsample_in_bottleneck=cfg.get('variant') == 'v1', torch_dtype='float32',
+        id2label={str(i): o for i, o in enumerate(vocab)},
+        label2id={o: i for i, o in enumerate(vocab)})
+    prepare = dict(
+        image_processor_type='BitImageProcessor', do_convert_rgb=cfg['n_in'] == 3, do_resize=True,
+        size=dict(shortest_edge=meta.get('side') or size), resample=2, do_center_crop=True,
+        crop_size=dict(height=size, width=size), do_rescale=True, rescale_factor=1/255,
+        do_normalize=True, image_mean=mean, image_std=std)
+    return {'config.json': config, 'preprocessor_config.json': prepare}
+
+# %% ../nbs/api/25_weights.ipynb #fca9b37c
+def _to_hugging_face(key):
+    "transformers' name of torchvision's `key`"
+    if key.startswith('fc.'): return 'classifier.1.' + key.removeprefix('fc.')
+    stem = {'conv1.': 'convolution.', 'bn1.': 'normalization.'}
+    for ours, theirs in stem.items():
+        if key.startswith(ours): return f'resnet.embedder.embedder.{theirs}{key.removeprefix(ours)}'
+    layer, block, name, rest = key.split('.', 3)
+    where = f'resnet.encoder.stages.{int(layer[5:]) - 1}.layers.{block}'
+    if name == 'downsample':
+        i, _, rest = rest.partition('.')
+        return f'{where}.shortcut.{"normalization" if i == "1" else "convolution"}.{rest}'
+    kind = 'convolution' if name.startswith('conv') else 'normalization'
+    return f'{where}.layer.{int(name[-1]) - 1}.{kind}.{rest}'
+
+# %% ../nbs/api/25_weights.ipynb #7bf58268
+_layouts = dict(torchvision=(_torchvision_config, lambda k: k), timm=(_timm_config, lambda k: k),
+                huggingface=(_hugging_face_config, _to_hugging_face))
+_load_by = dict(
+    torchvision="""from safetensors.torch import load_file
+from torchvision.models import get_model
+
+model = get_model({arch!r}, num_classes={n_out})
+model.load_state_dict(load_file('{file}'))""",
+    timm="""import timm
+
+model = timm.create_model('local-dir:FOLDER', pretrained=True).eval()""",
+    huggingface="""from transformers import AutoModelForImageClassification
+
+model = AutoModelForImageClassification.from_pretrained('FOLDER')""")
+
+# %% ../nbs/api/25_weights.ipynb #57f840ad
+def _card(layout, cfg, sd, meta, file):
+    "A model card in Markdown: what it is, how to load it, and how to prepare images"
+    arch, n_out = cfg['name'].removesuffix('_tv'), len(list(sd.values())[-1])
+    library = dict(huggingface='transformers').get(layout, layout)
+    mean, std = _stats(meta, cfg['n_in'])
+    known = bool(meta.get('stats') or meta.get('mean'))
+    vocab = list(map(str, meta.get('vocab') or []))
+    lines = ['---', f'library_name: {library}', 'pipeline_tag: image-classification',
+             'tags:', '- image-classification', '- resnet_course', '---', '', f'# {arch}', '',
+             f'{n_out} classes, trained with resnet_course {resnet_course.__version__}.', '']
+    if vocab: lines += [f'Classes: {shorten(vocab, 20)}.', '']
+    lines += ['## Load it', '', '```py',
+              _load_by[layout].format(arch=arch, n_out=n_out, file=file), '```', '']
+    lines += ['## Prepare images', '', f'{cfg["n_in"]} channels']
+    if meta.get('size'): lines[-1] += f', {meta["size"]}×{meta["size"]} px'
+    stats = f'mean {mean}, standard deviation {std}'
+    lines[-1] += f'; {stats}.' if known else '. The normalization is not recorded.'
+    more = {k: v for k, v in meta.items()
+            if k not in ('vocab', 'size', 'side', 'stats', 'mean', 'std', 'crop')}
+    if more: lines += ['', '## More', '', *(f'- {k}: {v}' for k, v in more.items())]
+    return '\n'.join(lines) + '\n'
+
+# %% ../nbs/api/25_weights.ipynb #160625c6
+def _save_layout(model, path, layout, meta):
+    "Write a folder as another library loads it; returns the file of the weights"
+    make_config, rename = _layouts[check_choice(layout, _layouts, 'layout')]
+    cfg, text = _cfg_of(model), json.loads(_to_json(meta))
+    own = {k: v.detach().cpu().contiguous() for k, v in unwrap_model(model).state_dict().items()}
+    names = _canonical(own, resnet='layer1.0.conv1.weight' in own)
+    sd = {names[k]: v for k, v in own.items()}
+    files = {k: json.dumps(v, indent=2) for k, v in make_config(cfg, sd, text).items()}
+    file = path if path.suffix == '.safetensors' else path/'model.safetensors'
+    card = 'README.md' if file.name == 'model.safetensors' else f'{file.stem}.md'
+    files[card] = _card(layout, cfg, sd, text, file.name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _write_safetensors({rename(k): v for k, v in sd.items()}, file, dict(format='pt'))
+    for name, content in files.items():
+        with atomic_write(file.parent/name) as tmp: tmp.write_text(content, encoding='utf-8')
+    return file
+
+def _write_safetensors(sd, path, metadata):
+    "Write a safetensors file; raises `CourseError` if that fails"
+    try:
+        with atomic_write(path) as tmp:
+            save_file(sd, tmp, metadata=metadata)
+            _sort_metadata(tmp)
+    except SafetensorError as e:
+        raise CourseError(f'{path}: cannot write the weights ({e}); is the disk full?') from None
 
 # %% ../nbs/api/25_weights.ipynb #b6429c4b
 def _to_json(meta):
@@ -577,25 +1120,24 @@ def _sort_metadata(path):
 # %% ../nbs/api/25_weights.ipynb #6c1cd99e
 def save_weights(
     model:nn.Module, # A model made by `create_model`
-    path:str|Path, # A `.safetensors` file; the extension is added if there is none
+    path:str|Path, # A `.safetensors` file (the default extension); with `layout`, or a folder
+    layout:str=None, # 'timm', 'torchvision' or 'huggingface'; None: the course's own file
     **meta # What `predict` needs to know: size (px), mean, std, vocab, …; must be JSON-serializable
 )->Path: # The file written
-    "Save the weights together with the configuration that rebuilds the model with `load_model`"
+    """Save the weights together with the configuration that rebuilds the model with `load_model`.
+
+    With `layout`, write what another library loads, with a model card beside it."""
     check_type(model, nn.Module, 'model', 'a network')
     path = check_path(path).expanduser()
-    if not path.suffix: path = path.with_suffix('.safetensors')
-    if path.suffix != '.safetensors':
+    if not path.suffix and layout is None: path = path.with_suffix('.safetensors')
+    if path.suffix not in ('.safetensors', ''):
         raise CourseError(f'{path}: weights are saved as .safetensors, not {path.suffix}')
+    if layout is not None: return _save_layout(model, path, layout, meta)
     versions = dict(resnet_course=resnet_course.__version__, torch=str(torch.__version__))
     check_meta(meta, path)
     text = _to_json(dict(cfg=getattr(model, 'cfg', None), **meta, versions=versions))
     sd = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    try:
-        with atomic_write(path) as tmp:
-            save_file(sd, tmp, metadata=dict(format='pt', resnet_course=text))
-            _sort_metadata(tmp)
-    except SafetensorError as e:
-        raise CourseError(f'{path}: cannot write the weights ({e}); is the disk full?') from None
+    _write_safetensors(sd, path, dict(format='pt', resnet_course=text))
     return path
 
 # %% ../nbs/api/25_weights.ipynb #fb88c733
@@ -627,6 +1169,9 @@ def load_model(
     device:str='cpu' # Device to move the model to
 )->nn.Module: # In evaluation mode; its `.meta` is the metadata saved with it
     "Rebuild a model from a file; raises `CourseError` if its weights and configuration disagree"
+    if str(path).endswith('.onnx'):
+        raise CourseError(f'{path}: an ONNX model is loaded by OnnxModel, which predict_images '
+                          'takes like a network')
     sd, meta = read_weights(path)
     if not isinstance(meta.get('cfg'), dict):
         raise CourseError(f'{path}: has no configuration; use create_model and load_weights')

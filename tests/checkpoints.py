@@ -2,13 +2,15 @@
 
 `tests/test_weights.py` checks every case; the notebook of `weights` shows them as a table.
 """
-import argparse, io, json, os, pickle, struct, tarfile, warnings, zipfile
+import argparse, collections, datetime, decimal, fractions, io, json, os, pathlib, pickle, re
+import struct, tarfile, types, uuid, warnings, zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np, torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.utils import prune  # noqa: F401  nn.utils.prune
 
 from resnet_course.models import create_model
 from resnet_course.weights import save_weights
@@ -244,6 +246,168 @@ def _(d, sd):
     sd = create_model('alexnet_small', n_in=1).state_dict()
     return save(d, prefixed(sd, 'module.'))
 
+# Self-supervised training, wrappers, other libraries' names, several sets of weights
+
+def body(sd): return {k: v for k, v in sd.items() if not k.startswith('fc.')}
+
+def bodies(sd): return body(sd), body(create_model('resnet8').state_dict())
+
+@good('numpy 1 wrote a scalar beside the weights')
+def _(d, sd):
+    path = save(d, dict(model=sd, best_accuracy=np.float64(.9)), 'new.pth')
+    with zipfile.ZipFile(path) as a, zipfile.ZipFile(d/'w.pth', 'w') as z:
+        for o in a.namelist():
+            content = a.read(o).replace(b'numpy._core.multiarray', b'numpy.core.multiarray')
+            z.writestr(o, content)
+    return d/'w.pth'
+
+@good('numbers, arrays, paths, dates and containers of Python and NumPy')
+def _(d, sd):
+    others = [np.float16(1), np.uint8(2), np.int16(3), np.bool_(True), np.arange(3), np.float32,
+              np.array(['a']), np.random.get_state(), pathlib.PurePosixPath('a'), range(3),
+              pathlib.Path('a'), datetime.datetime(2020, 1, 1), datetime.timedelta(1), slice(1),
+              fractions.Fraction(1, 2), decimal.Decimal(1), uuid.uuid4(), frozenset([1]),
+              collections.deque([1]), collections.Counter('ab'), types.SimpleNamespace(a=1),
+              collections.defaultdict(list, a=[1])]
+    return save(d, dict(state_dict=sd, others=others))
+
+@good('weights in a defaultdict')
+def _(d, sd): return save(d, dict(model=collections.defaultdict(dict, sd)))
+
+@good('a moving average beside the weights', "taken: 'state_dict_ema'")
+def _(d, sd):
+    other = create_model('resnet8').state_dict()
+    return save(d, dict(state_dict=other, state_dict_ema=sd, epoch=3))
+
+@good('the weights beside their moving average', "taken: 'state_dict'", part='state_dict')
+def _(d, sd):
+    other = create_model('resnet8').state_dict()
+    return save(d, dict(state_dict=sd, state_dict_ema=other, epoch=3))
+
+@good("PyTorch's AveragedModel")
+def _(d, sd):
+    averaged = torch.optim.swa_utils.AveragedModel(create_model('resnet8'))
+    return save(d, averaged.state_dict())
+
+@good('an average in a LightningModule beside the network', "taken: 'state_dict.ema_model'")
+def _(d, sd):
+    other = create_model('resnet8').state_dict()
+    return save(d, dict(state_dict=prefixed(other, 'model.') | prefixed(sd, 'ema_model.')))
+
+@good('MoCo: two encoders and a queue', "taken: 'state_dict.module.encoder_q'")
+def _(d, sd):
+    q, k = bodies(sd)
+    names = prefixed(q, 'module.encoder_q.') | prefixed(k, 'module.encoder_k.')
+    return save(d, dict(state_dict=names | {'module.queue': torch.zeros(8, 9)}))
+
+@good('MoCo v3: base and momentum encoder', "taken: 'state_dict.module.base_encoder'")
+def _(d, sd):
+    q, k = bodies(sd)
+    names = prefixed(q, 'module.base_encoder.') | prefixed(k, 'module.momentum_encoder.')
+    return save(d, dict(state_dict=names))
+
+@good('SimSiam: encoder and predictor', '42 tensors matched')
+def _(d, sd):
+    names = prefixed(body(sd), 'module.encoder.') | {'module.encoder.fc.0.weight': torch.ones(2, 2)}
+    return save(d, dict(state_dict=names | {'module.predictor.0.weight': torch.ones(2, 2)}))
+
+@good('SwAV: projection head and prototypes', '42 tensors matched')
+def _(d, sd):
+    names = {'projection_head.0.weight': torch.ones(2, 2), 'prototypes.weight': torch.ones(2, 2)}
+    return save(d, prefixed(body(sd) | names, 'module.'))
+
+@good('DINO: student and teacher', "taken: 'teacher'")
+def _(d, sd):
+    t, s = bodies(sd)
+    head = {'head.mlp.0.weight': torch.ones(2, 2)}
+    student, teacher = prefixed(s, 'module.backbone.'), prefixed(t, 'backbone.')
+    return save(d, dict(student=student | head, teacher=teacher | head, epoch=100))
+
+@good('BYOL: online and target encoder', "taken: 'online_encoder'")
+def _(d, sd):
+    o, t = bodies(sd)
+    return save(d, prefixed(o, 'online_encoder.net.') | prefixed(t, 'target_encoder.net.'))
+
+@good('solo-learn: backbone and projector', '42 tensors matched')
+def _(d, sd):
+    names = prefixed(body(sd), 'backbone.') | {'projector.0.weight': torch.ones(2, 2)}
+    return save(d, dict(state_dict=names))
+
+@good('SupContrast: encoder.module. and head.', '42 tensors matched')
+def _(d, sd):
+    names = prefixed(body(sd), 'encoder.module.') | {'head.0.weight': torch.ones(2, 2)}
+    return save(d, dict(model=names))
+
+@good('VISSL: a trunk four levels down', '42 tensors matched')
+def _(d, sd):
+    trunk = dict(trunk=prefixed(body(sd), '_feature_blocks.'), heads={})
+    return save(d, dict(classy_state_dict=dict(base_model=dict(model=trunk))))
+
+@good('a LightningModule with self.resnet and metrics')
+def _(d, sd):
+    names = prefixed(sd, 'resnet.') | {'train_acc.confmat': torch.zeros(2, 2)}
+    return save(d, dict(state_dict=names))
+
+@good('a network whose children were put into a Sequential', '42 tensors matched')
+def _(d, sd):
+    net = create_model('resnet8')
+    return save(d, prefixed(nn.Sequential(*list(net.children())[:-1]).state_dict(), 'features.'))
+
+@good('MMPretrain: backbone. and head.fc.')
+def _(d, sd):
+    names = prefixed(body(sd), 'backbone.')
+    return save(d, dict(meta=dict(epoch=1), state_dict=names | {
+        'head.fc.weight': sd['fc.weight'], 'head.fc.bias': sd['fc.bias']}))
+
+@good('stages called stage1, stage2, stage3')
+def _(d, sd): return save(d, rename(sd, lambda k: re.sub('^layer', 'stage', k)))
+
+@good("Detectron2's names", '122 tensors matched', model=dict(name='resnet18', stem='imagenet'))
+def _(d, sd):
+    def name(k):
+        k = re.sub(r'^bn1', 'stem.conv1.norm', re.sub(r'^conv1', 'stem.conv1', k))
+        k = re.sub(r'^layer(\d)', lambda m: f'res{int(m[1]) + 1}', k)
+        k = re.sub(r'\.bn(\d)\.', r'.conv\1.norm.', k)
+        return k.replace('downsample.0.', 'shortcut.').replace('downsample.1.', 'shortcut.norm.')
+    sd = create_model('resnet18').state_dict()
+    return save(d, rename(sd, name))
+
+@good("weiaicunzai's names", '122 tensors matched', model=dict(name='resnet18', stem='cifar'))
+def _(d, sd):
+    places = dict(conv1='0', bn1='1', conv2='3', bn2='4')
+    def name(k):
+        if not k.startswith('layer'):
+            return re.sub('^bn1', 'conv1.1', re.sub('^conv1', 'conv1.0', k))
+        stage, i, m, rest = k.split('.', 3)
+        where = 'shortcut' if m == 'downsample' else f'residual_function.{places[m]}'
+        return f'conv{int(stage[5:]) + 1}_x.{i}.{where}.{rest}'
+    return save(d, rename(create_model('resnet18', stem='cifar').state_dict(), name))
+
+@good("transformers' names", '122 tensors matched', model=dict(name='resnet18', stem='imagenet'))
+def _(d, sd): return save_weights(create_model('resnet18'), d/'hf', layout='huggingface')
+
+@good("transformers' wrapper around timm")
+def _(d, sd): return save(d, prefixed(sd, 'timm_model.'))
+
+@good('FSDP and activation checkpointing in the middle of names')
+def _(d, sd):
+    inner = 'layer1._fsdp_wrapped_module.0._checkpoint_wrapped_module.'
+    return save(d, rename(sd, lambda k: k.replace('layer1.0.', inner)))
+
+@good('pruned, with masks', 'pruning mask applied')
+def _(d, sd):
+    net = create_model('resnet8')
+    nn.utils.prune.l1_unstructured(net.layer1[0].conv1, 'weight', .5)
+    return save(d, net.state_dict())
+
+@good('in several files with an index')
+def _(d, sd):
+    names = list(sd)
+    parts = {'model-1.safetensors': names[:20], 'model-2.safetensors': names[20:]}
+    for file, keys in parts.items(): save_safetensors({k: sd[k] for k in keys}, d/file)
+    index = dict(metadata={}, weight_map={k: file for file, keys in parts.items() for k in keys})
+    return write(d, json.dumps(index).encode(), 'model.safetensors.index.json')
+
 # Must be refused without running anything and without changing the model
 
 @bad('a pickle that runs code', 'could run code')
@@ -332,6 +496,62 @@ def _(d, sd):
 
 @bad("Keras's .h5", 'not a complete PyTorch checkpoint')
 def _(d, sd): return write(d, b'\x89HDF\r\n\x1a\n' + bytes(500), 'w.h5')
+
+@bad('a Keras file', 'but Keras weights')
+def _(d, sd):
+    with zipfile.ZipFile(d/'w.keras', 'w') as z: z.writestr('model.weights.h5', b'')
+    return d/'w.keras'
+
+@bad('an ONNX model', 'use OnnxModel to run it')
+def _(d, sd): return write(d, b'\x08\x08\x12\x07pytorch' + bytes(100), 'w.onnx')
+
+@bad('an ONNX model under another name', 'use OnnxModel to run it')
+def _(d, sd): return write(d, b'\x08\x08\x12\x07pytorch' + bytes(100), 'w.pth')
+
+@bad('a program of torch.export', 'torch.export.load')
+def _(d, sd):
+    net = create_model('resnet8').eval()
+    torch.export.save(torch.export.export(net, (torch.zeros(2, 3, 32, 32),)), d/'w.pt2')
+    return d/'w.pt2'
+
+@bad('a TensorFlow Lite model', 'TensorFlow Lite')
+def _(d, sd): return write(d, bytes(4) + b'TFL3' + bytes(99), 'w.tflite')
+
+@bad('Flax weights', 'Flax weights')
+def _(d, sd): return write(d, b'\x81\xa6params\x80', 'flax_model.msgpack')
+
+@bad('an archive that was not unpacked', 'unpack it')
+def _(d, sd): return write(d, b'\x1f\x8b\x08' + bytes(99), 'w.tar.gz')
+
+@bad('an index of files that are missing', 'one of the 1 parts')
+def _(d, sd):
+    index = json.dumps(dict(weight_map=dict(a='model-1.safetensors')))
+    return write(d, index.encode(), 'model.safetensors.index.json')
+
+@bad('an index that points to another folder', 'in another folder')
+def _(d, sd):
+    index = json.dumps(dict(weight_map=dict(a='../model-1.safetensors')))
+    return write(d, index.encode(), 'model.safetensors.index.json')
+
+@bad('one of several files', 'tensors are missing')
+def _(d, sd): return save_safetensors({k: sd[k] for k in list(sd)[:20]}, d/'w.safetensors')
+
+@bad('a part that the file does not have', "unknown part 'ema'", part='ema')
+def _(d, sd): return save(d, dict(state_dict=sd, model=sd))
+
+@bad('a piece of a large network', 'are of another network')
+def _(d, sd):
+    rest = prefixed(create_model('resnet32').state_dict(), 'decoder.')
+    return save(d, prefixed(body(sd), 'encoder.') | rest)
+
+@bad('two of three stages exchanged', 'shape', model=dict(name='resnet14'))
+def _(d, sd):
+    sd = create_model('resnet14').state_dict()
+    swap = dict(layer1='layer2', layer2='layer1')
+    return save(d, rename(sd, lambda k: swap.get(k[:6], k[:6]) + k[6:]))
+
+@bad('unrelated names of the same number of layers', 'are missing')
+def _(d, sd): return save(d, rename(sd, lambda k: k.replace('conv', 'c').replace('bn', 'b')))
 
 @bad('a pickle of numpy arrays', '')
 def _(d, sd): return write(d, pickle.dumps(as_numpy(sd)))

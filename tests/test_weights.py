@@ -4,10 +4,15 @@ from urllib.error import URLError
 
 import pytest, torch, torchvision
 from checkpoints import cases
+from fastai.callback.all import ProgressCallback  # noqa: F401  gives Learner `no_bar`
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
 from helpers import file_size_limit
 from safetensors.torch import save_file
+from torch.nn.utils import prune
 
 from resnet_course.core import CourseError, MissingFileError
+from resnet_course.loaders import get_dls
 from resnet_course.models import create_model
 from resnet_course.weights import (
     infer_arch, load_model, load_weights, read_weights, save_weights, torchvision_file)
@@ -38,6 +43,47 @@ def test_case(case, tmp_path):
     assert '\n' not in str(e.value) and len(str(e.value)) < 700
     assert same(state(net), before), 'the model was changed'
     assert not (tmp_path/'owned').exists(), 'code from the file was run'
+
+@pytest.mark.parametrize('with_opt', [True, False])
+def test_fastai_saves(with_opt, tmp_path):
+    "fastai's own `learn.save`, whose settings of the optimizer are in a list of its own"
+    learn = Learner(get_dls('digits', bs=32, n_train=64), create_model('resnet8', n_in=1),
+                    loss_func=CrossEntropyLossFlat(), path=tmp_path, model_dir='.')
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1)
+    net = create_model('resnet8', n_in=1)
+    report = load_weights(net, learn.save('ordinary', with_opt=with_opt))
+    assert len(report.matched) == 44 and same(state(net), state(learn.model))
+
+def test_the_other_set_loads(tmp_path):
+    "The report says how to load the set that was not taken, and that works"
+    a, b = create_model('resnet8'), create_model('resnet8')
+    torch.save(dict(model=a.state_dict(), model_ema=b.state_dict()), tmp_path/'w.pth')
+    net = create_model('resnet8')
+    report = load_weights(net, tmp_path/'w.pth')
+    assert same(state(net), state(b)) and report.others == ['model']
+    assert "part='model'" in str(report)
+    load_weights(net, tmp_path/'w.pth', part='model')
+    assert same(state(net), state(a))
+    assert same(read_weights(tmp_path/'w.pth')[0], state(b))
+    assert same(read_weights(tmp_path/'w.pth', part='model')[0], state(a))
+
+def test_averaged_values():
+    "The average is loaded, not what it was made from"
+    net = create_model('resnet8')
+    averaged = torch.optim.swa_utils.AveragedModel(net)
+    with torch.no_grad(): net.conv1.weight.zero_()
+    averaged.update_parameters(net)
+    averaged.update_parameters(net)
+    back = create_model('resnet8')
+    load_weights(back, averaged.state_dict())
+    assert same(state(back), state(averaged.module))
+
+def test_masks_are_applied():
+    net = create_model('resnet8').eval()
+    prune.random_unstructured(net.layer2[0].conv2, 'weight', .5)
+    back, x = create_model('resnet8').eval(), torch.randn(2, 3, 32, 32)
+    load_weights(back, net.state_dict())
+    assert torch.equal(net(x), back(x))
 
 is_root = not hasattr(os, 'geteuid') or os.geteuid() == 0
 
