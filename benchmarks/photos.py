@@ -49,7 +49,8 @@ mean, std = imagenet_stats
 
 def write_photos(folder, width, height, n):
     "JPEG files in two class folders: windows of the sample photos, with a little noise"
-    rng, sources = np.random.RandomState(0), [Image.fromarray(o) for o in load_sample_images().images]
+    rng = np.random.RandomState(0)
+    sources = [Image.fromarray(o) for o in load_sample_images().images]
     for i in range(n):
         im = sources[i%2]
         w = int(im.width*rng.uniform(.5, .85))

@@ -182,6 +182,7 @@ def _check_groups(groups, given):
 # %% ../nbs/api/14_loaders.ipynb #ccf6fdf2
 _test_seed = 20151210   # the day the ResNet paper appeared
 
+# %% ../nbs/api/14_loaders.ipynb #4fa1a186
 def make_splits(
     images:ImageSet,      # The images
     valid_pct:float=0.1,  # Fraction of the training images to validate on, and to test on if needed
@@ -243,6 +244,7 @@ def split_id(
 # %% ../nbs/api/14_loaders.ipynb #5a8a0a34
 def _is_index(o): return isinstance(o, (int, np.integer))
 
+# %% ../nbs/api/14_loaders.ipynb #8188158b
 class _ToImage(Transform):
     "Turn an index, path, Pillow image, array or tensor into a uint8 `TensorImage`"
     def __init__(self,
@@ -567,6 +569,7 @@ _presets = dict(default='crop+mirror', alexnet='central_crop+mirror+lighting',
                trivial='usual_crop+mirror+trivial', randaugment='usual_crop+mirror+randaugment',
                fast='shift+alternate', fast_cutout='shift+alternate+small_cutout')
 
+# %% ../nbs/api/14_loaders.ipynb #13f4d26e
 class _Augmenter:
     "Create transforms by name, for one image set"
     def __init__(self, images, size, n_in, train):
@@ -624,6 +627,7 @@ def _as_augment(o):
     raise CourseError(f'augment: {o!r} is no transform; give names, or transforms of this package, '
                       'torchvision.transforms.v2 or fastai')
 
+# %% ../nbs/api/14_loaders.ipynb #5531afbf
 def _augmentations(augment, images, size, n_in, train):
     "The transforms that `augment` asks for"
     if augment is True: augment = 'crop+mirror' if images.flip else 'crop'
@@ -709,6 +713,7 @@ def _check_fold(fold):
     is_pair = isinstance(fold, (tuple, list)) and len(fold) == 2 and all(map(_is_whole, fold))
     if not is_pair: raise CourseError(f'fold={fold!r}: give (i, k), such as (1, 5)')
 
+# %% ../nbs/api/14_loaders.ipynb #a28210b7
 def _check_args(bs, valid_pct, n_train, n_in, seed, n_valid=None):
     "Raise `CourseError` for arguments that make no sense"
     if not _is_whole(bs) or bs < 1: raise CourseError(f'bs={bs!r}: a batch has at least one image')

@@ -76,6 +76,7 @@ def _name_of(o):
     if isinstance(o, (str, Path)): return str(o)
     return getattr(o, 'filename', None) or getattr(o, 'name', None) or type(o).__name__
 
+# %% ../nbs/api/41_predict.ipynb #80eb9682
 def predict_images(
     model:object, # From `load_model`, or `OnnxModel`: knows its classes, size and normalization
     images:Iterable, # Paths, encoded bytes, file objects, Pillow images, arrays or tensors

@@ -222,6 +222,7 @@ def _history_problems(rows):
         if wrong: return wrong
     return []
 
+# %% ../nbs/api/51_runs.ipynb #8f319f88
 def _test_problems(test):
     "List what is wrong with a test result"
     if not test: return []
@@ -344,6 +345,7 @@ def _resume_training(run):
     learn.path = run
     return learn, how
 
+# %% ../nbs/api/51_runs.ipynb #a025987d
 def _finish(learn, extra):
     "Test, and write the record, in one process, whose loaders hold every image once"
     run, n = learn.path, num_distrib()
@@ -466,6 +468,7 @@ def _new_finetuning(learn, asked, out):
     write_json(list(asked), run/'finetune.json')
     return run
 
+# %% ../nbs/api/51_runs.ipynb #5fe5bb5c
 def _read_asked(run):
     "What an interrupted fine-tuning was asked to do"
     _check_unfinished(run)
