@@ -9,7 +9,7 @@ __all__ = ['alexnets', 'init_paper', 'init_kaiming', 'min_size', 'AlexNet']
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from torch import Tensor, nn
-from .core import CourseError, check_choice
+from .core import CourseError, check_args, check_choice
 from .layers import CheckedModule, check_input, get_act, lrn
 
 # %% ../nbs/api/21_alexnet.ipynb #6a7d1289
@@ -24,6 +24,7 @@ alexnets = dict(
 # %% ../nbs/api/21_alexnet.ipynb #b110e0e7
 def _layers_of(part, kinds): return [m for m in part if isinstance(m, kinds)]
 
+@check_args
 def init_paper(
     features:nn.Sequential, # Part with the convolutions; changed in place
     classifier:nn.Sequential, # Part with the three linear layers; changed in place
@@ -37,6 +38,7 @@ def init_paper(
     for m, b in zip(fcs, (1, 1, 0)): nn.init.constant_(m.bias, b)
 
 # %% ../nbs/api/21_alexnet.ipynb #bfb5a3bd
+@check_args
 def init_kaiming(
     features:nn.Sequential, # Part with the convolutions; changed in place
     classifier:nn.Sequential # Part with the linear layers; changed in place
@@ -58,6 +60,7 @@ def _init(net, kind, omit):
 # %% ../nbs/api/21_alexnet.ipynb #2ae2d728
 def _first(v): return v[0] if isinstance(v, tuple) else v
 
+@check_args
 def min_size(
     layers:nn.Sequential # Convolutions and poolings with square kernels; other layers are ignored
 )->int: # px

@@ -21,7 +21,7 @@ from fastai.torch_core import TensorImage
 from torch import Tensor
 from torchvision import transforms
 
-from .core import CourseError
+from .core import CourseError, check_args
 
 # %% ../nbs/api/11_augment.ipynb #aca4a217
 def height_width(
@@ -151,6 +151,7 @@ def seeded(
         np.random.set_state(np_state)
 
 # %% ../nbs/api/11_augment.ipynb #325ddba6
+@check_args
 def crop_at(
     x:Tensor, # Batch N,C,H,W
     top:Tensor, # First row of each window (N)
@@ -173,6 +174,7 @@ def crop_at(
 # %% ../nbs/api/11_augment.ipynb #432aee80
 class PadCrop(BatchAugment):
     "Pad each side by `pad`, then crop a random window of the original size"
+    @check_args
     def __init__(self,
         pad:int=4, # Padding on each side (px)
         mode:str='constant' # 'constant' (zeros) or 'reflect', as for `F.pad`
@@ -187,6 +189,7 @@ class PadCrop(BatchAugment):
         return crop_at(padded, top, left, x.shape[-2:])
 
 # %% ../nbs/api/11_augment.ipynb #6157bfb6
+@check_args
 def flip_where(
     x:Tensor, # Batch N,C,H,W
     mask:Tensor # True for the images to flip (N)
@@ -204,6 +207,7 @@ def flip_where(
 class HorizontalFlip(BatchAugment):
     "Flip each image left to right with probability `p`"
     order = 2
+    @check_args
     def __init__(self,
         p:float=0.5 # Probability of a flip
     ): self.p = p
@@ -218,6 +222,7 @@ class HorizontalFlip(BatchAugment):
 class AlternatingFlip(BatchAugment):
     "Flip a random half of the images in one epoch, the other half in the next, and so on"
     order, uses_order = 2, True
+    @check_args
     def __init__(self,
         seed:int=0 # Decides which half is flipped first
     ):
@@ -262,6 +267,7 @@ def _window_at(h, w, size, load_size, central=False):
 # %% ../nbs/api/11_augment.ipynb #4471999e
 class RandomCrop(BatchAugment):
     "Crop a random window of `size` from each training image"
+    @check_args
     def __init__(self,
         size:int|tuple, # Side of the windows, or (height, width) (px)
         load_size:int|tuple=None, # What a whole photo is resized to cover (px); None: `size`
@@ -288,6 +294,7 @@ class RandomCrop(BatchAugment):
 class CenterCrop(DisplayedTransform):
     "Crop the central part of `size`; images of that size are left alone"
     order = 13
+    @check_args
     def __init__(self,
         size:int|tuple # Side of the square, or (height, width) (px)
     ): self.size = size
@@ -351,6 +358,7 @@ class _RandomBoxes(BatchAugment):
 class RandomResizedCrop(_RandomBoxes):
     "Crop a window of random area and aspect ratio, and resize it to `size`"
     order = 12
+    @check_args
     def __init__(self,
         size:int|tuple, # Side of the result, or (height, width) (px)
         scale:tuple=(0.08, 1.0), # Smallest and largest share of the area
@@ -374,6 +382,7 @@ class RandomResizedCrop(_RandomBoxes):
 class ResizeTo(DisplayedTransform):
     "Resize a float batch to `size`, with anti-aliasing when it shrinks"
     order = 20
+    @check_args
     def __init__(self,
         size:int|tuple # Side of the result, or (height, width) (px)
     ): self.size = size
@@ -436,6 +445,7 @@ def _rotate_and_shift(
 class RandomAffine(BatchAugment):
     "Rotate and shift each image at random"
     order = 16
+    @check_args
     def __init__(self,
         degrees:float=15., # Largest rotation, either way
         shift:float=0.1 # Largest shift, as a share of the side, either way
@@ -516,6 +526,7 @@ def _adjust_hue(
 class ColorJitter(BatchAugment):
     "Vary brightness, contrast, saturation and hue, in a random order for each batch"
     order = 15
+    @check_args
     def __init__(self,
         brightness:float=0.2, # Factors are drawn between 1 - brightness and 1 + brightness
         contrast:float=0.2, # The same for contrast
@@ -537,6 +548,7 @@ class ColorJitter(BatchAugment):
         return x
 
 # %% ../nbs/api/11_augment.ipynb #8c59e8c5
+@check_args
 def color_components(
     x:Tensor # uint8 N,3,H,W
 )->tuple: # Standard deviations (3), largest first; directions (3,3), one per column
@@ -555,6 +567,7 @@ def color_components(
     return std.float(), directions.flip(1).float()
 
 # %% ../nbs/api/11_augment.ipynb #3c5aaa5a
+@check_args
 def add_lighting(
     x:Tensor, # Float batch N,3,H,W from 0 to 1
     alpha:Tensor, # Multiple of each component for each image (N,3)
@@ -568,6 +581,7 @@ def add_lighting(
 class Lighting(BatchAugment):
     "AlexNet's color augmentation (Krizhevsky et al. 2012, section 4.1)"
     order = 17
+    @check_args
     def __init__(self,
         std:Tensor, # Standard deviations from `color_components` (3)
         vec:Tensor, # Directions from `color_components` (3,3)
@@ -602,6 +616,7 @@ def _erase_at(
 class Cutout(BatchAugment):
     "Hide a square around a random pixel of each image"
     order = 100
+    @check_args
     def __init__(self,
         size:int=8 # Side of the square (px)
     ): self.size = size
@@ -620,6 +635,7 @@ class Cutout(BatchAugment):
 class RandomErasing(_RandomBoxes):
     "Hide a rectangle of random area and shape in a share `p` of the images"
     order = 100
+    @check_args
     def __init__(self,
         p:float=0.5, # Probability of hiding anything
         scale:tuple=(0.02, 0.33), # Smallest and largest share of the area

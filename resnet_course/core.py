@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['reinstall_command', 'printable', 'CourseError', 'MissingFileError', 'OutOfMemoryError', 'memory_advice',
-           'check_choice', 'check_int', 'check_number', 'check_type', 'check_path', 'shorten', 'default_device',
-           'atomic_write', 'write_json', 'check_file', 'parse_json', 'read_json', 'asset', 'html_table', 'align',
-           'plot_text', 'can_show_bar', 'progress']
+           'check_choice', 'check_int', 'check_number', 'check_type', 'check_path', 'check_args', 'shorten',
+           'default_device', 'check_device', 'atomic_write', 'write_json', 'check_file', 'parse_json', 'read_json',
+           'asset', 'html_table', 'align', 'plot_text', 'can_show_bar', 'progress']
 
 # %% ../nbs/api/00_core.ipynb #0fd16cdb
-import difflib, errno, json, numbers, os, re, reprlib, stat, sys, tempfile, time
-import traceback, warnings
-from collections.abc import Iterable, Iterator
+import difflib, errno, functools, inspect, json, numbers, os, re, reprlib, stat, sys, tempfile
+import time, traceback, types, warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from importlib import resources
 from pathlib import Path
+from typing import Union, get_args, get_origin
 
 # %% ../nbs/api/00_core.ipynb #e9ee02e9
 # control characters, lone surrogates (bytes that are not UTF-8), and what reorders or breaks lines
@@ -37,7 +38,8 @@ def printable(
 
 def _brief(value):
     "A value for a message, shortened if it is long"
-    return reprlib.repr(value)
+    text = reprlib.repr(value)
+    return text if len(text) <= 100 else f'{text[:90]}…'
 
 # %% ../nbs/api/00_core.ipynb #43d53eab
 class CourseError(ValueError):
@@ -150,6 +152,13 @@ def _range(low, high):
 def _fits(value, low, high):
     return (low is None or value >= low) and (high is None or value <= high)
 
+def _is_whole(value):
+    "Is it a whole number, one of NumPy's included? True and False are none"
+    if isinstance(value, bool) or not hasattr(value, '__index__'): return False
+    try: value.__index__()
+    except TypeError: return False   # such as a tensor of floats
+    return True
+
 def check_int(
     value:object,   # Value to check
     what:str,       # Name of the argument, for the message
@@ -159,14 +168,15 @@ def check_int(
 )->int|None: # `value` as an ordinary `int`
     "Return `value` if it is a whole number in the range; raises `CourseError` otherwise"
     if value is None and none: return None
-    # NumPy's integers have `__index__`, too; True and False are no numbers here
-    is_whole = hasattr(value, '__index__') and not isinstance(value, bool)
-    try:
-        if is_whole and _fits(value.__index__(), low, high): return value.__index__()
-    except TypeError: pass   # such as a tensor of floats
+    if _is_whole(value) and _fits(value.__index__(), low, high): return value.__index__()
     raise CourseError(f'{what}={_brief(value)}: give a whole number{_range(low, high)}')
 
 # %% ../nbs/api/00_core.ipynb #38812440
+def _is_number(value):
+    "Is it a real number that is finite?"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real): return False
+    return abs(value) < 1e300
+
 def check_number(
     value:object,   # Value to check
     what:str,       # Name of the argument, for the message
@@ -176,8 +186,7 @@ def check_number(
 )->float|None: # `value` unchanged
     "Return `value` if it is a finite number in the range; raises `CourseError` otherwise"
     if value is None and none: return None
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if is_number and abs(value) < 1e300 and _fits(value, low, high): return value
+    if _is_number(value) and _fits(value, low, high): return value
     raise CourseError(f'{what}={_brief(value)}: give a number{_range(low, high)}')
 
 # %% ../nbs/api/00_core.ipynb #44090e6e
@@ -191,18 +200,83 @@ def check_type(
     if isinstance(value, types): return value
     raise CourseError(f'{what}={_brief(value)} is of type {type(value).__name__}: give {hint}')
 
+def _is_path(o): return isinstance(o, (str, os.PathLike)) and isinstance(os.fspath(o), str)
+
 def check_path(
     path:object,     # Value to check
     what:str='path'  # Name of the argument, for the message
 )->Path: # `path`
     "Return `path` as a `Path`; raises `CourseError` for what is none, such as an empty string"
-    is_path = isinstance(path, (str, os.PathLike)) and isinstance(os.fspath(path), str)
-    if not is_path: raise CourseError(f'{what}={_brief(path)}: give the path of a file or folder')
+    if not _is_path(path):
+        raise CourseError(f'{what}={_brief(path)}: give the path of a file or folder')
     # an unset variable of the shell; `Path('')` would be the current folder
     if not os.fspath(path):
         raise CourseError(f"{what} is empty: give a path, or '.' for the current folder")
     if '\0' in os.fspath(path): raise CourseError(f'{what}={_brief(path)}: a path has no null byte')
     return Path(path)
+
+# %% ../nbs/api/00_core.ipynb #7be25c02
+_words = {int: 'a whole number', float: 'a number', bool: 'True or False', str: 'text',
+          Path: 'a path', list: 'a list', tuple: 'a list', dict: 'a dictionary',
+          Iterable: 'a list', Sequence: 'a list', Callable: 'a function', callable: 'a function',
+          types.NoneType: 'None'}
+
+def _options(kind):
+    "The types of an annotation, without their parameters"
+    is_union = isinstance(kind, types.UnionType) or get_origin(kind) is Union
+    if is_union: return [o for part in get_args(kind) for o in _options(part)]
+    return [get_origin(kind) or kind]
+
+def _is_bool(value): return isinstance(value, bool) or type(value).__name__ in ('bool', 'bool_')
+
+def _is_sequence(value):
+    return isinstance(value, Iterable) and not isinstance(value, (str, bytes, dict))
+
+_tests = {int: lambda v: _is_whole(v) and abs(v.__index__()) < 2**63, float: _is_number,
+          bool: _is_bool, Path: _is_path, **dict.fromkeys((list, tuple, Sequence), _is_sequence),
+          Iterable: lambda v: isinstance(v, Iterable) and not isinstance(v, (str, bytes)),
+          Callable: callable, callable: callable}
+
+def _matches(value, kind):
+    "Does `value` suit one type of an annotation?"
+    if kind in _tests: return _tests[kind](value)
+    return isinstance(value, kind) if isinstance(kind, type) else True
+
+# %% ../nbs/api/00_core.ipynb #c90d1e53
+def _check_arg(value, kinds, name):
+    "Raise `CourseError` unless `value` is of one of the kinds"
+    if Path in kinds and _is_path(value): check_path(value, name)
+    if any(_matches(value, kind) for kind in kinds): return
+    wanted = dict.fromkeys(_words.get(kind, f'a {kind.__name__}') for kind in kinds)
+    raise CourseError(f'{name}={_brief(value)}: give {" or ".join(wanted)}')
+
+def _kinds_of(f):
+    "Name → the kinds that a function's annotations allow, and its default's"
+    no_kind = object, inspect.Parameter.empty
+    variable = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    res = {}
+    for name, p in inspect.signature(f).parameters.items():
+        kinds = _options(p.annotation)
+        if p.kind in variable or any(kind in no_kind for kind in kinds): continue
+        res[name] = kinds + [types.NoneType]*(p.default is None)
+    return res
+
+def check_args(
+    f:Callable # A function with annotations, or a class, whose `__init__` has them
+)->Callable: # `f`, which now raises `CourseError` for arguments of other types
+    "Check a function's arguments against its annotations; a decorator"
+    if isinstance(f, type):
+        f.__init__ = check_args(f.__init__)
+        return f
+    signature, kinds = inspect.signature(f), _kinds_of(f)
+    @functools.wraps(f)
+    def checked(*args, **kwargs):
+        try: given = signature.bind(*args, **kwargs).arguments
+        except TypeError: given = {}   # `f` says it as Python does
+        for name, value in given.items():
+            if name in kinds: _check_arg(value, kinds[name], name)
+        return f(*args, **kwargs)
+    return checked
 
 # %% ../nbs/api/00_core.ipynb #8b81e615
 def shorten(
@@ -222,6 +296,19 @@ def default_device()->object: # A `torch.device`
     if not name: return default_device()
     check_choice(name, ['cpu'], 'device in RESNET_COURSE_DEVICE')
     return default_device(use=False)   # from now on, for fastai's own loaders too
+
+def check_device(
+    device:object # A `torch.device`, its name or its number; None: the default device
+)->object: # A `torch.device`
+    "Return `device` as a `torch.device`; raises `CourseError` if it is none"
+    import torch
+    if device is None: return default_device()
+    known = isinstance(device, (str, int, torch.device)) and not isinstance(device, bool)
+    try:
+        if known: return torch.device(device)
+    except (RuntimeError, ValueError, OverflowError): pass
+    raise CourseError(f"device={_brief(device)}: give a torch.device, or a name such as 'cpu' or "
+                      "'cuda'")
 
 # %% ../nbs/api/00_core.ipynb #3d433498
 @contextmanager

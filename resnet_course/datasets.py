@@ -19,12 +19,14 @@ from fastai.data.external import fastai_path
 from fastcore.basics import patch
 from filelock import FileLock
 
-from .core import (
-    CourseError, MissingFileError, asset, atomic_write, check_choice, check_file, check_path)
+from resnet_course.core import (
+    CourseError, MissingFileError, asset, atomic_write, check_args, check_choice, check_file,
+    check_path)
 from .download import fetch, unpack, verify_checksum
 from .images import ImageSet, imagenet_stats, open_csv, open_folder, pixel_stats
 
 # %% ../nbs/api/13_datasets.ipynb #114899a4
+@check_args
 def read_idx(
     path:str|Path # idx file of bytes, optionally compressed with xz
 )->np.ndarray: # uint8
@@ -67,6 +69,7 @@ def _read_pickle(
     except _pickle_errors as e: raise CourseError(f'{path} is not the published file: {e}') from e
 
 # %% ../nbs/api/13_datasets.ipynb #17bfcef3
+@check_args
 @dataclass
 class SetInfo:
     "Description of a data set; there is a subclass for each format"
@@ -339,6 +342,7 @@ _sets.append(_WordNetSet('imagenet', 'ImageNet (ILSVRC 2012)', (1_281_167, 50_00
 datasets = {o.name: o for o in _sets}   # name → `SetInfo`
 
 # %% ../nbs/api/13_datasets.ipynb #42370f3b
+@check_args
 def data_home(
     root:str|Path=None # Folder of your own; None: fastai's data folder
 )->Path: # May not exist yet
@@ -348,6 +352,7 @@ def data_home(
     except OSError:   # the home folder is read-only
         return Path(os.getenv('FASTAI_HOME', '~/.fastai')).expanduser()/'data'
 
+@check_args
 def dataset_path(
     name:str, # Name of a data set
     root:str|Path=None # Folder of the standard sets; None: fastai's data folder
@@ -387,6 +392,7 @@ def _check_downloadable(info, dest):
         raise CourseError(f'{dest} exists, but is incomplete: remove it to download it again')
 
 # %% ../nbs/api/13_datasets.ipynb #5ef8da15
+@check_args
 def get_dataset(
     name:str, # Name of a data set
     root:str|Path=None, # Folder of the standard sets; None: fastai's data folder
@@ -417,6 +423,7 @@ def _place(info, root):
     n_bytes = sum(n for n, _ in info.urls.values())
     return f'download: {n_bytes/1e6:,.0f} MB'
 
+@check_args
 def list_datasets(
     root:str|Path=None # Folder of the standard sets; None: fastai's data folder
 )->pd.DataFrame: # One row per set, indexed by name
@@ -433,6 +440,7 @@ def list_datasets(
 @lru_cache(maxsize=2)
 def _read_cached(name, folder): return datasets[name].read(folder)
 
+@check_args
 def open_image_set(
     name_or_path:str|Path, # Name of a data set, a folder, or a CSV file; a `Path` is never a name
     size:int=None, # Side that the network sees (px), for images from files; None: decided by them
@@ -460,6 +468,7 @@ def _check_not_both(name):
                           'the set, rename the folder or work in another one')
 
 # %% ../nbs/api/13_datasets.ipynb #67cbf283
+@check_args
 def verify_dataset(
     name:str, # Name of a data set
     root:str|Path=None # Folder of the standard sets; None: fastai's data folder

@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from .core import CourseError
+from .core import CourseError, check_args
 from .loaders import SeededDL
 from .layers import as_buffer
 from .models import unwrap_model
@@ -224,6 +224,7 @@ def broadcast_buffers(self:DDPCallback):
     for b in unwrap_model(self.learn.model).buffers(): dist.broadcast(b, 0)
 
 # %% ../nbs/api/31_distributed.ipynb #b7957a8f
+@check_args
 @contextmanager
 def in_step(
     learn:Learner # Any fastai learner

@@ -13,9 +13,10 @@ from pathlib import Path
 from urllib.request import getproxies
 
 from . import __version__
-from .core import default_device, reinstall_command
+from .core import check_args, default_device, reinstall_command
 
 # %% ../nbs/api/70_doctor.ipynb #64c3eab4
+@check_args
 @dataclass
 class Check:
     "One line of the diagnosis"

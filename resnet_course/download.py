@@ -15,9 +15,10 @@ from urllib.request import Request, urlopen
 from fastprogress.fastprogress import progress_bar
 from filelock import FileLock
 
-from .core import CourseError, can_show_bar, check_file, check_path
+from .core import CourseError, can_show_bar, check_args, check_file, check_path
 
 # %% ../nbs/api/08_download.ipynb #101fb7d0
+@check_args
 def checksum(
     path:str|Path, # File to read
     algo:str='sha256' # Any algorithm that `hashlib` knows
@@ -31,6 +32,7 @@ def checksum(
 # %% ../nbs/api/08_download.ipynb #b6ab3a46
 _algos = {32: 'md5', 40: 'sha1', 64: 'sha256'}   # by number of hexadecimal digits
 
+@check_args
 def verify_checksum(
     path:str|Path, # File to check
     sums:str|Iterable[str]|None # Valid checksum, one or several; None: don't check
@@ -107,6 +109,7 @@ def _transfer(url, part, tries, timeout, wait, progress):
     raise error
 
 # %% ../nbs/api/08_download.ipynb #b420f5a8
+@check_args
 def fetch(
     url:str, # Address of the file
     dest:str|Path, # Path to save it to; missing parent folders are created
@@ -180,6 +183,7 @@ def _unpack_tar(archive, folder):
 _unpack_errors = (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError,
                   LookupError, zlib.error, lzma.LZMAError)
 
+@check_args
 def unpack(
     archive:str|Path, # Zip or tar file, compressed or not; told apart by content
     dest:str|Path # Folder to create; must not exist yet

@@ -30,16 +30,18 @@ from sklearn.metrics import (
     confusion_matrix, multilabel_confusion_matrix, precision_recall_fscore_support)
 from torch import Tensor, nn
 
-from .core import (
-    CourseError, check_choice, html_table, memory_advice, plot_text, printable)
+from resnet_course.core import (
+    CourseError, check_args, check_choice, check_int, html_table, memory_advice, plot_text,
+    printable)
 from .images import plain_tensor
 from .augment import height_width
 from .loaders import raw_image, show_raw, split_dl, unaugmented, with_borders
-from .models import eval_mode
+from .models import check_outputs, eval_mode
 from .weights import load_model
 from .precision import using_precision
 
 # %% ../nbs/api/40_evaluate.ipynb #ff689a43
+@check_args
 def wilson(
     k:int, # Number of correct answers
     n:int  # Number of answers; 0 gives the interval from 0 to 1
@@ -52,6 +54,7 @@ def wilson(
 # %% ../nbs/api/40_evaluate.ipynb #7898ee6b
 class Report:
     "A network's predictions for the images of a split, and the metrics computed from them"
+    @check_args
     def __init__(self,
         probs:Tensor|Sequence, # Probabilities (N,C)
         targets:Tensor|Sequence, # Class index of each image (N)
@@ -436,11 +439,13 @@ def _logits(model, dl):
     logits, targets = [], []
     with eval_mode(model):
         for xb, yb in dl:
-            logits.append(model(plain_tensor(xb).to(device)).float().cpu())
+            out = check_outputs(model(plain_tensor(xb).to(device)))
+            logits.append(out.float().cpu())
             targets.append(plain_tensor(yb).cpu())
     return torch.cat(logits), torch.cat(targets)
 
 # %% ../nbs/api/40_evaluate.ipynb #fa234b61
+@check_args
 def evaluate(
     learn:Learner|nn.Module|str|Path, # A learner; with `dls` also a model or a weights file
     split:str='test', # 'train', 'valid' or 'test'; raises `CourseError` if it has no images
@@ -459,6 +464,7 @@ def evaluate(
     return Report(logits.softmax(1), targets, dls.vocab, split=split, name=name,
                   losses=F.cross_entropy(logits, targets, reduction='none'))
 
+@check_args
 def model_and_dls(
     learn:Learner|nn.Module|str|Path, # A learner; with `dls` also a model or a weights file
     dls:DataLoaders=None # Loaders; None: the learner's
@@ -490,6 +496,7 @@ def plot_worst(self:Report,
     return fig
 
 # %% ../nbs/api/40_evaluate.ipynb #abc728f6
+@check_args
 def mcnemar(
     b:int, # Number of images that only the first network got right
     c:int  # Number of images that only the second network got right
@@ -499,6 +506,7 @@ def mcnemar(
     return float(binomtest(b, b + c).pvalue)
 
 # %% ../nbs/api/40_evaluate.ipynb #ec6f20eb
+@check_args
 @dataclass
 class Comparison:
     "Two reports on the same images"
@@ -530,6 +538,7 @@ class Comparison:
     __repr__ = __str__
 
 # %% ../nbs/api/40_evaluate.ipynb #7cc3952f
+@check_args
 def compare(
     a:Report, # The first network
     b:Report, # The second network, on the same images
@@ -537,6 +546,8 @@ def compare(
     seed:int=0 # Seed of the bootstrap
 )->Comparison: # Its `diff` is positive if `b` is better
     "Compare two networks on the same images. Raises `CourseError` if the images differ"
+    check_int(n_boot, 'n_boot', 1, 10**7)
+    check_int(seed, 'seed', 0)
     if a.vocab != b.vocab or not torch.equal(a.targets, b.targets):
         raise CourseError(f'the reports are not about the same images ({a.n:,} of {a.split}, '
                           f'{b.n:,} of {b.split}): evaluate both networks on one set')
@@ -581,6 +592,7 @@ class _MeanOverViews(nn.Module):
         return probs.mean(0).clamp_min(1e-12).log()
 
 # %% ../nbs/api/40_evaluate.ipynb #fdee58cf
+@check_args
 def tta(
     learn:Learner|nn.Module|str|Path, # As for `evaluate`
     split:str='test', # 'train', 'valid' or 'test'

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import CourseError, check_choice
+from .core import CourseError, check_args, check_choice
 from .images import plain_tensor
 
 # %% ../nbs/api/60_exercises.ipynb #7e2234f4
@@ -24,6 +24,7 @@ class Hint(Exception):
     "What is probably wrong with an answer, and where to look"
 
 # %% ../nbs/api/60_exercises.ipynb #ec153b98
+@check_args
 @dataclass
 class Exercise:
     "One exercise and its check"
@@ -47,6 +48,7 @@ def exercise(
     return register
 
 # %% ../nbs/api/60_exercises.ipynb #4ca0b31f
+@check_args
 def as_number(
     answer:object # Number, one-element tensor or array, or string such as '11,173,962' or '37.5 %'
 )->float: # Percent signs are dropped: '37.5 %' gives 37.5
@@ -61,9 +63,10 @@ def as_number(
     return float(answer)
 
 # %% ../nbs/api/60_exercises.ipynb #aa9eac3e
+@check_args
 def as_choice(
     answer:object, # What the learner wrote
-    choices:Iterable[str] # Valid answers
+    choices:str|Iterable[str] # Valid answers
 )->str: # One of `choices`
     "Find the choice that `answer` means, ignoring case, spaces and quotes. Raises `Hint` if none"
     choices, said = list(choices), _letters(answer)
@@ -76,6 +79,7 @@ def _letters(o):
     return re.sub(r'[^a-z0-9.+-]', '', str(o).lower())
 
 # %% ../nbs/api/60_exercises.ipynb #608f0f73
+@check_args
 def as_list(
     answer:object, # List, tuple, set, array or tensor
     n:int=None # Number of items that it should have; None: any
@@ -90,6 +94,7 @@ def as_list(
     return answer
 
 # %% ../nbs/api/60_exercises.ipynb #d6016274
+@check_args
 def close(
     a:Tensor, # A tensor; anything else isn't close
     b:Tensor, # Another tensor
@@ -100,6 +105,7 @@ def close(
     a, b = plain_tensor(a.detach()).double(), plain_tensor(b.detach()).double()
     return torch.allclose(a, b, rtol=tol, atol=tol, equal_nan=True)
 
+@check_args
 def same(
     got:object, # What the answer returned
     want:Tensor, # What it should return
@@ -128,10 +134,13 @@ def _load(id):
     if re.fullmatch(r'\d\d\.\d+', str(id)) and id not in exercises: _import_checks(id[:2])
     return exercises[check_choice(id, exercises, 'exercise')]
 
+@check_args
 def list_exercises(
     lesson:int|str # Number of the lesson: 5 or '05'
 )->list: # Pairs: id, and what the exercise asks for
     "List the exercises of a lesson; there may be none"
+    if not str(lesson).isdecimal():
+        raise CourseError(f"lesson={lesson!r}: give its number, such as 5")
     lesson = f'{int(lesson):02}'
     try: _load(f'{lesson}.1')
     except CourseError: pass
@@ -202,6 +211,7 @@ def _fresh_random():
             np.random.set_state(np_state)
 
 # %% ../nbs/api/60_exercises.ipynb #8bb8c8a1
+@check_args
 def hint_for(
     id:str, # Lesson and number: '05.2'
     answer:object # The answer
@@ -215,6 +225,7 @@ def hint_for(
     return ''
 
 # %% ../nbs/api/60_exercises.ipynb #31eab0b8
+@check_args
 def check(
     id:str, # Lesson and number: '05.2'
     answer:object # The answer; `...` means not yet

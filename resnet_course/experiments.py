@@ -8,7 +8,7 @@ __all__ = ['ErrorRates', 'NetComparison', 'compare_nets', 'plot_nets', 'Identity
 
 # %% ../nbs/api/43_experiments.ipynb #84a0c57d
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import matplotlib.pyplot as plt
@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
-from .core import CourseError, shorten
+from .core import CourseError, check_args, shorten
 from .images import plain_tensor
 from .loaders import split_dl, unaugmented
 from .layers import conv, get_act
@@ -47,6 +47,7 @@ def _split_accuracy(learn, split):
 class ErrorRates(Callback):
     "Record the error rates on training and validation images after each epoch"
     order = 70
+    @check_args
     def __init__(self): self.rows = []   # a dict for each epoch: epoch, train, valid
     def after_fit(self):
         "Remove the callback, so that a second fit does not add to its rows"
@@ -62,6 +63,7 @@ def _percent(mean, low, high):
     "Format a mean error, with its range if there are several seeds"
     return f'{mean:.1%} ({low:.1%} to {high:.1%})' if high > low else f'{mean:.1%}'
 
+@check_args
 @dataclass
 class NetComparison:
     "Learning curves of networks trained side by side"
@@ -94,6 +96,7 @@ def _make_learner(net, dls, seed, **kwargs):
     return course_learner(dls, arch, seed=seed, model_kwargs=options, **kwargs)
 
 # %% ../nbs/api/43_experiments.ipynb #fa716f25
+@check_args
 def compare_nets(
     nets:dict|list[str], # Label → network (see below), or a list of names
     dls:DataLoaders, # Loaders of the images
@@ -109,6 +112,8 @@ def compare_nets(
     returns a model.
     """
     if not isinstance(nets, dict): nets = {n: n for n in nets}
+    if isinstance(lr, dict) and set(lr) != set(nets):
+        raise CourseError(f'lr is for {shorten(lr)}: give one rate to each of {shorten(nets)}')
     result = NetComparison()
     for label, net in nets.items():
         for seed in seeds:
@@ -143,6 +148,7 @@ def _plot_split(ax, rows, split, title):
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
 
 # %% ../nbs/api/43_experiments.ipynb #6976af91
+@check_args
 def plot_nets(
     result:NetComparison, # Result of `compare_nets`
     title:str='' # Title of the figure
@@ -159,6 +165,7 @@ def plot_nets(
 # %% ../nbs/api/43_experiments.ipynb #f7957a04
 class IdentityBlock(nn.Module):
     "Two 3×3 convolutions, each followed by a ReLU, with an optional shortcut; no BatchNorm"
+    @check_args
     def __init__(self,
         nf:int, # Channels in and out
         shortcut:bool # Add the input before the last ReLU?
@@ -174,8 +181,9 @@ class IdentityBlock(nn.Module):
         if self.shortcut: y = y + x
         return y.relu()
 
+@check_args
 def identity_error(
-    net:nn.Module, # Network whose output has the shape of its input
+    net:Callable, # Network whose output has the shape of its input
     x:Tensor # Input
 )->Tensor: # 0 for the identity, 1 for a network that returns zero
     "Mean squared difference of `net(x)` and `x`, relative to the mean square of `x`"
@@ -191,6 +199,7 @@ def _stack(depth, nf, shortcut, seed):
     set_seed(seed)
     return nn.Sequential(*[IdentityBlock(nf, shortcut) for _ in range(depth)])
 
+@check_args
 @torch.no_grad()
 def shrink_to_zero(
     shortcut:bool, # Blocks with shortcuts?
@@ -222,6 +231,7 @@ def _identity_curve(net, nf, lr, steps, seed):
         errors.append(float(loss.detach()))
     return errors
 
+@check_args
 def fit_identity(
     shortcut:bool, # Blocks with shortcuts?
     depth:int=2, # Blocks in the stack
@@ -250,6 +260,7 @@ def _plot_shrinking(ax, depth):
     ax.invert_xaxis()
     ax.legend(fontsize=8)
 
+@check_args
 def plot_identity(
     fits:dict[tuple, tuple] # (number of blocks, with shortcuts?) → result of `fit_identity`
 )->Figure: # Random stacks scaled down on the left, stacks in training on the right
@@ -270,6 +281,7 @@ def _conv_act_pool(ni, nf, act):
     "Layers of one stage"
     return [nn.Conv2d(ni, nf, 5, padding=2), get_act(act), nn.MaxPool2d(3, 2, padding=1)]
 
+@check_args
 def four_layers(
     act:str, # Name of the activation, one of `layers.activations`
     n_in:int=3, # Channels of the images
@@ -335,6 +347,7 @@ def _speed(stop):
     return stop.reached or float('inf'), min(stop.errors, default=1.)
 
 # %% ../nbs/api/43_experiments.ipynb #fe6b3389
+@check_args
 def batches_to_target(
     nets:dict, # Label → function that creates the network
     dls:DataLoaders, # Loaders of the images
@@ -361,6 +374,7 @@ def batches_to_target(
     return result
 
 # %% ../nbs/api/43_experiments.ipynb #22c82afa
+@check_args
 def plot_batches(
     results:dict[str, _StopAt], # Result of `batches_to_target`
     target:float=.25 # Training error to mark
@@ -380,6 +394,7 @@ def plot_batches(
     return fig
 
 # %% ../nbs/api/43_experiments.ipynb #954f540c
+@check_args
 @torch.no_grad()
 def dropout_accuracies(
     learn:Learner, # A learner whose model has dropout

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from .core import CourseError, MissingFileError, atomic_write, parse_json
+from .core import CourseError, MissingFileError, atomic_write, check_args, parse_json
 from .models import unwrap_model
 from .weights import check_meta
 from .summary import image_shape
@@ -27,6 +27,7 @@ def _import(name):
 # %% ../nbs/api/27_export.ipynb #3e0a9cdc
 class OnnxModel:
     "An ONNX file that is called like the network it was exported from"
+    @check_args
     def __init__(self,
         path:str|Path # `.onnx` file
     ):
@@ -52,6 +53,7 @@ class OnnxModel:
         return torch.from_numpy(scores[0])
 
 # %% ../nbs/api/27_export.ipynb #c8caed9e
+@check_args
 @dataclass
 class Exported:
     "What `export_model` wrote, and how closely it agrees with the network"
@@ -124,6 +126,7 @@ def _load_pt2(path):
     with open(path, 'rb') as f: return torch.export.load(f).module()
 
 # %% ../nbs/api/27_export.ipynb #5ff05000
+@check_args
 def export_model(
     model:nn.Module, # Trained network; stays unchanged
     path:str|Path, # File to write: `.onnx`, or `.pt2` for torch.export's own format

@@ -10,11 +10,12 @@ import math
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
-from .core import CourseError
+from .core import CourseError, check_args
 from .layers import (
     BasicBlock, CheckedModule, as_buffer, check_input, conv, get_act)
 
 # %% ../nbs/api/23_fastresnet.ipynb #6f2edabd
+@check_args
 def whitening(
     x:Tensor, # Normalized images (N, C, H, W); a thousand are enough
     ks:int=3, # Side of the patches, px
@@ -33,6 +34,7 @@ def whitening(
 # %% ../nbs/api/23_fastresnet.ipynb #27c73fdf
 class Whiten(nn.Conv2d):
     "A convolution whose filters are set once by `fit` and never trained; its biases are trained"
+    @check_args
     def __init__(self,
         n_in:int, # Channels of the images
         n:int=12 # Number of filters; each gives two output channels
@@ -66,6 +68,7 @@ def _stage(ni, no, n_blocks, act):
 # %% ../nbs/api/23_fastresnet.ipynb #51fa4de5
 class FastResNet(CheckedModule):
     "Residual network after cifar10-fast (Page 2018) and airbench (Jordan 2024)"
+    @check_args
     def __init__(self,
         nf:int=32, # Width of the first stage; each further stage doubles it
         n_blocks:int=1, # Number of residual blocks in each of the three stages
@@ -82,8 +85,7 @@ class FastResNet(CheckedModule):
         self.layer3 = _stage(nf*2, nf*4, n_blocks, act)
         self.maxpool, self.fc = nn.AdaptiveMaxPool2d(1), nn.Linear(nf*4, n_out, bias=False)
         self.min_size = 2**3 + self.conv1.kernel_size[0] - 1
-        for m in self.modules():
-            if not isinstance(m, nn.BatchNorm2d): continue
+        for m in [m for m in self.modules() if isinstance(m, nn.BatchNorm2d)]:
             m.momentum = 0.4
             as_buffer(m)  # its gain
 

@@ -8,6 +8,7 @@ __all__ = ['plans', 'Stage', 'StageResults', 'run_stages', 'get_plan', 'change_p
 
 # %% ../nbs/api/50_finetune.ipynb #3c478bbe
 import json, re, time
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -22,8 +23,8 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from .core import (
-    CourseError, MissingFileError, align, atomic_write, check_choice, check_file, html_table,
-    memory_advice, write_json)
+    CourseError, MissingFileError, align, atomic_write, check_args, check_choice, check_file,
+    check_int, html_table, memory_advice, read_json, write_json)
 from .loaders import ImageSetDL, get_dls, split_dl
 from .models import options, unwrap_model
 from .weights import (
@@ -31,12 +32,14 @@ from .weights import (
 from .freeze import (
     bn_modes, freeze_report, freeze_to, group_number, optimizer_groups, snapshot)
 from .callbacks import History, RestoreBest, check_logger, log_callback
+from .checkpoint import run_lock
 from .learner import course_learner, set_seeds
 from .recipes import (
     Recipe, change_recipe, fit_recipe, get_recipe, mom_cycle, one_cycle, recipe_settings)
 from .evaluate import evaluate
 
 # %% ../nbs/api/50_finetune.ipynb #3136037b
+@check_args
 @dataclass
 class Stage:
     "One row of a fine-tuning plan"
@@ -53,19 +56,14 @@ class Stage:
     cache:int=0               # Compute features of a frozen body once: views per image; 0: do not
 
 # %% ../nbs/api/50_finetune.ipynb #7d07de7e
-def _is_whole(o, low): return isinstance(o, int) and not isinstance(o, bool) and o >= low
-
 def _check_stage(s):
     "Raise `CourseError` unless the stage is valid by itself"
     if not isinstance(s, Stage): raise CourseError(f'{s!r} is not a Stage')
     if not re.fullmatch(r'[\w+., -]+', str(s.name)):
         raise CourseError(f'stage name {s.name!r}: use letters, digits and + - . , _')
-    if not _is_whole(s.epochs, 1):
-        raise CourseError(f'stage {s.name}: epochs={s.epochs!r} is not a positive whole number')
-    if s.patience is not None and not _is_whole(s.patience, 1):
-        raise CourseError(f'stage {s.name}: patience={s.patience!r} is not a positive whole number')
-    if not _is_whole(s.cache, 0):
-        raise CourseError(f'stage {s.name}: cache={s.cache!r}: give the number of views, or 0')
+    check_int(s.epochs, f'stage {s.name}: epochs', 1, 10**6)
+    check_int(s.patience, f'stage {s.name}: patience', 1, none=True)
+    check_int(s.cache, f'stage {s.name}: cache', 0)
     check_choice(s.bn, bn_modes, 'bn')
     get_recipe(s.recipe)
 
@@ -230,6 +228,7 @@ def _fit_cached(learn, stage, first, lrs, cbs):
     return small, 0
 
 # %% ../nbs/api/50_finetune.ipynb #13ac7e3c
+@check_args
 @dataclass
 class StageResults:
     "What `run_stages` returns: a row for each stage, and the proof of what was frozen"
@@ -324,9 +323,12 @@ class _Store:
 
     def _resume(self):
         try:
-            d = json.loads(self._index.read_text(encoding='utf-8'))
+            d = read_json(self._index)
             plan, self.done = d['plan'], d['done']
-        except (ValueError, TypeError, KeyError):
+            parts = [(r['row']['name'], r['report'], r['history']) for r in self.done.values()]
+            if not isinstance(plan, dict) or not all(isinstance(p[2], list) for p in parts):
+                raise ValueError
+        except (ValueError, TypeError, KeyError, AttributeError):
             raise CourseError(f'{self._index} is damaged: remove the folder, or choose '
                               'another') from None
         names = dict(stages='plan', seed='seed', data='data set', split_id='split of the images',
@@ -352,7 +354,10 @@ def put(self:_Store, learn, name, result):
 def get(self:_Store, learn, name):
     "Restore a checkpoint"
     sd = read_weights(self._file(name))[0] if self.path else self.weights[name]
-    unwrap_model(learn.model).load_state_dict(sd)
+    try: unwrap_model(learn.model).load_state_dict(sd)
+    except RuntimeError:
+        raise CourseError(f'{self._file(name)} is not the checkpoint of this stage: remove the '
+                          'folder, or choose another') from None
 
 @patch
 def history(self:_Store, stages):
@@ -396,16 +401,23 @@ def _run_stage(learn, stage, start, test, log=None):
     return dict(row=row, report=report.to_dict(), history=history)
 
 # %% ../nbs/api/50_finetune.ipynb #935af903
+@check_args
 def run_stages(
     learn:Learner,    # From `course_learner`, its weights loaded
-    stages:object,    # A list of `Stage`, or what `get_plan` takes: a plan's name, or a YAML file
-    path:object=None, # Folder for checkpoints and results, to resume from; None: in memory
+    stages:str|Path|list, # Of `Stage`, or what `get_plan` takes: a plan's name, or a YAML file
+    path:str|Path|None=None, # Folder for checkpoints and results, to resume from; None: in memory
     test:bool=True,   # Evaluate on the test set after each stage? It is never used to choose
     keep:str='best',  # What `learn` holds at the end: the 'best' stage by validation, or the 'last'
     log:str|None=None # Also log to 'tensorboard' or 'wandb', in the folder `learn.path`
 )->StageResults: # With a freeze report for each stage
     "Fine-tune by a plan. Raises `CourseError` before training if a stage does not suit `learn`"
     stages = _stages_for(learn, stages, keep, log)
+    with run_lock(path) if path else nullcontext():
+        return _run_all(learn, stages, path, test, keep, log)
+
+# %% ../nbs/api/50_finetune.ipynb #5e91c0a7
+def _run_all(learn, stages, path, test, keep, log):
+    "Run the stages that are not done"
     store, previous = _Store(learn, stages, path), 'initial'
     if hasattr(learn, 'history') and not learn.history.rows:
         learn.history.rows = store.history(stages)
@@ -418,9 +430,8 @@ def run_stages(
             result = _run_stage(learn, s, start, test, log)
         store.put(learn, s.name, result)
     done = {s.name: store.done[s.name] for s in stages}
-    rows = [d['row'] for d in done.values()]
     reports, histories = ({name: d[k] for name, d in done.items()} for k in ('report', 'history'))
-    res = StageResults(rows, reports, histories)
+    res = StageResults([d['row'] for d in done.values()], reports, histories)
     store.get(learn, res.best['name'] if keep == 'best' else stages[-1].name)
     return res
 
@@ -474,8 +485,9 @@ def _all_at_once(n, epochs, lr): return [Stage('all', 0, epochs, lr)]
 plans = dict(staged=_staged, chain=_chain, gradual=_gradual, fine_tune=_fine_tune,
              head=_head_only, all=_all_at_once)
 
+@check_args
 def get_plan(
-    plan:object,   # A name from `plans`, or a YAML file
+    plan:str|Path, # A name from `plans`, or a YAML file
     learn:Learner=None, # The learner it is for; 'gradual' has a stage for each of its groups
     epochs:int=5,  # Of each stage; a file has its own
     lr:float=0.002 # Highest, of the head; later stages have a tenth or less; a file has its own
@@ -499,9 +511,10 @@ def change_plan(
     return [replace(s, recipe=change_recipe(s.recipe, **settings)) for s in stages]
 
 # %% ../nbs/api/50_finetune.ipynb #6523545c
+@check_args
 def save_plan(
     stages:list, # Of `Stage`
-    path:object  # A `.yaml` file
+    path:str|Path  # A `.yaml` file
 ):
     "Write a plan that `load_plan` reads. Raises `CourseError` for a recipe that has no name"
     odd = [s.name for s in stages if isinstance(s.recipe, Recipe)]
@@ -515,8 +528,9 @@ def _yaml_error(e):
     if mark is None: return str(e)
     return f'line {mark.line + 1}: {e.problem}'
 
+@check_args
 def load_plan(
-    path:object # A YAML file: a list of stages, each with the fields of `Stage`
+    path:str|Path # A YAML file: a list of stages, each with the fields of `Stage`
 )->list: # Of `Stage`
     "Read a plan. Raises `CourseError` if it is none"
     try: path = check_file(path)
@@ -534,6 +548,8 @@ def load_plan(
 def _stage_from(r, path):
     "One stage of a file"
     for k in r: check_choice(k, [f.name for f in fields(Stage)], f'field in {path}')
+    if not all(_is_plain(o) for o in r.values()):
+        raise CourseError(f'{path}: the fields of a stage are numbers, words, or short lists')
     missing = [k for k in ('name', 'freeze_to', 'epochs', 'lr') if k not in r]
     if missing: raise CourseError(f'{path}: stage {r.get("name", "?")} lacks {", ".join(missing)}')
     lr = r['lr']
@@ -542,6 +558,12 @@ def _stage_from(r, path):
     else: lr = _number(lr)
     return Stage(**dict(r, name=str(r['name']), lr=lr))
 
+def _is_plain(o):
+    "Is it a number, a word, or a short list or range of them? A few lines of YAML can be much more"
+    if isinstance(o, dict): o = list(o.values())
+    if isinstance(o, list): return len(o) < 1000 and not any(isinstance(v, (list, dict)) for v in o)
+    return True
+
 # %% ../nbs/api/50_finetune.ipynb #f04eb83e
 def _number(o):
     "YAML reads 1e-3 as a word"
@@ -549,9 +571,10 @@ def _number(o):
     except ValueError: return o
 
 # %% ../nbs/api/50_finetune.ipynb #dcf014a6
+@check_args
 def finetune_learner(
-    data:object='digits',     # A set's name or a folder
-    weights:object='torchvision', # A file, 'torchvision', or a name in `shipped_weights()`
+    data:str|Path='digits',     # A set's name or a folder
+    weights:str|Path='torchvision', # A file, 'torchvision', or a name in `shipped_weights()`
     arch:str|None=None,       # Network; None: the file's own, or resnet34 for 'torchvision'
     variant:str|None=None,    # 'v1' or 'v1.5', if the publisher says so (He et al.'s own are 'v1')
     precision:str='auto',     # As for `course_learner`

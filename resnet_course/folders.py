@@ -18,7 +18,8 @@ from fastcore.basics import patch
 from PIL import Image
 
 from .core import (
-    CourseError, MissingFileError, check_choice, html_table, progress, shorten, write_json)
+    CourseError, MissingFileError, check_args, check_choice, html_table, progress,
+    shorten, write_json)
 from resnet_course.listing import (
     Listing, class_folders, count_text, format_of, list_folder, quiet_kinds, readable_formats,
     split_folders)
@@ -64,6 +65,7 @@ def _folder_names(vocab):
     return [f'{i:0{n_digits}d}_{n}' for i, n in enumerate(names)]
 
 # %% ../nbs/api/15_folders.ipynb #6b4fbd96
+@check_args
 def export_set(
     name:str, # Data set, or folder of small square images
     dest:str|Path, # Folder to make
@@ -108,6 +110,7 @@ def _choose_classes(available, classes, seed):
     return chosen
 
 # %% ../nbs/api/15_folders.ipynb #a3f2a6fb
+@check_args
 def make_subset(
     source:str|Path, # Folder of class folders, or of train, valid and test folders that hold them
     dest:str|Path, # Folder to make
@@ -161,6 +164,7 @@ def _scan(job):
     return o
 
 # %% ../nbs/api/15_folders.ipynb #f0620b66
+@check_args
 @dataclass
 class Finding:
     "A problem in an image folder, and the files that have it"
@@ -176,6 +180,7 @@ class Finding:
 # %% ../nbs/api/15_folders.ipynb #b9634576
 class FolderReport:
     "Result of `check_folder`: print it, or display it in a notebook"
+    @check_args
     def __init__(self,
         path:Path, # Folder
         counts:dict, # Split → {class folder: number of images}
@@ -345,6 +350,7 @@ def _draw_sides(o, scans):
     return len(images.splits) < 3
 
 # %% ../nbs/api/15_folders.ipynb #ae9a15c8
+@check_args
 def check_folder(
     path:str|Path, # Folder of class folders, or of split folders that hold them; or a CSV file
     small:int=32, # Report images whose shorter side is below this (px)

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from .core import CourseError, check_choice, shorten
+from .core import CourseError, check_args, check_choice, shorten
 from .models import get_net, group_names, unwrap_model
 
 # %% ../nbs/api/32_freeze.ipynb #f2854394
@@ -69,6 +69,7 @@ class Frozen(Callback):
     "Keep frozen groups unchanged, BatchNorm included, whatever optimizer is created meanwhile"
     run_after, run_valid = TrainEvalCallback, False
 
+    @check_args
     def __init__(self,
         bn:str='eval' # What frozen BatchNorm does: 'eval', 'stats' or 'train'
     ):
@@ -164,6 +165,7 @@ def _take_over_all(self:Frozen):
 # %% ../nbs/api/32_freeze.ipynb #d5fd1082
 def _frozen_cb(learn): return next((cb for cb in learn.cbs if isinstance(cb, Frozen)), None)
 
+@check_args
 def frozen_norms(
     learn:Learner # Any fastai learner
 )->list: # Of modules; empty without `Frozen` among the callbacks
@@ -172,6 +174,7 @@ def frozen_norms(
     return cb.fixed_norms() if cb else []
 
 # %% ../nbs/api/32_freeze.ipynb #90009c07
+@check_args
 def optimizer_groups(
     learn:Learner # With an optimizer
 )->list: # Of names
@@ -179,6 +182,7 @@ def optimizer_groups(
     names, k = group_names(learn.model), len(learn.opt.param_lists)
     return names if len(names) == k else [f'group {i}' for i in range(k)]
 
+@check_args
 def group_number(
     learn:Learner, # With an optimizer
     n:int|str      # Index of a parameter group, perhaps negative, or its name
@@ -199,6 +203,7 @@ def group_number(
     return n % k
 
 # %% ../nbs/api/32_freeze.ipynb #35246333
+@check_args
 def freeze_to(
     learn:Learner,         # Any fastai learner with parameter groups, such as `course_learner`'s
     n:int|str,             # First group that trains, by index or name: -1 is the head alone
@@ -229,6 +234,7 @@ def _forget(opt, frozen):
             opt.state[p] = kept
 
 # %% ../nbs/api/32_freeze.ipynb #1d85670b
+@check_args
 def freeze_at_fit(
     learn:Learner,    # Any fastai learner, with the optimizer that it will train with
     n:int|str,        # First group that trains, by index or name
@@ -245,6 +251,7 @@ def freeze_at_fit(
     cb.opt_seen, cb.idx_seen, learn.opt.frozen_idx = learn.opt, n, n
 
 # %% ../nbs/api/32_freeze.ipynb #169e3880
+@check_args
 def snapshot(
     learn:Learner|nn.Module # A learner or a model
 )->dict: # Name → tensor
@@ -253,6 +260,7 @@ def snapshot(
     return {k: v.detach().cpu().clone() for k, v in state.items()}
 
 # %% ../nbs/api/32_freeze.ipynb #f8f9c385
+@check_args
 @dataclass
 class FreezeReport:
     "What moved and what did not, group by group"
@@ -374,6 +382,7 @@ def _mark(places, model, by_hand, bn):
         if k in places: places[k].by_hand = True
 
 # %% ../nbs/api/32_freeze.ipynb #d4046da9
+@check_args
 def freeze_report(
     learn:Learner,        # After training
     before:dict,          # From `snapshot(learn)`, before training

@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from .core import CourseError, MissingFileError, progress, shorten
+from .core import CourseError, MissingFileError, check_args, progress, shorten
 from resnet_course.listing import (
     LeftOutWarning, Listing, list_folder, readable_formats, split_folders,
     warnings_about)
@@ -51,6 +51,7 @@ def white_of(
 def _is_deep(im): return im.mode.startswith('I') or im.mode == 'F' 
 
 # %% ../nbs/api/10_images.ipynb #06e4add4
+@check_args
 def open_image(
     o:str|Path|bytes|Image.Image, # Path, encoded bytes, file object or Pillow image
     size:int=None, # Short side needed later (px), lets the JPEG decoder skip work; None: full size
@@ -84,6 +85,7 @@ def _to_gray_or_rgb(im, white=None):
     return im.convert('L' if im.mode in ('1', 'L') else 'RGB')
 
 # %% ../nbs/api/10_images.ipynb #990585f0
+@check_args
 def array_image(
     a:np.ndarray|Tensor # Array H,W or H,W,C, or tensor H,W or C,H,W; uint8, or floats from 0 to 1
 )->Image.Image: # Mode L or RGB
@@ -114,6 +116,7 @@ def _check_array(a):
                           'divide by 255, or pass uint8')
 
 # %% ../nbs/api/10_images.ipynb #2970b4b8
+@check_args
 def read_image(
     o:str|Path|bytes|Image.Image|np.ndarray|Tensor, # As for `open_image` or `array_image`
     size:int, # Side of the result (px)
@@ -145,6 +148,7 @@ def plain_tensor(
     return x.as_subclass(Tensor) if isinstance(x, Tensor) else x
 
 # %% ../nbs/api/10_images.ipynb #79fae8de
+@check_args
 def as_channels(
     x:Tensor, # uint8 …,C,H,W with one or three channels
     n_in:int # Number of channels wanted; 1: grayscale, 3: RGB
@@ -281,6 +285,7 @@ def _unreadable(files, errors):
     return CourseError(f'{len(errors)} of {len(files)} images are unreadable, the first: {first}; '
                        'remove them, or leave them out with skip_bad (--skip-bad)')
 
+@check_args
 def decode_all(
     files:Sequence, # Paths of images
     size:int, # Side of the decoded images (px)
@@ -386,6 +391,7 @@ def _make_image_set(
                     labels=labels, white=white, listing=o, **kwargs)
 
 # %% ../nbs/api/10_images.ipynb #375936f8
+@check_args
 def open_folder(
     path:str|Path, # Folder of class folders, or of train, valid and test folders that contain them
     size:int=None, # Side that the network sees (px); None: that of small squares, else 128
@@ -428,6 +434,7 @@ def _order_by_name(o):
     return np.concatenate([sorted(g, key=name) for g in groups]).tolist()
 
 # %% ../nbs/api/10_images.ipynb #87360c25
+@check_args
 def open_csv(
     path:str|Path, # CSV file with columns of paths, labels and optionally splits
     size:int=None, # Side that the network sees (px); None: that of small squares, else 128
@@ -478,6 +485,7 @@ def open_labeled(
 # %% ../nbs/api/10_images.ipynb #74c92442
 imagenet_stats = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
+@check_args
 def pixel_stats(
     x:Tensor # uint8 N,C,H,W
 )->tuple: # Two lists with one number per channel, for pixels from 0 to 1, rounded to four decimals

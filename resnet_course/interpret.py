@@ -25,7 +25,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from .core import CourseError, check_choice
+from .core import CourseError, check_args, check_choice, check_int
 from .images import plain_tensor
 from .loaders import raw_image, show_raw, split_dl, unaugmented
 from .models import eval_mode, get_net, group_names, param_groups, unwrap_model
@@ -41,6 +41,7 @@ def _call(net, x):
     "The scores; a network that was compiled in place runs as it is written, since hooks need that"
     return net(x) if getattr(net, '_compiled_call_impl', None) is None else net.forward(x)
 
+@check_args
 def get_layer(
     learn:Learner|nn.Module, # A learner or a model
     name:str # Name as in `named_modules`: 'layer1', 'layer2.0.conv1', 'fc'
@@ -138,6 +139,7 @@ def _named_stages(net):
             after_conv = False
     return acts
 
+@check_args
 def stage_names(
     learn:Learner|nn.Module # A learner or a model
 )->list[str]: # Names for `get_layer`, from the input on
@@ -161,6 +163,7 @@ def _output_copy(layer, inputs, output):
     if isinstance(output, (tuple, list)): output = output[0]
     return output.detach().clone()
 
+@check_args
 @torch.no_grad()
 def get_activations(
     learn:Learner|nn.Module, # A learner or a model
@@ -183,6 +186,7 @@ def _grid(nrows, ncols, height, width=7):
     for ax in axs.flat: ax.axis('off')
     return fig, axs
 
+@check_args
 def plot_activations(
     learn:Learner|nn.Module, # A learner or a model
     x:Tensor, # One image (C,H,W), normalized
@@ -190,6 +194,7 @@ def plot_activations(
     names:list[str]=None # Names of layers; None: `stage_names`
 )->Figure: # A row for each layer
     "Plot the channels of each layer that respond most strongly to an image"
+    check_int(n, 'n', 1)
     acts = get_activations(learn, x[None], names)
     fig, axs = _grid(len(acts), n + 1, 0.95*len(acts), 0.85*(n + 1))
     for row, (name, a) in zip(axs, acts.items()):
@@ -210,6 +215,7 @@ def _last_linear(model):
     raise CourseError('this model has no linear layer, so it is unclear which of its outputs are '
                       'features')
 
+@check_args
 @torch.no_grad()
 def get_features(
     learn:Learner|nn.Module, # A learner, or a model with `dls`
@@ -231,6 +237,7 @@ def get_features(
     return torch.cat(xs), torch.cat(ys)
 
 # %% ../nbs/api/42_interpret.ipynb #1b832336
+@check_args
 def nearest(
     queries:Tensor, # Q,F features to find neighbors of
     pool:Tensor, # P,F features to search
@@ -238,6 +245,8 @@ def nearest(
     bs:int=256 # Queries at a time; memory grows with bs·P
 )->tuple[Tensor, Tensor]: # Q,k distances, smallest first; Q,k row numbers in `pool`
     "Find the `k` rows of `pool` nearest to each query by Euclidean distance, exactly"
+    check_int(k, 'k', 1)
+    check_int(bs, 'bs', 1)
     if queries.shape[1] != pool.shape[1]:
         raise CourseError(f'cannot compare features of {queries.shape[1]} numbers with features of '
                           f'{pool.shape[1]}: use the same network for both')
@@ -250,6 +259,7 @@ def nearest(
     return torch.cat(dist), torch.cat(idx)
 
 # %% ../nbs/api/42_interpret.ipynb #e675c9da
+@check_args
 @dataclass
 class Neighbors:
     "The nearest neighbors that `neighbors` found"
@@ -280,6 +290,7 @@ def _without_self(dist, idx):
     shape = len(idx), idx.shape[1] - 1
     return dist[keep].view(shape), idx[keep].view(shape)
 
+@check_args
 def neighbors(
     learn:Learner|nn.Module, # A learner, or a model with `dls`
     k:int=6, # Neighbors of each query
@@ -312,12 +323,14 @@ def _show_neighbor(ax, found, q, j):
     if c == int(found.query_y[q]): show_raw(ax, im, title)
     else: show_raw(ax, im, f'{title} {found.dls.vocab[c]}', '#d55e00')
 
+@check_args
 def plot_neighbors(
     found:Neighbors, # Result of `neighbors`
     which:list[int]=None # Numbers of queries; None: the first of each of the first eight classes
 )->Figure: # A row for each query: the image, then its neighbors
     "Plot queries and their neighbors with distances; wrong classes are named in orange"
     if which is None: which = _first_of_each_class(found.query_y)
+    if not len(which): raise CourseError('which is empty: give the numbers of some queries')
     fig, axs = plt.subplots(len(which), 1 + found.idx.shape[1], figsize=(7, 1.08*len(which)),
                             layout='constrained', squeeze=False)
     for row, q in zip(axs, which):
@@ -347,6 +360,8 @@ def _with_gradients(net, x, cls, names):
         for h in hooks: h.remove()
     if cls is None: cls = scores.argmax(1)
     cls = torch.as_tensor(cls, device=x.device).expand(len(x))
+    if cls.min() < 0 or cls.max() >= scores.shape[1]:
+        raise CourseError(f'cls: give classes from 0 to {scores.shape[1] - 1}')
     total = scores.gather(1, cls[:, None]).sum()
     outs = [o['out'] for o in kept.values()]
     grads = torch.autograd.grad(total, outs, allow_unused=True)
@@ -376,6 +391,7 @@ def _cam_layers(net, x, name):
     return [o for o in reversed(whole) if not isinstance(layers[o.name], (nn.Linear, nn.Dropout))]
 
 # %% ../nbs/api/42_interpret.ipynb #c25b7747
+@check_args
 def grad_cam(
     learn:Learner|nn.Module, # A learner or a model
     xb:Tensor, # Images (N,C,H,W), normalized
@@ -405,6 +421,7 @@ def _show_cam(ax, cam, shape):
     ax.imshow(cam, cmap='magma', alpha=.6, extent=(-.5, w - .5, h - .5, -.5))
 
 # %% ../nbs/api/42_interpret.ipynb #ecb73fa4
+@check_args
 def plot_cam(
     learn:Learner, # A learner
     which:Iterable[int]=range(8), # Numbers of images
@@ -438,6 +455,7 @@ def _cover(xb, places):
     keep.scatter_(1, places, 0.)
     return keep.view(n, 1, h, w)*xb
 
+@check_args
 @torch.no_grad()
 def occlusion_test(
     learn:Learner|nn.Module, # A learner or a model
@@ -460,6 +478,7 @@ def occlusion_test(
         return dict(whole=prob(xb), bright=prob(bright), dark=prob(dark))
 
 # %% ../nbs/api/42_interpret.ipynb #d464c8f9
+@check_args
 def first_filters(
     learn:Learner|nn.Module # A learner or a model
 )->Tensor: # nf,c,ks,ks, float, on the CPU
@@ -468,6 +487,7 @@ def first_filters(
         if isinstance(m, nn.Conv2d): return m.weight.detach().float().cpu()
     raise CourseError('this model has no convolution, so it has no filters')
 
+@check_args
 def smoothness(
     w:Tensor # Filters (nf,c,ks,ks)
 )->float: # About -1/(ks²-1) for noise, towards 1 for smooth patterns
@@ -480,6 +500,7 @@ def smoothness(
     return float(corr.mean())
 
 # %% ../nbs/api/42_interpret.ipynb #e0031fec
+@check_args
 def plot_filters(
     learn:Learner|nn.Module, # A learner or a model
     n:int=64 # Maximum number of filters
@@ -496,6 +517,7 @@ def plot_filters(
     return fig
 
 # %% ../nbs/api/42_interpret.ipynb #e0ad3171
+@check_args
 @torch.no_grad()
 def layer_responses(
     learn:Learner|nn.Module, # A learner or a model
@@ -520,8 +542,9 @@ def _depth(name):
     "'20' for 'resnet20' and 'plain20'"
     return name.removeprefix('plain').removeprefix('resnet')
 
+@check_args
 def styles(
-    names:list[str] # Names of networks
+    names:Iterable[str] # Names of networks
 )->dict[str, dict]: # Name → arguments for matplotlib's `plot`
     "Choose a color for each depth; plain networks get dashed lines and others solid ones"
     depths = list(dict.fromkeys(_depth(n) for n in names))
@@ -532,6 +555,7 @@ def styles(
     return res
 
 # %% ../nbs/api/42_interpret.ipynb #f5aa6673
+@check_args
 def plot_responses(
     responses:dict[str, list], # Name of a network → result of `layer_responses`
     top:float=None # Upper end of the scale; None: show everything
@@ -567,6 +591,7 @@ def _weight_norms(model):
         res[n] = float(m.weight.grad.norm())
     return res
 
+@check_args
 def gradient_norms(
     learn:Learner|nn.Module, # A learner or a model
     xb:Tensor, # Images (N,C,H,W), normalized
@@ -580,6 +605,7 @@ def gradient_norms(
     return list(_weight_norms(model).items())
 
 # %% ../nbs/api/42_interpret.ipynb #1e4f8142
+@check_args
 def plot_gradients(
     norms:dict[str, list], # Name of a network → result of `gradient_norms`
     ax:Axes=None # Axes to draw in; None: a new figure
@@ -597,6 +623,7 @@ def plot_gradients(
 class GradientNorms(Callback):
     "Record the gradient norm of each convolution and linear layer during training"
     order = 102   # once the gradients are unscaled and clipped
+    @check_args
     def __init__(self,
         every:int=10 # Batches between two records
     ):
@@ -655,6 +682,7 @@ def _shift(model, start, dirs, at):
         p.copy_(start[k] + move)
 
 # %% ../nbs/api/42_interpret.ipynb #fc0a7fb2
+@check_args
 @torch.no_grad()
 def loss_surface(
     learn:Learner|nn.Module, # A learner or a model
@@ -688,6 +716,7 @@ def _plot_lines(surfaces):
     ax.legend()
     return fig
 
+@check_args
 def plot_surfaces(
     surfaces:dict[str, tuple] # Name of a network → result of `loss_surface`
 )->Figure: # On one scale

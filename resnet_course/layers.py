@@ -10,9 +10,10 @@ __all__ = ['activations', 'shortcuts', 'variants', 'stems', 'conv', 'get_act', '
 # %% ../nbs/api/20_layers.ipynb #4e6748e8
 import torch, torch.nn.functional as F
 from torch import Tensor, nn
-from .core import CourseError, check_choice
+from .core import CourseError, check_args, check_choice
 
 # %% ../nbs/api/20_layers.ipynb #7359a6ae
+@check_args
 def conv(
     ni:int, # Input channels
     nf:int, # Output channels (number of filters)
@@ -27,6 +28,7 @@ def conv(
 activations = dict(relu=nn.ReLU, leaky_relu=nn.LeakyReLU, elu=nn.ELU, gelu=nn.GELU, tanh=nn.Tanh,
                    sigmoid=nn.Sigmoid)
 
+@check_args
 def get_act(
     name:str='relu' # One of `activations`
 )->nn.Module: # New layer, not in place
@@ -56,6 +58,7 @@ class LRN(nn.LocalResponseNorm):
         return _response_norm(x, self.size, self.alpha, self.beta, self.k)
 
 # %% ../nbs/api/20_layers.ipynb #234141f0
+@check_args
 def lrn(
     n:int=5, # Number of neighboring channels in the sum
     k:float=2, # Constant added to the sum
@@ -68,6 +71,7 @@ def lrn(
 # %% ../nbs/api/20_layers.ipynb #63422be7
 class PadShortcut(nn.Module):
     "Subsample and pad new channels with zeros: option A of He et al. 2015, section 3.3"
+    @check_args
     def __init__(self,
         ni:int, # Input channels
         nf:int, # Output channels, at least `ni`
@@ -90,6 +94,7 @@ class PadShortcut(nn.Module):
 shortcuts = dict(A='zero-padded identity', B='projection where the shape changes',
                  C='projection everywhere', none='no shortcut')
 
+@check_args
 def make_shortcut(
     kind:str, # One of `shortcuts`
     ni:int, # Input channels of the block
@@ -111,6 +116,7 @@ class ResBlock(nn.Module):
     "Base class of the residual blocks; subclasses create the branch and the shortcut, `downsample`"
     expansion = 1  # Output channels of a block of width 1
     last = None  # Name of the last layer with weights in the branch
+    @check_args
     def __init__(self,
         shortcut:str='B' # One of `shortcuts`
     ):
@@ -131,6 +137,7 @@ class ResBlock(nn.Module):
 class BasicBlock(ResBlock):
     "Two 3×3 convolutions (He et al. 2015, Figure 5 left): ResNet-18, ResNet-34, CIFAR networks"
     last = 'bn2'
+    @check_args
     def __init__(self,
         ni:int, # Input channels
         nf:int, # Output channels
@@ -189,6 +196,7 @@ class Bottleneck(ResBlock):
 class PreactBasicBlock(ResBlock):
     "`BasicBlock` with BatchNorm and activation before each convolution (He et al. 2016, Figure 1b)"
     last = 'conv2'
+    @check_args
     def __init__(self,
         ni:int, # Input channels
         nf:int, # Output channels
@@ -255,6 +263,7 @@ variants = {'v1': 'He et al. 2015',
 stems = dict(imagenet='7×7 stride 2, max pooling', cifar='3×3 stride 1',
              deep='three 3×3, the first with stride 2, max pooling')
 
+@check_args
 def make_stem(
     kind:str, # One of `stems`
     n_in:int, # Channels of the images
@@ -274,6 +283,7 @@ def make_stem(
     return convs, pool
 
 # %% ../nbs/api/20_layers.ipynb #b2f452bb
+@check_args
 def check_input(
     x:Tensor, # Input of a network
     n_in:int, # Number of channels the network was created for
@@ -307,6 +317,7 @@ class CheckedModule(nn.Module):
         return super().__call__(x, *args, **kwargs)
 
 # %% ../nbs/api/20_layers.ipynb #6b3604df
+@check_args
 def as_buffer(
     m:nn.Module, # Changed in place
     name:str='weight' # Name of one of its parameters

@@ -9,6 +9,7 @@ __all__ = ['why_not_compile', 'set_seeds', 'CourseLearner', 'class_weights', 'co
 import random, warnings
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from fastai.callback.progress import ProgressCallback
@@ -17,10 +18,9 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.torch_core import rank_distrib, set_seed
-from fastcore.foundation import L
 from torch import nn
 
-from .core import CourseError, check_choice, memory_advice
+from .core import CourseError, check_args, check_choice, memory_advice
 from .augment import height_width
 from .loaders import class_counts
 from .torch_loaders import as_dls
@@ -30,10 +30,11 @@ from .weights import load_weights
 from .precision import AutoPrecision
 from .freeze import Frozen, freeze_to
 from .callbacks import (
-    CourseProgress, History, RetainHeap, TerminateOnNaN, use_device_metrics)
+    CourseProgress, History, RetainHeap, TerminateOnNaN, check_cbs, use_device_metrics)
 from .optimizers import torch_sgd
 
 # %% ../nbs/api/36_learner.ipynb #3dc2ec9b
+@check_args
 def why_not_compile(
     device:object='cpu' # A `torch.device` or its name: where the network will run
 )->str: # '' if nothing is missing
@@ -53,10 +54,12 @@ def _compile(model, backend, device):
             warnings.warn(f'training without torch.compile: {why}')
             return False
         backend = 'inductor'
+    check_choice(backend, torch._dynamo.list_backends(None), 'backend')
     model.compile(backend=backend)
     return True
 
 # %% ../nbs/api/36_learner.ipynb #a3391dce
+@check_args
 def set_seeds(
     seed:int, # Any whole number
     dls:object=None, # Loaders whose order of batches should start from `seed`, too
@@ -127,6 +130,9 @@ def _as_dls(dls):
     "`dls`, or fastai's for PyTorch's loaders"
     is_one = isinstance(dls, torch.utils.data.DataLoader)
     loaders = [dls] if is_one else getattr(dls, 'loaders', dls)
+    if not (isinstance(loaders, (list, tuple)) and len(loaders) in (1, 2, 3)):
+        raise CourseError(f'dls={dls!r:.80}: give what `get_dls` returns, or loaders for training, '
+                          'validation and perhaps test')
     is_torch = any(isinstance(dl, torch.utils.data.DataLoader) for dl in loaders)
     return as_dls(*loaders) if is_torch else dls
 
@@ -201,10 +207,11 @@ def _loss_for(dls, loss_func, balance):
     return CrossEntropyLossFlat(weight=class_weights(dls))
 
 # %% ../nbs/api/36_learner.ipynb #edffffb0
+@check_args
 def course_learner(
     dls:object,            # From `get_dls` or fastai; or PyTorch's: train, valid, perhaps test
     arch:object='resnet20',# A name from `list_models()`, a model, or a function of num_classes
-    weights:object=None,   # A file or name for `load_weights` to start from; None: from scratch
+    weights:str|Path|dict|nn.Module=None, # For `load_weights` to start from; None: from scratch
     precision:str='auto',  # 'auto', 'fp32', 'bf16' or 'fp16'
     seed:int|None=None,    # Makes weights, batches and augmentation repeatable
     stem:str|None=None,    # 'imagenet', 'cifar' or 'deep'; None: what suits the size of the images
@@ -219,18 +226,18 @@ def course_learner(
     **kwargs               # For `Learner`
 )->Learner: # A `CourseLearner`
     "Create a fastai `Learner` for `arch` on `dls`"
-    dls = _as_dls(dls)
+    cbs, dls = check_cbs(cbs), _as_dls(dls)
     n_in = _channels(dls) if isinstance(arch, str) else None
     own_loss = loss_func is not None
     loss_func = _loss_for(dls, loss_func, balance)
     if seed is not None: set_seeds(seed, dls)
     arch = _network(dls, arch, stem, n_in, model_kwargs or {}, check=not own_loss)
     report = None if weights is None else load_weights(arch, weights)
-    own = [AutoPrecision(precision), RetainHeap(), Frozen(), TerminateOnNaN(), History(), *L(cbs)]
+    own = [AutoPrecision(precision), RetainHeap(), Frozen(), TerminateOnNaN(), History(), *cbs]
     learn = CourseLearner(dls, arch, loss_func=loss_func, metrics=metrics, opt_func=opt_func,
                           splitter=splitter, cbs=own, **kwargs)
     learn.seed, learn.weights_report, learn.balance = seed, report, balance or _sampled(dls)
-    learn.more_cbs = [getattr(cb, '__name__', type(cb).__name__) for cb in L(cbs)]
+    learn.more_cbs = [getattr(cb, '__name__', type(cb).__name__) for cb in cbs]
     if compile and _compile(arch, compile, getattr(dls, 'device', None) or 'cpu'):
         learn.compiled = compile
     return use_device_metrics(learn)

@@ -10,7 +10,8 @@ import hashlib, json, posixpath, re, subprocess, sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from .core import CourseError, MissingFileError, atomic_write, reinstall_command
+from .core import (
+    CourseError, MissingFileError, atomic_write, check_args, reinstall_command)
 
 # %% ../nbs/api/61_lessons.ipynb #ea1b9202
 _folders = ('lessons', 'solutions', 'guides', 'images')
@@ -101,6 +102,7 @@ def _copy_file(f, content, checksum):
     return f'kept yours, the new one is {new.name}'
 
 # %% ../nbs/api/61_lessons.ipynb #23f14031
+@check_args
 def copy_lessons(
     dest:str|Path='resnet-course-lessons', # Folder to copy into, created if it doesn't exist
     files:dict=None # Name → content (bytes) to copy; None: the course's own files
@@ -122,6 +124,7 @@ def copy_lessons(
     return done
 
 # %% ../nbs/api/61_lessons.ipynb #940f41e0
+@check_args
 def open_lessons(
     dest:str|Path='resnet-course-lessons', # Folder that `copy_lessons` wrote to
     browser:bool=True # Open a browser? False: JupyterLab only prints the address

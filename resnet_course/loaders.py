@@ -32,7 +32,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-from .core import CourseError, check_choice, default_device, plot_text
+from .core import (
+    CourseError, check_args, check_choice, check_device, check_int, check_number, plot_text)
 from .listing import count_text
 from .copies import fingerprint, first_copies
 from .images import (
@@ -47,6 +48,7 @@ from .photos import (
 from .datasets import datasets, open_image_set
 
 # %% ../nbs/api/14_loaders.ipynb #457683f2
+@check_args
 def stratified(
     y:object,          # Class of each image (N)
     n:int,             # Number of images to draw
@@ -183,6 +185,7 @@ def _check_groups(groups, given):
 _test_seed = 20151210   # the day the ResNet paper appeared
 
 # %% ../nbs/api/14_loaders.ipynb #4fa1a186
+@check_args
 def make_splits(
     images:ImageSet,      # The images
     valid_pct:float=0.1,  # Fraction of the training images to validate on, and to test on if needed
@@ -194,6 +197,8 @@ def make_splits(
     drop:bool=False       # Leave out training images whose group is in a given split too? Or raise
 )->tuple: # Indices of training, validation and test images, each sorted
     "Split a set into three disjoint parts. Raises `CourseError` if a class has no training images"
+    check_number(valid_pct, 'valid_pct', 0, 1)
+    check_int(seed, 'seed', 0, 2**32 - 1)
     given, y = images.splits, images.y.numpy()
     train = np.asarray(given.get('train', np.arange(len(images))))
     n = round(valid_pct*len(train))
@@ -231,6 +236,7 @@ def _first_copies(images):
     return first_copies([read(f) for f in images.files])
 
 # %% ../nbs/api/14_loaders.ipynb #splitid2
+@check_args
 def split_id(
     images:ImageSet, # The images
     splits:tuple     # Indices of training, validation and test images
@@ -714,8 +720,9 @@ def _check_fold(fold):
     if not is_pair: raise CourseError(f'fold={fold!r}: give (i, k), such as (1, 5)')
 
 # %% ../nbs/api/14_loaders.ipynb #a28210b7
-def _check_args(bs, valid_pct, n_train, n_in, seed, n_valid=None):
+def _check_args(bs, valid_pct, n_train, n_in, seed, n_valid, num_workers):
     "Raise `CourseError` for arguments that make no sense"
+    check_int(num_workers, 'num_workers', 0, 256, none=True)
     if not _is_whole(bs) or bs < 1: raise CourseError(f'bs={bs!r}: a batch has at least one image')
     is_number = isinstance(valid_pct, (int, float)) and not isinstance(valid_pct, bool)
     if not is_number or not 0 <= valid_pct <= 0.45:
@@ -805,7 +812,7 @@ def _loaders(dsets, bs, tfms, seed, num_workers, device):
     if num_workers is None: num_workers = _workers(to_image, len(dsets.subset(0)))
     # never larger than the training set, so that no epoch is empty
     bs = min(bs, len(dsets.subset(0)))
-    dls, device = [], device or default_device()
+    dls = []
     for i in range(3):
         is_train = i == 0
         dl = ImageSetDL(dsets.subset(i), bs=bs, shuffle=is_train, drop_last=is_train,
@@ -816,8 +823,9 @@ def _loaders(dsets, bs, tfms, seed, num_workers, device):
     return CourseDataLoaders(*dls, device=device)
 
 # %% ../nbs/api/14_loaders.ipynb #381918cc
+@check_args
 def get_dls(
-    name_or_path:object='fashion_mnist_mini', # A set's name, a folder of your own, or a CSV file
+    name_or_path:str|Path='fashion_mnist_mini', # A set's name, a folder of your own, or a CSV file
     bs:int=128, # Images per batch
     size:int|tuple|None=None, # What the network sees: side, or (height, width) (px); None: the
                               # set's own, 128 for photos
@@ -828,11 +836,11 @@ def get_dls(
     n_train:int|None=None, # Keep only this many training images
     device:object=None, # Where the batches go; None: fastai's default device
     n_in:int|None=None, # Channels: 1 gray, 3 RGB; None: the set's own
-    stats:object=None, # (means, standard deviations) to normalize with, or a set's name: 'imagenet'
+    stats:str|tuple|list|None=None, # Means, standard deviations; or a set's name: 'imagenet'
     in_memory:bool|None=None, # Keep images in memory? None: if they take under 1 GB, and photos
                               # only if they are much larger than needed
     num_workers:int|None=None, # Processes that read photos; sets in memory need none
-    root:object=None, # Where the standard sets are; None: fastai's data folder
+    root:str|Path|None=None, # Where the standard sets are; None: fastai's data folder
     skip_bad:bool=False, # Leave out files that cannot be read? They are counted
     balance:str|None=None, # 'sample': draw training images so that all classes come equally often
     group:object=None, # What stays in one split: 'copies' (equal and nearly equal images), a CSV
@@ -841,7 +849,7 @@ def get_dls(
     n_valid:int|None=None # Keep only this many validation images, unless the set defines them
 )->CourseDataLoaders: # train, valid and test
     "Create training, validation and test loaders of an image set. Raises `CourseError`"
-    _check_args(bs, valid_pct, n_train, n_in, seed, n_valid)
+    _check_args(bs, valid_pct, n_train, n_in, seed, n_valid, num_workers)
     _check_balance(balance)
     _check_fold(fold)
     if size is not None: size = _as_size(size)
@@ -866,7 +874,7 @@ def _make_dls(images, splits, bs, size, n_in, stats, augment, resize, seed, in_m
               device):
     "Loaders of an image set that has been split"
     check_choice(resize, resize_ways, 'way to resize')
-    n_in, size = n_in or images.n_in, size or images.crop_size
+    n_in, size, device = n_in or images.n_in, size or images.crop_size, check_device(device)
     if not images.is_photos and resize != 'squish' and not isinstance(size, int):
         raise CourseError(f"{images.name}: its images are square, so size={size} needs "
                           "resize='squish'")
@@ -919,6 +927,7 @@ def holds_out_the_same(
     except CourseError: return False
 
 # %% ../nbs/api/14_loaders.ipynb #66063b80
+@check_args
 def split_dl(
     dls:DataLoaders, # From `get_dls`, or any of fastai's
     split:str        # 'train', 'valid' or 'test'
@@ -934,6 +943,7 @@ def split_dl(
         raise CourseError(f'the {split} split is empty: there is nothing to evaluate on')
     return dl.new(shuffle=False, drop_last=False) if hasattr(dl, 'new') else dl
 
+@check_args
 @contextmanager
 def unaugmented(
     dl:object # A loader
@@ -954,6 +964,7 @@ def with_borders(
     return dl.new(Datasets(tls=[images, *label_lists], n_inp=dl.dataset.n_inp))
 
 # %% ../nbs/api/14_loaders.ipynb #2c6de71e
+@check_args
 def raw_image(
     dls:DataLoaders, # From `get_dls`, or any of fastai's
     split:str, # 'train', 'valid' or 'test'
@@ -966,6 +977,7 @@ def raw_image(
     x = np.asarray(x)
     return x[..., 0] if x.ndim == 3 and x.shape[-1] == 1 else x
 
+@check_args
 def show_raw(
     ax:object,         # Matplotlib axes
     im:np.ndarray,     # H×W, or H×W×3

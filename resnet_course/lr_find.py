@@ -17,7 +17,7 @@ from fastai.learner import Learner
 from fastcore.basics import patch
 from matplotlib.figure import Figure
 
-from .core import CourseError, memory_advice
+from .core import CourseError, check_args, memory_advice
 from .checkpoint import get_random_state, set_random_state
 
 # %% ../nbs/api/38_lr_find.ipynb #b18b69f9
@@ -56,6 +56,7 @@ def _attributes(o):
     return {k: copy.copy(v) if isinstance(v, (list, dict)) else v for k, v in vars(o).items()}
 
 # %% ../nbs/api/38_lr_find.ipynb #711fa5ba
+@check_args
 @dataclass
 class LRCurve:
     "What `find_lr` measured"
@@ -147,6 +148,7 @@ class _Range(Callback):
     def before_validate(self): raise CancelValidException
 
 # %% ../nbs/api/38_lr_find.ipynb #926ab221
+@check_args
 def find_lr(
     learn:Learner,       # Any fastai learner
     start_lr:float=1e-6, # The first batch's learning rate

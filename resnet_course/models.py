@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['registry', 'list_models', 'options', 'create_model', 'default_stem', 'unwrap_model', 'param_groups', 'group_names',
-           'get_net', 'eval_mode']
+           'get_net', 'eval_mode', 'check_outputs']
 
 # %% ../nbs/api/24_models.ipynb #653267c7
 import inspect, re
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 
 import numpy as np
-from torch import nn
-from .core import CourseError, check_choice
+from torch import Tensor, nn
+from .core import CourseError, check_args, check_choice
 from .layers import Bottleneck
 from .alexnet import AlexNet, alexnets
 from .resnet import ResNet, cifar_depths, depths, preact_depths
@@ -49,6 +49,7 @@ registry |= {name: (AlexNet, kw) for name, kw in alexnets.items()}
 registry |= {name: (FastResNet, kw) for name, kw in _fast.items()}
 
 # %% ../nbs/api/24_models.ipynb #d102daca
+@check_args
 def list_models(
     pattern:str=None # Shell-style pattern, such as `'resnet*'` or `'*50*'`; `None` lists all names
 )->list: # Names
@@ -60,6 +61,7 @@ _options = {ResNet: ['stem', 'shortcut', 'variant', 'nf', 'act', 'zero_gamma'],
             AlexNet: ['groups', 'act', 'norm', 'overlap', 'omit', 'dropout', 'init'],
             FastResNet: ['nf', 'n_blocks', 'act', 'scale']}
 
+@check_args
 def options(
     name:str # One of `list_models()`
 )->dict: # Option → default value for this network
@@ -69,6 +71,7 @@ def options(
     return {k: kw.get(k, params[k].default) for k in _options[cls]}
 
 # %% ../nbs/api/24_models.ipynb #e11e7c87
+@check_args
 def create_model(
     name:str, # One of `list_models()`
     n_out:int=10, # Number of classes
@@ -95,6 +98,7 @@ def create_model(
     return net
 
 # %% ../nbs/api/24_models.ipynb #0c1fe82d
+@check_args
 def default_stem(
     size:int|tuple, # Side of the images, or (height, width) (px)
     name:str=None # One of `list_models()`; `None`: any ResNet for ImageNet
@@ -107,6 +111,7 @@ def default_stem(
     return 'cifar' if side < 96 else 'imagenet'
 
 # %% ../nbs/api/24_models.ipynb #5f38732b
+@check_args
 def unwrap_model(
     model:nn.Module # A network, possibly compiled or wrapped for data parallelism
 )->nn.Module: # The network inside
@@ -258,12 +263,14 @@ def _groups(model):
     return groups
 
 # %% ../nbs/api/24_models.ipynb #650e4414
+@check_args
 def param_groups(
     model:nn.Module # A network of this package, of torchvision, of timm, or any other
 )->list: # Lists of parameters, from the stem to the head
     "Split all parameters into groups; use it as fastai's `splitter`"
     return list(_groups(model).values())
 
+@check_args
 def group_names(
     model:nn.Module # As for `param_groups`
 )->list: # Names in the order of `param_groups`
@@ -271,12 +278,14 @@ def group_names(
     return list(_groups(model))
 
 # %% ../nbs/api/24_models.ipynb #39389c3e
+@check_args
 def get_net(
     learn:object # A fastai `Learner` or a model
 )->nn.Module: # The learner's model; a model itself
     "Get the model of a learner"
     return learn if isinstance(learn, nn.Module) else learn.model
 
+@check_args
 @contextmanager
 def eval_mode(
     learn:object # A fastai `Learner` or a model
@@ -288,3 +297,12 @@ def eval_mode(
     try: yield model
     finally:
         for m, mode in modes: m.training = mode
+
+# %% ../nbs/api/24_models.ipynb #c1a87e52
+def check_outputs(
+    out:object # What a network returned for a batch of images
+)->Tensor: # `out`
+    "Return `out` if it is a tensor; raises `CourseError` otherwise"
+    if isinstance(out, Tensor): return out
+    raise CourseError(f'the network returns a {type(out).__name__}, not a tensor of scores N×C: '
+                      'return the scores alone, as with aux_logits=False')

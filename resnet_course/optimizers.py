@@ -14,7 +14,7 @@ import torch
 from fastai.optimizer import OptimWrapper
 from fastcore.basics import patch
 
-from .core import CourseError
+from .core import CourseError, check_args
 
 # %% ../nbs/api/34_optimizers.ipynb #daee3804
 class TorchOptimizer(OptimWrapper):
@@ -59,6 +59,7 @@ class Muon(torch.optim.Optimizer):
     "Take orthogonal steps for convolutions, and steps of SGD with Nesterov momentum for the rest"
     matmul_dtype = torch.float32 # `AutoPrecision` sets bfloat16 where the network computes in it
 
+    @check_args
     def __init__(self,
         params:list, # Or parameter groups; each convolution needs a normalization after it
         lr:float=0.4, # Learning rate of everything but convolutions

@@ -16,10 +16,12 @@ from torch import nn
 from fastai.callback.core import Callback, CancelStepException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import apply, to_float
 from fastcore.basics import patch
 
-from .core import CourseError, check_choice, default_device
+from .core import CourseError, check_args, check_choice, check_device, default_device
+from .models import check_outputs
 
 # %% ../nbs/api/30_precision.ipynb #0254a8a2
 def _seconds(dtype, dev, reps=5):
@@ -51,13 +53,14 @@ def cpu_bf16_speedup()->float: # Seconds in float32 divided by seconds in bfloat
 precisions = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
 
 # %% ../nbs/api/30_precision.ipynb #286b2e4c
+@check_args
 def resolve_precision(
     precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'
     device:object=None    # A `torch.device` or its name; None: fastai's default device
 )->str: # 'fp32', 'bf16' or 'fp16'
     "Choose the precision for `device`; 'auto' takes the fastest that is safe there"
     check_choice(precision, ['auto', *precisions], 'precision')
-    dev = torch.device(device or default_device()).type
+    dev = check_device(device).type
     if precision == 'bf16' and dev == 'cuda' and not torch.cuda.is_bf16_supported():
         raise CourseError("precision 'bf16': this GPU has no bfloat16; use 'fp16' or 'auto'")
     if precision != 'auto': return precision
@@ -101,6 +104,7 @@ class AutoPrecision(Callback):
     order = MixedPrecision.order  # fastai's callbacks expect unscaled gradients after this
     max_skipped = 40 # Skipped steps in a row after which float16 gives up
 
+    @check_args
     def __init__(self,
         precision:str='auto',    # 'auto', 'fp32', 'bf16' or 'fp16'
         channels_last:bool=True  # Lay images out pixel by pixel (NHWC), which convolutions prefer?
@@ -142,6 +146,7 @@ def before_batch(self:AutoPrecision):
 def after_pred(self:AutoPrecision):
     "Turn the predictions into float32 tensors that the loss can be computed from"
     self.call = None
+    if isinstance(self.learn.loss_func, CrossEntropyLossFlat): check_outputs(self.pred)
     self.learn.pred = apply(_trainable, to_float(self.pred))
 
 @patch
@@ -180,6 +185,7 @@ def param_groups(self:AutoPrecision)->list: # PyTorch's parameter groups
     return self.opt.param_groups
 
 # %% ../nbs/api/30_precision.ipynb #9429d5a8
+@check_args
 def set_precision(
     learn:Learner,           # Any fastai learner
     precision:str='auto',    # 'auto', 'fp32', 'bf16' or 'fp16'
@@ -188,6 +194,7 @@ def set_precision(
     "Train and predict with `learn` in `precision`; a second call replaces the first"
     return learn.remove_cb(AutoPrecision).add_cb(AutoPrecision(precision, channels_last))
 
+@check_args
 @contextmanager
 def using_precision(
     learn:Learner, # Any fastai learner

@@ -18,16 +18,18 @@ from fastai.torch_core import TensorImage
 from PIL import Image
 from torch import nn
 
-from .core import CourseError, MissingFileError, atomic_write, memory_advice
+from .core import (
+    CourseError, MissingFileError, atomic_write, check_args, check_int, memory_advice)
 from .listing import LeftOutWarning, list_images
 from .images import plain_tensor
 from .augment import ResizeTo, height_width
 from .photos import PhotoReader
-from .models import eval_mode
+from .models import check_outputs, eval_mode
 from .weights import check_classes
 from .precision import precisions, resolve_precision
 
 # %% ../nbs/api/41_predict.ipynb #b9453b1a
+@check_args
 @dataclass
 class Prediction:
     "The predicted classes of one image file, or the reason why there are none"
@@ -77,15 +79,19 @@ def _name_of(o):
     return getattr(o, 'filename', None) or getattr(o, 'name', None) or type(o).__name__
 
 # %% ../nbs/api/41_predict.ipynb #80eb9682
+@check_args
 def predict_images(
     model:object, # From `load_model`, or `OnnxModel`: knows its classes, size and normalization
-    images:Iterable, # Paths, encoded bytes, file objects, Pillow images, arrays or tensors
+    images:object, # Paths, encoded bytes, file objects, Pillow images, arrays or tensors
     k:int=5, # Number of classes per image
     bs:int=64, # Images per batch
     precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'; an ONNX file has its own
     workers:int=None # Threads that read images; None: one for each processor, at most 8
 )->Iterator[Prediction]: # One per image, in order
     "Classify images. Raises `CourseError` if the weights come without classes, size or statistics"
+    check_int(k, 'k', 1)
+    check_int(bs, 'bs', 1)
+    check_int(workers, 'workers', 1, none=True)
     reader, prepare = _preparation(model.meta, _n_in(model))
     if isinstance(model, nn.Module): check_classes(model)
     images = [images] if isinstance(images, (str, Path, bytes, Image.Image)) else list(images)
@@ -125,7 +131,7 @@ def _scores(model, x, prepare, precision):
     half = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     with torch.inference_mode(), eval_mode(model), half:
         x = prepare(x.to(device, non_blocking=True))
-        return model(x.contiguous(memory_format=torch.channels_last))
+        return check_outputs(model(x.contiguous(memory_format=torch.channels_last)))
 
 # %% ../nbs/api/41_predict.ipynb #4c068ba6
 def write_csv(
@@ -145,6 +151,7 @@ def write_csv(
             writer.writerow([p.file, *best, p.error or '', *rest])
 
 # %% ../nbs/api/41_predict.ipynb #f28656da
+@check_args
 def find_images(
     paths:Iterable # Files, which are taken whatever their name, and folders to search for images
 )->list: # Paths: those in a folder sorted, in the order of `paths`

@@ -11,6 +11,7 @@ __all__ = ['recipes', 'tunable', 'Recipe', 'list_recipes', 'steps', 'cosine', 'b
 import math, warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,17 +22,17 @@ from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.callback.training import GradientClip
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropy
-from fastcore.foundation import L
 from torch import nn
 
-from .core import CourseError, check_choice, memory_advice
+from .core import (
+    CourseError, check_args, check_choice, check_int, check_number, memory_advice)
 from .images import plain_tensor
 from .fastresnet import Whiten
 from .distributed import in_step
 from .freeze import freeze_at_fit
-from resnet_course.callbacks import (
+from .callbacks import (
     EMA, SWA, FitWhiten, GradientAccumulation, MixUpOrCutMix, ProgressiveResize, RestoreBest,
-    TorchPlateau)
+    TorchPlateau, check_cbs)
 from .optimizers import (
     check_timm, timm_lamb, torch_adam, torch_adamw, torch_muon, torch_sgd, torch_sgd_no_norms)
 from .checkpoint import resumable, restore_learner
@@ -80,6 +81,7 @@ def list_recipes()->list: # Of (name, source)
     return [(r.name, r.source) for r in recipes.values()]
 
 # %% ../nbs/api/37_recipes.ipynb #2a17fc81
+@check_args
 def steps(
     at:list,          # Fractions of training (0..1) at which the rate falls
     factor:float=0.1, # What it is multiplied by at each
@@ -95,6 +97,7 @@ def steps(
     return f
 
 # %% ../nbs/api/37_recipes.ipynb #9aaff743
+@check_args
 def cosine(
     warmup:float=0.,  # Fraction of training in which the rate rises from near zero
     start:float=0.01, # Fraction of `lr` at the start of the warm-up
@@ -123,6 +126,7 @@ def by_epoch(
 # %% ../nbs/api/37_recipes.ipynb #aa46a139
 def _cos(a, b, pct): return a + (b - a)*(1 - math.cos(math.pi*pct))/2
 
+@check_args
 def one_cycle(
     pct_start:float=0.25, # Fraction of training in which the rate rises
     div:float=25.,        # The rate starts at 1/`div` of its maximum
@@ -135,6 +139,7 @@ def one_cycle(
         return _cos(1, 1/div_final, (pct - pct_start)/(1 - pct_start))
     return f
 
+@check_args
 def mom_cycle(
     pct_start:float=0.25, # Fraction of training in which momentum falls
     high:float=0.95,      # Momentum at both ends
@@ -148,6 +153,7 @@ def mom_cycle(
     return f
 
 # %% ../nbs/api/37_recipes.ipynb #dc7bd0f2
+@check_args
 def triangle(
     peak:float=0.2,  # Fraction of training at which the rate is highest
     start:float=0.2, # Fraction of `lr` at the start
@@ -218,6 +224,7 @@ _add('torchvision2021', 'Vryniotis 2021, torchvision\'s new training recipe', lr
            "augment='resized_crop+mirror+trivial+erase'), and size=224 to test")
 
 # %% ../nbs/api/37_recipes.ipynb #0f3b2127
+@check_args
 def get_recipe(
     recipe:str|Recipe # A name from `list_recipes()`, or a `Recipe`
 )->Recipe: # A `Recipe` is returned unchanged
@@ -298,6 +305,16 @@ def recipe_settings(
     return {k: getattr(r, k) for k in tunable if getattr(r, k) != getattr(plain, k)}
 
 # %% ../nbs/api/37_recipes.ipynb #chkrcp02
+def _is_lr(lr):
+    "Is it a learning rate, several, or None?"
+    if lr is None: return True
+    if isinstance(lr, slice): lr = [o for o in (lr.start, lr.stop) if o is not None]
+    try: rates = np.ravel(lr).astype(float)
+    except (TypeError, ValueError): return False
+    is_text = isinstance(lr, (str, bytes, bool))
+    return len(rates) > 0 and not is_text and bool(((rates > 0) & (rates < math.inf)).all())
+
+@check_args
 def check_recipe(
     recipe:str|Recipe, # A name, or a `Recipe`
     epochs:int,        # Passes over the training set
@@ -306,9 +323,8 @@ def check_recipe(
 )->Recipe: # The recipe, with `accumulate` if that is given
     "Look a recipe up. Raises `CourseError` if it cannot be trained with these settings"
     if epochs < 1: raise CourseError(f'epochs={epochs}: training needs at least one epoch')
-    if lr is not None and not isinstance(lr, slice):
-        if not all(0 < o < math.inf for o in np.ravel(lr)):
-            raise CourseError(f'lr={lr}: a learning rate is a number above 0')
+    check_int(epochs, 'epochs', high=10**6)
+    if not _is_lr(lr): raise CourseError(f'lr={lr!r:.80}: a learning rate is a number above 0')
     r = change_recipe(recipe, accumulate=accumulate)
     for name in tunable: _check_setting(name, getattr(r, name))
     if r.opt_func is timm_lamb: check_timm()
@@ -409,13 +425,14 @@ def _loss_func(r, loss_func):
                                 label_smoothing=r.label_smoothing, **kept)
 
 # %% ../nbs/api/37_recipes.ipynb #ceb21927
+@check_args
 def fit_recipe(
     learn:Learner,        # From `course_learner`, or any fastai learner
     recipe:str|Recipe='one_cycle', # A name from `list_recipes()`, or a `Recipe`
     epochs:int=5,         # Passes over the training set; the schedule is scaled to fit
     lr:object=None,       # Highest learning rate, or one per group; None: scaled to the batch size
     cbs:object=None,      # More callbacks
-    checkpoint:object=None, # Folder or file for checkpoints to resume from; None: none
+    checkpoint:str|Path|None=None, # Folder or file for checkpoints to resume from; None: none
     resume:bool|dict=False, # Resume from `checkpoint`? Or what `read_checkpoint` has returned
     minutes:float=10,     # Time between two checkpoints within an epoch
     freeze_to:int|str|None=None, # First group that trains, by index or name; None: as it is
@@ -425,7 +442,8 @@ def fit_recipe(
     "Train by a recipe, with a fresh optimizer. Raises `CourseError`"
     r = check_recipe(recipe, epochs, lr, accumulate)
     bs = getattr(learn.dls.train, 'bs', None)
-    cbs = [cb() if isinstance(cb, type) else cb for cb in L(cbs)]
+    cbs = [cb() if isinstance(cb, type) else cb for cb in check_cbs(cbs)]
+    check_number(minutes, 'minutes', 0)
     _check_fit(r, learn, epochs)
     if lr is None: lr = r.lr*((bs*r.accumulate if bs else r.bs)/r.bs)**r.lr_power
     _create_opt(learn, r, freeze_to, bn)

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-from .core import CourseError, atomic_write, check_path, printable
+from .core import CourseError, atomic_write, check_args, check_path, printable
 from .loaders import raw_image
 from .evaluate import about_intervals, evaluate
 from .runs import load_run, plot_history, run_learner
@@ -166,10 +166,11 @@ def _mistake(report, dls, i):
     return dict(image=_photo(im), caption=f'{true} → {pred} {report.probs[i].max():.0%}')
 
 # %% ../nbs/api/52_report.ipynb #6b2d6f10
+@check_args
 def html_report(
-    run:object,       # A run's folder
-    out:object=None,  # Where to write; None: `report.html` in the run's folder
-    data:object=None  # Where the images are now, if they have moved; None: where they were
+    run:str|Path,       # A run's folder
+    out:str|Path|None=None,  # Where to write; None: `report.html` in the run's folder
+    data:str|Path|None=None  # Where the images are now, if they have moved; None: where they were
 )->Path: # The file
     "Write the report of a run as one file that opens in any browser, offline. Raises `CourseError`"
     rec = load_run(run)

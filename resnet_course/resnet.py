@@ -8,7 +8,7 @@ __all__ = ['depths', 'cifar_depths', 'preact_depths', 'ResNet', 'init_resnet']
 # %% ../nbs/api/22_resnet.ipynb #67a0851a
 from fastcore.basics import patch
 from torch import Tensor, nn
-from .core import CourseError, check_choice
+from .core import CourseError, check_args, check_choice
 from .layers import (
     BasicBlock, Bottleneck, CheckedModule, PreactBasicBlock, PreactBottleneck, ResBlock,
     check_input, get_act, make_stem, variants)
@@ -95,6 +95,7 @@ def check(self:ResNet,
                           f'or images of at least {stride + 1} px')
 
 # %% ../nbs/api/22_resnet.ipynb #9679e838
+@check_args
 def init_resnet(
     net:nn.Module, # Changed in place
     zero_gamma:bool=False # Start with every block as the identity?

@@ -8,7 +8,7 @@ __all__ = ['machine', 'versions', 'plot_history', 'new_run_dir', 'save_run', 'lo
            'evaluate_run', 'compare_runs', 'newest_model', 'find_run_lr']
 
 # %% ../nbs/api/51_runs.ipynb #7571354a
-import csv, inspect, math, os, platform, re, reprlib, statistics, warnings
+import csv, inspect, json, math, os, platform, re, reprlib, statistics, warnings
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from .core import (
-    CourseError, MissingFileError, atomic_write, check_path, check_type, plot_text,
-    printable, read_json, shorten, write_json)
+    CourseError, MissingFileError, atomic_write, check_args, check_device, check_path, check_type,
+    plot_text, printable, read_json, shorten, write_json)
 from .augment import ResizeTo
 from .datasets import datasets
 from .loaders import get_dls, get_test_dls, holds_out_the_same, split_dl
@@ -37,11 +37,12 @@ from .evaluate import Comparison, compare, evaluate, tta
 from .finetune import change_plan, finetune_learner, get_plan, run_stages
 
 # %% ../nbs/api/51_runs.ipynb #79afed15
+@check_args
 def machine(
     device:object=None # The device that was trained on; None: the CPU
 )->dict: # device, system, python
     "Describe this machine for a table of results"
-    dev = torch.device(device or 'cpu')
+    dev = check_device('cpu' if device is None else device)
     if dev.type == 'cuda': name = torch.cuda.get_device_name(dev)
     elif dev.type == 'mps': name = 'Apple GPU'
     elif dev.type == 'cpu': name = f'{_cpu_name()}, {torch.get_num_threads()} threads'
@@ -92,6 +93,7 @@ def _run_record(
     return rec | extra
 
 # %% ../nbs/api/51_runs.ipynb #574bb8a2
+@check_args
 def plot_history(
     rows:list,       # A run's history: one dictionary per epoch
     title:str='',    # Over both panels
@@ -127,9 +129,10 @@ def _folder_name(name):
     # folder names have at most 255 bytes
     return f'{name[:30]}…{name[-20:]}' if len(os.fsencode(name)) > 200 else name
 
+@check_args
 def new_run_dir(
     name:str,    # What the run is about, such as 'fashion_mnist-resnet20'
-    root:object='runs'  # Folder of runs
+    root:str|Path='runs'  # Folder of runs
 )->Path: # root/name-001, or the first number that is free
     "Create a folder for a run. Raises `CourseError` if that is not possible"
     path = root = check_path(root, 'out')
@@ -147,9 +150,10 @@ def new_run_dir(
                           'another with `out`') from None
 
 # %% ../nbs/api/51_runs.ipynb #fbb64697
+@check_args
 def save_run(
     learn:Learner,   # A trained learner from `course_learner`
-    path:object,     # The run's folder
+    path:str|Path,     # The run's folder
     reports:list=(), # Of `Report`
     **extra          # More for `run.json`
 )->dict: # The record
@@ -241,8 +245,9 @@ def _check_record(rec, path):
     if problems: raise CourseError(f'{path}: not a run record: {problems[0]}')
 
 # %% ../nbs/api/51_runs.ipynb #c440e757
+@check_args
 def load_run(
-    path:object # A run's folder, or its `run.json`
+    path:str|Path # A run's folder, or its `run.json`
 )->dict: # The record, with its folder as `path`
     "Read the record of a run. Raises `CourseError` if there is none, or it is damaged"
     f = check_path(path, 'run')
@@ -254,8 +259,9 @@ def load_run(
     _check_record(rec, f)
     return {**rec, 'path': str(f.parent)}
 
+@check_args
 def list_runs(
-    root:object='runs' # Folder of runs
+    root:str|Path='runs' # Folder of runs
 )->list: # Of records, oldest first
     "Read every record below `root`; a damaged one is skipped with a warning that names it"
     records = []
@@ -265,6 +271,7 @@ def list_runs(
     return sorted(records, key=lambda r: r.get('finished') or '')
 
 # %% ../nbs/api/51_runs.ipynb #8824bf74
+@check_args
 def runs_table(
     records:list # From `list_runs`
 )->list: # Of dicts: run, data, arch, recipe, epochs, seed, precision, seconds, test, low, high
@@ -281,8 +288,9 @@ def _table_row(r):
                 seconds=round(r['train_seconds'], 1), test=test.get('top1'), low=low, high=high)
 
 # %% ../nbs/api/51_runs.ipynb #f5468004
+@check_args
 def learner_from_checkpoint(
-    path:object # A run's folder with a checkpoint, or the file
+    path:str|Path # A run's folder with a checkpoint, or the file
 )->tuple: # The learner, and the arguments for `fit_recipe`, among them the checkpoint's content
     "Build the learner of an interrupted run again. Raises `CourseError`"
     state = read_checkpoint(path)
@@ -301,10 +309,14 @@ def learner_from_checkpoint(
                           f'create the same learner and the same recipe, {again}')
     recipe = change_recipe(r['name'], **changed) if changed else r['name']
     cbs = _loggers_again(path, cfg.get('cbs') or [])
-    learn = course_learner(get_dls(**cfg['data']), create_model(**cfg['model']), seed=cfg['seed'],
-                           precision=cfg['precision'], compile=cfg.get('compile', False),
-                           balance='loss' if r.get('balance') == 'loss' else None)
-    how = dict(recipe=recipe, epochs=r['epochs'], lr=r['lr'], accumulate=accumulate, **cbs)
+    try:
+        learn = course_learner(get_dls(**cfg['data']), create_model(**cfg['model']),
+                               seed=cfg['seed'], precision=cfg['precision'],
+                               compile=cfg.get('compile', False),
+                               balance='loss' if r.get('balance') == 'loss' else None)
+        how = dict(recipe=recipe, epochs=r['epochs'], lr=r['lr'], accumulate=accumulate, **cbs)
+    except (TypeError, KeyError) as e:   # arguments that this version does not have
+        raise CourseError(f'{path}: damaged, or of another version of this package ({e})') from None
     return learn, dict(how, checkpoint=path, resume=state)
 
 # %% ../nbs/api/51_runs.ipynb #372e41cc
@@ -377,8 +389,9 @@ def _train(*run):
     return broadcast_object(None if rank_distrib() else _finish(learn, extra))
 
 # %% ../nbs/api/51_runs.ipynb #9d1520c9
+@check_args
 def train_run(
-    data:object='fashion_mnist_mini', # A set's name or a folder
+    data:str|Path='fashion_mnist_mini', # A set's name or a folder
     arch:str='resnet20',  # A name from `list_models()`
     epochs:int=5,         # Passes over the training images
     recipe:object='one_cycle', # A name from `list_recipes()`, or a `Recipe`, as of `change_recipe`
@@ -388,7 +401,7 @@ def train_run(
     resize:str='crop',    # How photos fit, as for `get_dls`
     num_workers:int|None=None, # Processes that read photos, as for `get_dls`
     n_train:int|None=None,# Keep only this many training images
-    augment:object=True,  # As for `get_dls`
+    augment:bool|str|list=True,  # As for `get_dls`
     weights:object=None,  # What to start from: see `load_weights`; None: from scratch
     precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'
     seed:int=42,          # The same seed gives the same run
@@ -399,8 +412,8 @@ def train_run(
     group:object=None,    # What stays in one split, as for `get_dls`
     fold:tuple|None=None, # (i, k): test on the i-th of k folds of the training images
     log:str|None=None,    # Also log to 'tensorboard' or 'wandb', in the run's folder
-    out:object='runs',    # Folder of runs
-    resume:object=None,   # Folder of an interrupted run to resume; it records all of the above
+    out:str|Path='runs',  # Folder of runs
+    resume:str|Path|None=None, # Folder of an interrupted run; it records all of the above
     setup:callable=None,  # Called with the learner before it trains; its `path` is the run's folder
     **extra               # More for `run.json`
 )->tuple: # The record and the test report
@@ -413,9 +426,10 @@ def train_run(
     return _train(resume, data, arch, seed, images, net, how, balance, log, out, setup, extra)
 
 # %% ../nbs/api/51_runs.ipynb #4aeac658
+@check_args
 def finetune_run(
-    data:object='digits', # A set's name or a folder
-    weights:object='torchvision', # A file, 'torchvision', or a name in `shipped_weights()`
+    data:str|Path='digits', # A set's name or a folder
+    weights:str|Path='torchvision', # A file, 'torchvision', or a name in `shipped_weights()`
     plan:str='staged',    # A name from `plans`, or a YAML file
     arch:str|None=None,   # Network; None: the file's own, or resnet34 for 'torchvision'
     variant:str|None=None,# 'v1' or 'v1.5', if the publisher of the weights says so
@@ -433,8 +447,8 @@ def finetune_run(
     group:str|None=None,  # What stays in one split, as for `get_dls`
     log:str|None=None,    # Also log to 'tensorboard' or 'wandb', in the run's folder
     changes:dict|None=None, # Settings of every stage's recipe, for `change_plan`
-    out:object='runs',    # Folder of runs
-    resume:object=None,   # Folder of an interrupted run to resume; it records all of the above
+    out:str|Path='runs',  # Folder of runs
+    resume:str|Path|None=None, # Folder of an interrupted run; it records all of the above
     setup:callable=None,  # Called with the learner before it trains; its `path` is the run's folder
     **extra               # More for `run.json`
 )->tuple: # The record, the `StageResults` and the test report of the best stage
@@ -497,6 +511,7 @@ def _finish_finetuning(learn, results, extra):
     return {**rec, 'path': str(learn.path)}, results, report
 
 # %% ../nbs/api/51_runs.ipynb #7ead6ed6
+@check_args
 def mean_ci(
     xs:list # One number per seed
 )->dict: # n, mean, sd, and ci: half the width of the interval; sd and ci are None for one number
@@ -554,6 +569,7 @@ def _save_folds(folder, rows):
     return dict(res, path=str(folder))
 
 # %% ../nbs/api/51_runs.ipynb #0bb41340
+@check_args
 def stage_means(
     runs:list # Of dicts with 'arm', 'seed' and 'stages', as the studies in `benchmarks/` write them
 )->list: # Of dicts: arm, stage, and what `mean_ci` returns for each number
@@ -569,9 +585,10 @@ def stage_means(
             for (arm, stage), seeds in rows.items()]
 
 # %% ../nbs/api/51_runs.ipynb #3c8b3234
+@check_args
 def run_learner(
-    run:object,       # A run's folder; or a file that `save_weights` wrote, with `data` given
-    data:object=None, # A set, or a folder of other images, all of which are taken; None: the run's
+    run:str|Path, # A run's folder; or a file that `save_weights` wrote, with `data` given
+    data:str|Path|None=None, # A set, or a folder of other images, all of them; None: the run's
     bs:int|None=None  # Images per batch; None: as in training, or 64 for a file
 )->tuple: # The learner, and the run's record (empty for a file)
     "Load the network of a finished run, with its images. Raises `CourseError`"
@@ -581,6 +598,7 @@ def run_learner(
         what = 'weights alone do not' if is_file else 'it does not'
         raise CourseError(f'{run}: {what} say which images to test on: name them with data=')
     model = load_model(run if is_file else Path(rec['path'])/'model.safetensors')
+    _check_same_network(rec, model, run)
     own = dict(rec.get('data') or {}, size=model.meta.get('size'), n_in=model.cfg['n_in'])
     own['stats'] = model.meta.get('stats') or own.get('stats')
     if bs: own['bs'] = bs
@@ -611,6 +629,14 @@ def _other_dls(data, own, rec, vocab):
     return get_test_dls(data, vocab, **{k: own[k] for k in kept if own.get(k) is not None})
 
 # %% ../nbs/api/51_runs.ipynb #8b86b80f
+def _check_same_network(rec, model, run):
+    "Raise `CourseError` if the weights are not those of the record"
+    then, now = rec.get('model', {}), json.loads(json.dumps(model.cfg, default=str))
+    diff = [k for k in then if k in now and then[k] != now[k]]
+    if not diff: return
+    raise CourseError(f'{run}: model.safetensors is from another run: its {diff[0]} is '
+                      f'{shorten([now[diff[0]]])}, and run.json says {shorten([then[diff[0]]])}')
+
 def _check_images(run, rec, dls):
     "Raise `CourseError` unless the images are those of the run"
     splits = zip(('train', 'valid', 'test'), dls.loaders)
@@ -623,9 +649,10 @@ def _check_images(run, rec, dls):
                       'test: name the set with data=')
 
 # %% ../nbs/api/51_runs.ipynb #d545e425
+@check_args
 def evaluate_run(
-    run:object,          # A run's folder; or a file that `save_weights` wrote, with `data` given
-    data:object=None,    # A set, or a folder whose images are all tested; None: the run's own
+    run:str|Path, # A run's folder; or a file that `save_weights` wrote, with `data` given
+    data:str|Path|None=None, # A set, or a folder whose images are all tested; None: the run's own
     split:str='test',    # 'train', 'valid' or 'test'
     views:str|None=None, # Also average over several views: 'flip' or 'ten_crop'; None: do not
     bs:int|None=None,    # Images per batch, which changes no result; None: as in training
@@ -638,10 +665,11 @@ def evaluate_run(
     return report, tta(learn, split, views, name=views) if views else None
 
 # %% ../nbs/api/51_runs.ipynb #e66ed234
+@check_args
 def compare_runs(
-    first:object,     # A run's folder
-    second:object,    # Another run's folder
-    data:object=None, # A set or folder to test both on; None: the runs' own, which must be the same
+    first:str|Path,     # A run's folder
+    second:str|Path,    # Another run's folder
+    data:str|Path|None=None, # What to test both on; None: the runs' own, which must be the same
     split:str='test', # 'train', 'valid' or 'test'
     bs:int|None=None  # Images per batch, which changes no result; None: as in training
 )->Comparison: # Of the second with the first
@@ -664,8 +692,9 @@ def _images_of(rec, split):
     if split != 'test': keys += ['seed', 'n_train']
     return [(rec.get('data') or {}).get(k) for k in keys]
 
+@check_args
 def newest_model(
-    root:object='runs' # Folder of runs
+    root:str|Path='runs' # Folder of runs
 )->Path: # Its `model.safetensors`
     "Find the weights of the newest run. Raises `CourseError` if there is none"
     runs = list_runs(root)
@@ -674,8 +703,9 @@ def newest_model(
                       'name a model')
 
 # %% ../nbs/api/51_runs.ipynb #edb8a8ef
+@check_args
 def find_run_lr(
-    data:object='fashion_mnist_mini', # A set's name or a folder
+    data:str|Path='fashion_mnist_mini', # A set's name or a folder
     arch:str='resnet20',  # A name from `list_models()`
     bs:int=64,            # Images per batch
     size:int|None=None,   # Side of the images, px; None: the set's own, 128 for photos

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
-from .core import CourseError, align, html_table
+from .core import CourseError, align, check_args, check_int, html_table
 from .models import eval_mode, unwrap_model
 
 # %% ../nbs/api/26_summary.ipynb #9bf530df
@@ -42,6 +42,7 @@ def _by(ns): return '×'.join(map(str, ns))
 # %% ../nbs/api/26_summary.ipynb #215ae00c
 class Summary:
     "Rows and totals of a network, shown as a table in notebooks and terminals"
+    @check_args
     def __init__(self,
         rows:list, # One dict per layer: layer, kind, shape, params, macs
         params:int, # Number of all parameters
@@ -140,19 +141,24 @@ def _rows(calls, depth):
     return list(rows.values())
 
 # %% ../nbs/api/26_summary.ipynb #5b7855af
+@check_args
 def image_shape(
     model:nn.Module, # Any network that takes images
     size:int|tuple, # Side of the images, px, or (height, width)
     n_in:int=None # Channels; `None`: those of the first convolution, or 3 without one
 )->tuple: # (channels, height, width)
     "The shape of one input image; raises `CourseError` for a size below one pixel"
-    h, w = (size, size) if isinstance(size, int) else size
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2: raise CourseError(f'size={sides}: give one side, or height and width')
+    h, w = (check_int(o, 'size', high=2**20) for o in sides)
+    check_int(n_in, 'n_in', 1, none=True)
     if min(h, w) < 1: raise CourseError(f'size={min(h, w)}: an image has at least one pixel')
     if n_in is None:
         convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
         n_in = convs[0].in_channels if convs else 3
     return n_in, h, w
 
+@check_args
 def model_summary(
     model:nn.Module, # Any network that takes a batch of images; stays unchanged
     size:int|tuple=224, # Side of the images, px, or (height, width)

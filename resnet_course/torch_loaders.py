@@ -14,7 +14,7 @@ from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW
 from torch import Tensor
 from torch.utils.data import DataLoader as TorchLoader, Subset, TensorDataset, default_collate
 
-from .core import CourseError, default_device
+from .core import CourseError, check_args, check_device
 from .images import array_image, open_image
 from .loaders import CourseDataLoaders, ImageSetDL
 
@@ -143,6 +143,7 @@ def _check_loader(dl):
                           'give it batch_size and a sampler')
 
 # %% ../nbs/api/16_torch_loaders.ipynb #c9f9a4b9
+@check_args
 def as_dls(
     train:TorchLoader, # Of (image tensor C,H,W, class, …), or of dicts of image and label
     valid:TorchLoader=None, # To validate on; there must be one
@@ -164,7 +165,7 @@ def as_dls(
     x = item[image]
     if not isinstance(x, Tensor) or x.ndim != 3:
         raise CourseError('the dataset has no image tensors C,H,W: add ToTensor to its transform')
-    tfm, device = _find(valid.dataset, 'transform'), device or default_device()
+    tfm, device = _find(valid.dataset, 'transform'), check_device(device)
     dls = [_torch_dl(dl, tfm, list(vocab), i == 0, device) for i, dl in enumerate(loaders)]
     dls = CourseDataLoaders(*dls, device=device)
     if stats: dls.add_tfms([_ShowAs(stats)], 'after_batch')

@@ -7,7 +7,7 @@ __all__ = ['shipped_weights', 'check_meta', 'read_weights', 'LoadReport', 'infer
            'save_weights', 'load_model', 'check_classes']
 
 # %% ../nbs/api/25_weights.ipynb #ffbd3a14
-import json, pickle, re, warnings, zipfile
+import json, pickle, re, warnings, zipfile, zlib
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 import resnet_course
 from .core import (
-    CourseError, MissingFileError, asset, atomic_write, check_choice, check_file, check_path,
-    check_type, parse_json, printable, shorten)
+    CourseError, MissingFileError, asset, atomic_write, check_args, check_choice, check_device,
+    check_file, check_path, check_type, parse_json, printable, shorten)
 from .download import checksum, fetch
 from .layers import variants
 from .alexnet import AlexNet
@@ -185,6 +185,14 @@ def _read_torch(path):
     except CourseError: raise
     except Exception as e: raise _load_error(path, e) from None
 
+def _checksum(sd):
+    "A checksum of tensors and their names, as text"
+    res = 0
+    for k in sorted(sd):
+        res = zlib.crc32(k.encode(errors='surrogatepass'), res)
+        res = zlib.crc32(sd[k].contiguous().flatten().view(torch.uint8).numpy(), res)
+    return f'{res:08x}'
+
 def _read_safetensors(path):
     "Read the tensors and the metadata of a safetensors file"
     try:
@@ -269,6 +277,7 @@ _meta_checks = dict(vocab=(_is_vocab, 'a list of names'), stats=(_is_stats, 'mea
                     size=(_is_side, 'a number of pixels'), side=(_is_side, 'a number of pixels'),
                     crop=(lambda v: isinstance(v, bool), 'true or false'))
 
+@check_args
 def check_meta(
     meta:dict,    # Metadata as `save_weights` takes it
     label:object  # The file, for the message
@@ -287,11 +296,15 @@ def _read(path):
     _check_start(path, start)
     if not _is_safetensors(path, start): return _read_torch(path), {}
     sd, meta = _read_safetensors(path)
+    if meta.get('crc32', '') not in ('', _checksum(sd)):
+        raise CourseError(f'{path}: damaged: its weights do not match its checksum; copy or '
+                          'download the file again')
     meta = parse_json(meta.get('resnet_course', '{}'), f'{path}: its metadata')
     if not isinstance(meta, dict): return sd, {}
     check_meta(meta, path)
     return sd, meta
 
+@check_args
 def read_weights(
     path:str|Path, # A `.safetensors` file, its index, a PyTorch checkpoint, or a shipped name
     part:str=None # Which of several sets of weights, such as 'model'; None: averaged ones first
@@ -457,6 +470,7 @@ def _by_reason(names):
     parts = [f'{shorten(group)} ({why})' for why, group in groups.items()]
     return '; '.join(parts)
 
+@check_args
 @dataclass
 class LoadReport:
     "What `load_weights` did with each tensor"
@@ -779,6 +793,7 @@ def _possible_shortcuts(sd):
     return ['B', 'A']
 
 # %% ../nbs/api/25_weights.ipynb #48b4fa84
+@check_args
 def infer_arch(
     source:str|Path|dict # A weights file or a state dict
 )->list[dict]: # Options of `create_model`, the most likely first; empty if no network fits
@@ -866,6 +881,7 @@ def _download(url, path):
     raise MissingFileError(f'{why}. You can put the file there yourself')
 
 # %% ../nbs/api/25_weights.ipynb #a2bd7655
+@check_args
 def torchvision_file(
     model:nn.Module, # Decides which architecture's weights
     name:str='torchvision' # 'IMAGENET1K_V1', 'IMAGENET1K_V2', or 'torchvision' for V1
@@ -907,6 +923,7 @@ def _fitting_model(sd):
     return f'; it fits create_model({args})'
 
 # %% ../nbs/api/25_weights.ipynb #29fa5e10
+@check_args
 def load_weights(
     model:nn.Module, # Changed in place, or not at all
     source:str|Path|dict|nn.Module, # A file, name (see below), state dict or model
@@ -1095,7 +1112,7 @@ def _write_safetensors(sd, path, metadata):
         with atomic_write(path) as tmp:
             save_file(sd, tmp, metadata=metadata)
             _sort_metadata(tmp)
-    except SafetensorError as e:
+    except (SafetensorError, OSError) as e:
         raise CourseError(f'{path}: cannot write the weights ({e}); is the disk full?') from None
 
 # %% ../nbs/api/25_weights.ipynb #b6429c4b
@@ -1118,6 +1135,7 @@ def _sort_metadata(path):
         f.write(text.ljust(n))
 
 # %% ../nbs/api/25_weights.ipynb #6c1cd99e
+@check_args
 def save_weights(
     model:nn.Module, # A model made by `create_model`
     path:str|Path, # A `.safetensors` file (the default extension); with `layout`, or a folder
@@ -1137,7 +1155,7 @@ def save_weights(
     check_meta(meta, path)
     text = _to_json(dict(cfg=getattr(model, 'cfg', None), **meta, versions=versions))
     sd = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    _write_safetensors(sd, path, dict(format='pt', resnet_course=text))
+    _write_safetensors(sd, path, dict(format='pt', crc32=_checksum(sd), resnet_course=text))
     return path
 
 # %% ../nbs/api/25_weights.ipynb #fb88c733
@@ -1164,9 +1182,10 @@ def _check_complete(sd, own, path):
         if not torch.isfinite(v).all(): raise CourseError(f'{path}: NaN or infinite values in {k}')
 
 # %% ../nbs/api/25_weights.ipynb #5dcff911
+@check_args
 def load_model(
     path:str|Path, # A file that `save_weights` wrote, or a name in `shipped_weights()`
-    device:str='cpu' # Device to move the model to
+    device:object='cpu' # `torch.device`, or its name: where to move the model
 )->nn.Module: # In evaluation mode; its `.meta` is the metadata saved with it
     "Rebuild a model from a file; raises `CourseError` if its weights and configuration disagree"
     if str(path).endswith('.onnx'):
@@ -1182,9 +1201,10 @@ def load_model(
     sd = {k: v.to(own[k].dtype) for k, v in sd.items()}   # float16 weights reject float32 images
     model.load_state_dict(sd, assign=True)
     model.meta = meta
-    return model.to(device).eval()
+    return model.to(check_device(device)).eval()
 
 # %% ../nbs/api/25_weights.ipynb #2608c307
+@check_args
 def check_classes(
     model:nn.Module # From `load_model`
 ):

@@ -1,15 +1,20 @@
 "Damaged weights and checkpoints: one clear line, no huge allocations, nothing half loaded"
-import json, struct
+import io, json, os, shutil, struct, subprocess, sys, warnings
+from contextlib import contextmanager
 
 import numpy as np
 import pytest, torch
-from helpers import noise, run_command
+from helpers import cut, digits_learner, noise, quiet, run_command
 from safetensors.torch import save_file
 
-from resnet_course.core import CourseError
+from resnet_course.core import CourseError, write_json
 from resnet_course.models import create_model
-from resnet_course.predict import predict_images
 from resnet_course.weights import load_model, load_weights, read_weights, save_weights
+from resnet_course.checkpoint import read_checkpoint, run_lock
+from resnet_course.recipes import fit_recipe
+from resnet_course.predict import predict_images
+from resnet_course.finetune import Stage, run_stages
+from resnet_course.runs import evaluate_run, learner_from_checkpoint, train_run
 
 vocab, stats = [str(i) for i in range(10)], [[.5]*3, [.2]*3]
 
@@ -179,3 +184,172 @@ def test_bit_flips_and_truncation(net, file, tmp_path, form):
         try: sd, _ = read_weights(bad)
         except CourseError as e: assert '\n' not in str(e)
         else: assert sum(v.numel() for v in sd.values()) < 10**6
+
+def test_flipped_weights_are_noticed(file, net):
+    "A bit anywhere in the numbers: what `save_weights` wrote has a checksum"
+    data, rng = file.read_bytes(), np.random.default_rng(0)
+    first = len(data) - sum(v.nbytes for v in net.state_dict().values())
+    for _ in range(30):
+        b = bytearray(data)
+        b[rng.integers(first, len(b))] ^= 1 << rng.integers(8)
+        file.write_bytes(b)
+        one_line(lambda: load_model(file), 'checksum')
+        one_line(lambda: load_weights(net, file), 'checksum')
+
+# Checkpoints and folders of runs
+
+@pytest.fixture(scope='module')
+def cut_run(tmp_path_factory):
+    "An interrupted run, whose checkpoint stands within the second epoch"
+    folder = tmp_path_factory.mktemp('cut')/'run'
+    cut(digits_learner('resnet8', n_train=64), folder, epochs=3, minutes=0)
+    return folder
+
+@pytest.fixture
+def checkpoint(cut_run, tmp_path): return shutil.copytree(cut_run, tmp_path/'run')/'checkpoint.pt'
+
+def resume(path):
+    "Go on with the training of a checkpoint"
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        learn, how = learner_from_checkpoint(path)
+        fit_recipe(quiet(learn), **how)
+
+def rewrite(path, change):
+    "Change what a checkpoint says, with the right checksums"
+    state = torch.load(path, weights_only=True)
+    change(state)
+    torch.save(state, path)
+
+def test_checkpoint_truncated_or_flipped(checkpoint):
+    "Every damage is noticed, and the file stays as it is"
+    data, rng = checkpoint.read_bytes(), np.random.default_rng(0)
+    for i in range(40):
+        b = bytearray(data)
+        if i%4 == 0: b = b[:rng.integers(len(b))]
+        else: b[rng.integers(len(b))] ^= 1 << rng.integers(8)
+        checkpoint.write_bytes(b)
+        try: state = read_checkpoint(checkpoint)
+        except CourseError as e: assert '\n' not in str(e)
+        else:   # padding between the parts, or a date: what is read is right
+            want = torch.load(io.BytesIO(data), weights_only=True)
+            assert repr(state) == repr(want)
+        assert checkpoint.read_bytes() == b
+
+lies = dict(
+    no_pos=lambda s: s.pop('pos'), no_each=lambda s: s.pop('each'),
+    each=lambda s: s.update(each=[]), pos=lambda s: s['pos'].update(epoch='x'),
+    model=lambda s: s.update(model=[]), other_net=lambda s: s['model'].popitem(),
+    opt=lambda s: s.update(opt={}), cfg=lambda s: s.update(cfg=3),
+    data=lambda s: s['cfg']['data'].update(evil=1),
+    size=lambda s: s['cfg']['data'].update(size='x'),
+    net=lambda s: s['cfg']['model'].pop('name'), seed=lambda s: s['cfg'].update(seed='x'),
+    recipe=lambda s: s['cfg']['recipe'].update(name='x'),
+    lr=lambda s: s['cfg']['recipe'].pop('lr'),
+    epochs=lambda s: s['cfg']['recipe'].update(epochs='3'),
+    trains=lambda s: s.update(trains=None),
+    random=lambda s: s.update(each=[({}, {}, 0.)]), made_by=lambda s: s.update(made_by=None),
+    cbs=lambda s: s.update(cbs=dict(Unknown={})), hypers=lambda s: s['opt'].update(hypers=3),
+    precision=lambda s: s['cfg'].update(precision=3))
+
+@pytest.mark.parametrize('name', lies)
+def test_checkpoint_that_lies(checkpoint, name):
+    "One sentence, whatever it says, and it is still there"
+    rewrite(checkpoint, lies[name])
+    before = checkpoint.read_bytes()
+    one_line(lambda: resume(checkpoint))
+    assert checkpoint.read_bytes() == before
+
+def test_checkpoint_of_another_run(checkpoint, tmp_path):
+    "Other data, another network, another seed: refused, and nothing is lost"
+    other = tmp_path/'other'
+    cut(digits_learner('plain8', n_train=64), other, epochs=3, minutes=0)
+    before = checkpoint.read_bytes()
+    for learn, how in [(digits_learner('resnet8', n_train=80), dict(epochs=3)),
+                       (digits_learner('plain8', n_train=64), dict(epochs=3)),
+                       (digits_learner('resnet8', n_train=64), dict(epochs=4)),
+                       (digits_learner('resnet8', n_train=64), dict(epochs=3, lr=.5))]:
+        one_line(lambda: fit_recipe(learn, checkpoint=checkpoint, resume=True, **how))
+    assert checkpoint.read_bytes() == before
+
+def test_other_versions_and_processes_are_named(checkpoint):
+    def change(s): s['made_by'].update(torch='1.0', processes=4)
+    rewrite(checkpoint, change)
+    with pytest.warns(UserWarning, match='torch 1.0 .*processes 4 .*last digits may differ'):
+        learn, how = learner_from_checkpoint(checkpoint)
+        fit_recipe(quiet(learn), **how)
+
+def test_two_fine_tunings_in_one_folder(tmp_path):
+    "The second one is refused while the first one works, and may go on afterwards"
+    learn, stages = digits_learner('resnet8', n_train=64), [Stage('head', -1, 1, .01)]
+    with run_lock(tmp_path/'stages'):
+        one_line(lambda: run_stages(learn, stages, tmp_path/'stages'), 'in use by process')
+    assert len(run_stages(learn, stages, tmp_path/'stages').rows) == 1
+
+def test_damaged_stages(tmp_path):
+    "Swapped, truncated and lying files of stages"
+    path, stages = tmp_path/'stages', [Stage('head', -1, 1, .01), Stage('all', 0, 1, .01)]
+    def again(arch='resnet8'): return run_stages(digits_learner(arch, n_train=64), stages, path)
+    again()
+    good, head = (path/'stages.json').read_text(), path/'head.safetensors'
+    d = json.loads(good)
+    for bad in ('', '{', '[]', '{}', json.dumps(d | dict(done=[])), json.dumps(d | dict(plan=3)),
+                json.dumps(d | dict(done=dict(head=3))), json.dumps(d | dict(done=dict(head={})))):
+        (path/'stages.json').write_text(bad)
+        one_line(again, 'stages.json')
+    del d['done']['all']
+    (path/'stages.json').write_text(json.dumps(d))
+    weights = head.read_bytes()
+    head.write_bytes(weights[:-100])
+    one_line(again, 'head.safetensors')
+    save_weights(create_model('resnet20'), head)
+    one_line(again, 'head.safetensors')
+    head.write_bytes(weights)
+    assert len(again().rows) == 2
+
+def test_swapped_run_files(tmp_path):
+    "The weights of one run in the folder of another"
+    settings = dict(data='digits', epochs=1, n_train=64, bs=32, setup=quiet, out=tmp_path)
+    a, _ = train_run(arch='resnet8', **settings)
+    b, _ = train_run(arch='plain8', **settings)
+    for name in ('model.safetensors', 'run.json'):
+        shutil.copy(f"{a['path']}/{name}", tmp_path/name)
+    shutil.copy(f"{b['path']}/model.safetensors", tmp_path/'model.safetensors')
+    one_line(lambda: evaluate_run(tmp_path), 'another run')
+
+# A full disk
+
+@contextmanager
+def full_disk(tmp_path):
+    "A folder on a file system of one megabyte, which is full"
+    folder = tmp_path/'disk'
+    folder.mkdir()
+    done = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', folder],
+                          capture_output=True)
+    if done.returncode: pytest.skip('mounting a small file system is not allowed here')
+    try: yield folder
+    finally: subprocess.run(['umount', folder], check=True)
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='uses tmpfs')
+def test_full_disk(tmp_path, net):
+    "A small file system that is full: one sentence, and the old file is as it was"
+    with full_disk(tmp_path) as folder:
+        path = save_weights(net, folder/'w')
+        old = path.read_bytes()
+        with open(folder/'rest', 'wb', buffering=0) as f:
+            try:
+                while True: f.write(b'x'*4096)
+            except OSError: pass
+        one_line(lambda: save_weights(net, path), 'disk full')
+        assert path.read_bytes() == old
+        with pytest.raises(OSError): write_json(dict(a='x'*10**5), folder/'x.json')
+        assert sorted(p.name for p in folder.iterdir()) == ['rest', 'w.safetensors']
+
+def test_device_that_is_full(net, tmp_path):
+    "`/dev/full` takes no byte"
+    if not os.path.exists('/dev/full'): pytest.skip('there is no /dev/full')
+    for args in (['--help'], ['runs', '--out', tmp_path], ['data']):
+        with open('/dev/full', 'w') as full:
+            done = subprocess.run([sys.executable, '-m', 'resnet_course', *map(str, args)],
+                                  stdout=full, stderr=subprocess.PIPE, text=True)
+        assert done.returncode and 'Traceback' not in done.stderr and done.stderr.strip()

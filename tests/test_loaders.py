@@ -32,7 +32,7 @@ def wrong(title, says, **kwargs):
     def _(folder): get_dls(**kwargs)
 
 wrong('bs=0', 'at least one image', bs=0)
-wrong("bs='64'", 'at least one image', bs='64')
+wrong("bs='64'", 'give a whole number', bs='64')
 wrong('size=0', 'give pixels', size=0)
 wrong('size=100_000', 'give pixels', size=100_000)
 wrong('valid_pct=10 (per cent)', '0.1 for 10%', valid_pct=10)

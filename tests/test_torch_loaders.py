@@ -23,7 +23,7 @@ def _(folder):
     ds = TensorDataset(torch.zeros(8, 3, 16, 16), torch.zeros(8, dtype=torch.long))
     as_dls(DataLoader(ds, 4), DataLoader(ds, 4))
 
-@faults.error('a list instead of a loader', 'not a PyTorch DataLoader')
+@faults.error('a list instead of a loader', 'give a DataLoader')
 def _(folder): as_dls([1], [2], vocab='ab')
 
 @pytest.mark.parametrize('fault', faults, ids=lambda fault: fault.title)
