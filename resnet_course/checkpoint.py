@@ -180,6 +180,7 @@ def _lock(f):
         msvcrt.locking(f.fileno(), msvcrt.LK_NBLCK, 1)
 
 # %% ../nbs/api/35_checkpoint.ipynb #e73fb380
+@check_args
 @contextmanager
 def run_lock(
     folder:Path # Created if needed

@@ -271,6 +271,7 @@ def check_args(
     signature, kinds = inspect.signature(f), _kinds_of(f)
     @functools.wraps(f)
     def checked(*args, **kwargs):
+        "Check the arguments, then call `f`"
         try: given = signature.bind(*args, **kwargs).arguments
         except TypeError: given = {}   # `f` says it as Python does
         for name, value in given.items():

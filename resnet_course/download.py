@@ -131,8 +131,7 @@ def fetch(
         return verify_checksum(part, sums)
     with FileLock(lock):
         if dest.exists() and verify_checksum(dest, sums): return dest
-        resumed = part.exists()
-        valid = download()
+        resumed, valid = part.exists(), download()
         if resumed and not valid:
             part.unlink()
             valid = download()
