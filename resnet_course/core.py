@@ -227,13 +227,16 @@ def _options(kind):
     if is_union: return [o for part in get_args(kind) for o in _options(part)]
     return [get_origin(kind) or kind]
 
-def _is_bool(value): return isinstance(value, bool) or type(value).__name__ in ('bool', 'bool_')
+def _is_bool(value):
+    # NumPy's truth values are no `bool`
+    return isinstance(value, bool) or str(getattr(value, 'dtype', None)) == 'bool'
 
 def _is_sequence(value):
     return isinstance(value, Iterable) and not isinstance(value, (str, bytes, dict))
 
 _tests = {int: lambda v: _is_whole(v) and abs(v.__index__()) < 2**63, float: _is_number,
-          bool: _is_bool, Path: _is_path, **dict.fromkeys((list, tuple, Sequence), _is_sequence),
+          bool: _is_bool, Path: _is_path, **dict.fromkeys((list, tuple), _is_sequence),
+          Sequence: lambda v: isinstance(v, str) or _is_sequence(v),
           Iterable: lambda v: isinstance(v, Iterable) and not isinstance(v, (str, bytes)),
           Callable: callable, callable: callable}
 

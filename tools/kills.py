@@ -1,0 +1,197 @@
+"""Kill five commands at random moments, and see what is left: half a file, other bits, a traceback?
+
+    python tools/kills.py [KILLS [MINUTES]]     60 kills, for at most an hour; results/kills.json
+
+Each command runs in a forked process and gets SIGKILL, SIGTERM or SIGINT, by turns. Then it runs to
+its end, resumed where it can be, and must give what it gave without a kill.
+"""
+import os, random, shutil, signal, sys, tempfile, time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from resnet_course import cli
+from resnet_course.core import write_json
+from resnet_course.export import OnnxModel
+from resnet_course.loaders import get_dls
+
+signals = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
+small = ['--data', 'digits', '--n-train', '96', '--bs', '16', '--seed', '1', '--precision', 'fp32']
+
+def start(args, log):
+    "Run `resnet-course ARGS` in a forked process; its id"
+    pid = os.fork()
+    if pid: return pid
+    code = 1
+    try:
+        fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for stream in (1, 2): os.dup2(fd, stream)
+        torch.set_num_threads(1)
+        sys.argv = ['resnet-course', *map(str, args)]
+        cli.main()
+        code = 0
+    except SystemExit as e: code = e.code or 0
+    except BaseException as e: os.write(2, f'Traceback: {e!r}'.encode())
+    finally: os._exit(code)
+
+def wait(pid, seconds=None):
+    "The exit status, negative for a signal; None if the process runs longer than that"
+    end = None if seconds is None else time.monotonic() + seconds
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done: return os.waitstatus_to_exitcode(status)
+        if end and time.monotonic() > end: return None
+        time.sleep(.002)
+
+def run(args, log):
+    "Run a command to its end"
+    status = wait(start(args, log), 300)
+    assert status == 0, f'{args}: {status}\n{log.read_text()[-2000:]}'
+
+# What each command writes: whole or nothing, and equal to that of an uninterrupted one
+
+class Training:
+    "train and finetune, which resume"
+    def __init__(self, name, args): self.name, self.args = name, args
+    def command(self, folder): return [self.name, *self.args, '--out', folder]
+
+    def half(self, folder):
+        "Files that are there and cannot be read"
+        bad = []
+        for f in folder.rglob('*.safetensors'):
+            try: load_file(f)
+            except Exception: bad.append(f.name)
+        for f in folder.rglob('*.pt'):
+            try: torch.load(f, weights_only=True)
+            except Exception: bad.append(f.name)
+        return bad
+
+    def finish(self, folder, log):
+        "Resume what can be resumed, or start again; was it resumed?"
+        runs = [p for p in folder.glob('*') if p.is_dir()]
+        if any((p/'run.json').exists() for p in runs): return False
+        kept = [p for p in runs if (p/'checkpoint.pt').exists() or (p/'finetune.json').exists()]
+        if kept: run([self.name, '--resume', kept[0]], log)
+        else: run(self.command(folder), log)
+        return bool(kept)
+
+    def result(self, folder):
+        "The tensors"
+        [f] = folder.rglob('model.safetensors')
+        return {k: v.numpy().tobytes() for k, v in load_file(f).items()}
+
+class Writing:
+    "predict, export and report, which start again"
+    def __init__(self, name, args, out, read):
+        self.name, self.args, self.out, self.read = name, args, out, read
+
+    def command(self, folder):
+        out = ['--out', folder/self.out] if self.out else []
+        return [self.name, *self.args, *out]
+
+    def half(self, folder):
+        "The file, if it is there and cannot be read"
+        if not self.out or not (folder/self.out).exists(): return []
+        try: self.read(folder/self.out)
+        except Exception: return [self.out]
+        return []
+
+    def finish(self, folder, log):
+        self.log = log.with_suffix('.again')
+        run(self.command(folder), self.log)
+        return False
+
+    def result(self, folder): return self.read(folder/self.out if self.out else self.log)
+
+def read_page(path):
+    text = path.read_text(encoding='utf-8')
+    assert text.rstrip().endswith('</html>')
+    return text
+
+def read_onnx(path):
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.random((2, 1, 32, 32), np.float32))
+    return OnnxModel(path)(x).numpy().tobytes()
+
+def jobs(tmp):
+    "The five commands, the last three with a run to work on"
+    train = Training('train', [*small, '--arch', 'resnet8', '--epochs', '2'])
+    tune = Training('finetune', [*small, '--weights', 'resnet20-fashion_mnist', '--epochs', '1'])
+    run(train.command(tmp/'own'), tmp/'own.log')
+    [own] = (tmp/'own').glob('*')
+    images = tmp/'images'
+    images.mkdir()
+    for i in range(40):
+        pixels = np.random.default_rng(i).integers(256, size=(8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(images/f'{i}.png')
+    return [train, tune,
+            Writing('predict', [images, '--model', own, '--json'], None, lambda p: p.read_text()),
+            Writing('export', [own], 'x.onnx', read_onnx),
+            Writing('report', [own], 'x.html', read_page)]
+
+# Kills
+
+def try_one(job, folder, sig, after, whole):
+    "Kill a command once; what was found"
+    folder.mkdir()
+    log = folder.with_suffix('.log')
+    pid = start(job.command(folder), log)
+    status = wait(pid, after)
+    if status is None:
+        os.kill(pid, sig)
+        status = wait(pid, 60)
+    half, text = job.half(folder), log.read_text(errors='replace')
+    left = [p.name for p in folder.rglob('.*')]
+    resumed = job.finish(folder, log)
+    same = job.result(folder) == whole
+    return dict(command=job.name, signal=sig.name, seconds=round(after, 3), status=status,
+                half_written=half, left=len(left), resumed=resumed, identical=same,
+                traceback='Traceback' in text, hang=status is None)
+
+def kill_all(n, tmp, names=None, minutes=60, seed=20151210):
+    "Kill `n` times, for at most so many minutes; a row for each"
+    get_dls('digits', n_train=96)   # read once, here; the children inherit it
+    rng, rows, todo, end = random.Random(seed), [], [], time.monotonic() + 60*minutes
+    for job in jobs(tmp):
+        if names and job.name not in names: continue
+        folder, began = tmp/f'whole-{job.name}', time.monotonic()
+        folder.mkdir()
+        log = folder.with_suffix('.log')
+        run(job.command(folder), log)
+        took = time.monotonic() - began
+        job.log = log
+        todo.append((job, job.result(folder), took))
+    for i in range(n):
+        if time.monotonic() > end: break
+        job, whole, took = todo[i%len(todo)]
+        row = try_one(job, tmp/f'kill-{i}', signals[i//len(todo)%3], rng.uniform(0, took), whole)
+        shutil.rmtree(tmp/f'kill-{i}')
+        rows.append(row)
+    return rows
+
+def summary(rows):
+    "One line for each command"
+    res = []
+    for name in dict.fromkeys(r['command'] for r in rows):
+        mine = [r for r in rows if r['command'] == name]
+        hit = [r for r in mine if r['status'] != 0]
+        res.append(dict(command=name, kills=len(mine), hit=len(hit),
+                        resumed=sum(r['resumed'] for r in mine),
+                        identical=sum(r['identical'] for r in mine),
+                        half_written=sum(bool(r['half_written']) for r in mine),
+                        temporary_files_left=sum(bool(r['left']) for r in mine),
+                        traceback=sum(r['traceback'] for r in mine),
+                        hang=sum(r['hang'] for r in mine)))
+    return res
+
+if __name__ == '__main__':
+    n, minutes = (int(v) for v in (sys.argv[1:] + ['60', '60'][len(sys.argv) - 1:])[:2])
+    with tempfile.TemporaryDirectory() as tmp: rows = kill_all(n, Path(tmp), minutes=minutes)
+    table = summary(rows)
+    for row in table: print(row)
+    out = Path(__file__).parents[1]/'results/kills.json'
+    write_json(dict(summary=table, kills=rows), out)
+    print(f'{len(rows)} kills in {out}')
