@@ -67,7 +67,7 @@ def _folder_names(vocab):
 # %% ../nbs/api/15_folders.ipynb #6b4fbd96
 @check_args
 def export_set(
-    name:str, # Data set, or folder of small square images
+    name:str|Path, # Data set, or folder of small square images
     dest:str|Path, # Folder to make
     valid_pct:float=0.1, # Fraction of the training images to validate on
     seed:int=42, # Chooses the validation images
