@@ -555,6 +555,7 @@ class MixUpOrCutMix(MixHandler):
 # %% ../nbs/api/33_callbacks.ipynb #0fcf4489
 loggers = ('tensorboard', 'wandb')
 
+@check_args
 def log_callback(
     kind:str,      # 'tensorboard' or 'wandb'
     folder:object, # The run's folder, where the logs go
@@ -573,6 +574,7 @@ def log_callback(
         wandb.init(project='resnet-course', name=Path(folder).name, dir=str(folder))
     return [WandbCallback(log_preds=False)]
 
+@check_args
 def check_logger(
     kind:str # 'tensorboard' or 'wandb'
 ):

@@ -15,6 +15,8 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from .core import check_args
+
 # %% ../nbs/api/07_copies.ipynb #bd6fd844
 @dataclass
 class Fingerprint:
@@ -23,6 +25,7 @@ class Fingerprint:
     dhash:int # Difference hash, 64 bits
     thumb:np.ndarray = field(repr=False) # Thumbnail, 16×16, 0 to 255
 
+@check_args
 def fingerprint(
     data:bytes, # The file, or the pixels
     gray:Image.Image # The image, mode L
@@ -35,6 +38,7 @@ def fingerprint(
                        int.from_bytes(np.packbits(lighter).tobytes(), 'big'), thumb)
 
 # %% ../nbs/api/07_copies.ipynb #ef235f91
+@check_args
 def equal_pairs(
     prints:list # A `Fingerprint` for each image, or None for one that cannot be read
 )->list: # (i, j): the first image of its kind, and each other one
@@ -60,6 +64,7 @@ def _candidates(prints, bits):
     return sorted(pairs)
 
 # %% ../nbs/api/07_copies.ipynb #74b5baa8
+@check_args
 def near_pairs(
     prints:list, # A `Fingerprint` for each image, or None
     bits:int=7, # Largest difference of the hashes, of 64 bits
@@ -72,6 +77,7 @@ def near_pairs(
     return [(i, j) for i, j in _candidates(prints, bits) if differ(prints[i], prints[j])]
 
 # %% ../nbs/api/07_copies.ipynb #61cba7d4
+@check_args
 def first_copies(
     prints:list # A `Fingerprint` for each image, or None
 )->np.ndarray: # For each image, the number of the first one in its group; its own if it is alone

@@ -499,6 +499,7 @@ def get_plan(
     return _check_plan(make(n, epochs, lr))
 
 # %% ../nbs/api/50_finetune.ipynb #92afc0fe
+@check_args
 def change_plan(
     stages:list, # Of `Stage`
     **settings   # For `change_recipe`; None leaves a setting as it is

@@ -38,6 +38,7 @@ def _check_regular(path):
 # %% ../nbs/api/10_images.ipynb #f674c8a1
 _whites = (1, 255, 1023, 4095, 16383, 65535)   # floats, then 8, 10, 12, 14 and 16 bits
 
+@check_args
 def white_of(
     low:float, # Smallest value of the pixels
     high:float # Largest value
@@ -231,6 +232,7 @@ def _check_splits(o):
         raise CourseError(f'{o.path} has {", ".join(sorted(there))} but no train: add a training '
                           'folder')
 
+@check_args
 def check_trainable(
     o:Listing # From `list_folder` or `list_csv`
 )->list: # Names of the classes, sorted
@@ -305,6 +307,7 @@ def decode_all(
     return x
 
 # %% ../nbs/api/10_images.ipynb #77f73891
+@check_args
 def find_bad(
     files:Sequence, # Paths of images
     seconds:float=60, # Time that reading all may take; if it would take longer, only 64 are read
@@ -327,6 +330,7 @@ def find_bad(
 # %% ../nbs/api/10_images.ipynb #557420a0
 _deep_endings = {'.png', '.tif', '.tiff', '.pgm', '.pnm', '.jp2', '.j2k', ''}
 
+@check_args
 def find_white(
     files:Sequence # Paths of images
 )->tuple: # Mode → value of white, for `open_image`, and sentences about it
@@ -449,6 +453,7 @@ def open_csv(
 # %% ../nbs/api/10_images.ipynb #89a1d3fe
 def _list(path): return (list_csv if Path(path).suffix.lower() == '.csv' else list_folder)(path)
 
+@check_args
 def list_set(
     path:str|Path # As for `open_folder` or `open_csv`
 )->ImageSet: # With the names, classes and splits of the images
@@ -460,6 +465,7 @@ def list_set(
                     splits=_splits_of(o), load_size=1)
 
 # %% ../nbs/api/10_images.ipynb #40bd5aa4
+@check_args
 def open_labeled(
     path:str|Path, # As for `open_folder` or `open_csv`
     vocab:Sequence, # Classes that a network knows; the set may lack some of them

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler  # noqa: F401  gives Learner `fit_one_cycle`
+from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
@@ -181,8 +182,9 @@ def _network(dls, arch, stem, n_in, kwargs, check):
     return arch
 
 # %% ../nbs/api/36_learner.ipynb #7f35a133
+@check_args
 def class_weights(
-    dls:object # From `get_dls`, `as_dls` or fastai
+    dls:DataLoaders # From `get_dls`, `as_dls` or fastai
 )->torch.Tensor: # One number per class; the mean over the training images is 1
     "Compute weights that make all classes count equally. Raises `CourseError` if one has no images"
     counts = class_counts(dls)

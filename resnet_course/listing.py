@@ -20,7 +20,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from PIL import Image
 
-from .core import CourseError, MissingFileError, shorten
+from .core import CourseError, MissingFileError, check_args, shorten
 
 # %% ../nbs/api/05_listing.ipynb #605f6c55
 # Pillow's name of a format → endings of its files; nothing else is opened as an image
@@ -129,6 +129,7 @@ def _is_folder(entry):
     try: return entry.is_dir()
     except OSError: return False
 
+@check_args
 def class_folders(
     folder:str|Path # Folder to search; hidden folders are skipped
 )->list: # Names, in torchvision's order
@@ -136,6 +137,7 @@ def class_folders(
     return [e.name for e in _entries(folder) if _is_folder(e) and not is_hidden(e.name)]
 
 # %% ../nbs/api/05_listing.ipynb #a10164e6
+@check_args
 def split_folders(
     folder:str|Path # Folder to search
 )->dict: # 'train', 'valid' or 'test' → path, for those that exist
@@ -283,6 +285,7 @@ def _leave_siblings(o, parts, readable):
             o.leave(f'in a folder next to `{first}`', *siblings)
 
 # %% ../nbs/api/05_listing.ipynb #10b6fe55
+@check_args
 def list_folder(
     path:str|Path # Folder of class folders, or of split folders that contain them
 )->Listing: # Sorted by split, class and name
@@ -296,6 +299,7 @@ def list_folder(
     return o
 
 # %% ../nbs/api/05_listing.ipynb #a5dc04ea
+@check_args
 def list_images(
     folder:str|Path # Folder to search, with its subfolders; links to folders are not followed
 )->Listing: # Sorted, without classes
@@ -310,6 +314,7 @@ quiet_kinds = ('hidden', 'not images', 'temporary', _runs) # Left out as everybo
 class LeftOutWarning(UserWarning):
     "Images were left out, or something about them was assumed"
 
+@check_args
 def warnings_about(
     o:Listing # From `list_folder`
 )->list: # Sentences
@@ -328,6 +333,7 @@ def warnings_about(
     return said
 
 # %% ../nbs/api/05_listing.ipynb #b6a94792
+@check_args
 def count_text(
     counts:dict, # Class → number of images
     n:int=10 # Number of classes to show

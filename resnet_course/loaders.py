@@ -69,6 +69,7 @@ def stratified(
     return np.setdiff1d(np.arange(len(y)), drawn), np.sort(drawn)
 
 # %% ../nbs/api/14_loaders.ipynb #6b3de323
+@check_args
 def group_splits(
     groups:object,       # Group of each image (N): names or numbers
     valid_pct:float,     # Fraction of the images to draw, roughly: groups stay whole
@@ -94,6 +95,7 @@ def _n_folds(pct, n_groups, y):
     return max(2, min(round(1/pct), n_groups, most))
 
 # %% ../nbs/api/14_loaders.ipynb #24fcdf60
+@check_args
 def kfold_splits(
     y:object,          # Class of each image (N)
     fold:int,          # Which of the folds to draw: 1 to `k`
@@ -203,6 +205,8 @@ def make_splits(
     train = np.asarray(given.get('train', np.arange(len(images))))
     n = round(valid_pct*len(train))
     if valid_pct: n = max(n, 1)
+    if groups is not None and len(groups) != len(images):
+        raise CourseError(f'{len(groups)} groups for {len(images):,} images: give one for each')
     if groups is not None and not drop: groups = _check_groups(groups, given)
     elif groups is not None: train = _not_copied(train, groups, given)
     test, valid = given.get('test'), given.get('valid')
@@ -378,6 +382,7 @@ def deal(self:SeededDL,
     for tfm in told: tfm.ids = ids
 
 # %% ../nbs/api/14_loaders.ipynb #91f1fd46
+@check_args
 def train_classes(
     dls:DataLoaders # From `get_dls`, `as_dls`, or fastai
 )->np.ndarray: # Class index of each training image
@@ -391,6 +396,7 @@ def train_classes(
                           '`get_dls`')
     return np.array([int(y) for y in pipe])
 
+@check_args
 def class_counts(
     dls:DataLoaders # From `get_dls`, `as_dls`, or fastai
 )->np.ndarray: # One number per class
@@ -891,6 +897,7 @@ def _make_dls(images, splits, bs, size, n_in, stats, augment, resize, seed, in_m
                          vocab=dls.train_ds.tls[1].vocab)
 
 # %% ../nbs/api/14_loaders.ipynb #0211b4f6
+@check_args
 def get_test_dls(
     path:object, # A folder or a CSV file
     vocab:list, # Classes that the network knows; there may be no images of some
@@ -913,6 +920,7 @@ def get_test_dls(
     return dls.set_facts(counts=dict(test=dls.counts['test']), source=str(path))
 
 # %% ../nbs/api/14_loaders.ipynb #b8947bdb
+@check_args
 def holds_out_the_same(
     path:object, # A folder or a CSV file
     cfg:dict, # Arguments of `get_dls`, of which some decide about splits
@@ -953,6 +961,7 @@ def unaugmented(
     with ds.set_split_idx(1) if hasattr(ds, 'set_split_idx') else nullcontext(): yield dl
 
 # %% ../nbs/api/14_loaders.ipynb #205a8155
+@check_args
 def with_borders(
     dl:ImageSetDL # Of photos, from `split_dl`
 )->ImageSetDL: # Batches of `load_size`

@@ -162,6 +162,7 @@ class SGDNoNorms(NoDecay, torch.optim.SGD):
 torch_sgd_no_norms = partial(TorchOptimizer, opt=SGDNoNorms, momentum=0.9)
 
 # %% ../nbs/api/34_optimizers.ipynb #e2d3ad10
+@check_args
 def timm_lamb(
     params:list, # Or parameter groups
     **kwargs     # For timm's `Lamb`

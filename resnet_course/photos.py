@@ -23,19 +23,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import functional as TF
 
-from .core import CourseError
+from .core import CourseError, check_args
 from .images import array_image, open_image
 from .augment import covering, height_width, scaled, torch_seeded
 
 # %% ../nbs/api/12_photos.ipynb #29378c51
 resize_ways = ('crop', 'squish', 'pad')
 
+@check_args
 def load_size_for(
     size:int|tuple # Side that the network sees, or (height, width) (px)
 )->int|tuple: # Of the same form (px)
     "What a photo is resized to cover before its center is cropped: 256 for 224"
     return scaled(size, 256/224)
 
+@check_args
 def fit_photo(
     im:Image.Image, # Mode L or RGB
     size:int|tuple, # Side of the result, or (height, width) (px)
@@ -121,6 +123,7 @@ def _pixels(o, white):
     return im, im.height, im.width
 
 # %% ../nbs/api/12_photos.ipynb #d09b7fe5
+@check_args
 def read_window(
     o:object, # Path, encoded bytes, file object, Pillow image, array or tensor
     window:object, # Function of height and width (px): top, left, height and width to cut out
@@ -208,6 +211,7 @@ class PhotoReader:
         return True
 
 # %% ../nbs/api/12_photos.ipynb #fd44f51b
+@check_args
 def shrink_photo(
     o:object, # As for `PhotoReader.read`
     size:int|tuple, # Side that the network sees, or (height, width) (px)
@@ -226,6 +230,7 @@ def shrink_photo(
     if rows < im.height: im = TF.resize(im, [rows, cols])
     return ShrunkPhoto(np.array(im), h, w)
 
+@check_args
 def shrink_all(
     files:Sequence, # Paths of photos
     size:int|tuple, # Side that the network sees, or (height, width) (px)
@@ -239,6 +244,7 @@ def shrink_all(
         return list(progress_bar(done, total=len(files), leave=False) if progress else done)
 
 # %% ../nbs/api/12_photos.ipynb #a325c09d
+@check_args
 def keeping_pays(
     files:Sequence, # Paths of photos
     size:int|tuple, # Side that the network sees, or (height, width) (px)

@@ -26,6 +26,7 @@ from .augment import ResizeTo, height_width
 from .photos import PhotoReader
 from .models import check_outputs, eval_mode
 from .weights import check_classes
+from .export import OnnxModel
 from .precision import precisions, resolve_precision
 
 # %% ../nbs/api/41_predict.ipynb #b9453b1a
@@ -81,8 +82,8 @@ def _name_of(o):
 # %% ../nbs/api/41_predict.ipynb #80eb9682
 @check_args
 def predict_images(
-    model:object, # From `load_model`, or `OnnxModel`: knows its classes, size and normalization
-    images:object, # Paths, encoded bytes, file objects, Pillow images, arrays or tensors
+    model:nn.Module|OnnxModel, # From `load_model`: it knows its classes, size and normalization
+    files:object, # Paths; or images: encoded bytes, file objects, Pillow images, arrays or tensors
     k:int=5, # Number of classes per image
     bs:int=64, # Images per batch
     precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'; an ONNX file has its own
@@ -94,9 +95,9 @@ def predict_images(
     check_int(workers, 'workers', 1, none=True)
     reader, prepare = _preparation(model.meta, _n_in(model))
     if isinstance(model, nn.Module): check_classes(model)
-    images = [images] if isinstance(images, (str, Path, bytes, Image.Image)) else list(images)
+    files = _as_list(files)
     vocab, workers = model.meta['vocab'], workers or min(8, os.cpu_count() or 1)
-    for batch, read in _read_ahead(images, bs, reader, workers):
+    for batch, read in _read_ahead(files, bs, reader, workers):
         preds = [Prediction(_name_of(o), [], []) for o in batch]
         for p, x in zip(preds, read): p.error = str(x) if isinstance(x, Exception) else None
         xs = [x for x in read if not isinstance(x, Exception)]
@@ -109,6 +110,13 @@ def predict_images(
         yield from preds
 
 # %% ../nbs/api/41_predict.ipynb #7ca2bf8f
+def _as_list(files):
+    "Files or images as a list, also a single one"
+    if isinstance(files, (str, Path, bytes, Image.Image)): return [files]
+    try: return list(files)
+    except TypeError as e:
+        raise CourseError(f'files={files!r:.80}: give a list of image files') from e
+
 def _n_in(model):
     "Channels of the images that a model takes"
     meta, cfg = model.meta or {}, getattr(model, 'cfg', None) or {}
@@ -134,6 +142,7 @@ def _scores(model, x, prepare, precision):
         return check_outputs(model(x.contiguous(memory_format=torch.channels_last)))
 
 # %% ../nbs/api/41_predict.ipynb #4c068ba6
+@check_args
 def write_csv(
     preds:Iterable, # From `predict_images`, with all classes
     vocab:Iterable, # Class names, in the order of the columns

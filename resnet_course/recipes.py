@@ -112,6 +112,7 @@ def cosine(
         return end + (1 - end)*(1 + math.cos(math.pi*pct))/2
     return f
 
+@check_args
 def by_epoch(
     shape:callable, # Fraction of training done → fraction of `lr`
     epochs:int      # As published
@@ -283,6 +284,7 @@ def _check_setting(name, v):
     raise CourseError(f'{name}={v!r}: give {what}')
 
 # %% ../nbs/api/37_recipes.ipynb #3f35a282
+@check_args
 def change_recipe(
     recipe:str|Recipe, # A name from `list_recipes()`, or a `Recipe`
     **settings         # Any of `tunable`; None leaves a setting as it is
@@ -297,6 +299,7 @@ def change_recipe(
     if isinstance(new.get('early_stop'), int): new['early_stop'] = dict(patience=new['early_stop'])
     return replace(r, **new) if new else r
 
+@check_args
 def recipe_settings(
     r:Recipe # Perhaps from `change_recipe`
 )->dict: # Setting → value, for `change_recipe`

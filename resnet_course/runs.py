@@ -523,6 +523,7 @@ def mean_ci(
     return dict(n=n, mean=statistics.mean(xs), sd=sd, ci=float(half))
 
 # %% ../nbs/api/51_runs.ipynb #7cbc67fc
+@check_args
 def kfold_run(
     k:int=5,        # Number of folds
     data:object='digits', # A set's name or a folder

@@ -9,7 +9,7 @@ __all__ = ['list_csv']
 import csv, io, os, re
 from pathlib import Path
 
-from .core import CourseError, MissingFileError, shorten
+from .core import CourseError, MissingFileError, check_args, shorten
 from .listing import Listing, readable_formats, split_of, why_not_image
 
 # %% ../nbs/api/06_tables.ipynb #3dcbd896
@@ -199,6 +199,7 @@ def _check_kinds(path, lines, files):
             raise CourseError(f'{path}: line {line}: {f.name} cannot be used: {why}')
 
 # %% ../nbs/api/06_tables.ipynb #11eac247
+@check_args
 def list_csv(
     path:str|Path # CSV file with columns of paths, labels and optionally splits
 )->Listing: # In the order of the file

@@ -82,6 +82,7 @@ valid = dict(
     freeze_report=dict(learn=Things.learner, before=lambda t: course.snapshot(t.learn)),
     freeze_to=dict(learn=Things.learner, n=-1), snapshot=dict(learn=lambda t: t.learn),
     course_learner=dict(dls=lambda t: t.dls, arch='resnet8'),
+    class_weights=dict(dls=lambda t: t.dls), change_recipe=dict(recipe='one_cycle'),
     Recipe=dict(name='mine', source='me', lr=.1, bs=16, epochs=1),
     fit_recipe=dict(learn=Things.learner, epochs=1), find_lr=dict(learn=Things.learner, num_it=6),
     compare=dict(a=lambda t: t.report, b=lambda t: t.report, n_boot=100),
@@ -101,6 +102,7 @@ valid = dict(
     list_runs=dict(root=lambda t: t.tmp/'runs'), load_run=dict(path=lambda t: t.rec['path']),
     plot_history=dict(rows=lambda t: t.rows),
     train_run=dict(Things.settings, out=lambda t: t.tmp/'more', setup=lambda t: quiet),
+    kfold_run=dict(Things.settings, k=2, out=lambda t: t.tmp/'folds', setup=lambda t: quiet),
     check=dict(id='1.1', answer=1), hint_for=dict(id='1.1', answer=1),
     list_exercises=dict(lesson=1))
 
@@ -137,13 +139,14 @@ def test_wrong_types(name, things, tmp_path, monkeypatch):
 
 # The functions of all modules: they have the check, and it stands before anything else
 
-# Checks, what passes anything on, and decorators. The arguments of the commands are text, which
-# typer reads; `core` has nothing else that people call
+# Checks, what passes anything on, decorators, and what is called for each of a million images. The
+# arguments of the commands are text, which typer reads; `core` has nothing else that people call
 unchecked = {
     'images': {'plain_tensor'}, 'checkpoint': {'get_random_state'}, 'callbacks': {'check_cbs'},
     'distributed': {'connect', 'broadcast_object', 'gather_objects', 'any_rank'},
     'exercises': {'exercise', 'accepts', 'rejects'}, 'models': {'check_outputs'},
-    'predict': {'with_progress'}}
+    'predict': {'with_progress'}, 'listing': {'is_hidden', 'why_not_image', 'split_of'},
+    'augment': {'height_width', 'scaled', 'covering', 'torch_seeded', 'seeded'}}
 others = {'__init__', '__main__', '_modidx', 'all', 'cli', 'core', 'showdoc'}
 modules = sorted({p.stem for p in Path(course.__file__).parent.glob('*.py')} - others)
 
@@ -157,7 +160,7 @@ def public_functions():
             if inspect.signature(f).parameters: yield pytest.param(f, id=f'{m}.{name}')
 
 
-@pytest.mark.parametrize('f', public_functions())
+@pytest.mark.parametrize('f', list(public_functions()))
 def test_every_function_is_checked(f):
     "An object of no known type is refused by name, unless the parameter takes anything"
     assert hasattr(f, '__wrapped__'), 'decorate it with @check_args'
