@@ -38,7 +38,6 @@ def _check_regular(path):
 # %% ../nbs/api/10_images.ipynb #f674c8a1
 _whites = (1, 255, 1023, 4095, 16383, 65535)   # floats, then 8, 10, 12, 14 and 16 bits
 
-@check_args
 def white_of(
     low:float, # Smallest value of the pixels
     high:float # Largest value

@@ -863,7 +863,8 @@ def get_dls(
     cfg = _as_record(name_or_path=_lasting(name_or_path), bs=bs, size=size, valid_pct=valid_pct,
                      seed=seed, n_train=n_train, augment=augment, n_in=n_in, stats=stats,
                      in_memory=in_memory, num_workers=num_workers, root=root, balance=balance,
-                     skip_bad=skip_bad or None, group=group, fold=fold, n_valid=n_valid)
+                     group=group, fold=fold, n_valid=n_valid)
+    if skip_bad: cfg['skip_bad'] = True
     images = open_image_set(name_or_path, size, in_memory, root, skip_bad)
     if images.is_photos or resize != 'crop': cfg['resize'] = resize
     splits, notes = _split(images, name_or_path, valid_pct=valid_pct, seed=seed, n_train=n_train,

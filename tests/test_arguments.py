@@ -142,7 +142,8 @@ def test_wrong_types(name, things, tmp_path, monkeypatch):
 # Checks, what passes anything on, decorators, and what is called for each of a million images. The
 # arguments of the commands are text, which typer reads; `core` has nothing else that people call
 unchecked = {
-    'images': {'plain_tensor'}, 'checkpoint': {'get_random_state'}, 'callbacks': {'check_cbs'},
+    'images': {'plain_tensor', 'white_of'}, 'checkpoint': {'get_random_state'},
+    'callbacks': {'check_cbs'},
     'distributed': {'connect', 'broadcast_object', 'gather_objects', 'any_rank'},
     'exercises': {'exercise', 'accepts', 'rejects'}, 'models': {'check_outputs'},
     'predict': {'with_progress'}, 'listing': {'is_hidden', 'why_not_image', 'split_of'},
