@@ -107,7 +107,7 @@ def is_complete(self:SetInfo,
 @patch
 def read(self:SetInfo,
     folder:Path, # Folder of the set
-    size:int=None, # Side that the network sees (px), for photos; None: 128
+    size:int|tuple=None, # What the network sees (px), for photos; None: 128
     in_memory:bool=None # Decode photos now? None: if they take no more than 1 GB
 )->ImageSet: # With the publisher's splits
     "Read the set; each subclass implements this"
@@ -140,7 +140,8 @@ class _IdxSet(SetInfo):
     "Four idx files: training and test images and labels"
     one_archive = False
 
-    def read(self, folder:Path, size:int=None, in_memory:bool=None)->ImageSet: # uint8 N,1,H,W
+    def read(self, folder:Path, size:int|tuple=None,
+             in_memory:bool=None)->ImageSet: # uint8 N,1,H,W
         "Read the four files; an embedded set has them compressed with xz"
         ext = '.xz' if self.embedded else ''
         xs, ys = [], []
@@ -194,7 +195,8 @@ class _CifarSet(SetInfo):
         if self.vocab: return has_images
         return has_images and any((folder/n).is_file() for n in ('meta', 'fine_label_names.txt'))
 
-    def read(self, folder:Path, size:int=None, in_memory:bool=None)->ImageSet: # uint8 N,3,32,32
+    def read(self, folder:Path, size:int|tuple=None,
+             in_memory:bool=None)->ImageSet: # uint8 N,3,32,32
         "Read the version that the folder's name tells"
         binary = folder.name.endswith(('-bin', '-binary'))
         n_labels, key = (2, b'fine_labels') if self.classes == 100 else (1, b'labels')
@@ -209,7 +211,8 @@ class _CifarSet(SetInfo):
 # %% ../nbs/api/13_datasets.ipynb #6609d100
 class _DigitsSet(SetInfo):
     "scikit-learn's digits, enlarged to 32×32"
-    def read(self, folder:Path, size:int=None, in_memory:bool=None)->ImageSet: # uint8 N,1,32,32
+    def read(self, folder:Path, size:int|tuple=None,
+             in_memory:bool=None)->ImageSet: # uint8 N,1,32,32
         "Load and enlarge the digits"
         from sklearn.datasets import load_digits
         digits = load_digits()
@@ -233,7 +236,8 @@ class _WordNetSet(SetInfo):
         "Does `folder` have `train` and `val`?"
         return (folder/'train').is_dir() and (folder/'val').is_dir()
 
-    def read(self, folder:Path, size:int=None, in_memory:bool=None)->ImageSet: # Splits train, test
+    def read(self, folder:Path, size:int|tuple=None,
+             in_memory:bool=None)->ImageSet: # Splits train, test
         "Open the two folders; raises `CourseError` if classes are missing"
         images = open_folder(folder, size, in_memory)
         if len(images.vocab) != self.classes:
@@ -443,7 +447,7 @@ def _read_cached(name, folder): return datasets[name].read(folder)
 @check_args
 def open_image_set(
     name_or_path:str|Path, # Name of a data set, a folder, or a CSV file; a `Path` is never a name
-    size:int=None, # Side that the network sees (px), for images from files; None: decided by them
+    size:int|tuple=None, # What the network sees (px), for images from files; None: as they are
     in_memory:bool=None, # Decode photos now? None: if they take no more than 1 GB
     root:str|Path=None, # Folder of the standard sets; None: fastai's data folder
     skip_bad:bool=False # Leave out files that cannot be read?

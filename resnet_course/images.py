@@ -397,7 +397,7 @@ def _make_image_set(
 @check_args
 def open_folder(
     path:str|Path, # Folder of class folders, or of train, valid and test folders that contain them
-    size:int=None, # Side that the network sees (px); None: that of small squares, else 128
+    size:int|tuple=None, # What the network sees (px); None: small squares as they are, else 128
     in_memory:bool=None, # Decode all images now? None: if they take no more than 1 GB
     skip_bad:bool=False # Leave out files that cannot be read?
 )->ImageSet: # With the splits that the folder defines
@@ -440,7 +440,7 @@ def _order_by_name(o):
 @check_args
 def open_csv(
     path:str|Path, # CSV file with columns of paths, labels and optionally splits
-    size:int=None, # Side that the network sees (px); None: that of small squares, else 128
+    size:int|tuple=None, # What the network sees (px); None: small squares as they are, else 128
     in_memory:bool=None, # Decode all images now? None: if they take no more than 1 GB
     skip_bad:bool=False # Leave out files that cannot be read?
 )->ImageSet: # With the splits that the file defines
@@ -468,7 +468,7 @@ def list_set(
 def open_labeled(
     path:str|Path, # As for `open_folder` or `open_csv`
     vocab:Sequence, # Classes that a network knows; the set may lack some of them
-    size:int=None, # As for `open_folder`
+    size:int|tuple=None, # As for `open_folder`
     in_memory:bool=None, # As for `open_folder`
     skip_bad:bool=False # As for `open_folder`
 )->ImageSet: # All images are in the split 'test'

@@ -709,7 +709,7 @@ def find_run_lr(
     data:str|Path='fashion_mnist_mini', # A set's name or a folder
     arch:str='resnet20',  # A name from `list_models()`
     bs:int=64,            # Images per batch
-    size:int|None=None,   # Side of the images, px; None: the set's own, 128 for photos
+    size:int|tuple|None=None, # As for `get_dls`; None: the set's own, 128 for photos
     weights:object=None,  # What to start from: see `load_weights`; None: from scratch
     precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'
     num_it:int=100,       # Batches to try

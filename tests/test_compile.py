@@ -57,4 +57,4 @@ def test_importing_adds_little_to_fastais_imports():
     fastais = loaded('import fastai.vision.all, fastai.distributed')
     ours = loaded('import resnet_course.recipes, resnet_course.evaluate, resnet_course.finetune')
     new = {m for m in ours - fastais if not m.startswith('_')}
-    assert new <= {'resnet_course', 'filelock', 'safetensors'}
+    assert new <= {'resnet_course', 'filelock', 'safetensors', 'simplejpeg'}
