@@ -53,7 +53,7 @@ def _is_deep(im): return im.mode.startswith('I') or im.mode == 'F'
 # %% ../nbs/api/10_images.ipynb #06e4add4
 @check_args
 def open_image(
-    o:str|Path|bytes|Image.Image, # Path, encoded bytes, file object or Pillow image
+    o:str|Path|bytes|io.IOBase|Image.Image, # Path, encoded bytes, file object or Pillow image
     size:int=None, # Short side needed later (px), lets the JPEG decoder skip work; None: full size
     white:dict=None # Pillow's mode → value of white, for more than 8 bits; None: see `white_of`
 )->Image.Image: # Mode L or RGB
@@ -118,7 +118,7 @@ def _check_array(a):
 # %% ../nbs/api/10_images.ipynb #2970b4b8
 @check_args
 def read_image(
-    o:str|Path|bytes|Image.Image|np.ndarray|Tensor, # As for `open_image` or `array_image`
+    o:str|Path|bytes|io.IOBase|Image.Image|np.ndarray|Tensor, # As for these two
     size:int, # Side of the result (px)
     n_in:int=3, # Number of channels; 1: grayscale, 3: RGB
     white:dict=None # As for `open_image`

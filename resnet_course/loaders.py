@@ -851,7 +851,7 @@ def get_dls(
     balance:str|None=None, # 'sample': draw training images so that all classes come equally often
     group:object=None, # What stays in one split: 'copies' (equal and nearly equal images), a CSV
                        # column, a pattern of the path, or a function
-    fold:tuple|None=None, # (i, k): test on the i-th of k folds of the training images
+    fold:object=None, # (i, k): test on the i-th of k folds of the training images; None: do not
     n_valid:int|None=None # Keep only this many validation images, unless the set defines them
 )->CourseDataLoaders: # train, valid and test
     "Create training, validation and test loaders of an image set. Raises `CourseError`"

@@ -77,7 +77,7 @@ def _read_ahead(images, bs, reader, workers):
 def _name_of(o):
     "What to call an image"
     if isinstance(o, (str, Path)): return str(o)
-    return getattr(o, 'filename', None) or getattr(o, 'name', None) or type(o).__name__
+    return getattr(o, 'filename', None) or getattr(o, 'name', None) or f'<{type(o).__name__}>'
 
 # %% ../nbs/api/41_predict.ipynb #80eb9682
 @check_args

@@ -171,7 +171,7 @@ def test_predict_images_of_any_kind(saved):
 def test_predict_with_onnx(saved, tmp_path):
     net, im, path = saved
     export_model(net, tmp_path/'w.onnx')
-    want, = predict_images(net, [path])
+    want, = predict_images(net, [path], precision='fp32')
     got, = predict_images(OnnxModel(tmp_path/'w.onnx'), [im])
     assert got.classes == want.classes
     np.testing.assert_allclose(got.probs, want.probs, atol=1e-5)

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from resnet_course.augment import (
     HorizontalFlip, RandomCrop, RandomResizedCrop, ScaleJitter, covering, height_width,
     torch_seeded)
-from resnet_course.checkpoint import Interrupted
+from resnet_course.checkpoint import Interrupted, read_checkpoint
 from resnet_course.core import CourseError
 from resnet_course.evaluate import evaluate
 from resnet_course.images import plain_tensor
@@ -139,12 +139,12 @@ def test_resuming_inside_an_epoch(real_photos, tmp_path, num_workers):
         dls = get_dls(real_photos, size=32, bs=4, augment='imagenet', device='cpu',
                       num_workers=num_workers)
         return quiet(course_learner(dls, 'resnet8', seed=3, precision='fp32'))
-    whole, cut = learner(), learner()
+    whole, again = learner(), learner()
     fit_recipe(whole, epochs=2)
-    with pytest.raises((Interrupted, KeyboardInterrupt)):
-        fit_recipe(cut, epochs=2, cbs=CtrlC(1, 1), resume=tmp_path)
-    again = learner()
-    fit_recipe(again, epochs=2, resume=tmp_path)
+    stop, file = CtrlC(1, 1), tmp_path/'checkpoint.pt'
+    with pytest.raises(Interrupted): fit_recipe(learner(), epochs=2, cbs=stop, checkpoint=file)
+    assert read_checkpoint(file)['pos']['iter']
+    fit_recipe(again, epochs=2, checkpoint=file, resume=True)
     assert torch.equal(bits(whole), bits(again))
 
 @needs_fork
