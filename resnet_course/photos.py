@@ -213,7 +213,7 @@ class PhotoReader:
 # %% ../nbs/api/12_photos.ipynb #fd44f51b
 @check_args
 def shrink_photo(
-    o:object, # As for `PhotoReader.read`
+    o:object, # As for `read_window`
     size:int|tuple, # Side that the network sees, or (height, width) (px)
     white:dict=None # Pillow's mode → value of white, as for `open_image`
 )->ShrunkPhoto:

@@ -387,7 +387,8 @@ def test_private_names_are_not_shown(proc):
 
 def test_callbacks_show_their_own_parameters(proc):
     pages = dict(shown(proc))
-    own = dict(RetainHeap=[], CourseProgress=[], DDPCallback=[], EMA=['decay'])
+    own = dict(RetainHeap=[], CourseProgress=[], DDPCallback=[],
+               EMA=['decay', 'every', 'steps'])
     for name, expected in own.items():
         assert rows(pages[name]) == expected
         assert 'after_create' not in pages[name]
