@@ -96,7 +96,7 @@ def as_list(
 # %% ../nbs/api/60_exercises.ipynb #d6016274
 @check_args
 def close(
-    a:Tensor, # A tensor; anything else isn't close
+    a:object, # A tensor; anything else isn't close
     b:Tensor, # Another tensor
     tol:float=1e-4 # Largest absolute and relative difference that counts as equal
 )->bool: # True if they agree
