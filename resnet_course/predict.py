@@ -97,12 +97,13 @@ def predict_images(
     if isinstance(model, nn.Module): check_classes(model)
     files = _as_list(files)
     vocab, workers = model.meta['vocab'], workers or min(8, os.cpu_count() or 1)
+    dtype = _dtype(model, precision)   # measured before threads read images
     for batch, read in _read_ahead(files, bs, reader, workers):
         preds = [Prediction(_name_of(o), [], []) for o in batch]
         for p, x in zip(preds, read): p.error = str(x) if isinstance(x, Exception) else None
         xs = [x for x in read if not isinstance(x, Exception)]
         if xs:
-            with memory_advice(len(batch)): probs = _probabilities(model, xs, prepare, precision)
+            with memory_advice(len(batch)): probs = _probabilities(model, xs, prepare, dtype)
             top = probs.topk(min(k, len(vocab)))
             readable = [p for p in preds if p.error is None]
             for p, probs, idx in zip(readable, top.values.tolist(), top.indices.tolist()):
@@ -117,25 +118,30 @@ def _as_list(files):
     except TypeError as e:
         raise CourseError(f'files={files!r:.80}: give a list of image files') from e
 
+def _dtype(model, precision):
+    "The type to compute in; None for an ONNX file, which has its own"
+    if not isinstance(model, nn.Module): return None
+    return precisions[resolve_precision(precision, next(model.parameters()).device)]
+
 def _n_in(model):
     "Channels of the images that a model takes"
     meta, cfg = model.meta or {}, getattr(model, 'cfg', None) or {}
     return cfg.get('n_in') or len((meta.get('stats') or [[0]*3])[0])
 
-def _probabilities(model, xs, prepare, precision):
+def _probabilities(model, xs, prepare, dtype):
     "Probabilities of the classes (N,C) for images"
     x = torch.stack(xs)
-    if isinstance(model, nn.Module): scores = _scores(model, x, prepare, precision)
+    if isinstance(model, nn.Module): scores = _scores(model, x, prepare, dtype)
     else: scores = model(prepare(x))
     probs = scores.float().softmax(1)
     if not probs.isfinite().all():
         raise CourseError('the outputs of this network are not finite: its weights are damaged')
     return probs
 
-def _scores(model, x, prepare, precision):
+# %% ../nbs/api/41_predict.ipynb #028e8b65
+def _scores(model, x, prepare, dtype):
     "The scores of a network in evaluation mode, on its device"
     device = next(model.parameters()).device
-    dtype = precisions[resolve_precision(precision, device)]
     half = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     with torch.inference_mode(), eval_mode(model), half:
         x = prepare(x.to(device, non_blocking=True))
