@@ -208,8 +208,8 @@ def main():
     if a.listing: return time_listing(a.listing)
     commit = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=root, capture_output=True, text=True)
     res = json.loads(a.out.read_text()) if a.out.is_file() else {}
-    res.update(machine=machine('cpu'), versions=versions(), commit=commit.stdout.strip(),
-               rounds=a.rounds)
+    res.update(machine=machine('cpu'), versions=versions(), rounds=a.rounds)
+    res.setdefault('commits', {}).update({part: commit.stdout.strip() for part in a.parts})
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
         small = write_photos(tmp/'500', 500, 375, a.photos)
