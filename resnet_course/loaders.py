@@ -729,14 +729,14 @@ def _check_fold(fold):
 def _check_args(bs, valid_pct, n_train, n_in, seed, n_valid, num_workers):
     "Raise `CourseError` for arguments that make no sense"
     check_int(num_workers, 'num_workers', 0, 256, none=True)
-    if not _is_whole(bs) or bs < 1: raise CourseError(f'bs={bs!r}: a batch has at least one image')
+    if bs < 1: raise CourseError(f'bs={bs!r}: a batch has at least one image')
     is_number = isinstance(valid_pct, (int, float)) and not isinstance(valid_pct, bool)
     if not is_number or not 0 <= valid_pct <= 0.45:
         raise CourseError(f'valid_pct={valid_pct!r}: give a fraction from 0 to 0.45, 0.1 for 10%')
     for name, n in dict(n_train=n_train, n_valid=n_valid).items():
-        if n is not None and (not _is_whole(n) or n < 1):
+        if n is not None and n < 1:
             raise CourseError(f'{name}={n!r}: give a number of images')
-    if seed is not None and (not _is_whole(seed) or not 0 <= seed < 2**32):
+    if seed is not None and not 0 <= seed < 2**32:
         raise CourseError(f'seed={seed!r}: give a whole number from 0 to {2**32 - 1}, or None')
     if n_in not in (None, 1, 3):
         raise CourseError(f'n_in={n_in!r}: images have 1 channel (gray) or 3 (RGB)')

@@ -146,6 +146,17 @@ def wait_for(path, seconds=120):
 
 # The command
 
+@contextmanager
+def time_limit(seconds):
+    "Raise TimeoutError after so many seconds: something hangs"
+    def stop(*_): raise TimeoutError(f'still running after {seconds} s')
+    old = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try: yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+
 def run_command(*args):
     "Run `resnet-course ARGS` in this process; its exit status"
     with mock.patch.object(sys, 'argv', ['resnet-course', *map(str, args)]):

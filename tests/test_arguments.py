@@ -1,10 +1,9 @@
 "Every public function, called with arguments of the wrong type: it works, or says what it wants"
-import importlib, inspect, shutil, signal, warnings
-from contextlib import contextmanager
+import importlib, inspect, shutil, warnings
 from pathlib import Path
 
 import pytest
-from helpers import digits_learner, noise, noise_loaders, quiet
+from helpers import digits_learner, noise, noise_loaders, quiet, time_limit
 from fastai.torch_core import params
 from matplotlib import pyplot as plt
 from torch import nn
@@ -15,17 +14,6 @@ from resnet_course.evaluate import evaluate
 from resnet_course.models import create_model
 
 wrong = [None, 'x', '', 1.5, float('nan'), 2**70, -1, True, [], {}, b'', object()]
-
-@contextmanager
-def time_limit(seconds):
-    "Raise TimeoutError in the main thread after so many seconds"
-    def stop(*_): raise TimeoutError(f'still running after {seconds} s')
-    old = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try: yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
 
 def outcome(f, *args, **kwargs):
     "What is wrong with what a call does, or ''"

@@ -3,13 +3,13 @@
     pytest tests/test_fuzz.py                             a fixed sample, as in CI
     HYPOTHESIS_PROFILE=long pytest tests/test_fuzz.py     new inputs each time, many of them
 """
-import json, os, signal, tempfile, warnings
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+import json, os, tempfile, warnings
+from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
 import pytest, torch
-from helpers import noise, quiet, run_command
+from helpers import noise, quiet, run_command, time_limit
 from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors.torch import save_file
 
@@ -26,20 +26,9 @@ is_long = os.environ.get('HYPOTHESIS_PROFILE') == 'long'
 fuzz = settings(max_examples=5000 if is_long else 25, derandomize=not is_long, deadline=None,
                 database=None, suppress_health_check=list(HealthCheck))
 
-@contextmanager
-def time_limit(seconds=20):
-    "Raise TimeoutError after so many seconds: something hangs"
-    def stop(*_): raise TimeoutError(f'still running after {seconds} s')
-    old = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try: yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
-
 def answer(f, *args):
     "What a call returns, or None if it ends with one clear line; anything else is a failure"
-    with time_limit(), warnings.catch_warnings():
+    with time_limit(20), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         try: return f(*args)
         except CourseError as e:
