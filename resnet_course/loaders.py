@@ -786,7 +786,8 @@ def _counts(images, splits):
 
 def _notes(images, splits):
     "Which splits were drawn, and what was left out"
-    drawn = [s for s, idxs in zip(_splits, splits) if s not in images.splits and len(idxs)]
+    drawn = [{'valid': 'validation'}.get(s, s) for s, idxs in zip(_splits, splits)
+             if s not in images.splits and len(idxs)]
     notes = []
     if 'train' in images.splits and drawn:
         notes.append(f'no {" or ".join(drawn)} images are given: drawn from those for training')
