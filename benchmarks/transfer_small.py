@@ -16,7 +16,8 @@ from fastai.torch_core import TensorImage
 
 from resnet_course.core import write_json
 from resnet_course.loaders import get_dls
-from resnet_course.weights import load_weights, read_weights
+from resnet_course.weight_files import read_weights
+from resnet_course.weights import load_weights
 from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe
 from resnet_course.evaluate import evaluate

@@ -14,10 +14,12 @@ __all__ = ['CourseError', 'list_datasets', 'open_image_set', 'get_dls', 'make_sp
 # %% ../nbs/api/62_all.ipynb #5053654b
 from .core import CourseError
 from .datasets import list_datasets, open_image_set
-from .loaders import get_dls, make_splits, split_dl
+from .splits import make_splits
+from .loaders import get_dls, split_dl
 from .torch_loaders import as_dls
 from .models import create_model, group_names, list_models
-from .weights import load_model, load_weights, save_weights
+from .weights import load_weights
+from .saving import load_model, save_weights
 from .summary import model_summary
 from .export import export_model
 from .freeze import freeze_report, freeze_to, snapshot

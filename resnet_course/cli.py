@@ -388,7 +388,7 @@ def predict(
     "Classify image files. Exit status 1 if any of them cannot be read."
     from resnet_course.predict import find_images, predict_images, with_progress, write_csv
     from resnet_course.export import OnnxModel
-    from resnet_course.weights import load_model
+    from resnet_course.saving import load_model
     files = find_images(images)
     if not files: raise CourseError(f"no image files in {', '.join(map(str, images))}")
     model = _model_file(model)
@@ -432,7 +432,7 @@ def export_cmd(
 ):
     "Write a trained network as an ONNX file, once onnxruntime computes the same scores."
     from resnet_course.export import export_model
-    from resnet_course.weights import load_model
+    from resnet_course.saving import load_model
     model = _model_file(model)
     default = model if model.exists() else Path(model.name)
     out = out or default.with_suffix('.onnx')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['reinstall_command', 'printable', 'CourseError', 'MissingFileError', 'OutOfMemoryError', 'memory_advice',
-           'check_choice', 'check_int', 'check_number', 'check_type', 'check_path', 'check_args', 'shorten',
+           'check_choice', 'is_whole', 'check_int', 'check_number', 'check_type', 'check_path', 'check_args', 'shorten',
            'default_device', 'check_device', 'atomic_write', 'write_json', 'check_file', 'parse_json', 'read_json',
            'asset', 'html_table', 'align', 'plot_text', 'can_show_bar', 'progress']
 
@@ -152,8 +152,10 @@ def _range(low, high):
 def _fits(value, low, high):
     return (low is None or value >= low) and (high is None or value <= high)
 
-def _is_whole(value):
-    "Is it a whole number, one of NumPy's included? True and False are none"
+def is_whole(
+    value:object # Anything
+)->bool: # False for True, False and numbers with a fraction
+    "Say whether a value is a whole number, NumPy's included"
     if isinstance(value, bool) or not hasattr(value, '__index__'): return False
     try: value.__index__()
     except TypeError: return False   # such as a tensor of floats
@@ -168,7 +170,7 @@ def check_int(
 )->int|None: # `value` as an ordinary `int`
     "Return `value` if it is a whole number in the range; raises `CourseError` otherwise"
     if value is None and none: return None
-    if _is_whole(value) and _fits(value.__index__(), low, high): return value.__index__()
+    if is_whole(value) and _fits(value.__index__(), low, high): return value.__index__()
     raise CourseError(f'{what}={_brief(value)}: give a whole number{_range(low, high)}')
 
 # %% ../nbs/api/00_core.ipynb #38812440
@@ -234,7 +236,7 @@ def _is_bool(value):
 def _is_sequence(value):
     return isinstance(value, Iterable) and not isinstance(value, (str, bytes, dict))
 
-_tests = {int: lambda v: _is_whole(v) and abs(v.__index__()) < 2**63, float: _is_number,
+_tests = {int: lambda v: is_whole(v) and abs(v.__index__()) < 2**63, float: _is_number,
           bool: _is_bool, Path: _is_path, **dict.fromkeys((list, tuple), _is_sequence),
           Sequence: lambda v: isinstance(v, str) or _is_sequence(v),
           Iterable: lambda v: isinstance(v, Iterable) and not isinstance(v, (str, bytes)),

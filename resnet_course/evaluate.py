@@ -37,7 +37,7 @@ from .images import plain_tensor
 from .augment import height_width
 from .loaders import raw_image, show_raw, split_dl, unaugmented, with_borders
 from .models import check_outputs, eval_mode
-from .weights import load_model
+from .saving import load_model
 from .precision import using_precision
 
 # %% ../nbs/api/40_evaluate.ipynb #ff689a43

@@ -27,8 +27,9 @@ from .core import (
     check_int, html_table, memory_advice, read_json, write_json)
 from .loaders import ImageSetDL, get_dls, split_dl
 from .models import options, unwrap_model
-from .weights import (
-    infer_arch, load_weights, read_weights, save_weights, shipped_weights)
+from .weight_files import read_weights, shipped_weights
+from .weights import infer_arch, load_weights
+from .saving import save_weights
 from .freeze import (
     bn_modes, freeze_report, freeze_to, group_number, optimizer_groups, snapshot)
 from .callbacks import History, RestoreBest, check_logger, log_callback

@@ -32,7 +32,7 @@ def _without_outputs(nb):
 
 # %% ../nbs/api/61_lessons.ipynb #89b8a579
 _site = 'https://resnet-course.github.io/resnet_course/'
-_link = re.compile(r'\]\(([\w./-]+\.(?:ipynb|qmd))')   # `](../api/14_loaders.ipynb`
+_link = re.compile(r'\]\(([\w./-]+\.(?:ipynb|qmd))')   # `](../api/16_loaders.ipynb`
 
 def _link_to_site(nb, name, copied):
     "Replace links of the notebook `name` by links to the site, unless their target is in `copied`"

@@ -25,7 +25,7 @@ from .images import plain_tensor
 from .augment import ResizeTo, height_width
 from .photos import PhotoReader
 from .models import check_outputs, eval_mode
-from .weights import check_classes
+from .saving import check_classes
 from .export import OnnxModel
 from .precision import precisions, resolve_precision
 

@@ -26,7 +26,7 @@ from .augment import ResizeTo
 from .datasets import datasets
 from .loaders import get_dls, get_test_dls, holds_out_the_same, split_dl
 from .models import create_model
-from .weights import load_model, save_weights
+from .saving import load_model, save_weights
 from .distributed import broadcast_object, connect
 from .callbacks import check_logger, end_log, log_callback
 from .checkpoint import read_checkpoint

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils import prune  # noqa: F401  nn.utils.prune
 
 from resnet_course.models import create_model
-from resnet_course.weights import save_weights
+from resnet_course.saving import save_weights
 
 @dataclass
 class Case:

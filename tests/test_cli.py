@@ -10,7 +10,7 @@ from PIL import Image
 import resnet_course
 from resnet_course import cli
 from resnet_course.models import create_model
-from resnet_course.weights import load_model, save_weights
+from resnet_course.saving import load_model, save_weights
 from resnet_course.checkpoint import Interrupted
 from resnet_course.predict import with_progress
 from resnet_course.runs import list_runs, mean_ci, train_run

@@ -9,7 +9,9 @@ from safetensors.torch import save_file
 
 from resnet_course.core import CourseError, write_json
 from resnet_course.models import create_model
-from resnet_course.weights import load_model, load_weights, read_weights, save_weights
+from resnet_course.weight_files import read_weights
+from resnet_course.weights import load_weights
+from resnet_course.saving import load_model, save_weights
 from resnet_course.checkpoint import read_checkpoint, run_lock
 from resnet_course.recipes import fit_recipe
 from resnet_course.predict import predict_images

@@ -11,7 +11,7 @@ from resnet_course.core import CourseError
 from resnet_course.images import plain_tensor
 from resnet_course.loaders import get_dls, raw_image, split_dl, with_borders
 from resnet_course.models import create_model
-from resnet_course.weights import save_weights
+from resnet_course.saving import save_weights
 from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe
 from resnet_course.evaluate import Report, compare, evaluate, mcnemar, tta, wilson

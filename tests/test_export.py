@@ -8,7 +8,7 @@ from sklearn.datasets import load_sample_images
 from resnet_course.core import CourseError
 from resnet_course.export import OnnxModel, export_model
 from resnet_course.models import create_model
-from resnet_course.weights import load_model, save_weights
+from resnet_course.saving import load_model, save_weights
 
 pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from resnet_course.core import CourseError, plot_text, printable, write_json
 from resnet_course.loaders import get_dls
 from resnet_course.models import create_model
-from resnet_course.weights import load_model, save_weights
+from resnet_course.saving import load_model, save_weights
 from resnet_course.predict import predict_images
 from resnet_course.finetune import load_plan
 from resnet_course.runs import list_runs, load_run, new_run_dir, runs_table, train_run

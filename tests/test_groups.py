@@ -7,7 +7,8 @@ import torch
 from helpers import bits, cut, noise, photos, quiet, run_command
 
 from resnet_course.core import CourseError
-from resnet_course.loaders import get_dls, group_splits, kfold_splits
+from resnet_course.splits import group_splits, kfold_splits
+from resnet_course.loaders import get_dls
 from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe
 from resnet_course.runs import (

@@ -6,7 +6,8 @@ from safetensors.torch import load_file
 
 from resnet_course.core import CourseError
 from resnet_course.models import create_model
-from resnet_course.weights import load_weights, save_weights
+from resnet_course.weights import load_weights
+from resnet_course.saving import save_weights
 
 META = dict(vocab=['cat', 'dog', 'owl'], size=64, side=72, stats=[[.5]*3, [.25]*3], accuracy=.9)
 

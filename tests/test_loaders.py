@@ -6,7 +6,8 @@ from faults import Faults, load, pictures
 from PIL import Image
 
 from resnet_course.images import ImageSet
-from resnet_course.loaders import get_dls, split_id
+from resnet_course.splits import split_id
+from resnet_course.loaders import get_dls
 
 faults = Faults()
 

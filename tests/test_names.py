@@ -9,7 +9,7 @@ from resnet_course.core import plot_text, printable
 from resnet_course.interpret import neighbors, plot_cam, plot_neighbors
 from resnet_course.report import html_report
 from resnet_course.runs import evaluate_run, load_run, run_learner, train_run
-from resnet_course.weights import load_model
+from resnet_course.saving import load_model
 
 # The first character says in what order Python sorts them
 names = [os.fsdecode(b'a caf\xe9'), 'b 猫 кот قط 🐈', 'c $x^$ and $', 'd new\nline',

@@ -13,7 +13,8 @@ from resnet_course.resnet import cifar_depths, depths
 from resnet_course.models import (
     create_model, default_stem, eval_mode, group_names, list_models, options, param_groups)
 from resnet_course.summary import model_summary
-from resnet_course.weights import load_model, load_weights, save_weights
+from resnet_course.weights import load_weights
+from resnet_course.saving import load_model, save_weights
 
 slow = settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
 

@@ -19,7 +19,8 @@ from resnet_course.loaders import get_dls
 from resnet_course.lr_find import find_lr
 from resnet_course.models import create_model
 from resnet_course.predict import predict_images
-from resnet_course.weights import load_model, load_weights, save_weights
+from resnet_course.weights import load_weights
+from resnet_course.saving import load_model, save_weights
 
 torch.manual_seed(0)
 X, Y = torch.randn(64, 3, 32, 32), torch.randint(0, 4, (64,))

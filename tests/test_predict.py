@@ -8,7 +8,7 @@ from PIL import Image
 from resnet_course.core import CourseError
 from resnet_course.loaders import get_dls
 from resnet_course.models import create_model, eval_mode
-from resnet_course.weights import load_model, save_weights
+from resnet_course.saving import load_model, save_weights
 from resnet_course.learner import course_learner
 from resnet_course.predict import find_images, predict_images
 from resnet_course.runs import save_run

@@ -13,7 +13,7 @@ from resnet_course.loaders import get_dls
 from resnet_course.report import html_report
 from resnet_course.runs import (
     list_runs, load_run, newest_model, run_learner, runs_table, train_run)
-from resnet_course.weights import load_model
+from resnet_course.saving import load_model
 
 script = '<script>document.title = "owned"</script><img src=x onerror="document.title = 1">'
 clear_screen = '\x1b[2J\x1b]0;owned\x07'

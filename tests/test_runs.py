@@ -4,7 +4,7 @@ from helpers import noise_learner, photos, quiet, run_command
 
 from resnet_course.core import CourseError
 from resnet_course.augment import HorizontalFlip
-from resnet_course.weights import load_model
+from resnet_course.saving import load_model
 from resnet_course.recipes import fit_recipe
 from resnet_course.evaluate import evaluate
 from resnet_course.runs import list_runs, run_learner, runs_table, save_run, train_run

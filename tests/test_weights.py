@@ -14,8 +14,9 @@ from torch.nn.utils import prune
 from resnet_course.core import CourseError, MissingFileError
 from resnet_course.loaders import get_dls
 from resnet_course.models import create_model
-from resnet_course.weights import (
-    infer_arch, load_model, load_weights, read_weights, save_weights, torchvision_file)
+from resnet_course.weight_files import read_weights
+from resnet_course.weights import infer_arch, load_weights, torchvision_file
+from resnet_course.saving import load_model, save_weights
 
 def state(m): return {k: v.clone() for k, v in m.state_dict().items()}
 

@@ -39,7 +39,7 @@ def course_site(root):
 
     class CourseSite(Site):
         def read(self, src):
-            "Pages go where nbdev says: api/14_loaders.ipynb becomes api/loaders.html"
+            "Pages go where nbdev says: api/16_loaders.ipynb becomes api/loaders.html"
             page = super().read(src)
             name = page.front.get('output-file')
             if name: page.out = src.with_name(str(name))
