@@ -8,7 +8,7 @@ PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 VENV   ?= .venv
 BIN     = $(CURDIR)/$(VENV)/bin
 PACKAGE = settings.ini setup.py pyproject.toml
-# Two notebooks at a time, each with half of the cores: more workers only get in each other's way
+# Two notebooks or test files at a time, each with half of the cores: more get in each other's way
 WORKERS ?= 2
 THREADS := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); t=$$((n / $(WORKERS))); echo $$((t > 0 ? t : 1)))
 # Where tests and notebooks look for commands, and what must not leak into them
@@ -43,7 +43,7 @@ notebooks: $(VENV)/.installed-dev
 	@$(RUN) OMP_NUM_THREADS=$(THREADS) nbdev_test --n_workers $(WORKERS) --timing
 
 pytest: $(VENV)/.installed-dev
-	@$(RUN) python -m pytest
+	@$(RUN) OMP_NUM_THREADS=$(THREADS) python -m pytest -n $(WORKERS) --dist loadfile
 
 readme: $(VENV)/.installed-dev
 	@$(RUN) python tools/readme.py

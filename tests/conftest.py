@@ -12,11 +12,20 @@ if sys.platform == 'darwin' and os.environ.get('CI'):
     os.environ.setdefault('RESNET_COURSE_DEVICE', 'cpu')
 
 @pytest.fixture(scope='session')
-def site():
-    "The built site's folder: the one that RESNET_COURSE_SITE names, or built now"
+def site(tmp_path_factory):
+    "The built site's folder: the one that RESNET_COURSE_SITE names, or built now, once"
     if 'RESNET_COURSE_SITE' in os.environ: return Path(os.environ['RESNET_COURSE_SITE'])
     pytest.importorskip('smalldocs', reason='smalldocs, which builds the site offline, needs '
                                             'Python 3.11')
+    if 'PYTEST_XDIST_WORKER' not in os.environ: return build_site()
+    from filelock import FileLock   # the environment of the wheel's tests has only pytest
+    done = tmp_path_factory.getbasetemp().parent/'site-is-built'   # for all processes of this run
+    with FileLock(f'{done}.lock'):
+        if not done.exists(): build_site()
+        done.touch()
+    return root/'_docs'
+
+def build_site():
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
     res = subprocess.run([sys.executable, 'tools/build_site.py'], cwd=root, env=env,
                          capture_output=True, text=True)
