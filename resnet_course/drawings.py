@@ -141,7 +141,7 @@ def box(self:Drawing,
         self.text(x + w/2, middle, line, size, bold=bold)
     return self
 
-# %% ../nbs/api/63_drawings.ipynb #10446706
+# %% ../nbs/api/63_drawings.ipynb #fbccb833
 @patch
 def line(self:Drawing,
     *points:tuple, # Pairs (x, y)
@@ -159,6 +159,7 @@ def line(self:Drawing,
     if arrow: self._head(*points[-2:], kind)
     return self
 
+# %% ../nbs/api/63_drawings.ipynb #c9ee783a
 @patch
 def _head(self:Drawing, start, end, kind, size=8):
     "An arrowhead at `end` of the line from `start`"
