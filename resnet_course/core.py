@@ -50,7 +50,9 @@ class CourseError(ValueError):
         # and PyTorch puts the traceback of a worker process before it
         text = str(args[0]) if args else ''
         if text.startswith('Caught '): text = re.sub(r'(?s)^.*\n[\w.]+Error: ', '', text).rstrip()
-        self.message = printable(text)
+        text = printable(text)
+        # a name may have any length
+        self.message = text if len(text) <= 1000 else f'{text[:600]} … {text[-300:]}'
     def __str__(self): return self.message
 
 class MissingFileError(CourseError, FileNotFoundError):
@@ -204,18 +206,37 @@ def check_type(
 
 def _is_path(o): return isinstance(o, (str, os.PathLike)) and isinstance(os.fspath(o), str)
 
+_name_errors = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
+
+def _why_no_name(path):
+    "Why the system can have no file of this name, or None; the file need not exist"
+    path = Path(os.path.expanduser(path))
+    # the parts alone, too: where a folder is missing, the system does not look at the rest
+    try: return None if os.path.lexists(path) else _refused([path, *path.parts])
+    except UnicodeEncodeError: return 'it has characters that names of files cannot have'
+    except ValueError: return 'a path has no null byte'
+
+def _refused(paths):
+    "What the system says about the first path that is no possible name, or None"
+    for p in paths:
+        try: os.lstat(p)
+        except OSError as e:
+            if e.errno in _name_errors: return e.strerror
+    return None
+
 def check_path(
     path:object,     # Value to check
     what:str='path'  # Name of the argument, for the message
 )->Path: # `path`
-    "Return `path` as a `Path`; raises `CourseError` for what is none, such as an empty string"
+    "Return `path` as a `Path`, `~` expanded; raises `CourseError` for what is none, such as ''"
     if not _is_path(path):
         raise CourseError(f'{what}={_brief(path)}: give the path of a file or folder')
     # an unset variable of the shell; `Path('')` would be the current folder
     if not os.fspath(path):
         raise CourseError(f"{what} is empty: give a path, or '.' for the current folder")
-    if '\0' in os.fspath(path): raise CourseError(f'{what}={_brief(path)}: a path has no null byte')
-    return Path(path)
+    why = _why_no_name(path)
+    if why: raise CourseError(f'{what}={_brief(os.fspath(path))}: not the name of a file ({why})')
+    return Path(os.path.expanduser(path))
 
 # %% ../nbs/api/00_core.ipynb #7be25c02
 _words = {int: 'a whole number', float: 'a number', bool: 'True or False', str: 'text',
@@ -325,7 +346,8 @@ def atomic_write(
     path = check_path(path)
     if path.is_dir(): raise CourseError(f'{path} is a directory; name a file in it')
     path.parent.mkdir(parents=True, exist_ok=True)
-    prefix, suffix = f'.{path.stem[:40]}-', f'{path.suffix}.tmp'
+    # short, because names have at most 255 bytes
+    prefix, suffix = f'.{path.stem[:40]}-', f'{path.suffix[:10]}.tmp'
     fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=suffix)
     os.close(fd)
     tmp = Path(tmp)

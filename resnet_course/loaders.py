@@ -25,8 +25,9 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from torch import Tensor
 
-from .core import (
-    CourseError, check_args, check_choice, check_device, check_int, is_whole, plot_text)
+from resnet_course.core import (
+    CourseError, check_args, check_choice, check_device, check_int, check_path, is_whole,
+    plot_text)
 from .listing import count_text
 from .images import (
     ImageSet, as_channels, imagenet_stats, list_set, open_labeled, pixel_stats, plain_tensor)
@@ -475,7 +476,7 @@ def _facts_of(images, splits):
 def _lasting(name_or_path):
     "A set's name, or a path that is right in any current folder"
     if name_or_path in datasets: return name_or_path   # a `Path` is none of them
-    return os.path.abspath(Path(name_or_path).expanduser())
+    return os.path.abspath(check_path(name_or_path, 'data'))
 
 # %% ../nbs/api/16_loaders.ipynb #2ffd41d5
 def _counts(images, splits):

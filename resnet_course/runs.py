@@ -623,11 +623,16 @@ def _other_dls(data, own, rec, vocab):
     "Loaders of all images of a folder; of a set, or of the run's own images, split as in training"
     was = (rec.get('data') or {}).get('name_or_path') or ''
     id = rec.get('split_id')
-    is_own = not vocab or data in datasets or os.path.realpath(was) == os.path.realpath(data)
+    is_own = not vocab or data in datasets or _is_same_place(was, data)
     if is_own or id and holds_out_the_same(data, own, id):
         return get_dls(**dict(own, name_or_path=data))
     kept = ('bs', 'size', 'resize', 'n_in', 'stats', 'in_memory', 'num_workers', 'skip_bad')
     return get_test_dls(data, vocab, **{k: own[k] for k in kept if own.get(k) is not None})
+
+def _is_same_place(a, b):
+    "Do two paths lead to the same place? A record may hold a name that no file can have"
+    try: return os.path.realpath(a) == os.path.realpath(b)
+    except ValueError: return False
 
 # %% ../nbs/api/51_runs.ipynb #8b86b80f
 def _check_same_network(rec, model, run):
