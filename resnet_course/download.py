@@ -16,7 +16,8 @@ from urllib.request import Request, urlopen
 from fastprogress.fastprogress import progress_bar
 from filelock import FileLock
 
-from .core import CourseError, can_show_bar, check_args, check_file, check_path
+from .core import (
+    CourseError, can_show_bar, check_args, check_file, check_path, remove_folder)
 
 # %% ../nbs/api/08_download.ipynb #101fb7d0
 @check_args
@@ -206,7 +207,7 @@ def unpack(
     archive, dest = check_file(archive), check_path(dest, 'dest')
     if dest.exists(): raise CourseError(f'{dest} already exists: remove it first')
     tmp = dest.with_name(f'.{dest.name}.unpacking')
-    shutil.rmtree(tmp, ignore_errors=True)
+    remove_folder(tmp)
     try:
         tmp.mkdir(parents=True)
         if zipfile.is_zipfile(archive): _unpack_zip(archive, tmp)

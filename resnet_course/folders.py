@@ -19,7 +19,7 @@ from PIL import Image
 
 from .core import (
     CourseError, MissingFileError, check_args, check_choice, check_path, html_table, progress,
-    shorten, write_json)
+    remove_folder, shorten, write_json)
 from resnet_course.listing import (
     Listing, class_folders, count_text, format_of, list_folder, quiet_kinds, readable_formats,
     split_folders)
@@ -38,7 +38,7 @@ def _new_folder(
     if dest.exists():
         raise CourseError(f'{dest} already exists: remove it or choose another folder')
     tmp = dest.with_name(f'.{dest.name}.part')
-    shutil.rmtree(tmp, ignore_errors=True)
+    remove_folder(tmp)
     try: tmp.mkdir(parents=True)
     except OSError as e:
         raise CourseError(f'{dest}: cannot create the folder ({e.strerror}); choose another '
