@@ -363,7 +363,7 @@ def _temporary_name(path):
 
 def remove_abandoned(
     path:str|Path, # A file that `atomic_write` has written, or would have
-    age:float=5. # Seconds for which a temporary file must not have changed
+    age:float=5. # Seconds since a temporary file was last changed, at least
 ):
     "Remove what a killed process has left behind of `path`, and say so in a warning"
     path, removed = check_path(path), []
