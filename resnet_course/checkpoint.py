@@ -26,8 +26,9 @@ from fastcore.foundation import L
 from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
-from .core import (
-    CourseError, MissingFileError, atomic_write, check_args, check_file, check_path, printable)
+from resnet_course.core import (
+    CourseError, MissingFileError, atomic_write, check_args, check_file, check_path, printable,
+    remove_abandoned)
 from .augment import ImageTransform
 from .datasets import datasets
 from .models import unwrap_model
@@ -534,8 +535,7 @@ def resumable(
     with ExitStack() as stack:
         if not rank_distrib():
             stack.enter_context(run_lock(path.parent))
-            # left behind by a process that was killed while writing
-            for old in path.parent.glob(f'.{path.stem}-*.tmp'): old.unlink()
+            remove_abandoned(path, age=0)   # nobody else writes here
         state = read_checkpoint(path) if resume is True else resume or None
         asked = stack.enter_context(_deferred_signals())
         stack.enter_context(restore_learner(learn))

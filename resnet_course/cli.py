@@ -288,7 +288,7 @@ def evaluate_cmd(
         '--data', '-d',
         help='a set, or a folder of other images, all of which are tested '
              "[default: the run's]")]=None,
-    split:Split='test', bs:TestBatch=None,
+    split:Split='test', bs:TestBatch=None, skip_bad:SkipBad=False,
     flips:Annotated[bool, typer.Option(
         '--tta', help='also average over each image and its mirror image')]=False,
     ten_crop:Annotated[bool, typer.Option(
@@ -302,7 +302,7 @@ def evaluate_cmd(
     if out: check_choice(out.suffix.lower(), ['.png', '.svg'], 'kind of figure')
     views = 'ten_crop' if ten_crop else 'flip' if flips else None
     setup = None if as_json else _say_data
-    report, averaged = evaluate_run(run, data, split, views, bs, setup)
+    report, averaged = evaluate_run(run, data, split, views, bs, setup, skip_bad)
     _say_report(report, averaged, as_json)
     if not out: return
     _save_confusion(report, out)

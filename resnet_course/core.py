@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['reinstall_command', 'printable', 'CourseError', 'MissingFileError', 'OutOfMemoryError', 'memory_advice',
            'check_choice', 'is_whole', 'check_int', 'check_number', 'check_type', 'check_path', 'check_args', 'shorten',
-           'default_device', 'check_device', 'atomic_write', 'write_json', 'check_file', 'parse_json', 'read_json',
-           'asset', 'html_table', 'align', 'plot_text', 'can_show_bar', 'progress']
+           'default_device', 'check_device', 'remove_abandoned', 'remove_folder', 'atomic_write', 'write_json',
+           'check_file', 'parse_json', 'read_json', 'asset', 'html_table', 'align', 'plot_text', 'can_show_bar',
+           'progress']
 
 # %% ../nbs/api/00_core.ipynb #0fd16cdb
-import difflib, errno, functools, inspect, json, numbers, os, re, reprlib, stat, sys, tempfile
-import time, traceback, types, warnings
+import difflib, errno, functools, glob, inspect, json, numbers, os, re, reprlib, shutil, stat
+import sys, tempfile, time, traceback, types, warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -50,7 +51,9 @@ class CourseError(ValueError):
         # and PyTorch puts the traceback of a worker process before it
         text = str(args[0]) if args else ''
         if text.startswith('Caught '): text = re.sub(r'(?s)^.*\n[\w.]+Error: ', '', text).rstrip()
-        self.message = printable(text)
+        text = printable(text)
+        # a name may have any length
+        self.message = text if len(text) <= 1000 else f'{text[:600]} … {text[-300:]}'
     def __str__(self): return self.message
 
 class MissingFileError(CourseError, FileNotFoundError):
@@ -204,18 +207,37 @@ def check_type(
 
 def _is_path(o): return isinstance(o, (str, os.PathLike)) and isinstance(os.fspath(o), str)
 
+_name_errors = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
+
+def _why_no_name(path):
+    "Why the system can have no file of this name, or None; the file need not exist"
+    path = Path(os.path.expanduser(path))
+    # the parts alone, too: where a folder is missing, the system does not look at the rest
+    try: return None if os.path.lexists(path) else _refused([path, *path.parts])
+    except UnicodeEncodeError: return 'it has characters that names of files cannot have'
+    except ValueError: return 'a path has no null byte'
+
+def _refused(paths):
+    "What the system says about the first path that is no possible name, or None"
+    for p in paths:
+        try: os.lstat(p)
+        except OSError as e:
+            if e.errno in _name_errors: return e.strerror
+    return None
+
 def check_path(
     path:object,     # Value to check
     what:str='path'  # Name of the argument, for the message
 )->Path: # `path`
-    "Return `path` as a `Path`; raises `CourseError` for what is none, such as an empty string"
+    "Return `path` as a `Path`, `~` expanded; raises `CourseError` for what is none, such as ''"
     if not _is_path(path):
         raise CourseError(f'{what}={_brief(path)}: give the path of a file or folder')
     # an unset variable of the shell; `Path('')` would be the current folder
     if not os.fspath(path):
         raise CourseError(f"{what} is empty: give a path, or '.' for the current folder")
-    if '\0' in os.fspath(path): raise CourseError(f'{what}={_brief(path)}: a path has no null byte')
-    return Path(path)
+    why = _why_no_name(path)
+    if why: raise CourseError(f'{what}={_brief(os.fspath(path))}: not the name of a file ({why})')
+    return Path(os.path.expanduser(path))
 
 # %% ../nbs/api/00_core.ipynb #7be25c02
 _words = {int: 'a whole number', float: 'a number', bool: 'True or False', str: 'text',
@@ -317,6 +339,52 @@ def check_device(
                       "'cuda'")
 
 # %% ../nbs/api/00_core.ipynb #3d433498
+try: import fcntl
+except ImportError: fcntl = None   # Windows
+
+@contextmanager
+def _held(path):
+    "Lock a file inside the block; the system lets go of the lock of a process that is killed"
+    if fcntl is None: yield
+    else:
+        with open(path, 'rb') as f:
+            with suppress(OSError): fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+
+def _is_abandoned(path, age):
+    "Does no process write this temporary file any more, and none for `age` seconds?"
+    if fcntl is None: return time.time() - path.stat().st_mtime > max(age, 24*3600)
+    with open(path, 'rb') as f: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return time.time() - path.stat().st_mtime >= age
+
+def _temporary_name(path):
+    "How the name of a temporary file begins and ends; short, as names have at most 255 bytes"
+    return f'.{path.stem[:40]}-', f'{path.suffix[:10]}.tmp'
+
+def remove_abandoned(
+    path:str|Path, # A file that `atomic_write` has written, or would have
+    age:float=5. # Seconds since a temporary file was last changed, at least
+):
+    "Remove what a killed process has left behind of `path`, and say so in a warning"
+    path, removed = check_path(path), []
+    before, after = map(glob.escape, _temporary_name(path))
+    for old in path.parent.glob(f'{before}????????{after}'):
+        with suppress(OSError):   # a process holds it, or has just removed it
+            if not _is_abandoned(old, age): continue
+            old.unlink()
+            removed.append(old.name)
+    if removed: warnings.warn(f'{path.parent}: removed {shorten(removed)}, left behind by a '
+                              'process that was killed while it wrote')
+
+def remove_folder(
+    folder:str|Path # A temporary folder
+):
+    "Remove what a killed process has left behind, and say so in a warning"
+    folder = check_path(folder)
+    if not folder.is_dir(): return
+    shutil.rmtree(folder, ignore_errors=True)
+    warnings.warn(f'removed {folder}, left behind by a process that was killed while it wrote')
+
 @contextmanager
 def atomic_write(
     path:str|Path # Final path; missing parent folders are created
@@ -325,12 +393,13 @@ def atomic_write(
     path = check_path(path)
     if path.is_dir(): raise CourseError(f'{path} is a directory; name a file in it')
     path.parent.mkdir(parents=True, exist_ok=True)
-    prefix, suffix = f'.{path.stem[:40]}-', f'{path.suffix}.tmp'
+    remove_abandoned(path)
+    prefix, suffix = _temporary_name(path)
     fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=suffix)
     os.close(fd)
     tmp = Path(tmp)
     try:
-        yield tmp
+        with _held(tmp): yield tmp
         with open(tmp, 'rb+') as f: os.fsync(f.fileno())
         # mkstemp creates private files; set the permissions of an ordinary new file
         umask = os.umask(0)

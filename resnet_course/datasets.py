@@ -351,7 +351,7 @@ def data_home(
     root:str|Path=None # Folder of your own; None: fastai's data folder
 )->Path: # May not exist yet
     "Folder of the standard sets"
-    if root is not None: return Path(root).expanduser()
+    if root is not None: return check_path(root, 'root')
     try: return fastai_path('data')
     except OSError:   # the home folder is read-only
         return Path(os.getenv('FASTAI_HOME', '~/.fastai')).expanduser()/'data'
@@ -458,7 +458,7 @@ def open_image_set(
         if root is None: _check_not_both(name)
         folder, info = get_dataset(name, root), datasets[name]
         return info.read(folder, size, in_memory) if info.photos else _read_cached(name, folder)
-    path = check_path(name_or_path, 'data').expanduser()
+    path = check_path(name_or_path, 'data')
     if path.suffix.lower() == '.csv': return open_csv(check_file(path), size, in_memory, skip_bad)
     if path.is_dir() or is_path or len(path.parts) > 1:
         return open_folder(path, size, in_memory, skip_bad)

@@ -115,7 +115,7 @@ def _check_data()->Check: # ok if the embedded data set can be read
 # %% ../nbs/api/70_doctor.ipynb #74346d1f
 def _existing(path):
     "`path`, or the nearest folder above it that exists"
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     # a drive that doesn't exist is its own parent
     while not path.exists() and path != path.parent: path = path.parent
     return path

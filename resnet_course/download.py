@@ -6,7 +6,8 @@
 __all__ = ['checksum', 'verify_checksum', 'fetch', 'unpack']
 
 # %% ../nbs/api/08_download.ipynb #02e6fb4d
-import errno, hashlib, http.client, lzma, os, shutil, sys, tarfile, time, zipfile, zlib
+import errno, hashlib, http.client, lzma, os, posixpath, shutil, sys, tarfile, time, zipfile, zlib
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -15,7 +16,8 @@ from urllib.request import Request, urlopen
 from fastprogress.fastprogress import progress_bar
 from filelock import FileLock
 
-from .core import CourseError, can_show_bar, check_args, check_file, check_path
+from .core import (
+    CourseError, can_show_bar, check_args, check_file, check_path, remove_folder)
 
 # %% ../nbs/api/08_download.ipynb #101fb7d0
 @check_args
@@ -143,27 +145,40 @@ def fetch(
 # %% ../nbs/api/08_download.ipynb #293d6ce6
 def _inside(path):
     "Does a relative path stay inside its folder on every system?"
-    if not path or os.path.isabs(path) or path.startswith('\\') or ':' in path[:2]: return False
-    return not os.path.normpath(path).startswith('..')
+    path = path.replace('\\', '/')
+    if not path or path.startswith('/') or ':' in path[:2]: return False
+    return posixpath.normpath(path).split('/')[0] != '..'
+
+def _is_safe_name(name, is_folder):
+    "Does a member lie below the folder, by a path that does not climb?"
+    parts = name.replace('\\', '/').split('/')
+    return _inside(name) and '..' not in parts and (is_folder or set(parts) != {'.'})
 
 def _tar_member_is_safe(m):
     "Is `m` a file, folder or symbolic link that stays inside the folder?"
-    if not _inside(m.name): return False
+    if not _is_safe_name(m.name, m.isdir()): return False
     if m.issym(): return _inside(os.path.join(os.path.dirname(m.name), m.linkname))
     return m.isreg() or m.isdir()
 
-def _check_members(archive, unsafe):
-    "Raise `CourseError` if there are `unsafe` members"
-    if not unsafe: return
-    raise CourseError(f'{archive} is not safe to unpack: its member {unsafe[0]!r} leaves the '
-                      'folder or is not an ordinary file')
+def _check_members(archive, unsafe, files):
+    "Raise `CourseError` if there are `unsafe` members, or two `files` of one name"
+    if unsafe:
+        raise CourseError(f'{archive} is not safe to unpack: its member {unsafe[0]!r} leaves the '
+                          'folder or is not an ordinary file')
+    counts = Counter(os.path.normcase(os.path.normpath(name)) for name in files)
+    double = [name for name, n in counts.items() if n > 1]
+    if double:
+        raise CourseError(f'{archive} is not safe to unpack: it has two members {double[0]!r}, '
+                          'and one would replace the other')
 
 # %% ../nbs/api/08_download.ipynb #38ab6872
 def _unpack_zip(archive, folder):
     "Unpack a zip file into `folder` after checking all members"
     with zipfile.ZipFile(archive) as z:
         members = z.infolist()
-        _check_members(archive, [m.filename for m in members if not _inside(m.filename)])
+        names = [m.filename for m in members]
+        unsafe = [name for name in names if not _is_safe_name(name, name.endswith('/'))]
+        _check_members(archive, unsafe, [name for name in names if not name.endswith('/')])
         _check_space(folder, sum(m.file_size for m in members))
         z.extractall(folder)
 
@@ -173,7 +188,8 @@ def _unpack_tar(archive, folder):
     kwargs = dict(filter='data') if hasattr(tarfile, 'data_filter') else {}
     with tarfile.open(archive) as t:
         members = t.getmembers()
-        _check_members(archive, [m.name for m in members if not _tar_member_is_safe(m)])
+        unsafe = [m.name for m in members if not _tar_member_is_safe(m)]
+        _check_members(archive, unsafe, [m.name for m in members if not m.isdir()])
         _check_space(folder, sum(m.size for m in members))
         t.extractall(folder, **kwargs)
 
@@ -191,7 +207,7 @@ def unpack(
     archive, dest = check_file(archive), check_path(dest, 'dest')
     if dest.exists(): raise CourseError(f'{dest} already exists: remove it first')
     tmp = dest.with_name(f'.{dest.name}.unpacking')
-    shutil.rmtree(tmp, ignore_errors=True)
+    remove_folder(tmp)
     try:
         tmp.mkdir(parents=True)
         if zipfile.is_zipfile(archive): _unpack_zip(archive, tmp)

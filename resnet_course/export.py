@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from .core import CourseError, MissingFileError, atomic_write, check_args, parse_json
+from .core import (
+    CourseError, MissingFileError, atomic_write, check_args, check_path, parse_json)
 from .models import unwrap_model
 from .weight_files import check_meta
 from .summary import image_shape
@@ -135,7 +136,7 @@ def export_model(
     tol:float=1e-4 # Largest accepted difference between two scores
 )->Exported: # File, image size, differences
     "Write `model` to a file; raises `CourseError`, and keeps no file, if the scores differ"
-    path, start = Path(path).expanduser(), time.perf_counter()
+    path, start = check_path(path), time.perf_counter()
     if path.suffix not in ('.onnx', '.pt2'):
         raise CourseError(f'{path}: the file name must end in .onnx or .pt2')
     model = unwrap_model(model)

@@ -18,8 +18,8 @@ from fastcore.basics import patch
 from PIL import Image
 
 from .core import (
-    CourseError, MissingFileError, check_args, check_choice, html_table, progress,
-    shorten, write_json)
+    CourseError, MissingFileError, check_args, check_choice, check_path, html_table, progress,
+    remove_folder, shorten, write_json)
 from resnet_course.listing import (
     Listing, class_folders, count_text, format_of, list_folder, quiet_kinds, readable_formats,
     split_folders)
@@ -38,9 +38,12 @@ def _new_folder(
     if dest.exists():
         raise CourseError(f'{dest} already exists: remove it or choose another folder')
     tmp = dest.with_name(f'.{dest.name}.part')
-    shutil.rmtree(tmp, ignore_errors=True)
+    remove_folder(tmp)
+    try: tmp.mkdir(parents=True)
+    except OSError as e:
+        raise CourseError(f'{dest}: cannot create the folder ({e.strerror}); choose another '
+                          'one') from None
     try:
-        tmp.mkdir(parents=True)
         yield tmp
         tmp.rename(dest)
     finally: shutil.rmtree(tmp, ignore_errors=True)
@@ -75,7 +78,7 @@ def export_set(
     progress:bool=True # Show a progress bar?
 )->Path: # `dest`
     "Write a data set as folders of PNG files; raises `CourseError` for photos, or if `dest` exists"
-    dest, images = Path(dest).expanduser(), open_image_set(name, root=root)
+    dest, images = check_path(dest, 'dest'), open_image_set(name, root=root)
     if images.x is None or images.crop_size != images.load_size:
         raise CourseError(f'{name} is already a folder of photos')
     labels, splits = _folder_names(images.vocab), make_splits(images, valid_pct, seed)
@@ -119,7 +122,7 @@ def make_subset(
     copy:bool=False # Copy the files? Otherwise, the class folders are links
 )->Path: # `dest`
     "Make a data set of some of the classes in `source`; raises `CourseError` if that fails"
-    source, dest = Path(source).expanduser().resolve(), Path(dest).expanduser()
+    source, dest = check_path(source, 'source').resolve(), check_path(dest, 'dest')
     if not source.is_dir(): raise MissingFileError(f'no such folder: {source}')
     parts = {d.name: d for d in split_folders(source).values()} or {'.': source}
     first = next(iter(parts.values()))

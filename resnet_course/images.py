@@ -8,7 +8,7 @@ __all__ = ['imagenet_stats', 'white_of', 'open_image', 'array_image', 'read_imag
            'open_labeled', 'pixel_stats']
 
 # %% ../nbs/api/10_images.ipynb #6a39e1dd
-import io, json, math, os, stat, struct, time, warnings
+import io, json, os, stat, struct, time, warnings
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -309,7 +309,7 @@ def decode_all(
 @check_args
 def find_bad(
     files:Sequence, # Paths of images
-    seconds:float=60, # Time that reading all may take; if it would take longer, only 64 are read
+    seconds:float|None=60, # Time to read all in, or else only 64 are read; None: any time
     size:int=64 # Short side (px); small ones are decoded faster
 )->tuple: # Number of the file → `CourseError`, and whether all files were read
     "Find unreadable image files"
@@ -321,7 +321,7 @@ def find_bad(
     order = np.random.default_rng(0).permutation(len(files)).tolist()
     start = time.monotonic()
     for _ in _in_threads(read, order[:64]): pass
-    fits = (time.monotonic() - start)*len(files) <= 64*seconds
+    fits = seconds is None or (time.monotonic() - start)*len(files) <= 64*seconds
     if fits:
         for _ in _in_threads(read, order[64:], 'checking the images'): pass
     return errors, fits or len(files) <= 64
@@ -358,7 +358,7 @@ def _about_white(highs, white):
 def _check_files(o, skip_bad, in_memory):
     "Leave out unreadable files, or raise `CourseError` for them; decoding finds them, too"
     if in_memory and not skip_bad: return
-    bad, all_read = find_bad(o.files, math.inf if skip_bad else 60)
+    bad, all_read = find_bad(o.files, None if skip_bad else 60)
     if bad and not skip_bad: raise _unreadable(o.files, bad)
     if not all_read:
         o.notes.append('64 images were read as a test: to read all takes more than a minute')

@@ -20,7 +20,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from PIL import Image
 
-from .core import CourseError, MissingFileError, check_args, shorten
+from .core import CourseError, MissingFileError, check_args, check_path, shorten
 
 # %% ../nbs/api/05_listing.ipynb #605f6c55
 # Pillow's name of a format → endings of its files; nothing else is opened as an image
@@ -290,7 +290,7 @@ def list_folder(
     path:str|Path # Folder of class folders, or of split folders that contain them
 )->Listing: # Sorted by split, class and name
     "List the labeled images of a folder. Raises `CourseError` if it cannot be read"
-    path = Path(path).expanduser()
+    path = check_path(path)
     if not path.is_dir(): raise MissingFileError(f'no such folder: {path}')
     o, readable, parts = Listing(path), readable_formats(), split_folders(path)
     for split, folder in (parts or {None: path}).items(): _add_classes(o, folder, split, readable)

@@ -25,8 +25,9 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from torch import Tensor
 
-from .core import (
-    CourseError, check_args, check_choice, check_device, check_int, is_whole, plot_text)
+from resnet_course.core import (
+    CourseError, check_args, check_choice, check_device, check_int, check_path, is_whole,
+    plot_text)
 from .listing import count_text
 from .images import (
     ImageSet, as_channels, imagenet_stats, list_set, open_labeled, pixel_stats, plain_tensor)
@@ -475,7 +476,24 @@ def _facts_of(images, splits):
 def _lasting(name_or_path):
     "A set's name, or a path that is right in any current folder"
     if name_or_path in datasets: return name_or_path   # a `Path` is none of them
-    return os.path.abspath(Path(name_or_path).expanduser())
+    return os.path.abspath(check_path(name_or_path, 'data'))
+
+def _with_unreadable(images, path):
+    "The set with the files that were left out as unreadable, which change no split of the others"
+    lost = images.listing and images.listing.left_out.get('unreadable')
+    return list_set(path) if lost else images
+
+def _readable(images, whole, splits):
+    "The splits of `whole` as numbers of `images`. Raises `CourseError` if they lack a class"
+    if whole is images: return splits
+    number = {f: i for i, f in enumerate(images.files)}
+    found = [[number.get(whole.files[i]) for i in idxs] for idxs in splits]
+    splits = tuple(np.array([i for i in idxs if i is not None], int) for idxs in found)
+    lost = set(range(len(images.vocab))) - set(images.y[splits[0]].tolist())
+    if lost:
+        raise CourseError(f'{images.name}: no training images of {images.vocab[min(lost)]!r} are '
+                          'left without the unreadable ones: add images')
+    return splits
 
 # %% ../nbs/api/16_loaders.ipynb #2ffd41d5
 def _counts(images, splits):
@@ -561,6 +579,7 @@ def get_dls(
     _check_fold(fold)
     if size is not None: size = _as_size(size)
     if seed is None: seed = random.SystemRandom().randrange(2**32)
+    if root is not None: root = os.path.abspath(check_path(root, 'root'))
     cfg = _as_record(name_or_path=_lasting(name_or_path), bs=bs, size=size, valid_pct=valid_pct,
                      seed=seed, n_train=n_train, augment=augment, n_in=n_in, stats=stats,
                      in_memory=in_memory, num_workers=num_workers, root=root, balance=balance,
@@ -568,11 +587,13 @@ def get_dls(
     if skip_bad: cfg['skip_bad'] = True
     images = open_image_set(name_or_path, size, in_memory, root, skip_bad)
     if images.is_photos or resize != 'crop': cfg['resize'] = resize
-    splits, notes = grouped_splits(images, group, name_or_path, valid_pct=valid_pct, seed=seed,
+    whole = _with_unreadable(images, name_or_path)
+    splits, notes = grouped_splits(whole, group, name_or_path, valid_pct=valid_pct, seed=seed,
                                    n_train=n_train, fold=fold, n_valid=n_valid)
+    id, splits = split_id(whole, splits), _readable(images, whole, splits)
     dls = _make_dls(images, splits, bs, size, n_in, stats, augment, resize, seed, in_memory,
                     num_workers, device)
-    dls.set_facts(cfg=cfg, source=cfg['name_or_path'], notes=dls.notes + notes)
+    dls.set_facts(cfg=cfg, source=cfg['name_or_path'], notes=dls.notes + notes, split_id=id)
     if balance: _balance(dls)
     if fold: dls.unused = len(images.splits.get('test', ()))
     return dls

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 from .core import (
-    CourseError, MissingFileError, atomic_write, check_args, check_int, memory_advice)
+    CourseError, MissingFileError, atomic_write, check_args, check_int, check_path, memory_advice)
 from .listing import LeftOutWarning, list_images
 from .images import plain_tensor
 from .augment import ResizeTo, height_width
@@ -172,7 +172,7 @@ def find_images(
 )->list: # Paths: those in a folder sorted, in the order of `paths`
     "List the image files in `paths`, and warn of others. Raises `MissingFileError`"
     files = []
-    for p in map(Path, paths):
+    for p in (check_path(o, 'image') for o in paths):
         if not p.exists(): raise MissingFileError(f'{p}: no such file or folder; check the path')
         files += _images_in(p) if p.is_dir() else [p]
     return files

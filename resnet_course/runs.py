@@ -26,6 +26,7 @@ from .augment import ResizeTo
 from .datasets import datasets
 from .loaders import get_dls, get_test_dls, holds_out_the_same, split_dl
 from .models import create_model
+from .weight_files import shipped_weights
 from .saving import load_model, save_weights
 from .distributed import broadcast_object, connect
 from .callbacks import check_logger, end_log, log_callback
@@ -34,7 +35,7 @@ from .learner import course_learner
 from .recipes import change_recipe, check_recipe, fit_recipe, get_recipe, tunable
 from .lr_find import LRCurve, find_lr
 from .evaluate import Comparison, compare, evaluate, tta
-from .finetune import change_plan, finetune_learner, get_plan, run_stages
+from .finetune import change_plan, finetune_learner, get_plan, plans, run_stages
 
 # %% ../nbs/api/51_runs.ipynb #79afed15
 @check_args
@@ -453,17 +454,23 @@ def finetune_run(
     **extra               # More for `run.json`
 )->tuple: # The record, the `StageResults` and the test report of the best stage
     "Fine-tune by a plan, test, and keep the record in a folder of its own. Raises `CourseError`"
-    settings = dict(data=str(data), weights=str(weights), arch=arch, variant=variant, bs=bs,
+    data, weights = _lasting(data, datasets), _lasting(weights, ('torchvision', *shipped_weights()))
+    settings = dict(data=data, weights=weights, arch=arch, variant=variant, bs=bs,
                     size=size, resize=resize, num_workers=num_workers, n_train=n_train,
                     precision=precision, seed=seed, balance=balance, group=group, skip_bad=skip_bad,
                     n_valid=_few_valid(n_train))
-    asked = (str(plan), epochs, lr, settings, dict(changes=changes or {}, log=log))
+    asked = (_lasting(plan, plans), epochs, lr, settings, dict(changes=changes or {}, log=log))
     learn, stages, log = _finetuning(asked, resume, out)
     if setup: setup(learn)
     results = run_stages(learn, stages, learn.path/'stages', log=log)
     return _finish_finetuning(learn, results, extra)
 
 # %% ../nbs/api/51_runs.ipynb #d4b901f8
+def _lasting(name, known):
+    "One of the names that are known, or a path that is right in any current folder"
+    is_name = name in known or not os.path.exists(name)
+    return name if isinstance(name, str) and is_name else os.path.abspath(name)
+
 def _finetuning(asked, resume, out):
     "A new or an interrupted run: its learner, its stages, and where it logs"
     if num_distrib() > 1:
@@ -590,7 +597,8 @@ def stage_means(
 def run_learner(
     run:str|Path, # A run's folder; or a file that `save_weights` wrote, with `data` given
     data:str|Path|None=None, # A set, or a folder of other images, all of them; None: the run's
-    bs:int|None=None  # Images per batch; None: as in training, or 64 for a file
+    bs:int|None=None, # Images per batch; None: as in training, or 64 for a file
+    skip_bad:bool=False # Leave out files that cannot be read? They are counted
 )->tuple: # The learner, and the run's record (empty for a file)
     "Load the network of a finished run, with its images. Raises `CourseError`"
     is_file = Path(run).suffix == '.safetensors'
@@ -603,6 +611,7 @@ def run_learner(
     own = dict(rec.get('data') or {}, size=model.meta.get('size'), n_in=model.cfg['n_in'])
     own['stats'] = model.meta.get('stats') or own.get('stats')
     if bs: own['bs'] = bs
+    if skip_bad: own['skip_bad'] = True
     unknown = set(own) - set(inspect.signature(get_dls).parameters)
     if unknown:
         raise CourseError(f'{run}: this version does not know the settings of its data '
@@ -623,11 +632,20 @@ def _other_dls(data, own, rec, vocab):
     "Loaders of all images of a folder; of a set, or of the run's own images, split as in training"
     was = (rec.get('data') or {}).get('name_or_path') or ''
     id = rec.get('split_id')
-    is_own = not vocab or data in datasets or os.path.realpath(was) == os.path.realpath(data)
+    is_own = not vocab or data in datasets or _is_same_place(was, data)
     if is_own or id and holds_out_the_same(data, own, id):
-        return get_dls(**dict(own, name_or_path=data))
+        dls = get_dls(**dict(own, name_or_path=data))
+        if _is_same_place(was, data) and id not in (None, dls.split_id):
+            warnings.warn(f'{data}: its images have changed since training: the network may have '
+                          'been trained on some of those that it is tested on now')
+        return dls
     kept = ('bs', 'size', 'resize', 'n_in', 'stats', 'in_memory', 'num_workers', 'skip_bad')
     return get_test_dls(data, vocab, **{k: own[k] for k in kept if own.get(k) is not None})
+
+def _is_same_place(a, b):
+    "Do two paths lead to the same place? A record may hold a name that no file can have"
+    try: return os.path.realpath(a) == os.path.realpath(b)
+    except ValueError: return False
 
 # %% ../nbs/api/51_runs.ipynb #8b86b80f
 def _check_same_network(rec, model, run):
@@ -644,7 +662,8 @@ def _check_images(run, rec, dls):
     now = {split: len(dl.dataset) for split, dl in splits if dl}
     then = rec.get('images', now)
     same = dls.split_id == (rec.get('split_id') or dls.split_id)
-    if then == now and same: return
+    left_out = bool(rec.get('split_id') and (dls.cfg or {}).get('skip_bad'))
+    if same and (then == now or left_out): return
     how = 'other files or labels' if then == now else f'{then} then and {now} now'
     raise CourseError(f'{run}: its images have changed ({how}), so others may be held out for the '
                       'test: name the set with data=')
@@ -657,10 +676,11 @@ def evaluate_run(
     split:str='test',    # 'train', 'valid' or 'test'
     views:str|None=None, # Also average over several views: 'flip' or 'ten_crop'; None: do not
     bs:int|None=None,    # Images per batch, which changes no result; None: as in training
-    setup:callable=None  # Called with the learner before it is evaluated
+    setup:callable=None, # Called with the learner before it is evaluated
+    skip_bad:bool=False  # Leave out files that cannot be read? They are counted
 )->tuple: # The report, and the report over several views, or None
     "Evaluate a finished run. Raises `CourseError`"
-    learn, _ = run_learner(run, data, bs)
+    learn, _ = run_learner(run, data, bs, skip_bad)
     if setup: setup(learn)
     report = evaluate(learn, split, name='one view')
     return report, tta(learn, split, views, name=views) if views else None

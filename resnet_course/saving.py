@@ -220,7 +220,7 @@ def save_weights(
 
     With `layout`, write what another library loads, with a model card beside it."""
     check_type(model, nn.Module, 'model', 'a network')
-    path = check_path(path).expanduser()
+    path = check_path(path)
     if not path.suffix and layout is None: path = path.with_suffix('.safetensors')
     if path.suffix not in ('.safetensors', ''):
         raise CourseError(f'{path}: weights are saved as .safetensors, not {path.suffix}')

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold, StratifiedKFold
 
-from .core import CourseError, check_args, check_int, check_number
+from .core import CourseError, check_args, check_int, check_number, check_path
 from .tables import csv_column
 from .copies import fingerprint, first_copies
 from .images import ImageSet, as_channels, open_image
@@ -97,7 +97,7 @@ def _groups_by(images, group, root):
     if str(group).startswith('<function'):
         raise CourseError(f'the images were grouped by {group}, which a record cannot hold: '
                           'create the loaders with `get_dls` again')
-    path = Path(root).expanduser()
+    path = check_path(root, 'root')
     column = None
     if path.suffix.lower() == '.csv': column = csv_column(path, group, images.files)
     return _groups_by_pattern(images.files, group, root) if column is None else column
@@ -107,7 +107,7 @@ def _groups_by_pattern(files, group, root):
     try: pattern = re.compile(group)
     except re.error as e:
         raise CourseError(f'group={group!r} is neither a column nor a pattern ({e})') from None
-    base = Path(root).expanduser()
+    base = check_path(root, 'root')
     if base.suffix.lower() == '.csv': base = base.parent
     names = [Path(os.path.relpath(f, base)).as_posix() for f in files]
     found = [pattern.search(name) for name in names]

@@ -9,7 +9,7 @@ __all__ = ['list_csv', 'csv_column']
 import csv, io, os, re
 from pathlib import Path
 
-from .core import CourseError, MissingFileError, check_args, shorten
+from .core import CourseError, MissingFileError, check_args, check_path, shorten
 from .listing import Listing, readable_formats, split_of, why_not_image
 
 # %% ../nbs/api/06_tables.ipynb #3dcbd896
@@ -204,7 +204,7 @@ def list_csv(
     path:str|Path # CSV file with columns of paths, labels and optionally splits
 )->Listing: # In the order of the file
     "List the labeled images in a table; raises `CourseError` for invalid rows"
-    path = Path(path).expanduser()
+    path = check_path(path)
     if not path.is_file(): raise MissingFileError(f'no such file: {path}')
     header, rows = _table(path)
     file, label, split = _columns(path, header, rows)
@@ -223,7 +223,7 @@ def csv_column(
     files:list     # Files that the table lists
 )->list|None: # A value for each of `files`; None if there is no such column
     "Read a column of a table of images; raises `CourseError` if it is empty for one of `files`"
-    path = Path(path).expanduser()
+    path = check_path(path)
     header, rows = _table(path)
     if column not in header: return None
     file, at = _columns(path, header, rows)[0], header.index(column)

@@ -238,7 +238,7 @@ def _read_index(path):
     for name in dict.fromkeys(shards.values()):
         if Path(name).name != name:
             raise CourseError(f'{path}: names a file in another folder ({name!r})')
-        if not (path.parent/name).exists():
+        if not check_path(path.parent/name, 'a part').exists():
             raise MissingFileError(f'{path.parent/name}: no such file; it is one of the '
                                    f'{len(set(shards.values()))} parts that {path.name} names')
         sd |= read_weights(path.parent/name)[0]
@@ -286,7 +286,7 @@ def check_meta(
 # %% ../nbs/api/25_weight_files.ipynb #a05a8bd1
 def _contents_of(path):
     "What a file holds: any object without code of its own; and metadata of `save_weights`"
-    path = shipped_weights().get(str(path)) or check_path(path, 'weights').expanduser()
+    path = shipped_weights().get(str(path)) or check_path(path, 'weights')
     start = _first_bytes(path)
     if path.name.endswith('.index.json'): return _read_index(path), {}
     _check_start(path, start)

@@ -13,7 +13,8 @@ from helpers import (
     noise_learner, photo_learner, photos, quiet, wait_for)
 from torch import nn
 
-from resnet_course.core import CourseError
+from resnet_course.core import CourseError, atomic_write, write_json
+from resnet_course.listing import is_hidden
 from resnet_course.loaders import get_dls
 from resnet_course.callbacks import EMA
 from resnet_course.checkpoint import Interrupted, read_checkpoint, resumable
@@ -78,6 +79,23 @@ def test_ctrl_c_in_another_process(tmp_path):
     assert exit_status(pid, 60) is not None
     assert (tmp_path/'run'/'checkpoint.pt').exists()
     assert not list((tmp_path/'run').glob('.*'))
+
+@needs_fork
+def test_what_a_killed_process_leaves_behind(tmp_path):
+    "It is hidden, and removed by the next write of the same file, which says so"
+    def write_and_die():
+        with atomic_write(tmp_path/'x.json') as tmp:
+            tmp.write_text('half')
+            os.kill(os.getpid(), signal.SIGKILL)
+    pid = fork(write_and_die)
+    assert exit_status(pid, 60) == -signal.SIGKILL
+    [left] = tmp_path.iterdir()
+    assert is_hidden(left.name)
+    os.utime(left, (0, 0))
+    with pytest.warns(UserWarning, match=f'removed {left.name}, left behind'):
+        write_json(1, tmp_path/'x.json')
+    assert [p.name for p in tmp_path.iterdir()] == ['x.json']
+
 
 @needs_fork
 def test_two_runs_in_one_folder(tmp_path):

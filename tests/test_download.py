@@ -1,5 +1,6 @@
 "Downloads that fail, one by one, against a local server, and archives that cannot be unpacked"
-import errno, gzip, hashlib, os, re, shutil, signal, subprocess, sys, threading, time, zipfile
+import errno, gzip, hashlib, io, os, re, shutil, signal, subprocess, sys, tarfile, threading, time
+import warnings, zipfile
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,6 +29,46 @@ def _(folder): unpack(write(folder/'x.zip', 'no'), folder/'out')
 
 @pytest.mark.parametrize('fault', faults, ids=lambda fault: fault.title)
 def test_input_gets_an_error(fault, tmp_path): fault.check(tmp_path)
+
+members = ['..', '.', './.', '', '/', '/x', '//x', 'a/../x', 'a/..', '../x', 'C:/x', 'C:x', 'c:\\x',
+           '\\x', '\\\\host\\x', 'a\\..\\x', '..\\x', 'x'*300, 'a/' + 'x'*300]
+
+@pytest.mark.parametrize('kind', ['zip', 'tar'])
+@pytest.mark.parametrize('name', members, ids=[ascii(m)[:20] for m in members])
+def test_members_with_names_that_are_refused(name, kind, tmp_path):
+    archive = write_archive(tmp_path/f'x.{kind}', ['first', name])
+    with pytest.raises(CourseError) as e: unpack(archive, tmp_path/'out')
+    assert '\n' not in str(e.value) and archive.name in str(e.value)
+    assert [p.name for p in tmp_path.iterdir()] == [archive.name]
+
+@pytest.mark.parametrize('kind', ['zip', 'tar'])
+@pytest.mark.parametrize('names', [['x', 'x'], ['x', './x'], ['a/x', 'b', 'a//x']], ids='-'.join)
+def test_two_members_of_one_name(names, kind, tmp_path):
+    archive = write_archive(tmp_path/f'x.{kind}', names)
+    with pytest.raises(CourseError, match='two members'): unpack(archive, tmp_path/'out')
+    assert [p.name for p in tmp_path.iterdir()] == [archive.name]
+
+@pytest.mark.parametrize('kind', ['zip', 'tar'])
+def test_odd_names_that_are_taken(kind, tmp_path):
+    names = ['./a/x', 'a/..x', 'a/...', '..b', 'x'*255, 'é 猫']
+    out = unpack(write_archive(tmp_path/f'x.{kind}', ['./', 'a/', 'a/', *names]), tmp_path/'out')
+    assert sum(p.is_file() for p in out.rglob('*')) == len(names)
+
+def write_archive(path, names):
+    "An archive with small members of these names; those that end with a slash are folders"
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')   # two of one name
+        if path.suffix == '.zip':
+            with zipfile.ZipFile(path, 'w') as z:
+                for name in names: z.writestr(zipfile.ZipInfo(name), 'x'*(name[-1:] != '/'))
+            return path
+        with tarfile.open(path, 'w') as t:
+            for name in names:
+                m = tarfile.TarInfo(name)
+                if name[-1:] == '/' and len(name) > 1: m.type = tarfile.DIRTYPE
+                else: m.size = 1
+                t.addfile(m, io.BytesIO(b'x'))
+    return path
 
 BODY = os.urandom(300_000)
 SUM = hashlib.sha256(BODY).hexdigest()

@@ -8,6 +8,9 @@ from helpers import digits_learner, photo_learner, quiet
 
 from resnet_course.core import CourseError
 from resnet_course.finetune import Stage, finetune_learner, get_plan, load_plan, run_stages
+from resnet_course.models import create_model
+from resnet_course.runs import evaluate_run, finetune_run
+from resnet_course.saving import save_weights
 
 root = Path(__file__).resolve().parent.parent
 
@@ -103,6 +106,27 @@ def test_killed_plan_is_resumed(tmp_path):
     assert all(again[k] == done[k] for k in done) and len(again) == 3
     a, b = (torch.load(tmp_path/f'{name}.pt', weights_only=True) for name in ('whole', 'cut'))
     assert all(torch.equal(a[k], b[k]) for k in a)
+
+def test_resumed_from_another_folder(tmp_path, photo_folder, monkeypatch):
+    "Images, weights and plan that were given by relative paths"
+    def stop(learn): raise KeyboardInterrupt
+    (tmp_path/'here').mkdir()
+    photo_folder.rename(tmp_path/'here'/'photos')
+    (tmp_path/'here'/'plan.yaml').write_text('- {name: one, freeze_to: -1, epochs: 1, lr: .1}')
+    save_weights(create_model('resnet8'), tmp_path/'here'/'w.safetensors')
+    monkeypatch.chdir(tmp_path/'here')
+    with pytest.raises(KeyboardInterrupt):
+        finetune_run('photos', 'w.safetensors', 'plan.yaml', bs=8, size=32, setup=stop)
+    (tmp_path/'there').mkdir()
+    monkeypatch.chdir(tmp_path/'there')
+    [run] = (tmp_path/'here'/'runs').iterdir()
+    rec, _, report = finetune_run(resume=run, setup=quiet)
+    monkeypatch.chdir(tmp_path)
+    assert evaluate_run(rec['path'])[0].top1 == report.top1
+    # names stay names, also where a file or folder is called like that
+    for name in ('digits', 'head'): Path(name).mkdir()
+    with pytest.raises(CourseError, match='a folder digits here'):
+        finetune_run('digits', 'resnet20-fashion_mnist', 'head')
 
 # What is refused, and what is not
 

@@ -3,7 +3,7 @@
     pytest tests/test_fuzz.py                             a fixed sample, as in CI
     HYPOTHESIS_PROFILE=long pytest tests/test_fuzz.py     new inputs each time, many of them
 """
-import json, os, tempfile, warnings
+import csv, json, os, tempfile, warnings
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -21,6 +21,7 @@ from resnet_course.predict import predict_images
 from resnet_course.finetune import load_plan
 from resnet_course.runs import list_runs, load_run, new_run_dir, runs_table, train_run
 from resnet_course.report import html_report
+from resnet_course.tables import list_csv
 
 is_long = os.environ.get('HYPOTHESIS_PROFILE') == 'long'
 fuzz = settings(max_examples=5000 if is_long else 25, derandomize=not is_long, deadline=None,
@@ -233,6 +234,64 @@ def test_command_lines(args): check_line(args)
 
 # Folders and CSV files
 
+heads = [['path', 'label'], ['path', 'label', 'split'], ['image', 'class', 'is_valid'], ['x', 'y'],
+         ['path', 'a', 'b'], None]
+cells = names | st.sampled_from(['', ' ', '0', '1', '0.0', '01', '0.5', 'nan', 'train', 'valid',
+                                 'True', 'a', 'b', ' a', '"', '"a', "a/0.png", '../x.csv', 'a', '/',
+                                 'x'*300, 'a\\1.png', './a/0.png', '.', 'path', 'label', '=1+1'])
+
+@st.composite
+def tables(draw):
+    "A table of images, right or nearly so: its rows, its separator, its encoding, its line ends"
+    head = draw(st.sampled_from(heads))
+    last = dict(split=['train', 'valid', 'test'], is_valid=['1', '0', '1']).get((head or 'x')[-1])
+    rows = []
+    for c in 'ab':
+        for i in range(3):
+            more = [last[i]] if last else [str(int(c == 'b'))] if head and 'b' in head else []
+            label = str(int(c == 'a')) if head and 'b' in head else c
+            rows.append([f'{c}/{i}.png', label, *more])
+    rows = [head, *rows] if head else rows
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(rows) - 1))
+        what = draw(st.sampled_from(['change', 'remove', 'add', 'double', 'drop']))
+        if what == 'double': rows.insert(at, list(rows[draw(st.integers(0, len(rows) - 1))]))
+        elif what == 'drop' and len(rows) > 1: del rows[at]
+        elif what == 'add': rows[at] = [*rows[at], draw(cells)]
+        elif rows[at]:
+            col = draw(st.integers(0, len(rows[at]) - 1))
+            row = list(rows[at])
+            row[col:col + 1] = [draw(cells)] if what == 'change' else []
+            rows[at] = row
+    encoding = draw(st.sampled_from(['utf-8', 'utf-8-sig', 'utf-16', 'latin-1']))
+    return rows, draw(st.sampled_from(',;\t|')), encoding, draw(st.sampled_from(['\n', '\r\n']))
+
+def check_table(table, folder):
+    "Every row is taken, with the label that it names, or the reason is given in one line"
+    rows, sep, encoding, end = table
+    for c in 'ab':
+        (folder/c).mkdir()
+        for i in range(3): noise((8, 8)).save(folder/f'{c}/{i}.png')
+    if encoding == 'latin-1':
+        rows = [[c.encode(encoding, 'replace').decode(encoding) for c in row] for row in rows]
+    out = StringIO()
+    csv.writer(out, delimiter=sep, lineterminator=end).writerows(rows)
+    path = folder/'x.csv'
+    path.write_bytes(out.getvalue().encode(encoding, errors='surrogatepass'))
+    found = answer(list_csv, path)
+    if found is None: return False
+    rows = [[c.strip() for c in row] for row in rows]
+    rows = [row for row in rows if any(row)]
+    assert len(found.files) in (len(rows), len(rows) - 1)
+    head, own = rows[0], rows[-len(found.files):]
+    for row, f, label, split in zip(own, found.files, found.labels, found.splits):
+        assert any((folder/c.replace('\\', '/')).resolve() == f.resolve() for c in row if c), row
+        named = [head[i] for i, c in enumerate(row) if c and i < len(head)]
+        assert label in row or f'{label}.0' in row or label in named, (label, row)
+        assert split is None or len(row) > 2
+    assert len({f.resolve() for f in found.files}) == len(found.files)
+    return True
+
 def check_folder(names):
     "Class folders with these names are all taken, or the reason is given"
     with tempfile.TemporaryDirectory() as tmp:
@@ -251,7 +310,6 @@ class TestFolders:
     @settings(fuzz, max_examples=500 if is_long else 8)
     def test_class_names(self, names): check_folder(names)
 
-    # a path of more than 255 bytes is not yet refused in one line
     @given(st.lists(st.lists(st.text(chars, max_size=30), min_size=1, max_size=3), min_size=1,
                     max_size=6), st.sampled_from(',;\t'))
     @fuzz
@@ -260,3 +318,8 @@ class TestFolders:
             path = Path(tmp)/'x.csv'
             path.write_bytes('\n'.join(comma.join(r) for r in rows).encode(errors='surrogatepass'))
             assert answer(lambda: get_dls(path)) is None
+
+    @given(tables())
+    @fuzz
+    def test_changed_tables(self, table):
+        with tempfile.TemporaryDirectory() as tmp: check_table(table, Path(tmp))

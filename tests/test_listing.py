@@ -1,14 +1,19 @@
 "Which files of a folder or a table are taken, which are not, and that it is said"
-import shutil, warnings
+import io, shutil, sys, warnings
+from types import SimpleNamespace
 
 import pytest
+import torch
 from helpers import noise, photos
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
+from resnet_course import listing
 from resnet_course.core import CourseError
 from resnet_course.folders import check_folder
+from resnet_course.images import open_image, read_image
 from resnet_course.listing import LeftOutWarning, list_folder, split_of
 from resnet_course.loaders import get_dls
+from resnet_course.predict import find_images
 from resnet_course.tables import list_csv
 
 def load(path, **kwargs):
@@ -50,6 +55,59 @@ def test_runs_are_no_class(photo_folder):
 def test_what_can_be_read_is_taken(photo_folder, ending, format):
     for c in 'ab': noise((40, 30)).save(photo_folder/c/f'x.{ending}'.rstrip('.'), format)
     assert n_images(load(photo_folder)[0]) == 26
+
+class FakeHeif(PngImagePlugin.PngImageFile):
+    "A reader of HEIC files that hold a PNG file after the first 12 bytes"
+    format = 'HEIF'
+    def _open(self):
+        assert self.fp.read(12)[4:] == b'ftypheic'
+        self.fp = io.BytesIO(self.fp.read())
+        super()._open()
+
+def heic(path, im):
+    "Write a file that `FakeHeif` reads"
+    im.save(path, 'PNG')
+    path.write_bytes(b'\0\0\0\x0cftypheic' + path.read_bytes())
+
+@pytest.fixture(params=['none', 'fake'])
+def reader(request, monkeypatch):
+    "Pillow without a reader for HEIC, and with one of another package"
+    def register(): Image.register_open('HEIF', FakeHeif, lambda head: head[4:12] == b'ftypheic')
+    package = SimpleNamespace(register_heif_opener=register) if request.param == 'fake' else None
+    monkeypatch.setitem(sys.modules, 'pillow_heif', package)   # None: it cannot be imported
+    monkeypatch.setattr(Image, 'OPEN', {k: v for k, v in Image.OPEN.items() if k != 'HEIF'})
+    monkeypatch.setattr(Image, 'ID', [name for name in Image.ID if name != 'HEIF'])
+    listing._load_readers.cache_clear()
+    yield request.param
+    listing._load_readers.cache_clear()
+
+def test_heic(reader, photo_folder):
+    "Taken where there is a reader, by name or by content; otherwise counted, and it is said why"
+    for name in ('x.heic', 'X.HEIF', 'without an ending'): heic(photo_folder/'a'/name, noise())
+    dls, said = load(photo_folder)
+    if reader == 'none':
+        assert n_images(dls) == 24 and '1 HEIC without a reader' in dls.describe()
+        assert '1 HEIF without a reader' in dls.describe() and len(said) == 1
+        assert '1 HEIC or AVIF without a reader' in dls.describe()
+        with pytest.raises(CourseError, match='cannot read'): open_image(photo_folder/'a/x.heic')
+        return
+    assert n_images(dls) == 27 and not said
+    assert open_image(photo_folder/'a/x.heic').tobytes() == noise().tobytes()
+    assert '/x.heic' in ''.join(map(str, find_images([photo_folder])))
+
+def test_heic_of_pillow_heif(photo_folder):
+    "The package that reads the photos of phones"
+    pytest.importorskip('pillow_heif', reason='pillow-heif is not installed').register_heif_opener()
+    blue = Image.new('RGB', (64, 48), (10, 60, 200))
+    for name in ('x.heic', 'y.HEIF', 'z.hif'): blue.save(photo_folder/'a'/name, 'HEIF')
+    blue.save(photo_folder/'b'/'none', 'HEIF')
+    dls, said = load(photo_folder)
+    assert n_images(dls) == 28 and not said
+    x = read_image(photo_folder/'a'/'x.heic', 16).float()
+    assert (x.mean((1, 2)) - torch.tensor([10., 60., 200.])).abs().max() < 3
+    data = (photo_folder/'a'/'x.heic').read_bytes()
+    (photo_folder/'a'/'x.heic').write_bytes(data[:len(data)//2])
+    with pytest.raises(CourseError, match='1 of 28 images are unreadable'): load(photo_folder)
 
 @pytest.mark.parametrize('name, why', [('x.dng', 'DNG without a reader'), ('x.svg', 'SVG'),
                                        ('x.jxl', 'JXL without a reader')])
@@ -147,9 +205,16 @@ def test_is_valid(photo_folder, yes, no):
     ('path,a,b\na/0.png,1,1\nb/0.png,0,1\n', 'line 2 has 2 classes'),
     ('path,label\na/0.png,a\nb/0.png,b,c\n', 'line 3 has 3 cells'),
     ('path,label\na/0.png,"a\nx"\nb/0.png,\n', 'line 4'),
+    ('path,label\na/0.png,a\n' + 'x'*300 + ',b\n', 'line 3'),
+    ('path,label\na/0.png,a\n' + 'x/'*3000 + ',b\n', 'line 3'),
+    ('path,label\na/0.png,a\na\udcff,b\n', 'not a CSV file in UTF-8'),
+    ('path,label\na/0.png,a\na\0b,b\n', 'zero bytes'),
+    ('path,label\na/0.png,1\nb/0.png,' + '9'*9999 + '.5\n', 'line 3'),
     ('path,x,y\na/0.png,a,c\nb/0.png,b,d\n', 'Call it label')], ids=lambda o: repr(o[:30]))
 def test_tables_that_are_refused(photo_folder, text, says):
-    with pytest.raises(CourseError, match=says): list_csv(table(photo_folder, text))
+    path = table(photo_folder, text.encode(errors='surrogateescape').decode('latin-1'), 'latin-1')
+    with pytest.raises(CourseError, match=says) as e: list_csv(path)
+    assert len(str(e.value)) < 1001
 
 # Copies
 

@@ -3,7 +3,7 @@ import inspect, json, os, shutil, socket
 
 import pytest
 from browser import open_browser, watched
-from helpers import quiet, run_command
+from helpers import photos, quiet, run_command
 
 from resnet_course import report
 from resnet_course.checkpoint import read_checkpoint
@@ -14,6 +14,7 @@ from resnet_course.report import html_report
 from resnet_course.runs import (
     list_runs, load_run, newest_model, run_learner, runs_table, train_run)
 from resnet_course.saving import load_model
+from resnet_course.weight_files import read_weights
 
 script = '<script>document.title = "owned"</script><img src=x onerror="document.title = 1">'
 clear_screen = '\x1b[2J\x1b]0;owned\x07'
@@ -139,6 +140,38 @@ def test_empty_argument(args, capfd, tmp_path, monkeypatch):
     err = capfd.readouterr().err
     assert err.startswith('error: ') and 'is empty' in err and err.count('\n') == 1
     assert not list(tmp_path.iterdir())
+
+# Names that no file can have
+
+@pytest.mark.parametrize('name', ['x'*300, 'no/such/' + 'x'*300, 'a\ud800b'], ids=ascii)
+def test_impossible_names(name, good, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = good['path']
+    for args in (['train', '--data', name], ['train', '--weights', f'{name}.pth'],
+                 ['finetune', '--weights', f'{name}.pth'], ['finetune', '--data', f'{name}.csv'],
+                 ['evaluate', run, '--data', name], ['compare', run, run, '--data', name],
+                 ['report', run, '--data', name], ['predict', run, name, '--model', run],
+                 ['data', 'export', f'{name}.csv', 'new'], ['lr-find', '--data', f'{name}.csv']):
+        assert run_command(*args) in (1, 2)
+        err = capfd.readouterr().err
+        assert 'Traceback' not in err and len(err) < 1100, err
+    assert not list(tmp_path.iterdir())
+
+def test_a_record_with_an_impossible_name(good, change, tmp_path):
+    "What a foreign record says about its images can be anything"
+    photos(tmp_path/'photos', 2, classes='0123456789')
+    for name in ('x'*300, 'a\0b', 'a\ud800b'):
+        folder = change(data=dict(name_or_path=name))
+        shutil.copy(good['path'] + '/model.safetensors', folder)
+        one_line(lambda: run_learner(folder), 'not the name of a file')
+        learn, _ = run_learner(folder, tmp_path/'photos')
+        assert len(learn.dls.loaders[2].dataset) == 20
+
+def test_parts_with_impossible_names(tmp_path):
+    for name in ('x'*300, 'a\0b', 'a\ud800b'):
+        index = tmp_path/'model.safetensors.index.json'
+        index.write_text(json.dumps(dict(weight_map={'fc.weight': name})))
+        one_line(lambda: read_weights(index), 'not the name of a file')
 
 # Files that are none
 

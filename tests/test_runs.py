@@ -1,9 +1,10 @@
 "A finished run is evaluated on its own images, prepared as in training, or not at all"
 import pytest
-from helpers import noise_learner, photos, quiet, run_command
+from helpers import noise, noise_learner, photos, quiet, run_command
 
 from resnet_course.core import CourseError
 from resnet_course.augment import HorizontalFlip
+from resnet_course.loaders import get_dls
 from resnet_course.saving import load_model
 from resnet_course.recipes import fit_recipe
 from resnet_course.evaluate import evaluate
@@ -26,7 +27,56 @@ def test_folder_with_more_images(photo_run, photo_folder):
     run_learner(photo_run)
     photos(photo_folder, 6, start=50)
     with pytest.raises(CourseError, match='its images have changed'): run_learner(photo_run)
-    run_learner(photo_run, photo_folder)
+    with pytest.warns(UserWarning, match='have changed since training'):
+        run_learner(photo_run, photo_folder)
+
+@pytest.fixture
+def broken(photo_run, photo_folder):
+    "One of the run's test images, which has become unreadable"
+    dls = run_learner(photo_run)[0].dls
+    n = len(dls.test_ds)
+    path = dls.files[dls.test_ds.items[0]]
+    path.write_bytes(b'no image')
+    return path, n
+
+def test_skip_bad(photo_run, photo_folder, broken, capfd, tmp_path):
+    "The others are tested, whether they are named with --data or not, and split as before"
+    path, n = broken
+    for data in ([], ['--data', photo_folder]):
+        assert run_command('evaluate', photo_run, *data) == 1
+        err = capfd.readouterr().err
+        assert path.name in err and '--skip-bad' in err and err.count('\n') == 1
+        assert run_command('evaluate', photo_run, *data, '--skip-bad') == 0
+        out, err = capfd.readouterr()
+        assert f'{n - 1} test images' in out and '1 file left out: 1 unreadable' in out, out
+        assert 'have changed' not in err
+    others = photos(tmp_path/'others', 5, start=90)
+    (others/'a'/'x.png').write_bytes(b'no image')
+    assert run_command('evaluate', photo_run, '--data', others) == 1
+    assert 'a/x.png' in capfd.readouterr().err
+    assert run_command('evaluate', photo_run, '--data', others, '--skip-bad') == 0
+    out = capfd.readouterr().out
+    assert 'of 10 images' in out and '1 unreadable' in out
+
+def test_unreadable_files_change_no_split(photo_run, photo_folder, broken):
+    path, n = broken
+    learn, _ = run_learner(photo_run, skip_bad=True)
+    now = [{learn.dls.files[i].name for i in dl.dataset.items} for dl in learn.dls.loaders]
+    path.unlink()
+    noise().save(path)
+    learn, _ = run_learner(photo_run)
+    then = [{learn.dls.files[i].name for i in dl.dataset.items} for dl in learn.dls.loaders]
+    assert now[:2] == then[:2] and then[2] - now[2] <= {path.name}
+
+def test_a_class_whose_images_are_all_unreadable(photo_folder):
+    for f in (photo_folder/'a').iterdir(): f.write_bytes(b'no image')
+    with pytest.raises(CourseError, match="no training images of 'a' are left"):
+        get_dls(photo_folder, skip_bad=True)
+
+def test_root_given_by_a_relative_path(tmp_path, monkeypatch):
+    (tmp_path/'x').mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert get_dls('digits', root='x').cfg['root'] == str(tmp_path/'x')
 
 def test_folder_with_as_many_other_files(photo_run, photo_folder, tmp_path):
     photo_folder.rename(tmp_path/'moved')

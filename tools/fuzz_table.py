@@ -31,10 +31,13 @@ def kinds(tmp):
         with tempfile.TemporaryDirectory() as d:
             path = fuzz.answer(fuzz.new_run_dir, name, d)
             return path is not None and path.parent == Path(d)
+    def table(value):
+        with tempfile.TemporaryDirectory() as d: return fuzz.check_table(value, Path(d))
     folders = st.lists(fuzz.file_names, min_size=1, max_size=3, unique=True)
     return {'names of classes, shown': (fuzz.names, fuzz.check_text),
             'names of runs': (fuzz.names, run_folder),
             'names of class folders': (folders, fuzz.check_folder),
+            'tables of images (CSV)': (fuzz.tables(), table),
             'records, changed': (fuzz.changed(rec), record),
             'records, anything': (fuzz.values, record),
             'metadata of weights': (fuzz.changed(meta),
