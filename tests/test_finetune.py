@@ -107,7 +107,7 @@ def test_killed_plan_is_resumed(tmp_path):
 # What is refused, and what is not
 
 def test_plan_without_validation_images():
-    with pytest.raises(CourseError, match='chooses on validation images'):
+    with pytest.raises(CourseError, match='needs validation images'):
         run_stages(digits_learner(n_train=64, valid_pct=0, seed=None), 'head')
 
 def test_alexnet_has_no_stem(monkeypatch):
