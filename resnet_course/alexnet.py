@@ -154,5 +154,5 @@ class AlexNet(CheckedModule):
 def check(self:AlexNet,
     x:Tensor # Input of the network
 ):
-    "Raise a `CourseError` that says what to do if `x` does not suit this network"
+    "Raise a `CourseError` that says what to do if this network cannot use `x`"
     check_input(x, self.n_in, self.min_size)

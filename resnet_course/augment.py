@@ -27,14 +27,14 @@ from .core import CourseError, check_args
 def height_width(
     size:int|tuple # Side of a square, or (height, width) (px)
 )->tuple: # (height, width)
-    "The height and width that `size` means"
+    "Return the height and width that `size` stands for"
     return (size, size) if isinstance(size, int) else tuple(size)
 
 def scaled(
     size:int|tuple, # Side of a square, or (height, width) (px)
     by:float # Factor
 )->int|tuple: # Of the same form, rounded
-    "Multiply a size"
+    "Multiply a size by a factor"
     return round(size*by) if isinstance(size, int) else tuple(round(n*by) for n in size)
 
 def covering(
@@ -42,7 +42,7 @@ def covering(
     w:int, # Its width (px)
     size:int|tuple # What it has to cover (px)
 )->tuple: # (height, width) after resizing, with the aspect kept
-    "The size of an image that is resized until it just covers `size`; for squares, torchvision's"
+    "Compute the size to which an image is resized to just cover `size`; for squares, torchvision's"
     height, width = height_width(size)
     if height*w >= width*h: return height, int(height*w/h)
     return int(width*h/w), width
@@ -130,7 +130,7 @@ class BatchAugment(ImageTransform):
 def torch_seeded(
     seed:int # Below 2**32
 ): # Yields nothing
-    "Seed PyTorch's CPU generator inside the block; restore it after it"
+    "Seed PyTorch's CPU generator inside the block; restore it afterwards"
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -140,7 +140,7 @@ def torch_seeded(
 def seeded(
     seed:int # Below 2**32
 ): # Yields nothing
-    "Seed Python's, NumPy's and PyTorch's CPU generators inside the block; restore them after it"
+    "Seed Python's, NumPy's and PyTorch's CPU generators inside the block; restore them afterwards"
     py_state, np_state = random.getstate(), np.random.get_state()
     random.seed(seed)
     np.random.seed(seed)
@@ -232,7 +232,7 @@ class AlternatingFlip(BatchAugment):
     def start_epoch(self,
         ids:Sequence # Item numbers in loading order
     ):
-        "Take the next turn, with the images in the order `ids`"
+        "Start the next epoch, with the images in the order `ids`"
         self.ids, self.pos = torch.as_tensor(ids), 0
         self.turn += 1
         n = int(self.ids.max()) + 1 if len(ids) else 0
@@ -253,7 +253,7 @@ class AlternatingFlip(BatchAugment):
 
 # %% ../nbs/api/11_augment.ipynb #30abc4fc
 def _window_at(h, w, size, load_size, central=False):
-    "A random window of `size` in a photo that is resized to cover `load_size`, in its own pixels"
+    "A random window of `size` in a photo resized to cover `load_size`, in the photo's own pixels"
     (height, width), (rows, cols) = height_width(size), covering(h, w, load_size)
     y_scale, x_scale, top, left = h/rows, w/cols, 0, 0
     if central:
@@ -292,7 +292,7 @@ class RandomCrop(BatchAugment):
 
 # %% ../nbs/api/11_augment.ipynb #e5a1dbc2
 class CenterCrop(DisplayedTransform):
-    "Crop the central part of `size`; images of that size are left alone"
+    "Crop the center of each image to `size`; images of that size are unchanged"
     order = 13
     @check_args
     def __init__(self,
@@ -487,7 +487,7 @@ def _adjust_contrast(
     x:Tensor, # Float batch N,C,H,W from 0 to 1
     f:Tensor # Factor for each image (N)
 )->Tensor: # N,C,H,W from 0 to 1
-    "Multiply the difference of each pixel to the image's mean gray by the factor"
+    "Multiply the difference between each pixel and the image's mean gray by the factor"
     mean = _gray(x).mean((1, 2, 3), keepdim=True)
     return _blend(x, mean, f)
 
@@ -495,7 +495,7 @@ def _adjust_saturation(
     x:Tensor, # Float batch N,C,H,W from 0 to 1
     f:Tensor # Factor for each image (N)
 )->Tensor: # N,C,H,W from 0 to 1
-    "Multiply the difference of each pixel to its own gray value by the factor"
+    "Multiply the difference between each pixel and its own gray value by the factor"
     return _blend(x, _gray(x), f)
 
 # %% ../nbs/api/11_augment.ipynb #84cab187
@@ -654,7 +654,7 @@ class RandomErasing(_RandomBoxes):
 
 # %% ../nbs/api/11_augment.ipynb #818cc544
 class PerImage(BatchAugment):
-    "Apply a transform to each image of a batch by itself, as bytes"
+    "Apply a transform to each image of a batch separately, as bytes"
     order = 2   # after flips and small crops, before bytes become floats
     def __init__(self,
         tfm:object # From a tensor C,H,W of bytes to another, such as a transform of torchvision
@@ -666,7 +666,7 @@ class PerImage(BatchAugment):
 
     def one(self,
         x:Tensor, # One image (uint8 C,H,W)
-        seed:int # Determines what is drawn
+        seed:int # Seed of everything that the transform draws
     )->Tensor: # uint8 C,H,W
         "Transform one image"
         with seeded(seed): return self.tfm(x)

@@ -34,7 +34,7 @@ from .freeze import frozen_norms
 # %% ../nbs/api/33_callbacks.ipynb #24a8c7f1
 def check_cbs(
     cbs:object # A callback or its class, a list of them, or None
-)->L: # Of callbacks and classes
+)->L: # Callbacks and classes
     "Return callbacks as a list; raises `CourseError` for anything else"
     def is_cb(o): return isinstance(o, Callback) or isinstance(o, type) and issubclass(o, Callback)
     wrong = [o for o in L(cbs) if not is_cb(o)]
@@ -67,7 +67,7 @@ class TerminateOnNaN(Callback):
     ):
         "Raise `CourseError` if `loss` is not finite here or in another process"
         here = not torch.isfinite(loss)
-        # processes stop together: one that stopped alone would leave the others waiting
+        # all processes stop together: if one stopped alone, the others would wait for it
         anywhere = any_rank(here)[0] if hasattr(self.learn, 'ddp') else here
         if not anywhere: return
         what = loss.item() if here else 'not finite in another process'
@@ -77,7 +77,7 @@ class TerminateOnNaN(Callback):
 
 # %% ../nbs/api/33_callbacks.ipynb #4bc06172
 class History(Callback):
-    "Keep a row for every epoch of every fit: losses, metrics, last learning rate, seconds"
+    "Record a row for every epoch of every fit: losses, metrics, last learning rate, seconds"
     order = 55  # after the Recorder, and before anything that may end training
 
     def __init__(self):
@@ -93,7 +93,7 @@ class History(Callback):
 
     def after_epoch(self):
         "Add a row"
-        if self.trained is None: return  # `validate` and `get_preds` are epochs to fastai, too
+        if self.trained is None: return  # fastai runs `validate` and `get_preds` as epochs, too
         rec = self.learn.recorder
         values = [float('nan') if o is None else float(o) for o in rec.final_record]
         row = dict(epoch=len(self.rows)) | dict(zip(rec.metric_names[1:], values))
@@ -146,7 +146,7 @@ class _DeviceSmoothLoss(AvgSmoothLoss):
 def use_device_metrics(
     learn:Learner # Any fastai learner
 )->Learner: # `learn`
-    "Sum the loss and averaged metrics on the device; other metrics stay as they are"
+    "Sum the loss and averaged metrics on the device; other metrics are unchanged"
     learn.metrics = learn.metrics.map(lambda m: _DeviceMean(m.func) if type(m) is AvgMetric else m)
     learn.recorder.loss = _DeviceLoss()
     learn.recorder.smooth_loss = _DeviceSmoothLoss(learn.recorder.smooth_loss.beta)
@@ -154,12 +154,12 @@ def use_device_metrics(
 
 # %% ../nbs/api/33_callbacks.ipynb #93379191
 class CourseProgress(ProgressCallback):
-    "fastai's progress bar, which on a GPU updates the loss in one batch of fifty"
+    "fastai's progress bar, but on a GPU it updates the loss only once every fifty batches"
     name = 'progress'
     quiet_in_lr_find = True
 
     def after_batch(self):
-        "Move the bar"
+        "Advance the bar"
         self.pbar.update(self.iter + 1)
         loss = getattr(self.learn, 'smooth_loss', None)
         if loss is None or (loss.is_cuda and self.iter%50): return
@@ -188,14 +188,14 @@ def print_epochs(
     learn:Learner, # A learner with a `History`
     say:callable=print # Called with each line
 )->Learner: # `learn`
-    "Replace the progress bar of `learn` by one line per epoch"
+    "Replace the progress bar of `learn` with one line per epoch"
     learn.remove_cb(ProgressCallback)
     learn.logger = lambda row: None
     return learn.add_cb(_EpochLine(say))
 
 # %% ../nbs/api/33_callbacks.ipynb #09e59e69
 def _glibc():
-    "The C library if it has glibc's `malloc_trim`, otherwise None"
+    "The C library if it is glibc, which has `malloc_trim`; otherwise None"
     if sys.platform != 'linux': return None
     libc = ctypes.CDLL(None)
     return libc if hasattr(libc, 'malloc_trim') else None
@@ -226,7 +226,7 @@ class RetainHeap(Callback):
 
 # %% ../nbs/api/33_callbacks.ipynb #c1ac152f
 class EMA(Callback):
-    "Validate, and end, with an exponential moving average of weights and BatchNorm statistics"
+    "Validate and finish with an exponential moving average of weights and BatchNorm statistics"
     order = -20  # before the model is put into training or evaluation mode
     sets_final_weights = True
 
@@ -234,7 +234,7 @@ class EMA(Callback):
     def __init__(self,
         decay:float=0.998, # Fraction of the average that each update keeps
         every:int=1,       # Steps between two updates
-        steps:int=0        # Steps that these are for; scaled if a fit has others. 0: any number
+        steps:int=0        # Steps of the fit that these two suit; rescaled for others. 0: never
     ):
         self.decay, self.every, self.steps = decay, every, steps
         self.raw = self.avg = None
@@ -244,15 +244,15 @@ class EMA(Callback):
         return unwrap_model(self.learn.model)
 
     def after_fit(self):
-        "End with the average"
+        "Finish with the average"
         self.restore_raw()
         if self.avg.n_averaged: self.net.load_state_dict(self.avg.module.state_dict())
         self.avg = None
 
-    def state_dict(self)->dict: # Of the `AveragedModel`, and the number of steps
+    def state_dict(self)->dict: # State of the `AveragedModel`, and the number of steps
         return dict(self.avg.state_dict(), n_steps=self.n_steps)
     def load_state_dict(self, s):
-        "Restore what `state_dict` returned; there was no `n_steps` in earlier versions"
+        "Restore what `state_dict` returned; earlier versions had no `n_steps`"
         self.n_steps = s.get('n_steps', 0)
         self.avg.load_state_dict({k: v for k, v in s.items() if k != 'n_steps'})
 
@@ -267,7 +267,7 @@ def before_fit(self:EMA):
 
 @patch
 def restore_raw(self:EMA):
-    "Put the weights that train back into the learner"
+    "Restore the training weights of the learner"
     if self.raw is not None: self.learn.model = self.raw
     self.raw = None
 
@@ -286,7 +286,7 @@ def before_train(self:EMA): self.restore_raw()
 # %% ../nbs/api/33_callbacks.ipynb #37103ab8
 @patch
 def scaled(self:EMA)->tuple: # Decay and steps between updates for this fit
-    "With fewer steps than `steps`, update more often, and forget the same in all"
+    "Rescale both to the number of steps in this fit, so that it forgets as much in total"
     if not self.steps: return self.decay, self.every
     accumulate = getattr(getattr(self.learn, 'gradient_accumulation', None), 'n', 1)
     n_steps = self.learn.n_epoch*math.ceil(len(self.learn.dls.train)/accumulate)
@@ -296,13 +296,13 @@ def scaled(self:EMA)->tuple: # Decay and steps between updates for this fit
 
 @patch
 def after_step(self:EMA):
-    "Update the average, if it is time"
+    "Update the average when it is due"
     if self.n_steps%self.gap == 0: self.avg.update_parameters(self.net)
     self.n_steps += 1
 
 # %% ../nbs/api/33_callbacks.ipynb #f108c717
 class SWA(Callback):
-    "End with the mean of the last epochs' weights, with BatchNorm statistics measured for it"
+    "Finish with the mean of the last epochs' weights, with BatchNorm statistics measured for it"
     order = 64
     quiet_in_lr_find = sets_final_weights = True
 
@@ -312,7 +312,7 @@ class SWA(Callback):
     ): self.start = start
 
     def before_fit(self):
-        "Start the average. Raises `CourseError` if another callback decides on the weights, too"
+        "Start the average; raises `CourseError` if another callback also sets the final weights"
         others = [cb for cb in self.learn.cbs if getattr(cb, 'sets_final_weights', False)]
         others = [type(cb).__name__ for cb in others if cb is not self]
         if others:
@@ -325,14 +325,14 @@ class SWA(Callback):
         if self.learn.epoch + 1 <= self.start*self.n_epoch: return
         self.avg.update_parameters(unwrap_model(self.learn.model))
 
-    def state_dict(self)->dict: # Of the `AveragedModel`
+    def state_dict(self)->dict: # State of the `AveragedModel`
         return self.avg.state_dict()
     def load_state_dict(self, s): self.avg.load_state_dict(s)
 
 # %% ../nbs/api/33_callbacks.ipynb #800a13bf
 @patch
 def after_fit(self:SWA):
-    "End with the mean, and with statistics measured for it"
+    "Finish with the mean, and with statistics measured for it"
     if not self.avg.n_averaged: return
     hook = self.avg.module.register_forward_pre_hook(self.keep_frozen)
     try: update_bn(self.dls.train, self.avg.module)
@@ -341,7 +341,7 @@ def after_fit(self:SWA):
 
 @patch
 def keep_frozen(self:SWA, *_):
-    "Before each batch of `update_bn`: frozen layers normalize as they did in training"
+    "Before each batch of `update_bn`, make frozen layers normalize as they did in training"
     frozen = set(frozen_norms(self.learn))
     for m, averaged in zip(unwrap_model(self.learn.model).modules(), self.avg.module.modules()):
         if m not in frozen: continue
@@ -387,11 +387,11 @@ class FitWhiten(Callback):
 
     @check_args
     def __init__(self,
-        n:int=1000 # Images to take the filters from
+        n:int=1000 # Number of images from which the filters are computed
     ): self.n = n
 
     def before_fit(self):
-        "Take whole batches until there are `n` images"
+        "Collect whole batches until there are `n` images, and set the filters"
         layers = [m for m in self.learn.model.modules() if isinstance(m, Whiten)]
         if not layers: return
         x, n_seen = [], 0
@@ -404,7 +404,7 @@ class FitWhiten(Callback):
 
 # %% ../nbs/api/33_callbacks.ipynb #e4a59f35
 class ProgressiveResize(Callback):
-    "Train on small images first, and on the full size from a given point of training on"
+    "Train on small images first, and on the full size after a given fraction of training"
     order, run_valid = MixedPrecision.order - 5, False  # before the precision of a batch is set
 
     @check_args
@@ -436,7 +436,7 @@ class ProgressiveResize(Callback):
 # %% ../nbs/api/33_callbacks.ipynb #57058019
 @patch
 def try_on(self:ProgressiveResize):
-    "Raise `CourseError` if the network does not take images of this size"
+    "Raise `CourseError` if the network does not accept images of this size"
     self.tried = True
     try:
         with torch.no_grad(), eval_mode(self.learn.model) as model:
@@ -449,14 +449,14 @@ def try_on(self:ProgressiveResize):
 
 # %% ../nbs/api/33_callbacks.ipynb #f6600c8e
 class RestoreBest(TrackerCallback):
-    "End with the weights of the best epoch by `monitor`; with `patience`, stop early"
+    "Finish with the weights of the best epoch by `monitor`; with `patience`, stop early"
     order = 63
 
     @check_args
     def __init__(self,
         monitor:str='valid_loss', # 'valid_loss', 'train_loss' or a metric's name
         patience:int|None=None,   # Stop after this many epochs without a better one; None: never
-        restore:bool=True,        # End with the best epoch's weights? False: with the last ones
+        restore:bool=True,        # Finish with the best epoch's weights? False: with the last ones
         **kwargs                  # To fastai's `TrackerCallback`: comp, min_delta
     ):
         super().__init__(monitor=monitor, **kwargs)
@@ -471,7 +471,7 @@ class RestoreBest(TrackerCallback):
         self.weights = self.best_epoch = None
 
     def after_epoch(self):
-        "Keep the weights if this epoch is the best so far; the first always is"
+        "Keep the weights if this epoch is the best so far, as the first always is"
         super().after_epoch()
         if self.new_best or self.best_epoch is None: self.keep()
         elif self.patience and self.epoch - self.best_epoch >= self.patience:
@@ -495,7 +495,7 @@ def load_state_dict(self:RestoreBest, s):
 
 # %% ../nbs/api/33_callbacks.ipynb #d7fc725a
 @patch(as_prop=True)
-def sets_final_weights(self:RestoreBest)->bool: # Does it restore?
+def sets_final_weights(self:RestoreBest)->bool: # True if it restores weights
     return self.restore
 
 @patch
@@ -523,14 +523,14 @@ class TorchPlateau(Callback):
         self.sched = plateau(self.opt.opt, **self.kwargs)
 
     def after_epoch(self):
-        "Pass the epoch's value to the schedule. Raises `CourseError` if there is none"
+        "Pass the epoch's value to the schedule; raises `CourseError` if there is none"
         seen = dict(zip(self.recorder.metric_names[1:], self.recorder.final_record))
         value = seen.get(self.monitor)
         if value is None:
             raise CourseError(f'there is no {self.monitor} to watch: it needs validation images')
         self.sched.step(value)
 
-    def state_dict(self)->dict: # Of the schedule: its numbers and strings
+    def state_dict(self)->dict: # Numbers and strings of the schedule
         plain = (int, float, str, list, type(None))
         return {k: v for k, v in self.sched.state_dict().items() if isinstance(v, plain)}
     def load_state_dict(self, s): self.sched.load_state_dict(s)
@@ -559,9 +559,9 @@ loggers = ('tensorboard', 'wandb')
 def log_callback(
     kind:str,      # 'tensorboard' or 'wandb'
     folder:object, # The run's folder, where the logs go
-    part:str=''    # What part of the run is logged, such as a stage
+    part:str=''    # Part of the run that is logged, such as a stage
 )->list: # One of fastai's callbacks; empty in all processes but the first
-    "Create the callback that logs a training run. Raises `CourseError` if its package is missing"
+    "Create the callback that logs a training run; raises `CourseError` if its package is missing"
     check_logger(kind)
     if rank_distrib(): return []
     if kind == 'tensorboard':

@@ -61,11 +61,11 @@ def set_random_state(
     s:dict,     # From `get_random_state`
     dls:list=() # The same loaders
 ):
-    "Set every random number generator to a state that was read before"
+    "Restore the state of every random number generator"
     random.setstate(_as_tuples(s['python']))
     np.random.set_state(s['numpy'])
     torch.set_rng_state(s['torch'])
-    if torch.cuda.is_available():   # perhaps with fewer GPUs than before
+    if torch.cuda.is_available():   # there may be fewer GPUs than before
         torch.cuda.set_rng_state_all(s['cuda'][:torch.cuda.device_count()])
     for dl, state in zip(dls, s['loaders']):
         if state is not None: dl.rng.setstate(_as_tuples(state))
@@ -89,7 +89,7 @@ def _plain(o):
 
 # %% ../nbs/api/35_checkpoint.ipynb #1718d80d
 def _cb_state(cb):
-    "What `cb` remembers from batch to batch, or None"
+    "The state that `cb` keeps from batch to batch, or None"
     # the class's method: an instance looks up unknown names in the learner
     if hasattr(type(cb), 'state_dict'): return cb.state_dict()
     if isinstance(cb, TrackerCallback):
@@ -101,7 +101,7 @@ def _cb_state(cb):
     return None
 
 def _load_cb(cb, state):
-    "Set what `cb` remembers"
+    "Restore the state of `cb`"
     if hasattr(type(cb), 'load_state_dict'): return cb.load_state_dict(state)
     for k, v in state.items():
         if k == 'smooth': cb.smooth_loss.count, cb.smooth_loss.val = v
@@ -143,7 +143,7 @@ def _load_learner_state(
     learn:Learner, # A learner like the one that was saved
     s:dict         # From `_learner_state`
 ):
-    "Restore `learn`. Raises `CourseError` if it has another network or lacks a callback"
+    "Restore `learn`; raises `CourseError` if it has another network or lacks a callback"
     cbs, saved = _cb_states(learn), {_renamed.get(k, k): v for k, v in s['cbs'].items()}
     lost, new = sorted(saved.keys() - cbs.keys()), sorted(cbs.keys() - saved.keys())
     if lost:
@@ -171,13 +171,13 @@ def _load_opt(learn, state):
 
 # %% ../nbs/api/35_checkpoint.ipynb #ecfc4eae
 def _lock(f):
-    "Lock an open file. Raises OSError if another process holds it"
+    "Lock an open file; raises `OSError` if another process holds it"
     try:
         import fcntl
         fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except ImportError:  # Windows
         import msvcrt
-        f.seek(1000)     # away from the process id, which others may want to read
+        f.seek(1000)     # past the process id, which other processes may read
         msvcrt.locking(f.fileno(), msvcrt.LK_NBLCK, 1)
 
 # %% ../nbs/api/35_checkpoint.ipynb #e73fb380
@@ -186,7 +186,7 @@ def _lock(f):
 def run_lock(
     folder:Path # Created if needed
 ): # Yields nothing
-    "Hold `folder` for this process. Raises `CourseError` if another process holds it"
+    "Lock `folder` for this process; raises `CourseError` if another process has locked it"
     path = Path(folder)/'.lock'
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, 'a+') as f:
@@ -212,7 +212,7 @@ def run_lock(
 class Interrupted(KeyboardInterrupt):
     "Training was asked to stop, and has saved a checkpoint"
     def __init__(self,
-        msg:str, # For people
+        msg:str, # Message for the user
         path:Path=None # The checkpoint; None: there is none
     ):
         super().__init__(msg)
@@ -223,7 +223,7 @@ def _deferred_signals():
     "Yield a list that is empty until the process is asked to stop; a second request raises at once"
     asked, old = [], {}
     def ask(num, frame):
-        "Take note; the second time, stop"
+        "Record the request; stop at the second one"
         if asked: raise KeyboardInterrupt
         asked.append(num)
         if rank_distrib(): return
@@ -245,7 +245,7 @@ class Checkpoint(Callback):
         path:Path,               # The file
         minutes:float|None=10,   # Time between checkpoints within an epoch; None: none
         state:dict|None=None,    # Resume from here: what `read_checkpoint` returned
-        cfg:dict|None=None,      # More to store: what is needed to build the learner again
+        cfg:dict|None=None,      # More to store: what is needed to rebuild the learner
         asked:list=()            # Not empty once training should stop
     ):
         self.path, self.minutes, self.state = Path(path), minutes, state
@@ -254,7 +254,7 @@ class Checkpoint(Callback):
         self.cut = None # While an epoch is resumed: the replacement of `learn.all_batches`
 
     @property
-    def loaders(self)->list: # Of loaders
+    def loaders(self)->list: # The learner's loaders
         return list(self.learn.dls.loaders)
 
     @property
@@ -275,7 +275,7 @@ def before_fit(self:Checkpoint):
                           f'{self.n_epoch}: the schedule would differ')
     self.compare(self.state['cfg'] or {})
     with _restoring(self.path): _load_learner_state(self.learn, self.state)
-    # where no epoch is left, `before_train` does not do it
+    # if no epoch is left, `before_train` is not called to do it
     if pos['epoch'] == self.n_epoch: set_random_state(self.own[0], self.loaders)
     self.learn.train_iter, self.saved_at = pos['train_iter'], (pos['epoch'], pos['iter'])
 
@@ -293,7 +293,7 @@ def compare(self:Checkpoint,
 # %% ../nbs/api/35_checkpoint.ipynb #18ef87cf
 @patch
 def before_epoch(self:Checkpoint):
-    "Skip what the interrupted epoch has already trained on"
+    "Skip the batches that the interrupted epoch has already trained on"
     if not self.state: return
     skip = self.state['pos']['iter']
     if not skip: return
@@ -335,21 +335,21 @@ def rest_of_batches(self:Checkpoint,
 # %% ../nbs/api/35_checkpoint.ipynb #fc36bbe0
 @patch
 def after_train(self:Checkpoint):
-    "Forget what belongs to the epoch that has ended"
+    "Discard the state of the epoch that has ended"
     self.end_cut()
     self.state = None
 
 @patch
 def end_cut(self:Checkpoint):
-    "Give `learn` its own `all_batches` back"
+    "Restore the original `all_batches` of `learn`"
     if self.cut is not None: self.cut.stop()
     self.cut = None
 
 @patch
 def after_batch(self:Checkpoint):
-    "Save if it is time, and stop if asked to"
+    "Save when it is due, and stop if asked to"
     if not self.training: return
-    # between the halves of an accumulated gradient is no place to save
+    # do not save while a gradient is being accumulated
     if any(getattr(cb, 'pending', False) for cb in self.learn.cbs): return
     asked = bool(self.asked)
     due = self.minutes is not None and time.monotonic() - self.last > 60*self.minutes
@@ -370,7 +370,7 @@ def after_epoch(self:Checkpoint):
 # %% ../nbs/api/35_checkpoint.ipynb #404926a5
 @patch
 def stop(self:Checkpoint):
-    "Raise `Interrupted`, and say what the checkpoint holds"
+    "Raise `Interrupted` with a message about the checkpoint"
     if self.saved_at is None: raise Interrupted('stopped; there is no checkpoint to resume')
     epoch, it = self.saved_at
     where = f'epoch {epoch + 1} of {self.n_epoch} from batch {it + 1} on'
@@ -378,12 +378,12 @@ def stop(self:Checkpoint):
 
 # %% ../nbs/api/35_checkpoint.ipynb #c32b4dd7
 def _here():
-    "What the last digits of a result depend on"
+    "Versions and settings on which the last digits of a result depend"
     n = max(1, num_distrib())
     return dict(torch=str(torch.__version__), threads=torch.get_num_threads(), processes=n)
 
 def _is_finite(model):
-    "Are all parameters and BatchNorm statistics finite?"
+    "Whether all parameters and BatchNorm statistics are finite"
     norms = [m for m in model.modules() if isinstance(m, _NormBase)]
     stats = [b for m in norms for b in m.buffers(recurse=False)]
     return all(t.isfinite().all() for t in (*model.parameters(), *stats))
@@ -409,11 +409,11 @@ def save(self:Checkpoint,
     epoch:int, # Epoch to resume in
     it:int     # Batch to resume at
 ):
-    "Write the file. Raises `CourseError` if the weights are no longer finite"
+    "Write the file; raises `CourseError` if the weights are no longer finite"
     if any_rank(not _is_finite(self.learn.model))[0]:
         raise CourseError(
             f'weights or BatchNorm statistics are no longer finite in epoch {self.epoch}: lower '
-            f'the learning rate. {self.path} holds the last good ones')
+            f'the learning rate. {self.path} has the last finite ones')
     own = [get_random_state(self.loaders)]
     if it: own += [self.epoch_random, self.learn.recorder.smooth_loss.val]
     each = gather_objects(tuple(own))
@@ -428,13 +428,13 @@ def write(self:Checkpoint,
     epoch:int,  # Epoch to resume in
     it:int,     # Batch to resume at
     each:list   # What each process adds
-)->bool: # Has it been written?
-    "Write the file, and say once if that fails"
+)->bool: # True if it has been written
+    "Write the file, and report once if that fails"
     pos = dict(epoch=epoch, iter=it, n_epoch=self.n_epoch, train_iter=self.train_iter,
                pct_train=self.pct_train)
     state = _plain(dict(state, pos=pos, each=each, cfg=self.cfg, made_by=_here()))
     file = io.BytesIO()
-    torch.save(state, file)   # writing to a full disk itself, it would raise a misleading error
+    torch.save(state, file)   # PyTorch's error for a full disk would be misleading
     try:
         with atomic_write(self.path) as tmp: tmp.write_bytes(file.getbuffer())
         self.warned = False
@@ -442,7 +442,7 @@ def write(self:Checkpoint,
     except OSError as e:
         if not self.warned:
             print(f'{printable(self.path)}: cannot write a checkpoint ({e.strerror or e}); '
-                  'training continues, and the last checkpoint stays')
+                  'training continues, and the last checkpoint is kept')
         self.warned = True
         return False
 
@@ -461,11 +461,11 @@ def _check_state(s, path):
     if not wrong and not s['each']: wrong = ['each']
     if wrong:
         raise CourseError(f'{path}: this checkpoint is damaged, or of another version: {wrong[0]} '
-                          'is missing or no longer what it was')
+                          'is missing or has changed')
 
 @contextmanager
 def _restoring(path):
-    "Turn errors of restoring what a file says into a `CourseError`"
+    "Turn errors from restoring a file's contents into a `CourseError`"
     try: yield
     except CourseError: raise
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as e:
@@ -478,7 +478,7 @@ def _restoring(path):
 def read_checkpoint(
     path:Path # The file, or the run's folder
 )->dict: # What `Checkpoint` wrote
-    "Read a checkpoint without running anything in it. Raises `CourseError`"
+    "Read a checkpoint without running code from it; raises `CourseError` if it is damaged"
     path = check_path(path, 'checkpoint')
     if path.is_dir(): path = path/'checkpoint.pt'
     try: check_file(path)
@@ -496,7 +496,7 @@ def read_checkpoint(
 
 # %% ../nbs/api/35_checkpoint.ipynb #b0f05898
 def _fit_from(learn, start):
-    "Replaces `Learner._do_fit`: the epochs from `start` on"
+    "Replace `Learner._do_fit` with one that runs the epochs from `start`"
     for epoch in range(start, learn.n_epoch):
         learn.epoch = epoch
         learn._with_events(learn._do_epoch, 'epoch', CancelEpochException)
@@ -525,11 +525,11 @@ def restore_learner(
 def resumable(
     learn:Learner,          # Any fastai learner
     path:Path,              # The checkpoint's file, or a folder for it
-    resume:bool|dict=False, # Resume from `path`? Or what `read_checkpoint` has returned already
+    resume:bool|dict=False, # Resume from `path`? Or what `read_checkpoint` returned
     minutes:float|None=10,  # Time between checkpoints within an epoch; None: none
     cfg:dict|None=None      # More to store in the file
 ): # Yields the `Checkpoint`
-    "Make the `fit` inside the block survive Ctrl-C and worse"
+    "Make the `fit` inside the block resumable after Ctrl-C, a kill or a power failure"
     path = Path(path)
     if path.suffix != '.pt': path = path/'checkpoint.pt'
     with ExitStack() as stack:

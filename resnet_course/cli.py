@@ -46,27 +46,27 @@ def _rank(): return int(os.environ.get('RANK', 0))
 
 def say(
     msg:object='', # What to print
-    err:bool=False # To stderr?
+    err:bool=False # Print to stderr?
 ):
-    "Print in the first process; control characters, from a class's name perhaps, as escapes"
+    "Print in the first process only, with control characters (as in class names) as escapes"
     if not _rank(): typer.echo(printable(msg, lines=True), err=err)
 
 # %% ../nbs/api/71_cli.ipynb #9827f83b
 def _examples(*lines):
-    "The examples below a command's help"
+    "Format the examples below a command's help"
     return '**Examples**\n\n' + '\n\n'.join(f'`{line}`' for line in lines)
 
 # %% ../nbs/api/71_cli.ipynb #a2a978f6
 Data = Annotated[str, typer.Option(
     '--data', '-d',
-    help="a set's name (`resnet-course data` lists them) or a folder of class folders")]
-Out = Annotated[Path, typer.Option(help='folder for runs; each gets a numbered folder of its own')]
+    help="a dataset's name (`resnet-course data` lists them) or a folder of class folders")]
+Out = Annotated[Path, typer.Option(help='folder for runs; each run gets its own numbered folder')]
 Precision = Annotated[str, typer.Option(help="'auto', 'fp32', 'bf16' or 'fp16'")]
 Batch = Annotated[int, typer.Option(help='images per batch')]
 TestBatch = Annotated[Optional[int], typer.Option(
-    '--bs', min=1, help='images per batch, which changes no result [default: as in training]')]
+    '--bs', min=1, help='images per batch (does not change the result) [default: as in training]')]
 def _size(text):
-    "A size from the command line: '224', or '160x224' for height and width"
+    "Parse a size from the command line: '224', or '160x224' for height and width"
     parts = str(text).lower().replace('×', 'x').split('x')
     try: sides = [int(o) for o in parts]
     except ValueError: sides = []
@@ -77,7 +77,7 @@ Size = Annotated[Optional[object], typer.Option(
     parser=_size, metavar='PX',
     help="side of the images in px, or HEIGHTxWIDTH [default: the set's own; 128 for photos]")]
 Resize = Annotated[str, typer.Option(
-    help="how photos fit: 'crop' loses borders, 'squish' the aspect, 'pad' adds black")]
+    help="how photos fit: 'crop' cuts off borders, 'squish' distorts, 'pad' adds black bars")]
 Workers = Annotated[Optional[int], typer.Option(
     min=0, help='processes that read photos [default: one for each processor, at most 8]')]
 NTrain = Annotated[Optional[int], typer.Option(help='keep only this many training images')]
@@ -87,7 +87,7 @@ Seed = Annotated[int, typer.Option(help='the same seed gives the same run')]
 Resume = Annotated[Optional[Path], typer.Option(
     help='resume this interrupted run; its folder records all other settings')]
 Balance = Annotated[Optional[str], typer.Option(
-    help="for rare classes: 'loss' gives them larger weights, 'sample' draws them as often")]
+    help="for rare classes: 'loss' gives them larger weights, 'sample' draws them more often")]
 Group = Annotated[Optional[str], typer.Option(
     help='keep images that belong together (one patient, one scene) in one split: a column of the '
          "CSV file, or a pattern of the path, such as 'patient-([0-9]+)'")]
@@ -105,13 +105,13 @@ RecipeName = Annotated[str, typer.Option(
     '--recipe', help='training schedule: one_cycle, cosine, step, plateau, he2015_cifar …')]
 Lr = _number('--lr', "highest learning rate [default: the recipe's]")
 Augment = Annotated[Optional[str], typer.Option(
-    help="such as 'crop+mirror+cutout', or 'none' [default: what suits the set]")]
+    help="such as 'crop+mirror+cutout', or 'none' [default: depends on the dataset]")]
 Compile = Annotated[bool, typer.Option(
     '--compile', help='torch.compile the network: takes a minute, then trains faster')]
 Seeds = Annotated[int, typer.Option(
     min=1, help='number of runs, with seeds SEED, SEED+1, …; prints mean and interval')]
 Folds = Annotated[Optional[int], typer.Option(
-    min=2, help='number of runs, each of which is tested on another part of the training images; '
+    min=2, help='number of runs, each tested on a different part of the training images; '
                 'prints mean and interval')]
 Pretrained = Annotated[str, typer.Option(
     '--weights', '-w', help="a weights file, 'torchvision', or 'resnet20-fashion_mnist', which "
@@ -123,38 +123,38 @@ Log = Annotated[Optional[str], typer.Option(
 
 # %% ../nbs/api/71_cli.ipynb #6f860d3d
 Mixup = _number('--mixup', "blend each image with another: MixUp's alpha, such as 0.2")
-Cutmix = _number('--cutmix', "paste part of another image in: CutMix's alpha, such as 1; with "
+Cutmix = _number('--cutmix', "paste in part of another image: CutMix's alpha, such as 1; with "
                              '--mixup, each batch gets one of the two')
-Ema = _number('--ema', 'end with an average of the weights, of which each step keeps this '
-                       'fraction, such as 0.99')
+Ema = _number('--ema', 'finish with a moving average of the weights; each step keeps this '
+                       'fraction of it, such as 0.99')
 Smoothing = _number('--label-smoothing', 'fraction of the target that is spread over all classes')
 Clip = _number('--clip', 'maximum length of the gradient')
 EarlyStop = Annotated[Optional[int], typer.Option(
     help='stop after this many epochs without a lower validation loss')]
 Accumulate = Annotated[Optional[int], typer.Option(
-    min=1, help='batches per step, for where a larger batch needs too much memory')]
+    min=1, help='batches per step, if a larger batch needs too much memory')]
 
 # %% ../nbs/api/71_cli.ipynb #b860ea35
 def _few_steps(n, bs):
-    "Advice where an epoch of `n` images has fewer than five steps, otherwise None"
+    "Advice if an epoch of `n` images has fewer than five steps, otherwise None"
     if n//bs >= 5: return None
     less = 1 << max(2, (n//8).bit_length() - 1)
     if less >= bs: return None
-    return (f'{n} images in batches of {bs} are too few steps per epoch to learn from: '
+    return (f'{n} images in batches of {bs} give too few steps per epoch to learn from: '
             f'try --bs {less}')
 
 def _one_line_per_epoch(learn):
-    "Where the output is not a terminal, print one line per epoch instead of a bar"
+    "If the output is not a terminal, print one line per epoch instead of a progress bar"
     from resnet_course.callbacks import print_epochs
     if not sys.stdout.isatty(): print_epochs(learn, say)
 
 def _announce(learn):
-    "Say what will be trained"
+    "Print what will be trained"
     dls = learn.dls
     say(dls.describe())
     if learn.weights_report: say(learn.weights_report)
     say(f"{learn.model.cfg['name']}, seed {learn.seed}, precision {learn.precision.resolved}")
-    if dls.unused: say(f"{dls.unused:,} test images of the set are left out: folds test on others")
+    if dls.unused: say(f"{dls.unused:,} test images of the set are not used: folds test on others")
     advice = _few_steps(len(dls.train_ds), dls.train.bs)
     if advice: say(advice)
     _one_line_per_epoch(learn)
@@ -191,7 +191,7 @@ def train(
 
 # %% ../nbs/api/71_cli.ipynb #7e9285d2
 def _train(seeds, folds, recipe, changes, **kwargs):
-    "A run for each of `seeds`, or for each fold, and the results"
+    "Train once for each of `seeds`, or for each fold, and print the results"
     from resnet_course.recipes import change_recipe
     from resnet_course.runs import kfold_run, mean_ci, train_run
     kwargs |= dict(recipe=change_recipe(recipe, **changes), setup=_announce, command=_command())
@@ -242,9 +242,9 @@ def finetune(
         '--arch', '-a', help="network [default: the file's own; resnet34 for torchvision]")]=None,
     variant:Annotated[Optional[str], typer.Option(
         help="'v1' for He et al.'s own weights, 'v1.5' for torchvision's")]=None,
-    epochs:Annotated[int, typer.Option('--epochs', '-e', help='of each stage')]=5,
+    epochs:Annotated[int, typer.Option('--epochs', '-e', help='epochs of each stage')]=5,
     lr:Annotated[float, typer.Option(
-        help='highest learning rate of the head; later stages have a tenth')]=0.002,
+        help='highest learning rate of the head; later stages use a tenth')]=0.002,
     bs:Batch=64, size:Size=None,
     resize:Resize='crop', workers:Workers=None, n_train:NTrain=None, skip_bad:SkipBad=False,
     precision:Precision='auto', seed:Seed=42,
@@ -275,7 +275,7 @@ def _say_finetuned(run, results, report):
     say(f"\n{results}\n\nbest stage by validation: {results.best['name']}\n{report}")
     say(f'model    {run/"model.safetensors"}\nstages   {run/"stages.png"}')
     if not all(r['ok'] for r in results.reports.values()):
-        say('some tensors that train did not move: see finetune.freeze_reports in run.json')
+        say('some tensors that should train did not move: see  finetune.freeze_reports in run.json')
 
 # %% ../nbs/api/71_cli.ipynb #c432bb57
 @app.command('evaluate', epilog=_examples(
@@ -286,16 +286,16 @@ def evaluate_cmd(
     run:Annotated[Path, typer.Argument(help="a run's folder, or a .safetensors file with --data")],
     data:Annotated[Optional[str], typer.Option(
         '--data', '-d',
-        help='a set, or a folder of other images, all of which are tested '
+        help='a dataset, or a folder of other images, all of which are tested '
              "[default: the run's]")]=None,
     split:Split='test', bs:TestBatch=None, skip_bad:SkipBad=False,
     flips:Annotated[bool, typer.Option(
         '--tta', help='also average over each image and its mirror image')]=False,
     ten_crop:Annotated[bool, typer.Option(
-        '--ten-crop', help='also average over ten crops, as AlexNet was tested')]=False,
+        '--ten-crop', help='also average over ten crops, as in the AlexNet paper')]=False,
     as_json:AsJson=False,
     out:Annotated[Optional[Path], typer.Option(
-        help='draw the confusion matrix into this file (.png or .svg)')]=None,
+        help='save a plot of the confusion matrix to this file (.png or .svg)')]=None,
 ):
     "Evaluate a finished run: accuracy, F1, sensitivity, specificity, ROC AUC, with intervals."
     from resnet_course.runs import evaluate_run
@@ -312,7 +312,7 @@ def evaluate_cmd(
 def _say_data(learn): say(learn.dls.describe())
 
 def _save_confusion(report, out):
-    "Draw the confusion matrix into the file `out`"
+    "Save a plot of the confusion matrix to the file `out`"
     fig = report.plot_confusion().figure
     with atomic_write(out) as tmp: fig.savefig(tmp, format=out.suffix[1:])
 
@@ -338,11 +338,11 @@ def compare_cmd(
     first:Annotated[Path, typer.Argument(help="a run's folder")],
     second:Annotated[Path, typer.Argument(help="another run's folder")],
     data:Annotated[Optional[str], typer.Option(
-        '--data', '-d', help="a set or folder to test both on [default: the first run's]")]=None,
+        '--data', '-d', help="dataset or folder to test both on [default: the first run's]")]=None,
     split:Split='test', bs:TestBatch=None,
     as_json:AsJson=False,
 ):
-    "Test two runs on the same images, and say whether chance explains the difference."
+    "Test two runs on the same images, and say whether their difference is significant."
     from resnet_course.runs import compare_runs
     res = compare_runs(first, second, data, split, bs)
     say(json.dumps(res.to_dict(), indent=1) if as_json else res)
@@ -364,7 +364,7 @@ def report_cmd(
 
 # %% ../nbs/api/71_cli.ipynb #8de65ff4
 def _model_file(model):
-    "The weights file that `model` means: a file, a run's folder, or by default the newest run"
+    "Find the weights file for `model`: a file, a run's folder, or by default the newest run"
     from resnet_course.runs import newest_model
     if model is None: return newest_model()
     return model/'model.safetensors' if model.is_dir() else model
@@ -426,11 +426,11 @@ def export_cmd(
     model:Annotated[Optional[Path], typer.Argument(
         help="a run's folder or a .safetensors file [default: the newest run in ./runs]")]=None,
     out:Annotated[Optional[Path], typer.Option(
-        '--out', '-o', help='.onnx, or .pt2 for torch.export [default: beside the weights]')]=None,
+        '--out', '-o', help='.onnx, or .pt2 for torch.export [default: next to the weights]')]=None,
     size:Annotated[Optional[int], typer.Option(
-        help='side of the images in px [default: what the network was trained on]')]=None,
+        help='side of the images in px [default: as in training]')]=None,
 ):
-    "Write a trained network as an ONNX file, once onnxruntime computes the same scores."
+    "Write a trained network as an ONNX file, and check that onnxruntime computes the same scores."
     from resnet_course.export import export_model
     from resnet_course.saving import load_model
     model = _model_file(model)
@@ -440,12 +440,12 @@ def export_cmd(
 
 # %% ../nbs/api/71_cli.ipynb #89092cd2
 data_app = typer.Typer(
-    help='Image sets: list them (with no subcommand), download, export, take some classes, check.',
+    help='Datasets: list them (with no subcommand), download, export, select classes, check.',
     **_typer)
 app.add_typer(data_app, name='data', epilog=_examples('resnet-course data',
                                                       'resnet-course data check photos/'))
 Root = Annotated[Optional[Path], typer.Option(
-    help="where the standard sets are [default: fastai's data folder]")]
+    help="folder of the standard datasets [default: fastai's data folder]")]
 Name = Annotated[str, typer.Argument(help="a set's name")]
 Dest = Annotated[Path, typer.Argument(help='folder to create')]
 Folder = Annotated[Path, typer.Argument(
@@ -453,7 +453,7 @@ Folder = Annotated[Path, typer.Argument(
 
 @data_app.callback(invoke_without_command=True)
 def data(ctx:typer.Context, root:Root=None):
-    "List the image sets: what they are, how large, and where they are or would go."
+    "List the datasets: what they contain, their sizes, and where they are or would be stored."
     if ctx.invoked_subcommand: return
     from resnet_course.datasets import list_datasets
     for r in list_datasets(root).reset_index().itertuples():
@@ -464,7 +464,7 @@ def data(ctx:typer.Context, root:Root=None):
 
 @data_app.command('get', epilog=_examples('resnet-course data get cifar10'))
 def data_get(name:Name, root:Root=None):
-    "Download a set from its publisher, unless it is there already."
+    "Download a dataset from its publisher, unless it is already there."
     from resnet_course.datasets import get_dataset
     say(f'{name} is in {get_dataset(name, root)}')
 
@@ -474,7 +474,7 @@ def data_export(
     name:Name, dest:Dest,
     seed:Annotated[int, typer.Option(help='chooses the validation images')]=42, root:Root=None,
 ):
-    "Write a set as lossless PNG class folders: train, valid, test."
+    "Write a dataset as folders of lossless PNG files: train, valid, test."
     from resnet_course.folders import export_set
     out = export_set(name, dest, seed=seed, root=root)
     say(f'{sum(1 for _ in out.rglob("*.png")):,} images in {out}')
@@ -484,12 +484,12 @@ def data_export(
     'resnet-course data subset imagenet/ two/ --classes "tench,golf ball" --copy'))
 def data_subset(
     source:Folder, dest:Dest,
-    classes:Annotated[str, typer.Option(help='how many, or their names separated by commas')],
+    classes:Annotated[str, typer.Option(help='number of classes, or their names, with commas')],
     seed:Annotated[int, typer.Option(help='chooses the classes if a number is given')]=42,
     copy:Annotated[bool, typer.Option(
         '--copy', help='copy the files; otherwise link to them')]=False,
 ):
-    "Make a set of its own from some classes of a large folder, its labels numbered from 0."
+    "Make a new dataset from some classes of a folder, with labels numbered from 0."
     from resnet_course.folders import make_subset
     chosen = int(classes) if classes.isdigit() else [c.strip() for c in classes.split(',')]
     out = make_subset(source, dest, chosen, seed, copy)
@@ -500,7 +500,7 @@ def data_subset(
 @data_app.command('check', epilog=_examples('resnet-course data check photos/'))
 def data_check(
     folder:Folder,
-    near:Annotated[bool, typer.Option(help='look for nearly identical images, too')]=True,
+    near:Annotated[bool, typer.Option(help='also look for nearly identical images')]=True,
 ):
     "Read every image of a folder and report problems. Exit status 1 if there are errors."
     from resnet_course.folders import check_folder
@@ -517,11 +517,11 @@ def lr_find(
     bs:Batch=64, size:Size=None,
     weights:Start=None,
     precision:Precision='auto',
-    n:Annotated[int, typer.Option('-n', min=6, help='batches to try')]=100,
+    n:Annotated[int, typer.Option('-n', min=6, help='number of batches')]=100,
     plot:Annotated[Optional[Path], typer.Option(
-        help='draw the curve into this file (.png or .svg)')]=None,
+        help='save a plot of the curve to this file (.png or .svg)')]=None,
 ):
-    "Suggest a learning rate for SGD, and say whether to trust it. Nothing that is trained is kept."
+    "Suggest a learning rate for SGD, and say whether to trust it. No trained weights are kept."
     from resnet_course.runs import find_run_lr
     curve = find_run_lr(data, arch, bs, size, weights, precision, num_it=n)
     say(curve)
@@ -536,7 +536,7 @@ def runs(out:Out=Path('runs')):
     "List the finished runs, oldest first."
     from resnet_course.runs import list_runs, runs_table
     rows = runs_table(list_runs(out))
-    if not rows: say(f'no runs in {out}/ yet: `resnet-course train` makes one')
+    if not rows: say(f'no runs in {out}/ yet: `resnet-course train` creates one')
     for r in rows:
         test = 'not tested'
         if r['test'] is not None: test = f"{r['test']:.2%} ({r['low']:.2%} to {r['high']:.2%})"
@@ -546,7 +546,7 @@ def runs(out:Out=Path('runs')):
 # %% ../nbs/api/71_cli.ipynb #1625b47e
 @app.command(epilog=_examples('resnet-course doctor'))
 def doctor():
-    "Say what this machine can do, and what is wrong with it. Exit status 1 if something is."
+    "Check whether this machine is ready to train. Exit status 1 if there are problems."
     from resnet_course.doctor import diagnose
     checks = diagnose()
     for c in checks: say(c)
@@ -558,9 +558,9 @@ def lessons(
     folder:Annotated[Path, typer.Argument(
         help='folder to copy them into')]=Path('resnet-course-lessons'),
     start:Annotated[bool, typer.Option(
-        '--open', help='then open the first one in JupyterLab')]=False,
+        '--open', help='open the first one in JupyterLab afterwards')]=False,
 ):
-    "Copy the course's notebooks into a folder. Run it again for newer ones; your changes are kept."
+    "Copy the course's notebooks to a folder. Run again to update them; your changes are kept."
     from resnet_course.lessons import copy_lessons, open_lessons
     done = copy_lessons(folder)
     for name, what in done.items():
@@ -578,19 +578,19 @@ _disk = {errno.ENOSPC: 'the disk is full', errno.EDQUOT: 'the disk quota is used
          errno.EPERM: 'permission denied'}
 
 def _complain(msg):
-    "Print what is wrong; in other processes only if the first one does not"
+    "Print an error; in other processes only if the first process does not"
     # usually the first one prints the same, and the launcher ends this one
     if _rank(): time.sleep(3)
     msg = printable(msg)
     typer.echo(f'process {_rank()}: {msg}' if _rank() else msg, err=True)
 
 def _warn(message, category, filename, lineno, file=None, line=None):
-    "Print a warning of this package in one line; others, such as fastai's to developers, are not"
+    "Print this package's warnings in one line, and drop others, such as fastai's for developers"
     from resnet_course.listing import LeftOutWarning
     if category in (UserWarning, LeftOutWarning): say(f'warning: {printable(message)}', err=True)
 
 def _check_args(args):
-    "Raise `CourseError` for an empty argument: a variable of the shell that is not set"
+    "Raise `CourseError` for an empty argument, which is usually an unset shell variable"
     for i, arg in enumerate(args):
         name = args[i - 1] if i and args[i - 1].startswith('-') else 'an argument'
         if arg.startswith('--') and arg.endswith('='): name, arg = arg[:-1], ''
@@ -598,12 +598,12 @@ def _check_args(args):
 
 # %% ../nbs/api/71_cli.ipynb #8cf75a4b
 def _drop_output():
-    "Let nothing be written at exit, when it would fail again"
+    "Discard pending output, so that writing it at exit does not fail again"
     try: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError): pass   # not a file, as in a notebook
 
 def main():
-    "The command `resnet-course`"
+    "Run the command `resnet-course`"
     for f in (sys.stdout, sys.stderr):
         # a file on Windows may be unable to encode an arrow
         if hasattr(f, 'reconfigure'): f.reconfigure(errors='replace')

@@ -27,7 +27,7 @@ _short_escapes = {'\n': r'\n', '\r': r'\r', '\t': r'\t'}
 def printable(
     text:object, # Shown as `str(text)`
     lines:bool=False # Keep line breaks and tabs?
-)->str: # Text that cannot steer a terminal; still JSON, if it was JSON
+)->str: # Text that is safe to print on a terminal; JSON stays valid JSON
     "Escape control characters, so that a name from a file can be printed"
     def escaped(m):
         "One character as its escape"
@@ -38,7 +38,7 @@ def printable(
     return _controls.sub(escaped, str(text))
 
 def _brief(value):
-    "A value for a message, shortened if it is long"
+    "`value` as text for a message, shortened if it is long"
     text = reprlib.repr(value)
     return text if len(text) <= 100 else f'{text[:90]}…'
 
@@ -91,13 +91,13 @@ def _cause(e, is_kind):
 
 # %% ../nbs/api/00_core.ipynb #memadv03
 def _where(e):
-    "What has run out of memory"
+    "What ran out of memory: 'the GPU' or 'this computer'"
     if isinstance(e, OutOfMemoryError): return e.where
     on_cpu = isinstance(e, (MemoryError, OSError)) or _says(e, 'CPUAllocator')
     return 'this computer' if on_cpu else 'the GPU'
 
 def _out_of_memory(where, bs, accumulate):
-    "The error that says what to try"
+    "An `OutOfMemoryError` that says what to try"
     if not bs: what = 'a smaller batch size, or smaller images'
     elif bs == 1: what = 'smaller images, or a smaller network'
     else: what = f'bs={bs//2}'
@@ -119,7 +119,7 @@ def memory_advice(
     bs:int|None=None, # Images per batch; None: unknown
     accumulate:int=0  # Batches per step, if the number can be changed; 0: it cannot
 )->Iterator[None]:
-    "Raise `OutOfMemoryError`, with advice, for any error inside the block that memory ran out"
+    "Turn any out-of-memory error inside the block into an `OutOfMemoryError` with advice"
     try: yield
     except Exception as e:
         if _cause(e, _is_worker_error): raise CourseError(_worker_advice) from None
@@ -147,7 +147,7 @@ def check_choice(
 
 # %% ../nbs/api/00_core.ipynb #6f35987f
 def _range(low, high):
-    "The allowed numbers in words"
+    "The allowed range in words"
     if low is None and high is None: return ''
     if high is None: return f' of {low} or more'
     return f' from {low} to {high}' if low is not None else f' of {high} or less'
@@ -158,7 +158,7 @@ def _fits(value, low, high):
 def is_whole(
     value:object # Anything
 )->bool: # False for True, False and numbers with a fraction
-    "Say whether a value is a whole number, NumPy's included"
+    "Return whether a value is a whole number; NumPy's integers count"
     if isinstance(value, bool) or not hasattr(value, '__index__'): return False
     try: value.__index__()
     except TypeError: return False   # such as a tensor of floats
@@ -178,7 +178,7 @@ def check_int(
 
 # %% ../nbs/api/00_core.ipynb #38812440
 def _is_number(value):
-    "Is it a real number that is finite?"
+    "Whether `value` is a finite real number"
     if isinstance(value, bool) or not isinstance(value, numbers.Real): return False
     return abs(value) < 1e300
 
@@ -229,7 +229,7 @@ def check_path(
     path:object,     # Value to check
     what:str='path'  # Name of the argument, for the message
 )->Path: # `path`
-    "Return `path` as a `Path`, `~` expanded; raises `CourseError` for what is none, such as ''"
+    "Return `path` as a `Path`, `~` expanded; raises `CourseError` for anything else, such as ''"
     if not _is_path(path):
         raise CourseError(f'{what}={_brief(path)}: give the path of a file or folder')
     # an unset variable of the shell; `Path('')` would be the current folder
@@ -252,7 +252,7 @@ def _options(kind):
     return [get_origin(kind) or kind]
 
 def _is_bool(value):
-    # NumPy's truth values are no `bool`
+    # NumPy's booleans are not `bool`
     return isinstance(value, bool) or str(getattr(value, 'dtype', None)) == 'bool'
 
 def _is_sequence(value):
@@ -265,20 +265,20 @@ _tests = {int: lambda v: is_whole(v) and abs(v.__index__()) < 2**63, float: _is_
           Callable: callable, callable: callable}
 
 def _matches(value, kind):
-    "Does `value` suit one type of an annotation?"
+    "Whether `value` matches one type of an annotation"
     if kind in _tests: return _tests[kind](value)
     return isinstance(value, kind) if isinstance(kind, type) else True
 
 # %% ../nbs/api/00_core.ipynb #c90d1e53
 def _check_arg(value, kinds, name):
-    "Raise `CourseError` unless `value` is of one of the kinds"
+    "Raise `CourseError` unless `value` has one of the allowed types"
     if Path in kinds and _is_path(value): check_path(value, name)
     if any(_matches(value, kind) for kind in kinds): return
     wanted = dict.fromkeys(_words.get(kind, f'a {kind.__name__}') for kind in kinds)
     raise CourseError(f'{name}={_brief(value)}: give {" or ".join(wanted)}')
 
 def _kinds_of(f):
-    "Name → the kinds that a function's annotations allow, and its default's"
+    "Parameter name → the types that a function's annotation and default value allow"
     no_kind = object, inspect.Parameter.empty
     variable = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
     res = {}
@@ -291,7 +291,7 @@ def _kinds_of(f):
 def check_args(
     f:Callable # A function with annotations, or a class, whose `__init__` has them
 )->Callable: # `f`, which now raises `CourseError` for arguments of other types
-    "Check a function's arguments against its annotations; a decorator"
+    "Decorator that checks a function's arguments against its annotations"
     if isinstance(f, type):
         f.__init__ = check_args(f.__init__)
         return f
@@ -300,7 +300,7 @@ def check_args(
     def checked(*args, **kwargs):
         "Check the arguments, then call `f`"
         try: given = signature.bind(*args, **kwargs).arguments
-        except TypeError: given = {}   # `f` says it as Python does
+        except TypeError: given = {}   # calling `f` raises Python's own error
         for name, value in given.items():
             if name in kinds: _check_arg(value, kinds[name], name)
         return f(*args, **kwargs)
@@ -328,7 +328,7 @@ def default_device()->object: # A `torch.device`
 def check_device(
     device:object # A `torch.device`, its name or its number; None: the default device
 )->object: # A `torch.device`
-    "Return `device` as a `torch.device`; raises `CourseError` if it is none"
+    "Return `device` as a `torch.device`; raises `CourseError` if it isn't one"
     import torch
     if device is None: return default_device()
     known = isinstance(device, (str, int, torch.device)) and not isinstance(device, bool)
@@ -434,7 +434,7 @@ def check_file(
 
 # %% ../nbs/api/00_core.ipynb #189b458b
 def _is_nested(o, depth):
-    "Is `o` nested more than `depth` levels deep?"
+    "Whether `o` is nested more than `depth` levels deep"
     level = [o]
     for _ in range(depth):
         level = [v for o in level if isinstance(o, (list, dict))
@@ -445,7 +445,7 @@ def _is_nested(o, depth):
 def parse_json(
     text:str|bytes, # JSON
     label:object,   # Where it comes from, for messages
-    depth:int=20    # Levels of lists and objects that are allowed
+    depth:int=20    # Largest allowed depth of nested lists and objects
 )->object:
     "Parse other people's JSON; raises `CourseError` if that fails or it is nested too deeply"
     try: res = json.loads(text)
@@ -496,7 +496,7 @@ def align(
     rows:Iterable, # The head and the rows, each a list of texts
     left:int=1 # Number of columns that are aligned left; the others are aligned right
 )->str: # One line per row
-    "Write rows as columns of plain text"
+    "Align rows in columns of plain text"
     rows = [list(map(printable, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows)]
     def line(row):
@@ -508,8 +508,8 @@ def align(
 
 # %% ../nbs/api/00_core.ipynb #11c15921
 def _fonts_with(chars):
-    "Installed fonts that have `chars` which the current ones lack, and the characters nobody has"
-    from matplotlib import font_manager, ft2font, rcParams   # imports slowly
+    "Installed fonts for those of `chars` that the current ones lack, and characters in no font"
+    from matplotlib import font_manager, ft2font, rcParams   # slow to import
     def left_by(file): return chars - set(map(chr, ft2font.FT2Font(file).get_charmap()))
     for name in rcParams['font.family']:
         chars = left_by(font_manager.findfont(font_manager.FontProperties(family=[name])))
@@ -530,7 +530,7 @@ def plot_text(
     text:object, # Shown as `str(text)`
     n:int=40     # Characters per line, at most; the middle of longer lines is left out
 )->str:
-    "Prepare a name for a figure: no formulas, no control characters, and a font that has it"
+    "Prepare a name for a figure: no formulas, no control characters, a font that has them all"
     def line(s):
         "One line, shortened"
         s = printable(s)
@@ -552,8 +552,8 @@ def _use_fonts_for(chars):
                   'does, such as Noto Sans CJK, and restart Python')
 
 # %% ../nbs/api/00_core.ipynb #7bf07c92
-def can_show_bar()->bool: # False for a log, which a bar would fill
-    "Is the output a notebook or a terminal?"
+def can_show_bar()->bool: # False for a log, which a bar would clutter
+    "Return whether output goes to a notebook or a terminal"
     from fastcore.imports import IN_NOTEBOOK
     return IN_NOTEBOOK or sys.stdout.isatty()
 
@@ -563,9 +563,9 @@ def progress(
     what:str,       # What is being done, for the lines
     every:float=60. # Time between two lines (s)
 )->Iterator: # The items
-    "Show progress: a bar in a notebook or terminal, anywhere else a line on stderr now and then"
+    "Show progress: a bar in a notebook or terminal, otherwise an occasional line on stderr"
     if can_show_bar():
-        from fastprogress.fastprogress import progress_bar   # imports slowly
+        from fastprogress.fastprogress import progress_bar   # slow to import
         yield from progress_bar(items, total=n, leave=False)
         return
     due = time.monotonic() + every

@@ -51,7 +51,7 @@ def connect()->int: # Number of processes; 1 without a launcher
 
 # %% ../nbs/api/31_distributed.ipynb #3d7c51aa
 def broadcast_object(
-    o:object # Anything that pickles; only rank 0's counts
+    o:object # Anything that can be pickled; only rank 0's is used
 )->object: # The same in every process
     "Broadcast `o` from rank 0"
     if num_distrib() < 2: return o
@@ -60,7 +60,7 @@ def broadcast_object(
     return box[0]
 
 def gather_objects(
-    o:object # Anything that pickles
+    o:object # Anything that can be pickled
 )->list: # In every process, one object per rank
     "Gather `o` from all processes"
     if num_distrib() < 2: return [o]
@@ -71,7 +71,7 @@ def gather_objects(
 def any_rank(
     *flags:bool # The same number in every process
 )->list: # Of bool, one for each flag
-    "For each of `flags`: is it true in any process?"
+    "Return for each of `flags` whether it is true in any process"
     flags = [bool(o) for o in flags]
     ranks = gather_objects(flags)
     return [any(rank[i] for rank in ranks) for i in range(len(flags))]
@@ -82,8 +82,8 @@ class ShardedDL(DistributedDL):
 
     def __init__(self,
         dl:object,                # One of fastai's loaders
-        rank:int|None=None,       # Which process; None: this one
-        world_size:int|None=None  # How many processes; None: as many as were launched
+        rank:int|None=None,       # Rank of the process; None: this one
+        world_size:int|None=None  # Number of processes; None: as many as were launched
     ):
         super().__init__(dl, rank, world_size)
         self.whole = dl.bs
@@ -111,9 +111,9 @@ class ShardedDL(DistributedDL):
 # %% ../nbs/api/31_distributed.ipynb #1eeef15f
 @patch
 def weight(self:ShardedDL,
-    i:int # Number of a batch
+    i:int # Index of a batch
 )->float: # 1 where the shards are equal
-    "The weight of this shard's mean in that of batch `i`, in units of 1/number of processes"
+    "Weight of this shard's mean in the mean of batch `i`, in units of 1/number of processes"
     n = min(self.whole, self.n_all - i*self.whole)
     return len(self._shard(n))*self.world_size/n
 
@@ -126,7 +126,7 @@ def _wrap_model(model):
 
 def _sync_norms(model):
     "Compute BatchNorm's statistics over all processes"
-    # PyTorch's conversion does not know gains that are buffers: make them parameters meanwhile
+    # PyTorch's conversion ignores gains that are buffers: make them parameters temporarily
     norms = [(name, m) for name, m in model.named_modules() if isinstance(m, _BatchNorm)]
     fixed = [(name, m) for name, m in norms if 'weight' in dict(m.named_buffers(recurse=False))]
     for _, m in fixed:
@@ -162,8 +162,8 @@ class DDPCallback(Callback):
         _check_shards(self.learn.dls.train, num_distrib())
         ids = gather_objects(getattr(self.learn.dls, 'split_id', None))
         if len(set(ids)) > 1:
-            raise CourseError('the processes have split the images differently: give `get_dls` a '
-                              'seed, and every process the same files')
+            raise CourseError('the processes have split the images differently: pass a seed to '
+                              '`get_dls`, and give every process the same files')
         # otherwise every shard would have the same dropout
         if rank_distrib(): torch.manual_seed(torch.initial_seed() + rank_distrib())
 
@@ -213,7 +213,7 @@ def after_validate(self:DDPCallback):
 
 @patch
 def after_fit(self:DDPCallback):
-    "End with the same statistics in every process"
+    "Make the statistics the same in every process"
     self.wrapped = None
     self.broadcast_buffers()
 
@@ -238,7 +238,7 @@ def in_step(
         if rank_distrib():
             stack.enter_context(learn.no_bar())
             stack.enter_context(learn.no_logging())
-        # 'auto' measures, and must not come out differently
+        # 'auto' measures, and every process must get the same result
         if hasattr(learn, 'precision'):
             learn.precision.asked = broadcast_object(learn.precision.resolved)
         stack.callback(lambda: setattr(learn, 'model', unwrap_model(learn.model)))

@@ -25,7 +25,7 @@ def checksum(
     path:str|Path, # File to read
     algo:str='sha256' # Any algorithm that `hashlib` knows
 )->str: # Hexadecimal digest
-    "Compute the checksum of a file without loading it whole"
+    "Compute the checksum of a file without loading all of it into memory"
     h = hashlib.new(algo)
     with open(path, 'rb') as f:
         for b in iter(lambda: f.read(1 << 20), b''): h.update(b)
@@ -68,7 +68,7 @@ def _check_space(folder, n):
                       f'{free/1e6:,.0f} MB free')
 
 def _shows(progress, url):
-    "Show a bar? A log gets one line instead"
+    "Whether to show a bar; a log gets one line instead"
     if progress and not can_show_bar(): print(f'downloading {url}', file=sys.stderr, flush=True)
     return progress and can_show_bar()
 
@@ -126,7 +126,7 @@ def fetch(
     dest.parent.mkdir(parents=True, exist_ok=True)
     part, lock = dest.with_name(f'{dest.name}.part'), dest.with_name(f'.{dest.name}.lock')
     def download():
-        "Complete `part`; returns whether its checksum is right"
+        "Complete `part`; returns whether its checksum is correct"
         try: _transfer(url, part, tries, timeout, wait, progress)
         except (OSError, http.client.HTTPException) as e:
             raise CourseError(f'cannot download {url} to {dest}: {_reason(e)}') from e
@@ -144,7 +144,7 @@ def fetch(
 
 # %% ../nbs/api/08_download.ipynb #293d6ce6
 def _inside(path):
-    "Does a relative path stay inside its folder on every system?"
+    "Whether a relative path stays inside its folder on every system"
     path = path.replace('\\', '/')
     if not path or path.startswith('/') or ':' in path[:2]: return False
     return posixpath.normpath(path).split('/')[0] != '..'
@@ -155,7 +155,7 @@ def _is_safe_name(name, is_folder):
     return _inside(name) and '..' not in parts and (is_folder or set(parts) != {'.'})
 
 def _tar_member_is_safe(m):
-    "Is `m` a file, folder or symbolic link that stays inside the folder?"
+    "Whether `m` is a file, folder or symbolic link that stays inside the folder"
     if not _is_safe_name(m.name, m.isdir()): return False
     if m.issym(): return _inside(os.path.join(os.path.dirname(m.name), m.linkname))
     return m.isreg() or m.isdir()
@@ -194,7 +194,7 @@ def _unpack_tar(archive, folder):
         t.extractall(folder, **kwargs)
 
 # %% ../nbs/api/08_download.ipynb #d9826268
-# RuntimeError: a zip file with a password; the rest are damages of one kind or another
+# RuntimeError: a zip file with a password; the others: damaged files
 _unpack_errors = (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError,
                   LookupError, zlib.error, lzma.LZMAError)
 

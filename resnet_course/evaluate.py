@@ -118,7 +118,7 @@ def loss(self:Report)->float: # In nats
 def n_right(self:Report,
     k:int=1 # Number of guesses per image
 )->int: # From 0 to `n`
-    "Count the images whose class is among the `k` most probable; the first of equal classes wins"
+    "Count the images whose class is among the `k` most probable; of equal ones, the first counts"
     y = self.targets[:, None]
     p, classes = self.probs.gather(1, y), torch.arange(self.probs.shape[1])
     ahead = (self.probs > p) | ((self.probs == p) & (classes < y))
@@ -190,7 +190,7 @@ def _logit_interval(area, se):
 
 # %% ../nbs/api/40_evaluate.ipynb #f57e8e0d
 def _roc_areas(probs, targets):
-    "A row (area, low, high) for each class, and one for the mean of all that have both kinds"
+    "A row (area, low, high) for each class, and one for the mean over classes with an area"
     n, rows, areas, influence = len(targets), [], [], np.zeros(len(targets))
     for c in range(probs.shape[1]):
         y = targets == c
@@ -245,7 +245,7 @@ def _macro(tp, true, pred, n):
 
 @patch
 def _bootstrap_macro(self:Report, n_boot=1000, seed=0):
-    "95% intervals of `_macro` if the images are drawn again and again, each with its prediction"
+    "95% intervals of `_macro` from resampling the images, each with its prediction"
     cells = self.confusion.nonzero().numpy()
     counts = self.confusion.numpy()[tuple(cells.T)]
     if (cells[:, 0] == cells[:, 1]).all(): return [[None, None]]*3
@@ -280,7 +280,7 @@ _columns = {'sensitivity': 'sensitivity', 'specificity': 'specificity', 'precisi
             'F1': 'f1', 'ROC AUC': 'roc_auc'}
 
 def _with_interval(row, key):
-    "A metric as text, with its interval; ROC AUC is no percentage"
+    "A metric as text, with its interval; ROC AUC is not shown as a percentage"
     value, (low, high) = row[key], row[f'{key}_ci']
     if value is None: return '–'
     form = '{:.3f}' if key == 'roc_auc' else '{:.1%}'
@@ -290,8 +290,8 @@ def _with_interval(row, key):
 @patch
 def metrics_table(self:Report,
     n:int=20 # Number of classes to show; the others are counted
-)->list: # Of rows of text: the head, a row for each class, and the macro row
-    "Prepare the metrics of each class and their means, with 95% intervals, for people"
+)->list: # Rows of text: the header, a row for each class, and the macro row
+    "Format the metrics of each class and their means, with 95% intervals"
     head = ['class', *_columns, 'images']
     rows = []
     for o in self.class_metrics()[:n]:
@@ -469,7 +469,7 @@ def model_and_dls(
     learn:Learner|nn.Module|str|Path, # A learner; with `dls` also a model or a weights file
     dls:DataLoaders=None # Loaders; None: the learner's
 )->tuple: # The model and the loaders
-    "The model and the loaders to evaluate. Raises `CourseError` if there are no loaders"
+    "Get the model and the loaders to evaluate; raises `CourseError` if there are no loaders"
     if isinstance(learn, Learner): return learn.model, dls or learn.dls
     if dls is None: raise CourseError('a bare model needs loaders: pass dls=get_dls(...)')
     return learn if isinstance(learn, nn.Module) else load_model(learn), dls
@@ -510,7 +510,7 @@ def mcnemar(
 @dataclass
 class Comparison:
     "Two reports on the same images"
-    names: tuple        # Of the two networks
+    names: tuple        # Names of the two networks
     n: int              # Number of images
     top1: tuple         # The two accuracies
     diff: float         # Second accuracy minus first
@@ -545,7 +545,7 @@ def compare(
     n_boot:int=2000, # Number of bootstrap samples
     seed:int=0 # Seed of the bootstrap
 )->Comparison: # Its `diff` is positive if `b` is better
-    "Compare two networks on the same images. Raises `CourseError` if the images differ"
+    "Compare two networks on the same images; raises `CourseError` if the images differ"
     check_int(n_boot, 'n_boot', 1, 10**7)
     check_int(seed, 'seed', 0)
     if a.vocab != b.vocab or not torch.equal(a.targets, b.targets):

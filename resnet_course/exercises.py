@@ -52,7 +52,7 @@ def exercise(
 def as_number(
     answer:object # Number, one-element tensor or array, or string such as '11,173,962' or '37.5 %'
 )->float: # Percent signs are dropped: '37.5 %' gives 37.5
-    "Convert `answer` to a number. Raises `Hint` if it isn't one"
+    "Convert `answer` to a number; raises `Hint` if it isn't one"
     is_array = isinstance(answer, (Tensor, np.ndarray))
     if is_array and math.prod(answer.shape) == 1: answer = answer.item()
     if isinstance(answer, str):
@@ -68,7 +68,7 @@ def as_choice(
     answer:object, # What the learner wrote
     choices:str|Iterable[str] # Valid answers
 )->str: # One of `choices`
-    "Find the choice that `answer` means, ignoring case, spaces and quotes. Raises `Hint` if none"
+    "Find the choice that `answer` means, ignoring case, spaces and quotes; raises `Hint` if none"
     choices, said = list(choices), _letters(answer)
     for c in choices:
         if said in (_letters(c), 'option' + _letters(c), 'answer' + _letters(c)): return c
@@ -84,7 +84,7 @@ def as_list(
     answer:object, # List, tuple, set, array or tensor
     n:int=None # Number of items that it should have; None: any
 )->list: # The items
-    "Convert `answer` to a list. Raises `Hint` if it isn't a collection of `n` items"
+    "Convert `answer` to a list; raises `Hint` if it isn't a collection of `n` items"
     if isinstance(answer, (Tensor, np.ndarray)): answer = answer.tolist()
     if isinstance(answer, (dict, str)) or not hasattr(answer, '__iter__'):
         raise Hint(f'The answer should be a list, but {answer!r} is a {type(answer).__name__}.')
@@ -122,7 +122,7 @@ def same(
 
 # %% ../nbs/api/60_exercises.ipynb #d4c79ec3
 def _import_checks(lesson):
-    "Import the checks of a lesson, such as '05'. Raises `CourseError` if there are none"
+    "Import the checks of a lesson, such as '05'; raises `CourseError` if there are none"
     try: importlib.import_module(f'resnet_course.checks.l{lesson}')
     except ModuleNotFoundError as e:
         if 'resnet_course.checks' not in str(e.name): raise   # a package that a check needs
@@ -130,7 +130,7 @@ def _import_checks(lesson):
         raise CourseError(f'there are no checks for lesson {lesson}') from None
 
 def _load(id):
-    "The exercise `id`. Raises `CourseError` if there is none"
+    "Look up the exercise `id`; raises `CourseError` if there is none"
     if re.fullmatch(r'\d\d\.\d+', str(id)) and id not in exercises: _import_checks(id[:2])
     return exercises[check_choice(id, exercises, 'exercise')]
 
@@ -199,7 +199,7 @@ def _learners_line(e):
 # %% ../nbs/api/60_exercises.ipynb #e6e655c7
 @contextmanager
 def _fresh_random():
-    "Seed the CPU's random generators afresh inside the block, and restore their states afterwards"
+    "Reseed the CPU's random generators inside the block, and restore their states afterwards"
     py_state, np_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.seed()   # `torch.seed` would seed the GPU's generator, too

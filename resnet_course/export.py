@@ -27,7 +27,7 @@ def _import(name):
 
 # %% ../nbs/api/29_export.ipynb #3e0a9cdc
 class OnnxModel:
-    "An ONNX file that is called like the network it was exported from"
+    "An ONNX file that can be called like the network it was exported from"
     @check_args
     def __init__(self,
         path:str|Path # `.onnx` file
@@ -57,7 +57,7 @@ class OnnxModel:
 @check_args
 @dataclass
 class Exported:
-    "What `export_model` wrote, and how closely it agrees with the network"
+    "The result of `export_model`: what it wrote, and how closely it agrees with the network"
     path:Path # The file
     size:tuple # (channels, height, width) of the images
     difference:float # Largest difference between two scores

@@ -102,5 +102,5 @@ class FastResNet(CheckedModule):
 def check(self:FastResNet,
     x:Tensor # Input of the network
 ):
-    "Raise a `CourseError` that says what to do if `x` does not suit this network"
+    "Raise a `CourseError` that says what to do if this network cannot use `x`"
     check_input(x, self.n_in, self.min_size)

@@ -45,7 +45,7 @@ def _places(model, groups):
 
 # %% ../nbs/api/32_freeze.ipynb #56adb874
 def _is_off(m):
-    "Does `m` have parameters, of which none trains?"
+    "Whether `m` has parameters and none of them trains"
     flags = [p.requires_grad for p in m.parameters()]
     return bool(flags) and not any(flags)
 
@@ -54,7 +54,7 @@ def _norms(model, groups, n):
     places = _places(model, groups)
     norms = [(name, m) for name, m in model.named_modules() if isinstance(m, _NormBase)]
     def is_frozen(name, m):
-        "Is a tensor of `m` in a frozen group?"
+        "Whether a tensor of `m` is in a frozen group"
         keys = [f'{name}.{k}' if name else k for k in m.state_dict()]
         return any(places[k].frozen(n) for k in keys if k in places)
     return [m for name, m in norms if _is_off(m) or is_frozen(name, m)]
@@ -66,7 +66,7 @@ bn_modes = dict(eval='statistics, scale and shift of frozen BatchNorm fixed',
 
 # %% ../nbs/api/32_freeze.ipynb #8a3b8f4c
 class Frozen(Callback):
-    "Keep frozen groups unchanged, BatchNorm included, whatever optimizer is created meanwhile"
+    "Keep frozen groups unchanged, including BatchNorm, even if a new optimizer is created"
     run_after, run_valid = TrainEvalCallback, False
 
     @check_args
@@ -81,7 +81,7 @@ class Frozen(Callback):
         "The name of each parameter, by its id"
         return {id(p): name for name, p in unwrap_model(self.learn.model).named_parameters()}
 
-    def by_hand(self)->list: # Of names
+    def by_hand(self)->list: # Names
         "The parameters that are frozen, but not by `apply`"
         net = unwrap_model(self.learn.model)
         return [name for name, p in net.named_parameters()
@@ -90,7 +90,7 @@ class Frozen(Callback):
 # %% ../nbs/api/32_freeze.ipynb #68bb6599
 @patch
 def _take_over(self:Frozen, opt, names):
-    "Count the groups that fastai's own `freeze_to` has frozen as frozen by `apply`"
+    "Treat the groups that fastai's own `freeze_to` has frozen as frozen by `apply`"
     if opt is self.opt_seen and opt.frozen_idx == self.idx_seen: return
     params = [p for group in opt.param_lists[:max(opt.frozen_idx, 0)] for p in group]
     self.stopped |= {names.get(id(p), '') for p in params if not p.requires_grad}
@@ -99,7 +99,7 @@ def _take_over(self:Frozen, opt, names):
 def apply(self:Frozen,
     n:int # Number of groups to freeze, from the input
 ):
-    "Freeze the first `n` groups of the current optimizer; let what `apply` froze before train"
+    "Freeze the first `n` groups of the current optimizer; unfreeze what `apply` froze before"
     opt, names = self.learn.opt, self._names()
     self._take_over(opt, names)
     by_hand = set(self.by_hand())
@@ -118,13 +118,13 @@ def apply(self:Frozen,
 # %% ../nbs/api/32_freeze.ipynb #199fe0a8
 @patch
 def _drop_gradients(self:Frozen):
-    "A gradient of zero would still let weight decay change what is frozen"
+    "Drop frozen gradients: with a gradient of zero, weight decay would still change the weights"
     for p in self.learn.model.parameters():
         if not p.requires_grad: p.grad = None
 
 @patch
 def before_fit(self:Frozen):
-    "Freeze the optimizer's groups, also where `fit` has just created it"
+    "Freeze the optimizer's groups, even if `fit` has just created the optimizer"
     opt = self.learn.opt
     if opt is None: return  # prediction with a learner that has not been trained yet
     new = self.opt_seen is not None and opt is not self.opt_seen
@@ -150,7 +150,7 @@ def state_dict(self:Frozen)->dict: # What was frozen
 
 @patch
 def load_state_dict(self:Frozen, s):
-    "Restore what `state_dict` returned; the optimizer counts as seen"
+    "Restore what `state_dict` returned, and treat the optimizer as known"
     self.n_frozen, self.bn, self.opt_seen = s['n_frozen'], s['bn'], self.learn.opt
     self.idx_seen = self.n_frozen
     if 'stopped' in s: self.stopped = set(s['stopped'])
@@ -158,7 +158,7 @@ def load_state_dict(self:Frozen, s):
 
 @patch
 def _take_over_all(self:Frozen):
-    "For earlier checkpoints: count all that is frozen as frozen by `apply`"
+    "For earlier checkpoints: treat everything frozen as frozen by `apply`"
     net = unwrap_model(self.learn.model)
     self.stopped = {name for name, p in net.named_parameters() if not p.requires_grad}
 
@@ -168,8 +168,8 @@ def _frozen_cb(learn): return next((cb for cb in learn.cbs if isinstance(cb, Fro
 @check_args
 def frozen_norms(
     learn:Learner # Any fastai learner
-)->list: # Of modules; empty without `Frozen` among the callbacks
-    "The normalization layers whose statistics are fixed while `learn` trains"
+)->list: # Modules; empty without `Frozen` among the callbacks
+    "List the normalization layers whose statistics are fixed while `learn` trains"
     cb = _frozen_cb(learn)
     return cb.fixed_norms() if cb else []
 
@@ -177,17 +177,17 @@ def frozen_norms(
 @check_args
 def optimizer_groups(
     learn:Learner # With an optimizer
-)->list: # Of names
-    "Names of the optimizer's groups: those of `group_names`, or numbers if they do not match"
+)->list: # Names
+    "Name the optimizer's groups: by `group_names`, or by numbers if those do not match"
     names, k = group_names(learn.model), len(learn.opt.param_lists)
     return names if len(names) == k else [f'group {i}' for i in range(k)]
 
 @check_args
 def group_number(
     learn:Learner, # With an optimizer
-    n:int|str      # Index of a parameter group, perhaps negative, or its name
-)->int: # 0 to the number of groups less 1
-    "The number of a parameter group. Raises `CourseError` if there is no such group"
+    n:int|str      # Index of a parameter group, possibly negative, or its name
+)->int: # From 0 to the number of groups - 1
+    "Find the index of a parameter group; raises `CourseError` if there is no such group"
     names = optimizer_groups(learn)
     k = len(names)
     if isinstance(n, str): return names.index(check_choice(n, names, 'parameter group'))
@@ -207,10 +207,10 @@ def group_number(
 def freeze_to(
     learn:Learner,         # Any fastai learner with parameter groups, such as `course_learner`'s
     n:int|str,             # First group that trains, by index or name: -1 is the head alone
-    bn:str|None=None,      # Frozen BatchNorm: 'eval' (at first), 'stats', 'train'; None: unchanged
-    momentum:str='reset'   # 'reset' drops all, as fastai does; 'keep' only that of frozen groups
+    bn:str|None=None,      # Frozen BatchNorm: 'eval' (initially), 'stats', 'train'; None: unchanged
+    momentum:str='reset'   # 'reset' drops all, as fastai does; 'keep': only that of frozen groups
 )->Learner: # `learn`
-    "Freeze the groups before `n` until the next call, and train the rest. Raises `CourseError`"
+    "Freeze the groups before `n` and train the rest; raises `CourseError` for an invalid `n`"
     check_choice(momentum, ['reset', 'keep'], 'momentum')
     if bn is not None: check_choice(bn, bn_modes, 'bn')
     if learn.opt is None: learn.create_opt()
@@ -238,9 +238,9 @@ def _forget(opt, frozen):
 def freeze_at_fit(
     learn:Learner,    # Any fastai learner, with the optimizer that it will train with
     n:int|str,        # First group that trains, by index or name
-    bn:str|None=None  # Frozen BatchNorm: 'eval', 'stats', 'train'; None: unchanged, at first 'eval'
+    bn:str|None=None  # Frozen BatchNorm: 'eval' (initially), 'stats' or 'train'; None: unchanged
 ):
-    "Have the groups before `n` frozen when the next fit starts. Raises `CourseError`"
+    "Freeze the groups before `n` when the next fit starts; raises `CourseError` for an invalid `n`"
     if bn is not None: check_choice(bn, bn_modes, 'bn')
     n, cb = group_number(learn, n), _frozen_cb(learn)
     if cb is None:
@@ -272,7 +272,7 @@ class FreezeReport:
     by_hand:list = field(default_factory=list) # Names of parameters frozen by `requires_grad_`
 
     @property
-    def ok(self)->bool: # Is nothing wrong?
+    def ok(self)->bool: # True if nothing is wrong
         return not (self.broken or self.idle or self.notes)
 
     def to_dict(self)->dict: # For JSON
@@ -284,7 +284,7 @@ class FreezeReport:
         if self.broken or self.notes: raise CourseError('\n'.join(self.problems()))
         return self
 
-    def problems(self)->list: # Of strings
+    def problems(self)->list: # Strings
         "One sentence for each thing that is wrong"
         found = []
         if self.broken: found.append(f'changed although frozen: {shorten(self.broken)}')
@@ -324,7 +324,7 @@ def __repr__(self:FreezeReport): return str(self)
 
 # %% ../nbs/api/32_freeze.ipynb #d6805a17
 def _may_move(place, n, bn):
-    "May this tensor change when the groups before `n` are frozen?"
+    "Whether this tensor may change when the groups before `n` are frozen"
     if place.group is None or place.by_hand: return False
     if place.trains(n): return True
     return (place.kind == 'norm' and bn == 'train') or (place.kind == 'stat' and bn != 'eval')
@@ -344,12 +344,12 @@ def _row(name, i, n, group, moved, places):
 
 # %% ../nbs/api/32_freeze.ipynb #e4cb8030
 def _moved(a, b):
-    "The largest change from `a` to `b`, or None if they agree bit for bit"
+    "The largest change from `a` to `b`, or None if they are bit-identical"
     if torch.equal(a, b): return None
     return float((b.double() - a.double()).abs().max())
 
 def _notes(learn, n, places):
-    "What is wrong with how the learner is set up"
+    "Problems with the setup of the learner"
     k, notes = len(learn.opt.param_lists), []
     if k == 1: notes.append('there is one parameter group: freeze() froze nothing')
     if not 0 <= n < k:
@@ -387,9 +387,9 @@ def freeze_report(
     learn:Learner,        # After training
     before:dict,          # From `snapshot(learn)`, before training
     after:dict|None=None, # From `snapshot(learn)`; None: the present state
-    bn:str|None=None      # What frozen BatchNorm was allowed to do; None: what `learn` was told
+    bn:str|None=None      # What frozen BatchNorm was allowed to do; None: the setting of `learn`
 )->FreezeReport: # A row for each group, and what is wrong
-    "Compare every tensor before and after training. Raises `CourseError` for another snapshot"
+    "Compare every tensor before and after training; raises `CourseError` if the models differ"
     if learn.opt is None: raise CourseError('this learner has no optimizer yet: train it first')
     if after is None: after = snapshot(learn)
     if set(before) != set(after):

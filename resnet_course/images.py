@@ -32,7 +32,7 @@ _decode_errors = (OSError, ValueError, TypeError, LookupError, SyntaxError, stru
                   Image.DecompressionBombError)
 
 def _check_regular(path):
-    "Raise OSError for a pipe, which would block, a device or a folder"
+    "Raise `OSError` for a pipe (which would block), a device or a folder"
     if not stat.S_ISREG(os.stat(path).st_mode): raise OSError('not a regular file')
 
 # %% ../nbs/api/10_images.ipynb #f674c8a1
@@ -42,10 +42,10 @@ def white_of(
     low:float, # Smallest value of the pixels
     high:float # Largest value
 )->int: # One of 1, 255, 1023, 4095, 16383 and 65535
-    "The value that is white in an image of more than 8 bits. Raises `CourseError`"
+    "Return the value of white in an image of more than 8 bits; raises `ValueError` if none fits"
     if low >= 0 and high <= _whites[-1]: return next(w for w in _whites if high <= w)
     # also for NaN
-    raise ValueError(f'its values go from {low:g} to {high:g}, and those of images from 0 to 1, '
+    raise ValueError(f'its values go from {low:g} to {high:g}, but an image needs 0 to 1, '
                      '255, 4095 or 65535: rescale them')
 
 def _is_deep(im): return im.mode.startswith('I') or im.mode == 'F' 
@@ -118,7 +118,7 @@ def _check_array(a):
 # %% ../nbs/api/10_images.ipynb #2970b4b8
 @check_args
 def read_image(
-    o:str|Path|bytes|io.IOBase|Image.Image|np.ndarray|Tensor, # As for these two
+    o:str|Path|bytes|io.IOBase|Image.Image|np.ndarray|Tensor, # As for `open_image` or `array_image`
     size:int, # Side of the result (px)
     n_in:int=3, # Number of channels; 1: grayscale, 3: RGB
     white:dict=None # As for `open_image`
@@ -166,12 +166,12 @@ def as_channels(
 class ImageSet:
     "Images and their classes: one tensor in memory, or files to read them from"
     def __init__(self,
-        name:str, # Name of the data set or folder
+        name:str, # Name of the dataset or folder
         y:Sequence, # Class index of each image (N)
         vocab:Sequence, # Class names
         x:Tensor=None, # Images, uint8 N,C,H,W; None: read them from `files`
         files:list=None, # Path of each image; None: not from files
-        splits:dict=None, # Indices of 'train', 'valid' and 'test', where the data set defines them
+        splits:dict=None, # Indices of 'train', 'valid' and 'test', where the dataset defines them
         n_in:int=3, # Number of channels, where the images are read from files
         load_size:int=None, # Side of small squares (px); None: photos, read when they are needed
         stats:tuple=None, # Mean and standard deviation of the training pixels, per channel, 0 to 1
@@ -189,7 +189,7 @@ class ImageSet:
         self.stats, self.flip, self.white, self.listing = stats, flip, white, listing
         self._copies = {}   # device → images and classes
     @property
-    def is_photos(self)->bool: # Are they of any size and shape, and read when they are needed?
+    def is_photos(self)->bool: # True for photos of any size and shape, which are read when needed
         return self.load_size is None
     def __len__(self): return len(self.y)
     def __deepcopy__(self, memo): return self
@@ -239,9 +239,9 @@ def check_trainable(
     _check_splits(o)
     names = sorted(set(o.labels))
     if len(names) < 2 and o.path.is_file():
-        raise CourseError(f'{o.path} names {len(names)} class, and a classifier needs two or more')
+        raise CourseError(f'{o.path} names {len(names)} class, but a classifier needs two or more')
     if len(names) < 2:
-        raise CourseError(f'{o.path} has {len(names)} class folders with images, and a classifier '
+        raise CourseError(f'{o.path} has {len(names)} class folders with images, but a classifier '
                           f'needs two or more: {o.path.name}/CLASS/IMAGE.jpg')
     missing = sorted(set(names) - set(o.counts('train'))) if any(o.splits) else []
     if missing: raise CourseError(f'{o.path}: no training images of {shorten(missing, 5)}')
@@ -255,12 +255,12 @@ def _splits_of(o):
 
 # %% ../nbs/api/10_images.ipynb #e20e4456
 def _header(f):
-    "Size and mode of an image file, which is not decoded"
+    "Size and mode of an image file, without decoding it"
     with Image.open(f, formats=readable_formats()) as im:
         return im.size, 'RGBA' if 'transparency' in im.info else im.mode
 
 def _common_format(files):
-    "Side and channels of small squares, and the number of other small images; or `(None, 3, 0)`"
+    "Side and channels of small squares, and the number of exceptions; `(None, 3, 0)` for photos"
     sizes, modes = Counter(), set()
     for f in files:
         try: size, mode = _header(f)
@@ -275,7 +275,7 @@ def _common_format(files):
 
 # %% ../nbs/api/10_images.ipynb #02e6853b
 def _in_threads(f, items, progress_of=None):
-    "`f` of each item, in order"
+    "Apply `f` to each item in threads; yields the results in order"
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as ex:
         done = ex.map(f, items)
         yield from progress(done, len(items), progress_of) if progress_of else done
@@ -311,7 +311,7 @@ def find_bad(
     files:Sequence, # Paths of images
     seconds:float|None=60, # Time to read all in, or else only 64 are read; None: any time
     size:int=64 # Short side (px); small ones are decoded faster
-)->tuple: # Number of the file → `CourseError`, and whether all files were read
+)->tuple: # Index of the file → `CourseError`; and whether all files were read
     "Find unreadable image files"
     errors = {}
     def read(i):
@@ -333,7 +333,7 @@ _deep_endings = {'.png', '.tif', '.tiff', '.pgm', '.pnm', '.jp2', '.j2k', ''}
 def find_white(
     files:Sequence # Paths of images
 )->tuple: # Mode → value of white, for `open_image`, and sentences about it
-    "The value that is white in those images of a set that have more than 8 bits"
+    "Find the value of white for those images of a set that have more than 8 bits"
     def highest(f):
         "Mode and largest value of the image, None for one of 8 bits"
         try:
@@ -348,7 +348,7 @@ def find_white(
     return white, [_about_white(vs, white[mode]) for mode, vs in highs.items()]
 
 def _about_white(highs, white):
-    "What was found out, in words"
+    "Describe what `find_white` found"
     text = (f'{len(highs):,} images have more than 8 bits, and values up to {max(highs):g}: '
             f'{white} is white')
     n_dark = sum(v < white/16 for v in highs)
@@ -361,12 +361,12 @@ def _check_files(o, skip_bad, in_memory):
     bad, all_read = find_bad(o.files, None if skip_bad else 60)
     if bad and not skip_bad: raise _unreadable(o.files, bad)
     if not all_read:
-        o.notes.append('64 images were read as a test: to read all takes more than a minute')
+        o.notes.append('only 64 images were checked: reading all takes more than a minute')
     o.drop(bad, 'unreadable')
 
 # %% ../nbs/api/10_images.ipynb #3cefb1a1
 def _make_image_set(
-    name:str, # Name of the data set
+    name:str, # Name of the dataset
     o:Listing, # Its files and labels
     vocab:Sequence, # Class names
     labels:Sequence=None, # How the listing spells them; None: as `vocab` does
@@ -472,7 +472,7 @@ def open_labeled(
     in_memory:bool=None, # As for `open_folder`
     skip_bad:bool=False # As for `open_folder`
 )->ImageSet: # All images are in the split 'test'
-    "Open all labeled images, whatever their split, to test a network on; raises `CourseError`"
+    "Open all labeled images, whatever their split, to test a network; raises `CourseError`"
     o = _list(path)
     names, labels, kwargs = _told_by_json(o) or (vocab, vocab, {})
     label_of = dict(zip(names, labels))

@@ -38,14 +38,14 @@ def _net(learn):
     return unwrap_model(get_net(learn))
 
 def _call(net, x):
-    "The scores; a network that was compiled in place runs as it is written, since hooks need that"
+    "The scores; a network compiled in place runs uncompiled, because hooks need that"
     return net(x) if getattr(net, '_compiled_call_impl', None) is None else net.forward(x)
 
 @check_args
 def get_layer(
     learn:Learner|nn.Module, # A learner or a model
     name:str # Name as in `named_modules`: 'layer1', 'layer2.0.conv1', 'fc'
-)->nn.Module: # The layer itself
+)->nn.Module: # The layer
     "Look up a layer by name; raises `CourseError` with the closest matches if there is none"
     layers = dict(_net(learn).named_modules())
     names = [n for n in layers if n]
@@ -54,18 +54,18 @@ def get_layer(
 # %% ../nbs/api/42_interpret.ipynb #a0c884f6
 @dataclass
 class _Map:
-    "An output that has a place for each part of the image"
-    name:str    # Of the layer
+    "An output with a position for each part of the image"
+    name:str    # Name of the layer
     layout:str  # 'NCHW', 'NHWC' or 'tokens'
     size:tuple  # (height, width)
     width:int   # Channels
 
 def _keeps_shape(h, w, shape):
-    "Have maps of h×w the proportions of images of `shape`?"
+    "Whether maps of h×w have the proportions of images of `shape`"
     return 1 < max(h, w) <= max(shape) and abs(w - h*shape[1]/shape[0]) <= 1
 
 def _as_map(name, out, shape, grid, asked=False):
-    "The `_Map` of an output for images of `shape`; None if it is none, and nobody `asked` for it"
+    "The `_Map` of an output for images of `shape`; None if it isn't one and was not `asked` for"
     if isinstance(out, (tuple, list)): out = out[0] if out else None
     if not isinstance(out, Tensor): return None
     s = out.shape
@@ -85,10 +85,10 @@ def _head_layers(net):
 
 @torch.no_grad()
 def _find_maps(net, x, asked=None):
-    "The maps in the order in which the layers that output them end, that of layer `asked` included"
+    "The maps in the order in which their layers finish, including that of layer `asked`"
     found, hooks, head = [], [], _head_layers(net)
     def look(name, m, args, out):
-        "Note the output of a layer if it is a map"
+        "Record the output of a layer if it is a map"
         grid = next((o.size for o in reversed(found) if o.layout != 'tokens'), None)
         m = _as_map(name, out, x.shape[2:], grid, name == asked)
         if m: found.append(m)
@@ -117,7 +117,7 @@ def _maps_of(net):
     return []
 
 def _last_of_each_size(maps):
-    "Of a pyramid of maps, the last of each size; of tokens, the last of each block"
+    "The last map of each size in a pyramid; of tokens, the last of each block"
     if maps[-1].layout == 'tokens':
         return [o.name for o in maps if o.layout == 'tokens' and o.name[-1].isdigit()]
     spatial = [o for o in maps if o.layout != 'tokens']
@@ -343,7 +343,7 @@ def plot_neighbors(
 
 # %% ../nbs/api/42_interpret.ipynb #d7b4aff3
 def _tap(kept, layer, args, out):
-    "Keep a layer's output, and pass on a copy: what follows may overwrite it"
+    "Keep a layer's output and pass on a copy, because later layers may overwrite it"
     kept['out'] = out[0] if isinstance(out, (tuple, list)) else out
     copy = kept['out'].clone()
     if isinstance(out, (tuple, list)): return type(out)([copy, *out[1:]])
@@ -376,14 +376,14 @@ def _channels_first(o, layout, size):
     return o[:, o.shape[1] - h*w:].transpose(1, 2).unflatten(2, (h, w))   # without class token
 
 def _cam_layers(net, x, name):
-    "The map to explain by; of tokens several, the last first, since not all have a gradient"
+    "Layers to explain by: one map, or several of tokens, last first, as some have no gradient"
     if name is None: name = next(iter(_named_stages(net)[-1:]), None)
     if name: get_layer(net, name)
     maps = _find_maps(net, x[:1], name)
     if name: maps = [o for o in maps if o.name == name]
     if not maps:
-        raise CourseError(f'{name or type(net).__name__} has no output with a place for each part '
-                          'of the image, so there is no map to explain by')
+        raise CourseError(f'{name or type(net).__name__} has no output with a position for each '
+                          'part of the image, so there is no map for Grad-CAM')
     last = maps[-1]
     if name or last.layout != 'tokens': return [last]
     layers = dict(net.named_modules())
@@ -399,7 +399,7 @@ def grad_cam(
     name:str=None, # Name of a layer; None: the one that outputs the last map of the image
     relu:bool=True # Keep only evidence for the class? False: negative values speak against it
 )->Tensor: # N,H,W
-    "Map how much each place of an image supports a class"
+    "Map how strongly each position in an image supports a class"
     net = _net(learn)
     xb = _to_model(xb, net).detach().requires_grad_()
     layers = _cam_layers(net, xb, name)
@@ -609,7 +609,7 @@ def gradient_norms(
 def plot_gradients(
     norms:dict[str, list], # Name of a network → result of `gradient_norms`
     ax:Axes=None # Axes to draw in; None: a new figure
-)->Axes: # Where it was drawn
+)->Axes: # The axes with the plot
     "Plot gradient norms against the position of the layer, on a logarithmic scale"
     if ax is None: _, ax = plt.subplots(figsize=(7, 3), layout='constrained')
     for name, style in styles(norms).items():
@@ -622,7 +622,7 @@ def plot_gradients(
 # %% ../nbs/api/42_interpret.ipynb #96fecd7a
 class GradientNorms(Callback):
     "Record the gradient norm of each convolution and linear layer during training"
-    order = 102   # once the gradients are unscaled and clipped
+    order = 102   # after the gradients are unscaled and clipped
     @check_args
     def __init__(self,
         every:int=10 # Batches between two records
@@ -641,7 +641,7 @@ class GradientNorms(Callback):
             values.append(now.get(n, np.nan))
     def plot(self,
         ax:Axes=None # Axes to draw in; None: a new figure
-    )->Axes: # Where it was drawn
+    )->Axes: # The axes with the plot
         "Plot a line for each layer, from the first (dark) to the last (light)"
         if ax is None: _, ax = plt.subplots(figsize=(7, 3), layout='constrained')
         colors = plt.cm.viridis(np.linspace(0, .9, len(self.norms)))

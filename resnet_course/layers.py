@@ -308,10 +308,10 @@ class CheckedModule(nn.Module):
     def check(self,
         x:Tensor # Input of the network
     ):
-        "Raise a `CourseError` that says what to do if `x` does not suit this network"
+        "Raise a `CourseError` that says what to do if this network cannot use `x`"
 
     def __call__(self, x, *args, **kwargs):
-        "Check `x`, unless a tool follows the calls to record them; then compute `forward`"
+        "Check `x`, unless a tool is tracing the network; then compute `forward`"
         recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
         if isinstance(x, Tensor) and not recorded: self.check(x)
         return super().__call__(x, *args, **kwargs)

@@ -39,7 +39,7 @@ from .optimizers import torch_sgd
 def why_not_compile(
     device:object='cpu' # A `torch.device` or its name: where the network will run
 )->str: # '' if nothing is missing
-    "Say what `torch.compile` needs that this machine does not have"
+    "Return what `torch.compile` needs that this machine does not have"
     if torch.device(device).type == 'cuda':
         return '' if find_spec('triton') else 'Triton is not installed'
     from torch._inductor.cpp_builder import get_cpp_compiler
@@ -48,7 +48,7 @@ def why_not_compile(
     return ''
 
 def _compile(model, backend, device):
-    "Compile `model` in place if this machine can; True if it did"
+    "Compile `model` in place if this machine can; returns whether it did"
     if backend is True:
         why = why_not_compile(device)
         if why:
@@ -64,7 +64,7 @@ def _compile(model, backend, device):
 def set_seeds(
     seed:int, # Any whole number
     dls:object=None, # Loaders whose order of batches should start from `seed`, too
-    deterministic:bool=False # On CUDA, use only algorithms that give the same bits every time?
+    deterministic:bool=False # On CUDA, use only deterministic algorithms?
 ):
     "Seed Python, NumPy, PyTorch, and the training loader's shuffling"
     set_seed(seed, reproducible=deterministic)
@@ -72,11 +72,11 @@ def set_seeds(
 
 # %% ../nbs/api/36_learner.ipynb #e227f852
 class CourseLearner(Learner):
-    "fastai's `Learner` with a complete `freeze_to`, a light progress bar, and what a record needs"
+    "fastai's `Learner` with a complete `freeze_to`, a light progress bar, and data for run records"
     seed = weights_report = recipe = None # Set by `course_learner` and `fit_recipe`
     balance = None # 'loss' if the loss has class weights, 'sample' if the loader balances classes
     more_cbs = () # Names of the callbacks that the caller added
-    compiled = False # Is the network compiled? Or the backend's name
+    compiled = False # True if the network is compiled, or the name of the backend
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -93,7 +93,7 @@ class CourseLearner(Learner):
         bn:str|None=None,     # Frozen BatchNorm: 'eval', 'stats', 'train'; None: unchanged
         momentum:str='reset'  # 'reset' drops all momentum; 'keep' drops that of frozen groups
     ):
-        "Freeze the groups before `n`, BatchNorm included: see `freeze.freeze_to`"
+        "Freeze the groups before `n`, including BatchNorm; see `freeze.freeze_to`"
         freeze_to(self, n, bn, momentum)
 
     @contextmanager
@@ -107,7 +107,7 @@ class CourseLearner(Learner):
 
 # %% ../nbs/api/36_learner.ipynb #fe774e92
 def _as_fastai(dls):
-    "Loaders as fastai has them, perhaps made from PyTorch's"
+    "Convert loaders to fastai's if they are PyTorch's"
     loaders = getattr(dls, 'loaders', dls)
     is_torch = any(isinstance(dl, torch.utils.data.DataLoader) for dl in loaders)
     return as_dls(*loaders) if is_torch else dls
@@ -128,24 +128,24 @@ def _model_for(dls, name, stem, n_in, kwargs):
 
 # %% ../nbs/api/36_learner.ipynb #c7dd15f9
 def _as_dls(dls):
-    "`dls`, or fastai's for PyTorch's loaders"
+    "Return fastai's loaders: `dls`, or a conversion of PyTorch's loaders"
     is_one = isinstance(dls, torch.utils.data.DataLoader)
     loaders = [dls] if is_one else getattr(dls, 'loaders', dls)
     if not (isinstance(loaders, (list, tuple)) and len(loaders) in (1, 2, 3)):
         raise CourseError(f'dls={dls!r:.80}: give what `get_dls` returns, or loaders for training, '
-                          'validation and perhaps test')
+                          'validation and optionally test')
     is_torch = any(isinstance(dl, torch.utils.data.DataLoader) for dl in loaders)
     return as_dls(*loaders) if is_torch else dls
 
 def _channels(dls):
-    "Channels of the images: as `dls` says, or as its first batch has them"
+    "Channels of the images, from `dls` or from its first batch"
     n_in = getattr(dls, 'n_in', None)
     if n_in: return n_in
     try: return int(dls.one_batch()[0].shape[1])
     except (AttributeError, IndexError, TypeError): return 3
 
 def _call_arch(arch, dls):
-    "The network of a function such as torchvision's `resnet18`, for the classes of `dls`"
+    "Call a function such as torchvision's `resnet18` to get a network for the classes of `dls`"
     try: return arch(num_classes=dls.c)
     except TypeError as e:
         name = getattr(arch, '__name__', arch)
@@ -162,20 +162,20 @@ def _n_outputs(net, dls):
     if p is None: return None
     try:
         with eval_mode(net): out = net(torch.zeros(2, n_in, *height_width(size), device=p.device))
-    except Exception: return None   # fit says better what is wrong
+    except Exception: return None   # `fit` gives a better error message
     return out.shape[1] if isinstance(out, torch.Tensor) and out.ndim == 2 else None
 
 # %% ../nbs/api/36_learner.ipynb #f487dda2
 def _check_outputs(net, dls):
-    "Raise `CourseError` for a network with too few outputs for the classes; warn of too many"
+    "Raise `CourseError` if a network has too few outputs for the classes; warn if too many"
     c, n = getattr(dls, 'c', None), _n_outputs(net, dls)
     if not c or n is None or n == c: return
-    said = f'the network has {n} outputs, and the data have {c} classes'
+    said = f'the network has {n} outputs, but the data have {c} classes'
     if n < c: raise CourseError(f'{said}: create it with {c}')
     warnings.warn(f'{said}: create it with {c}, or {n - c} of its scores are never right')
 
 def _network(dls, arch, stem, n_in, kwargs, check):
-    "The network for a name, a function or a network; `check` its number of outputs?"
+    "The network for a name, a function or a network; `check`: verify its number of outputs"
     if isinstance(arch, str): return _model_for(dls, arch, stem, n_in, kwargs)
     if not isinstance(arch, nn.Module): arch = _call_arch(arch, dls)
     if check: _check_outputs(arch, dls)
@@ -186,7 +186,7 @@ def _network(dls, arch, stem, n_in, kwargs, check):
 def class_weights(
     dls:DataLoaders # From `get_dls`, `as_dls` or fastai
 )->torch.Tensor: # One number per class; the mean over the training images is 1
-    "Compute weights that make all classes count equally. Raises `CourseError` if one has no images"
+    "Compute weights that make all classes count equally; raises `CourseError` if one has no images"
     counts = class_counts(dls)
     return torch.tensor(counts.sum()/(len(counts)*counts), dtype=torch.float32)
 
@@ -201,8 +201,8 @@ def _loss_for(dls, loss_func, balance):
         raise CourseError("balance='sample' belongs to the loader: get_dls(..., balance='sample')")
     check_choice(balance, ['loss'], 'balance')
     if loss_func is not None:
-        raise CourseError("balance='loss' weights the classes of the cross-entropy: give a loss "
-                          'of your own its weights yourself; `class_weights(dls)` computes them')
+        raise CourseError("balance='loss' weights the classes of the cross-entropy: for your own "
+                          'loss, set the weights yourself; `class_weights(dls)` computes them')
     if _sampled(dls):
         raise CourseError("balance='loss' and balance='sample' together would count rare classes "
                           'twice: choose one of the two')
@@ -211,17 +211,17 @@ def _loss_for(dls, loss_func, balance):
 # %% ../nbs/api/36_learner.ipynb #edffffb0
 @check_args
 def course_learner(
-    dls:object,            # From `get_dls` or fastai; or PyTorch's: train, valid, perhaps test
+    dls:object,            # From `get_dls` or fastai; or PyTorch's: train, valid, optionally test
     arch:object='resnet20',# A name from `list_models()`, a model, or a function of num_classes
     weights:str|Path|dict|nn.Module=None, # For `load_weights` to start from; None: from scratch
     precision:str='auto',  # 'auto', 'fp32', 'bf16' or 'fp16'
     seed:int|None=None,    # Makes weights, batches and augmentation repeatable
-    stem:str|None=None,    # 'imagenet', 'cifar' or 'deep'; None: what suits the size of the images
-    opt_func:callable=torch_sgd, # An optimizer as fastai takes it
+    stem:str|None=None,    # 'imagenet', 'cifar' or 'deep'; None: the one for the size of the images
+    opt_func:callable=torch_sgd, # An optimizer function for fastai
     metrics:object=accuracy,     # A metric, or several
     loss_func:callable=None,     # None: cross-entropy
     splitter:callable=param_groups, # Model → parameter groups, for freezing
-    cbs:object=None,       # Another callback, or several
+    cbs:object=None,       # One or more additional callbacks
     model_kwargs:dict|None=None, # More arguments for `create_model`
     compile:bool|str=False,# `torch.compile` the network? Or the name of a backend
     balance:str|None=None, # 'loss': weight the cross-entropy so that all classes count equally

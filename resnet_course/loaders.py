@@ -58,7 +58,7 @@ class _ToImage(Transform):
         return TensorImage if self.n_in == 3 else TensorImageBW
 
     def encodes(self, o):
-        "Look up an image of the set by its number; read anything else"
+        "Look up an image of the set by its index; read anything else"
         if _is_index(o) and self.images is not None and self.images.x is not None:
             return self.cls(as_channels(self.images.x[o], self.n_in))
         return self.cls(self.reader.read(self.source(o, False)))
@@ -73,7 +73,7 @@ class _ToImage(Transform):
         return _is_index(o) and self.images is not None and self.images.is_photos
 
     def source(self, o, augmented)->object: # The file of an image of the set, or `o` itself
-        "What to read; only training takes what is kept in memory"
+        "What to read; only training uses the copies that are kept in memory"
         if not _is_index(o): return o
         if self.images is None:
             raise CourseError('an exported learner has no images: pass a file, image or array')
@@ -86,7 +86,7 @@ class _ToImage(Transform):
         return res
 
     def with_borders(self)->Transform:
-        "A copy that keeps what is cropped from photos"
+        "A copy that keeps the borders of photos"
         res = copy(self)
         res.reader = replace(self.reader, size=self.reader.load_size, window=None, tfms=())
         return res
@@ -105,7 +105,7 @@ class _ToLabel(Transform):
     def classes_of(self,
         items:list # Indices of images of the set
     )->np.ndarray: # Class of each
-        "Look classes up without reading an image"
+        "Look up classes without reading an image"
         return self.images.y.numpy()[np.asarray(items, int)]
 
     def encodes(self, o):
@@ -127,14 +127,14 @@ class SeededDL(TfmdDL):
     "A `TfmdDL` whose batches depend on nothing but `rng`"
     sampler = None # A PyTorch sampler that draws the training order, for loaders from `as_dls`
     key = 0 # Drawn each epoch; photos are augmented by it
-    chances = None # Chance of each image at every draw; None: each comes once in an epoch
+    chances = None # Probability of each image at every draw; None: each comes once in an epoch
 
     def image_tfms(self)->list: # Of `ImageTransform`
-        "The transforms of this loader's batches that know images"
+        "The transforms of this loader's batches that are `ImageTransform`s"
         return [tfm for tfm in self.after_batch.fs if isinstance(tfm, ImageTransform)]
 
     def shuffle_fn(self, idxs):
-        "Like fastai's, without a Python loop over the images; with `chances`, draw again and again"
+        "Like fastai's, without a Python loop over images; with `chances`, draw with replacement"
         rng = np.random.RandomState(self.rng.getrandbits(32))
         if self.chances is not None: return rng.choice(idxs, len(idxs), p=self.chances).tolist()
         return np.array(idxs)[rng.permutation(len(idxs))].tolist()
@@ -175,7 +175,7 @@ def deal(self:SeededDL,
 def train_classes(
     dls:DataLoaders # From `get_dls`, `as_dls`, or fastai
 )->np.ndarray: # Class index of each training image
-    "Find the class of each training image without reading one. Raises `CourseError`"
+    "Find the class of each training image without reading it; raises `CourseError` if it can't"
     ds = dls.train.dataset
     pipe = getattr(ds, 'tls', [ds])[-1]
     tfms = pipe.tfms.fs if hasattr(pipe, 'tfms') else []
@@ -189,7 +189,7 @@ def train_classes(
 def class_counts(
     dls:DataLoaders # From `get_dls`, `as_dls`, or fastai
 )->np.ndarray: # One number per class
-    "Count the training images of each class. Raises `CourseError` if there are none of one"
+    "Count the training images of each class; raises `CourseError` if a class has none"
     counts = np.bincount(train_classes(dls), minlength=dls.c)
     if not counts.all():
         name = list(dls.vocab)[int(counts.argmin())] if dls.vocab is not None else counts.argmin()
@@ -198,14 +198,14 @@ def class_counts(
 
 # %% ../nbs/api/16_loaders.ipynb #3db68cae
 def _balance(dls):
-    "Let the training loader draw all classes equally often"
+    "Make the training loader draw all classes equally often"
     y, counts = train_classes(dls), class_counts(dls)
     dls.train.chances = 1/(counts[y]*len(counts))
 
 # %% ../nbs/api/16_loaders.ipynb #38d0274e
 class ImageSetDL(SeededDL):
     "Cut whole batches out of an `ImageSet` in memory; read photos in several processes"
-    _photos = None # The processes
+    _photos = None # Worker processes, as `PhotoBatches`
     def __init__(self,
         dataset:object=None, # fastai's `Datasets`
         *args, # For `TfmdDL`
@@ -220,7 +220,7 @@ class ImageSetDL(SeededDL):
         return super().new(dataset, cls, **dict(dict(num_workers=self.workers), **kwargs))
 
     def _to_image(self):
-        "The `_ToImage` that makes the images, or None if others have a hand in it"
+        "The `_ToImage` that makes the images, or None if other transforms take part"
         ds = self.dataset
         if not isinstance(ds, Datasets) or not len(ds): return None
         if len(self.after_item.fs) or len(self.before_batch.fs): return None
@@ -228,7 +228,7 @@ class ImageSetDL(SeededDL):
         return tfms[0] if len(tfms) == 1 and isinstance(tfms[0], _ToImage) else None
 
     def create_batches(self, samps):
-        "Indices to batches, not yet augmented on the device"
+        "Turn indices into batches, which are not yet augmented on the device"
         tfm, items = self._to_image(), getattr(self.dataset, 'items', None)
         if tfm is None: yield from super().create_batches(samps)
         elif _is_index(items[0]) and tfm.images is not None and tfm.images.x is not None:
@@ -248,7 +248,7 @@ class ImageSetDL(SeededDL):
         image_list, *label_lists = self.dataset.tls
         trains, asked, times = image_list.tfms.split_idx == 0, deque(), Counter()
         def request(o):
-            "What `PhotoBatches` is asked for; an image that comes again is augmented differently"
+            "A request to `PhotoBatches`; a repeated image is augmented differently"
             if not (trains and tfm.augments(o)): return tfm.source(o, False), None, None
             times[o] += 1
             return tfm.source(o, True), int(o), self.key + times[o] - 1
@@ -286,23 +286,23 @@ def _without_images(ds):
 
 # %% ../nbs/api/16_loaders.ipynb #e91b5f37
 class CourseDataLoaders(DataLoaders):
-    "fastai's `DataLoaders` with a test loader, and what is known about the images"
+    "fastai's `DataLoaders` with a test loader and facts about the images"
     vocab = None     # Class names
     c = None         # Number of classes
-    name = None      # Of the set
+    name = None      # Name of the set
     n_in = None      # Channels
     size = None      # Side that the network sees, or (height, width) (px)
     load_size = None # Side of the images as loaded; what photos are resized to cover (px)
-    resize = None    # What happens to the rest of a photo; None: the images are not photos
+    resize = None    # How photos of another shape fit; None: the images are not photos
     stats = None     # (means, standard deviations) that images are normalized with
     flip = None      # Does an image keep its class when mirrored? None: unknown
-    source = None    # What `get_dls` was asked for
+    source = None    # Name or path given to `get_dls`
     cfg = None       # All arguments of `get_dls`, to repeat the call
     split_id = None  # From `split_id`
     counts = None    # Split → class → number of images
     notes = ()       # Sentences about the images, such as what was left out
     files = None     # Paths of the images by number, unless the loaders were exported
-    unused = 0       # Test images that the set has of its own, where a fold is tested on instead
+    unused = 0       # Test images of the set that are not used because a fold is the test set
     _facts = ('vocab', 'c', 'name', 'n_in', 'size', 'load_size', 'resize', 'stats', 'flip',
               'source', 'cfg', 'split_id', 'counts', 'notes', 'unused')
 
@@ -326,7 +326,7 @@ class CourseDataLoaders(DataLoaders):
 def set_facts(self:CourseDataLoaders,
     **facts # Values of the class's attributes
 )->CourseDataLoaders: # Itself
-    "Set what is known about the images"
+    "Set facts about the images"
     for k, v in facts.items(): setattr(self, check_choice(k, self._facts, 'fact'), v)
     return self
 
@@ -341,11 +341,11 @@ def new_empty(self:CourseDataLoaders)->CourseDataLoaders: # For `Learner.export`
 def test_dl(self:CourseDataLoaders,
     test_items:object,       # An image, or several: indices, paths, Pillow images, arrays
     rm_type_tfms:object=None, # Ignored: the transforms take any kind of image
-    with_labels:bool=False,  # Also the class that a path's folder names?
+    with_labels:bool=False,  # Also return the class, which is the name of the file's folder?
     process:bool=True,       # Ignored
     **kwargs                 # For the loader
 )->TfmdDL:
-    "A loader that treats `test_items` as validation images. Raises `CourseError` if there are none"
+    "Create a loader that treats `test_items` as validation images; raises `CourseError` if empty"
     single = isinstance(test_items, (str, bytes, Path))
     items = [test_items] if single else list(test_items)
     if not items: raise CourseError('no images to predict')
@@ -355,10 +355,10 @@ def test_dl(self:CourseDataLoaders,
 # %% ../nbs/api/16_loaders.ipynb #b3f70baf
 @patch
 def describe(self:CourseDataLoaders)->str: # A few lines
-    "Say how many images there are of each class and in each split, and what was left out"
+    "Describe how many images each class and each split has, and what was left out"
     n = [f'{len(dl.dataset):,}' for dl in self.loaders]
     text = f'{n[0]} training, {n[1]} validation, {n[-1]} test images'
-    if set(self.counts or ()) == {'test'}: text = f'a test of {n[-1]} images, all there are'
+    if set(self.counts or ()) == {'test'}: text = f'all {n[-1]} images as a test set'
     if self.counts:
         total = sum(map(Counter, self.counts.values()), Counter())
         text += f', {count_text({c: total[c] for c in self.vocab})}'
@@ -366,12 +366,12 @@ def describe(self:CourseDataLoaders)->str: # A few lines
 
 # %% ../nbs/api/16_loaders.ipynb #d4a73328
 def _reader(images, size, n_in, resize, tfms):
-    "How to read what is not in memory; and the transforms that are left for batches"
+    "How to read photos, and the transforms that remain for batches"
     if not images.is_photos:
         side = images.load_size
         return PhotoReader(side, n_in, load_size=side, white=images.white), tfms
     windows = [tfm for tfm in tfms if hasattr(tfm, 'window')]
-    if len(windows) > 1: raise CourseError(f'augment: two crops of a photo, {windows[0].name} and '
+    if len(windows) > 1: raise CourseError(f'augment has two crops, {windows[0].name} and '
                                            f'{windows[1].name}: leave one out')
     per_image = [tfm for tfm in tfms if isinstance(tfm, PerImage)]
     reader = PhotoReader(size, n_in, resize, load_size_for(size), tfms=tuple(per_image),
@@ -381,7 +381,7 @@ def _reader(images, size, n_in, resize, tfms):
     return reader, [tfm for tfm in tfms if tfm not in windows + per_image]
 
 def _batch_tfms(images, size, stats, tfms):
-    "What is done to a batch on the device"
+    "The transforms of a batch on the device"
     fits = images.is_photos or size == images.load_size
     cuts = any(isinstance(tfm, (RandomResizedCrop, ScaleJitter)) for tfm in tfms)
     if not fits and not cuts: tfms = tfms + [ResizeTo(size)]
@@ -425,7 +425,7 @@ def _as_size(size):
     return int(pair[0]) if pair[0] == pair[1] else tuple(map(int, pair))
 
 def _check_balance(balance):
-    "Raise `CourseError` unless `balance` is what a loader can do"
+    "Raise `CourseError` unless a loader can do `balance`"
     if balance == 'loss':
         raise CourseError("balance='loss' belongs to the loss: course_learner(..., balance='loss')")
     if balance is not None: check_choice(balance, ['sample'], 'balance')
@@ -456,7 +456,7 @@ def _check_args(bs, valid_pct, n_train, n_in, seed, n_valid, num_workers):
 _splits = ('train', 'valid', 'test')
 
 def _as_record(**kwargs):
-    "Arguments of `get_dls` as JSON can hold them"
+    "Arguments of `get_dls` in a form that JSON can store"
     def as_json(name, v):
         "Lists of transforms by their `repr`, lists of numbers as they are, and paths as text"
         if v is None or isinstance(v, (bool, int, float, str)): return v
@@ -468,13 +468,13 @@ def _as_record(**kwargs):
 
 # %% ../nbs/api/16_loaders.ipynb #ef33f5bb
 def _facts_of(images, splits):
-    "What the loaders know from the image set and its splits"
+    "Facts about the image set and its splits, for the loaders"
     return dict(name=images.name, c=len(images.vocab), flip=images.flip,
                 split_id=split_id(images, splits), counts=_counts(images, splits),
                 notes=_notes(images, splits))
 
 def _lasting(name_or_path):
-    "A set's name, or a path that is right in any current folder"
+    "The name of a set, or an absolute path"
     if name_or_path in datasets: return name_or_path   # a `Path` is none of them
     return os.path.abspath(check_path(name_or_path, 'data'))
 
@@ -508,7 +508,7 @@ def _notes(images, splits):
              if s not in images.splits and len(idxs)]
     notes = []
     if 'train' in images.splits and drawn:
-        notes.append(f'no {" or ".join(drawn)} images are given: drawn from those for training')
+        notes.append(f'no {" or ".join(drawn)} images are given: drawn from the training images')
     if images.listing and images.listing.left_out: notes.append(images.listing.left_out_text())
     return notes
 
@@ -527,7 +527,7 @@ def _keep(dsets, in_memory):
         tfm.kept = dict(zip(items, shrink_all(files, tfm.reader.size, tfm.images.white)))
 
 def _workers(to_image, n_train):
-    "How many processes to read photos with: none for a few hundred, or if they are in memory"
+    "Number of processes that read photos: none for a few hundred, or if they are in memory"
     if to_image.images.x is not None or to_image.kept or n_train < 256: return 0
     return min(8, os.cpu_count() or 1)
 
@@ -550,14 +550,14 @@ def _loaders(dsets, bs, tfms, seed, num_workers, device):
 # %% ../nbs/api/16_loaders.ipynb #381918cc
 @check_args
 def get_dls(
-    name_or_path:str|Path='fashion_mnist_mini', # A set's name, a folder of your own, or a CSV file
+    name_or_path:str|Path='fashion_mnist_mini', # A dataset's name, your own folder, or a CSV file
     bs:int=128, # Images per batch
     size:int|tuple|None=None, # What the network sees: side, or (height, width) (px); None: the
                               # set's own, 128 for photos
     valid_pct:float=0.1, # Fraction of training images to validate on, and to test on if needed
     seed:int|None=42, # Chooses validation images and training order; None: different each time
     augment:object=True, # True, False, names like 'crop+mirror+cutout', or a list of transforms
-    resize:str='crop', # How photos fit: 'crop' loses borders, 'squish' the aspect, 'pad' adds black
+    resize:str='crop', # How photos fit: 'crop' cuts off borders, 'squish' distorts, 'pad' adds bars
     n_train:int|None=None, # Keep only this many training images
     device:object=None, # Where the batches go; None: fastai's default device
     n_in:int|None=None, # Channels: 1 gray, 3 RGB; None: the set's own
@@ -570,10 +570,10 @@ def get_dls(
     balance:str|None=None, # 'sample': draw training images so that all classes come equally often
     group:object=None, # What stays in one split: 'copies' (equal and nearly equal images), a CSV
                        # column, a pattern of the path, or a function
-    fold:object=None, # (i, k): test on the i-th of k folds of the training images; None: do not
+    fold:object=None, # (i, k): test on the i-th of k folds of the training images; or None
     n_valid:int|None=None # Keep only this many validation images, unless the set defines them
 )->CourseDataLoaders: # train, valid and test
-    "Create training, validation and test loaders of an image set. Raises `CourseError`"
+    "Create training, validation and test loaders; raises `CourseError` for unusable data"
     _check_args(bs, valid_pct, n_train, n_in, seed, n_valid, num_workers)
     _check_balance(balance)
     _check_fold(fold)
@@ -601,7 +601,7 @@ def get_dls(
 # %% ../nbs/api/16_loaders.ipynb #5a1ce001
 def _make_dls(images, splits, bs, size, n_in, stats, augment, resize, seed, in_memory, num_workers,
               device):
-    "Loaders of an image set that has been split"
+    "Create the loaders of an image set that has been split"
     check_choice(resize, resize_ways, 'way to resize')
     n_in, size, device = n_in or images.n_in, size or images.crop_size, check_device(device)
     if not images.is_photos and resize != 'squish' and not isinstance(size, int):
@@ -623,7 +623,7 @@ def _make_dls(images, splits, bs, size, n_in, stats, augment, resize, seed, in_m
 @check_args
 def get_test_dls(
     path:object, # A folder or a CSV file
-    vocab:list, # Classes that the network knows; there may be no images of some
+    vocab:list, # Classes that the network knows; some of them may have no images
     bs:int=64, # Images per batch
     size:int|tuple|None=None, # As for `get_dls`
     resize:str='crop', # As for `get_dls`
@@ -634,7 +634,7 @@ def get_test_dls(
     skip_bad:bool=False, # As for `get_dls`
     device:object=None # Where the batches go; None: fastai's default device
 )->CourseDataLoaders: # Each of the three has all the images
-    "Load all labeled images of a folder to test a network on. Raises `CourseError`"
+    "Load all labeled images of a folder to test a network; raises `CourseError` if it cannot"
     if size is not None: size = _as_size(size)
     images = open_labeled(path, vocab, size, in_memory, skip_bad)
     splits = (np.arange(len(images)),)*3
@@ -649,7 +649,7 @@ def holds_out_the_same(
     cfg:dict, # Arguments of `get_dls`, of which some decide about splits
     id:str # From `split_id`
 )->bool: # False also if the images cannot be trained on
-    "Would `get_dls` split the images at `path` in the way that has the given `split_id`?"
+    "Return whether `get_dls` with `cfg` would split the images at `path` into the split `id`"
     names = ('valid_pct', 'seed', 'n_train', 'group', 'fold', 'n_valid')
     try:
         images = list_set(path)
@@ -664,7 +664,7 @@ def split_dl(
     dls:DataLoaders, # From `get_dls`, or any of fastai's
     split:str        # 'train', 'valid' or 'test'
 )->object: # A loader
-    "The loader of a split for evaluation: in order and complete. Raises `CourseError`"
+    "Get a split's loader for evaluation: in order and complete; raises `CourseError` if empty"
     check_choice(split, _splits, 'split')
     loaders = dict(zip(_splits, dls.loaders))
     if split not in loaders:
@@ -689,7 +689,7 @@ def unaugmented(
 def with_borders(
     dl:ImageSetDL # Of photos, from `split_dl`
 )->ImageSetDL: # Batches of `load_size`
-    "A loader of the same photos before the center is cropped"
+    "Create a loader of the same photos without cropping the center"
     image_list, *label_lists = dl.dataset.tls
     tfm, split = image_list.tfms.fs[0], image_list.tfms.split_idx
     images = TfmdLists(image_list.items, Pipeline([tfm.with_borders()], split_idx=split),
@@ -701,9 +701,9 @@ def with_borders(
 def raw_image(
     dls:DataLoaders, # From `get_dls`, or any of fastai's
     split:str, # 'train', 'valid' or 'test'
-    i:int      # Number of the image in its split
+    i:int      # Index of the image in its split
 )->np.ndarray: # H×W, or H×W×3
-    "An image to look at, before normalization"
+    "Get an image for display, without normalization"
     dl = split_dl(dls, split)
     with unaugmented(dl): x = dl.do_item(int(i))[0]
     if isinstance(x, Tensor): x = plain_tensor(x).detach().cpu().movedim(0, -1).numpy()
@@ -715,7 +715,7 @@ def show_raw(
     ax:object,         # Matplotlib axes
     im:np.ndarray,     # H×W, or H×W×3
     title:str='',      # Above the image
-    color:str='black'  # Of the title
+    color:str='black'  # Color of the title
 ):
     "Show an image without ticks, with a small title"
     ax.imshow(im, cmap='gray')

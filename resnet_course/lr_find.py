@@ -66,7 +66,7 @@ class LRCurve:
     doubts:list = field(default_factory=list) # Reasons not to trust it; empty: none
 
     @property
-    def trusted(self)->bool: # Is there no reason for doubt?
+    def trusted(self)->bool: # True if there is no reason for doubt
         return not self.doubts
 
     def __str__(self):
@@ -77,7 +77,7 @@ class LRCurve:
 def _read_curve(
     lrs:list,    # Learning rates
     losses:list, # The smoothed loss at each; the start may be noisy
-    asked:int|None=None # Number of points that were asked for
+    asked:int|None=None # Number of points requested
 )->LRCurve: # With a suggestion, if there are at least six finite losses
     "Suggest a learning rate, and list the reasons to doubt it"
     points = [(float(lr), float(loss)) for lr, loss in zip(lrs, losses) if math.isfinite(loss)]
@@ -108,7 +108,7 @@ def _doubts(c, asked):
 def plot(self:LRCurve,
     fig:Figure=None # Where to draw; None: a new figure
 )->Figure:
-    "Plot the loss over the learning rate, with the suggestion"
+    "Plot the loss against the learning rate, with the suggestion"
     fig = fig or Figure(figsize=(5, 3), layout='constrained')
     ax = fig.subplots()
     ax.plot(self.lrs, self.losses, color='#0072b2')
@@ -123,7 +123,7 @@ def plot(self:LRCurve,
 # %% ../nbs/api/38_lr_find.ipynb #abeeed4d
 class _Range(Callback):
     "Raise the learning rate batch by batch until the end, or until the loss has exploded"
-    name = 'lr_finder'   # fastai's trackers do nothing while a callback of this name is there
+    name = 'lr_finder'   # fastai's trackers do nothing if there is a callback of this name
     order, run_valid = 61, False
 
     def __init__(self, start, end, n):
@@ -152,10 +152,10 @@ class _Range(Callback):
 def find_lr(
     learn:Learner,       # Any fastai learner
     start_lr:float=1e-6, # The first batch's learning rate
-    end_lr:float=10,     # The last batch's
-    num_it:int=100       # Batches; the loader is restarted when it is exhausted
+    end_lr:float=10,     # The last batch's learning rate
+    num_it:int=100       # Number of batches; the loader is restarted when it is exhausted
 )->LRCurve: # With the suggestion, and reasons to doubt it
-    "Run a learning rate range test that changes nothing. Raises `CourseError`"
+    "Run a learning rate range test that changes nothing; raises `CourseError` without batches"
     n = len(learn.dls.train)
     if not n:
         raise CourseError('the training loader has no batches: use a smaller `bs` or more images')

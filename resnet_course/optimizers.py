@@ -18,7 +18,7 @@ from .core import CourseError, check_args
 
 # %% ../nbs/api/34_optimizers.ipynb #daee3804
 class TorchOptimizer(OptimWrapper):
-    "fastai's wrapper, whose settings are numbers; some of PyTorch's are None"
+    "fastai's `OptimWrapper`, without the settings of PyTorch's optimizers that are None"
     @property
     def hypers(self):
         return [{k: v for k, v in group.items() if v is not None} for group in super().hypers]
@@ -30,8 +30,8 @@ torch_adamw = partial(TorchOptimizer, opt=torch.optim.AdamW)
 # %% ../nbs/api/34_optimizers.ipynb #e54ac818
 def _orthogonalize(
     g:torch.Tensor, # A matrix, or filters (out, in, height, width): a matrix with `out` rows
-    steps:int=3     # Times to apply the polynomial
-)->torch.Tensor: # Of the shape of `g`, its singular values near one
+    steps:int=3     # How many times to apply the polynomial
+)->torch.Tensor: # Same shape as `g`, with singular values near one
     "Approximate the nearest matrix with orthogonal rows (or columns) by Newton–Schulz iteration"
     x = g.flatten(1)
     tall = len(x) > x.shape[1]
@@ -63,10 +63,10 @@ class Muon(torch.optim.Optimizer):
     def __init__(self,
         params:list, # Or parameter groups; each convolution needs a normalization after it
         lr:float=0.4, # Learning rate of everything but convolutions
-        momentum:float=0.85, # Of everything but convolutions
-        weight_decay:float=0., # Of everything but convolutions, whose filters keep their length
+        momentum:float=0.85, # Momentum of everything but convolutions
+        weight_decay:float=0., # Weight decay of everything but convolutions, whose norm is fixed
         conv_lr_mult:float=0.3, # Learning rate of convolutions, as a multiple of `lr`
-        conv_momentum:float=0.6, # Of convolutions
+        conv_momentum:float=0.6, # Momentum of convolutions
         shift_lr_mult:float=64. # Multiplies the gradient, not the decay, of BatchNorm's vectors
     ):
         super().__init__(params, dict(
@@ -75,7 +75,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self,
-        closure:callable=None # Computes the loss and the gradients first; None: they are there
+        closure:callable=None # Computes the loss and the gradients first; None: gradients exist
     )->torch.Tensor: # What `closure` returned
         "Take one step"
         loss = None
@@ -91,7 +91,7 @@ class Muon(torch.optim.Optimizer):
 # %% ../nbs/api/34_optimizers.ipynb #15621f7d
 @patch
 def __setstate__(self:Muon, state):
-    "Read the state of earlier checkpoints, too"
+    "Restore a state, including one from an earlier checkpoint"
     torch.optim.Optimizer.__setstate__(self, state)
     for group in self.param_groups:
         for old in ('conv_lr', 'shift_lr'):
@@ -101,14 +101,14 @@ def __setstate__(self:Muon, state):
 # %% ../nbs/api/34_optimizers.ipynb #b70e0cb1
 @patch
 def _nesterov(self:Muon, p, g, momentum):
-    "Add `g` to the momentum of `p`; the direction of the step"
+    "Add `g` to the momentum of `p`, and return the direction of the step"
     buf = self.state[p].setdefault('momentum_buffer', torch.zeros_like(p))
     buf.mul_(momentum).add_(g)
     return g + momentum*buf
 
 @patch
 def _step_conv(self:Muon, p, group):
-    "Step along the orthogonalized gradient; the length of `p` is fixed, and does not matter"
+    "Step along the orthogonalized gradient; the norm of `p` is kept fixed, as it has no effect"
     g = self._nesterov(p, p.grad, group['conv_momentum'])
     p.mul_(len(p)**0.5/p.norm().clamp_min(1e-7))
     if self.matmul_dtype == torch.bfloat16: g = g.bfloat16()
@@ -126,14 +126,14 @@ torch_muon = partial(TorchOptimizer, opt=Muon)
 
 # %% ../nbs/api/34_optimizers.ipynb #7e81bbbd
 class NoDecay:
-    "For a subclass of a PyTorch optimizer: some parameters of each group have no weight decay"
-    def decays(self, params:list)->list: # For each parameter of a group, does it decay?
+    "Mixin for PyTorch optimizers: some parameters of each group have no weight decay"
+    def decays(self, params:list)->list: # Whether each parameter of a group decays
         raise NotImplementedError
 
     def step(self,
-        closure:callable=None # Computes the loss and the gradients first; None: they are there
+        closure:callable=None # Computes the loss and the gradients first; None: gradients exist
     )->torch.Tensor: # What `closure` returned
-        "Step as for two groups: the parameters that decay, and the others"
+        "Step as if there were two groups: parameters that decay, and the others"
         groups = self.param_groups
         self.param_groups = [part for g in groups for part in _parts(g, self.decays(g['params']))]
         try: return super().step(closure)
@@ -154,9 +154,9 @@ def _parts(group, decays):
 
 # %% ../nbs/api/34_optimizers.ipynb #b744552b
 class SGDNoNorms(NoDecay, torch.optim.SGD):
-    "SGD without weight decay of BatchNorm's vectors; biases of convolutions count as such, too"
+    "SGD without weight decay of BatchNorm's vectors and of convolutions' biases"
     def decays(self, params):
-        "Everything but BatchNorm"
+        "Return whether each parameter decays: all but BatchNorm's"
         return [kind != 'norm' for kind in _kinds(params)]
 
 torch_sgd_no_norms = partial(TorchOptimizer, opt=SGDNoNorms, momentum=0.9)
@@ -167,7 +167,7 @@ def timm_lamb(
     params:list, # Or parameter groups
     **kwargs     # For timm's `Lamb`
 )->TorchOptimizer:
-    "Create timm's LAMB for fastai. Raises `CourseError` if timm is not installed"
+    "Create timm's LAMB for fastai; raises `CourseError` if timm is not installed"
     check_timm()
     from timm.optim import Lamb
     class LambNoVectors(NoDecay, Lamb):

@@ -71,7 +71,7 @@ def resolve_precision(
 
 # %% ../nbs/api/30_precision.ipynb #2f3f649b
 class _OneCall:
-    "Replaces `forward` of `model` for one call, under autocast or in inference mode or both"
+    "Replace `forward` of `model` for one call, under autocast or in inference mode or both"
     def __init__(self, model, dtype, device_type, inference=False, channels_last=False):
         half = dtype != torch.float32
         self.autocast = torch.autocast(device_type, dtype=dtype, enabled=half)
@@ -83,7 +83,7 @@ class _OneCall:
         self.patch = mock.patch.object(model, name, self)
         self.patch.start()
     def restore(self):
-        "Give `model` its own `forward` back"
+        "Restore the original `forward` of `model`"
         if self.patch is not None: self.patch.stop()
         self.patch = None
     def __call__(self, *xb, **kwargs):
@@ -107,7 +107,7 @@ class AutoPrecision(Callback):
     @check_args
     def __init__(self,
         precision:str='auto',    # 'auto', 'fp32', 'bf16' or 'fp16'
-        channels_last:bool=True  # Lay images out pixel by pixel (NHWC), which convolutions prefer?
+        channels_last:bool=True  # Use the NHWC memory format, in which convolutions are faster?
     ):
         self.asked = check_choice(precision, ['auto', *precisions], 'precision')
         self.channels_last = channels_last
@@ -123,7 +123,7 @@ class AutoPrecision(Callback):
         return resolve_precision(self.asked, self.device)
 
     def before_fit(self):
-        "Lay the weights out channels-last and start with a fresh scaler"
+        "Convert the weights to channels-last and start with a fresh scaler"
         precision = self.resolved
         if self.channels_last: self.learn.model.to(memory_format=torch.channels_last)
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == 'fp16' else None
@@ -167,7 +167,7 @@ def before_step(self:AutoPrecision):
 # %% ../nbs/api/30_precision.ipynb #53aef137
 @patch
 def skip(self:AutoPrecision):
-    "Count a skipped step. Raises `CourseError` when every step overflows"
+    "Count a skipped step; raises `CourseError` if too many steps in a row overflow"
     self.n_skipped += 1
     self.in_a_row += 1
     if self.in_a_row == self.max_skipped:   # each one halved the scale, which is not the cause
@@ -189,7 +189,7 @@ def param_groups(self:AutoPrecision)->list: # PyTorch's parameter groups
 def set_precision(
     learn:Learner,           # Any fastai learner
     precision:str='auto',    # 'auto', 'fp32', 'bf16' or 'fp16'
-    channels_last:bool=True  # Lay images out pixel by pixel (NHWC)?
+    channels_last:bool=True  # Use the NHWC memory format?
 )->Learner: # `learn`
     "Train and predict with `learn` in `precision`; a second call replaces the first"
     return learn.remove_cb(AutoPrecision).add_cb(AutoPrecision(precision, channels_last))
@@ -200,7 +200,7 @@ def using_precision(
     learn:Learner, # Any fastai learner
     precision:str  # 'auto', 'fp32', 'bf16' or 'fp16'
 ): # Yields `learn`
-    "Compute with `learn` in `precision` inside the block, and in its own precision afterwards"
+    "Compute in `precision` inside the block, and in the learner's own precision afterwards"
     own = [cb for cb in learn.cbs if isinstance(cb, AutoPrecision)]
     try:
         set_precision(learn, precision)

@@ -29,7 +29,7 @@ _presets = dict(default='crop+mirror', alexnet='central_crop+mirror+lighting',
 
 # %% ../nbs/api/15_presets.ipynb #13f4d26e
 class _Augmenter:
-    "Create transforms by name, for one image set"
+    "Create transforms by name for one image set"
     def __init__(self, images, size, n_in, train):
         self.images, self.size, self.n_in, self.train = images, size, n_in, train
         self.is_photos = images.is_photos
@@ -53,7 +53,7 @@ class _Augmenter:
     def randaugment(self): return PerImage(v2.RandAugment())
 
     def lighting(self):
-        "From the principal components of up to 2,000 training images"
+        "AlexNet's color shift, from the principal components of up to 2,000 training images"
         if self.n_in != 3: raise CourseError('lighting needs color images: n_in=3')
         i, images = self.train[::-(-len(self.train)//2000)], self.images
         if images.x is not None: x = images.x[i]
@@ -71,19 +71,19 @@ _fastai_item_tfms = (
     fastai_augment.Resize)
 
 class _OnPillow:
-    "A transform of fastai for Pillow images, for tensors"
+    "Apply a fastai transform for Pillow images to a tensor"
     def __init__(self, tfm): self.tfm = tfm
     def __repr__(self): return repr(self.tfm)
     def __call__(self, x):
         return pil_to_tensor(self.tfm(PILImage.create(to_pil_image(x)), split_idx=0))
 
 def _as_augment(o):
-    "A transform of fastai or torchvision as one that batches are augmented with"
+    "Wrap a transform of fastai or torchvision so that it augments batches"
     if isinstance(o, _fastai_item_tfms): return PerImage(_OnPillow(o))
     if isinstance(o, Transform): return o
     if callable(o): return PerImage(o)
-    raise CourseError(f'augment: {o!r} is no transform; give names, or transforms of this package, '
-                      'torchvision.transforms.v2 or fastai')
+    raise CourseError(f'augment: {o!r} is not a transform; give names, or transforms of this '
+                      'package, torchvision.transforms.v2 or fastai')
 
 # %% ../nbs/api/15_presets.ipynb #5531afbf
 @check_args
@@ -94,7 +94,7 @@ def augmentations(
     n_in:int,             # Channels: 1 gray, 3 RGB
     train:object          # Indices of the training images, for statistics of their colors
 )->list: # Of transforms
-    "Create the transforms that `augment` asks for. Raises `CourseError` for unknown names"
+    "Create the transforms that `augment` asks for; raises `CourseError` for unknown names"
     if augment is True: augment = 'crop+mirror' if images.flip else 'crop'
     if not augment: return []
     if not isinstance(augment, str):

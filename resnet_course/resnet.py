@@ -82,7 +82,7 @@ def stages(self:ResNet)->list: # `layer1`, `layer2`, …
 def check(self:ResNet,
     x:Tensor # Input of the network
 ):
-    "Raise a `CourseError` that says what to do if `x` does not suit this network"
+    "Raise a `CourseError` that says what to do if this network cannot use `x`"
     check_input(x, self.n_in)
     if not self.training or len(x) > 1: return
     last_norm = self.stages()[-1][-1].bn2

@@ -35,7 +35,7 @@ def _cfg_of(model):
     return dict(options(fits[0]['name']), **fits[0], variant=variant_of(net) or 'v1.5')
 
 def _needs(layout, cfg, **want):
-    "Raise `CourseError` unless the options of a network are those that a library has"
+    "Raise `CourseError` unless a library supports the options of a network"
     for k, v in want.items():
         if k not in cfg or cfg[k] in v: continue
         raise CourseError(f'{layout} has no {cfg["name"]} with {k}={cfg[k]!r}: create the network '
@@ -77,7 +77,7 @@ def _timm_config(cfg, sd, meta):
     return {'config.json': config}
 
 def _stats(meta, n_in):
-    "Mean and standard deviation per channel; ImageNet's if the weights come without"
+    "Mean and standard deviation per channel; ImageNet's if none are saved with the weights"
     mean, std = meta.get('stats') or (meta.get('mean'), meta.get('std'))
     if mean is None or std is None: mean, std = [.485, .456, .406], [.229, .224, .225]
     return [list(o)[:n_in] if len(o) >= n_in else [o[0]]*n_in for o in (mean, std)]
@@ -141,7 +141,7 @@ model = AutoModelForImageClassification.from_pretrained('FOLDER')""")
 
 # %% ../nbs/api/27_saving.ipynb #57f840ad
 def _card(layout, cfg, sd, meta, file):
-    "A model card in Markdown: what it is, how to load it, and how to prepare images"
+    "A model card in Markdown: what the model is, how to load it, and how to prepare images"
     arch, n_out = cfg['name'].removesuffix('_tv'), len(list(sd.values())[-1])
     library = dict(huggingface='transformers').get(layout, layout)
     mean, std = _stats(meta, cfg['n_in'])
@@ -164,7 +164,7 @@ def _card(layout, cfg, sd, meta, file):
 
 # %% ../nbs/api/27_saving.ipynb #160625c6
 def _save_layout(model, path, layout, meta):
-    "Write a folder as another library loads it; returns the file of the weights"
+    "Write a folder that another library can load; returns the weights file"
     make_config, rename = _layouts[check_choice(layout, _layouts, 'layout')]
     cfg, text = _cfg_of(model), json.loads(_to_json(meta))
     own = {k: v.detach().cpu().contiguous() for k, v in unwrap_model(model).state_dict().items()}
@@ -212,13 +212,13 @@ def _sort_metadata(path):
 @check_args
 def save_weights(
     model:nn.Module, # A model made by `create_model`
-    path:str|Path, # A `.safetensors` file (the default extension); with `layout`, or a folder
+    path:str|Path, # A `.safetensors` file (the default extension), or with `layout` a folder
     layout:str=None, # 'timm', 'torchvision' or 'huggingface'; None: the course's own file
     **meta # What `predict` needs to know: size (px), mean, std, vocab, …; must be JSON-serializable
 )->Path: # The file written
     """Save the weights together with the configuration that rebuilds the model with `load_model`.
 
-    With `layout`, write what another library loads, with a model card beside it."""
+    With `layout`, write what another library loads, together with a model card."""
     check_type(model, nn.Module, 'model', 'a network')
     path = check_path(path)
     if not path.suffix and layout is None: path = path.with_suffix('.safetensors')
@@ -242,7 +242,7 @@ def _build(cfg, path):
         raise CourseError(f'{path}: no model can be built from its configuration ({why})') from None
 
 def _kinds(sd):
-    "Name → shape of each tensor, and whether it has floating-point numbers"
+    "Name → shape of each tensor, and whether its dtype is floating-point"
     return {k: (v.shape, v.is_floating_point()) for k, v in sd.items()}
 
 def _check_complete(sd, own, path):
@@ -263,8 +263,8 @@ def load_model(
 )->nn.Module: # In evaluation mode; its `.meta` is the metadata saved with it
     "Rebuild a model from a file; raises `CourseError` if its weights and configuration disagree"
     if str(path).endswith('.onnx'):
-        raise CourseError(f'{path}: an ONNX model is loaded by OnnxModel, which predict_images '
-                          'takes like a network')
+        raise CourseError(f'{path}: load an ONNX model with OnnxModel, which predict_images '
+                          'accepts like a network')
     sd, meta = read_weights(path)
     if not isinstance(meta.get('cfg'), dict):
         raise CourseError(f'{path}: has no configuration; use create_model and load_weights')

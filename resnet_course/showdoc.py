@@ -14,7 +14,7 @@ from fastcore.docments import ShowDocRenderer, docments, empty, qual_name
 
 # %% ../nbs/api/72_showdoc.ipynb #7d20a007
 def _code(text):
-    "`text` as code that means the same in every dialect of Markdown, and that nbdev doesn't link"
+    "Format `text` as code that every Markdown dialect understands and nbdev doesn't link"
     escaped = re.sub(r'[^A-Za-z0-9 ]', lambda m: f'&#{ord(m[0])};', text)
     return f'<code>{escaped}</code>' if text else ''
 
@@ -22,7 +22,7 @@ def _code(text):
 _object = r"<(?:class|function|built-in function) '?(?:\w+\.)*(\w+)[^>]*>"
 
 def _type(annotation):
-    "An annotation, as text"
+    "Format an annotation"
     if annotation is empty: return ''
     is_text = isinstance(annotation, str)
     text = annotation if is_text else inspect.formatannotation(annotation)
@@ -30,14 +30,14 @@ def _type(annotation):
     return re.sub(r'^Optional\[(.*)\]$', r'\1 | None', short)
 
 def _default(value):
-    "A default, as text; a dataclass makes some of its defaults anew for every object"
+    "Format a default; a dataclass creates some of its defaults for every object"
     if value is empty: return ''
     if repr(value) == '<factory>': return '…'
     return re.sub(_object, r'\1', repr(value))
 
 # %% ../nbs/api/72_showdoc.ipynb #7d20a00d
 def _from_package(sym):
-    "The object of the generated module that `sym`, defined while its notebook runs, stands for"
+    "The object in the generated module for `sym`, which was defined while its notebook ran"
     from nbdev.doclinks import NbdevLookup
     if sym.__module__ != '__main__': return sym
     found = NbdevLookup()[qual_name(sym)]
@@ -56,12 +56,12 @@ def _bare_name(p): return str(p.replace(annotation=empty, default=empty))
 def _row(p, details):
     "Name, type, default and details of the parameter `p`"
     anno = p.annotation
-    # an option of the command line holds its own description
+    # an option of the command line has its own description
     if get_origin(anno) is Annotated: anno, details = get_args(anno)[0], get_args(anno)[1].help
     return [_code(_bare_name(p)), _code(_type(anno)), _code(_default(p.default)), details or '']
 
 def _table(rows):
-    "A Markdown table of the columns that say something, or '' if only names are known"
+    "A Markdown table of the columns with content, or '' if only names are known"
     head = 'Name', 'Type', 'Default', 'Details'
     used = [i for i in range(4) if any(row[i] for row in rows)]
     if used in ([], [0]): return ''
@@ -109,7 +109,7 @@ def show_public(
     name:str|None=None, # Name to show; None: its own
     title_level:int=3 # Level of the heading
 )->SignatureTable|None: # None: `sym` is private
-    "The renderer that `settings.ini` names: `SignatureTable`, except for private names"
+    "Render a name for the site: as a `SignatureTable`, unless it is private"
     shown = SignatureTable(sym, name, title_level)
     is_private = any(re.match('_(?!_)', part) for part in shown.nm.split('.'))
     return None if is_private else shown
@@ -121,7 +121,7 @@ def link_names(
     "Link names in backticks to their documentation, as nbdev does, except for commands and code"
     from nbdev.doclinks import NbdevLookup
     lookup = NbdevLookup(skip_mods='resnet_course.cli')
-    # private names have no documentation to lead to
+    # private names have no documentation to link to
     lookup.syms = {name: found for name, found in lookup.syms.items()
                    if not re.search(r'(^|\.)_(?!_)', name)}
     if cell.cell_type == 'markdown': cell.source = lookup.linkify(cell.source)

@@ -25,7 +25,7 @@ def stratified(
     n:int,             # Number of images to draw
     seed:int|None=None # The same seed draws the same images; None: different ones each time
 )->tuple: # Indices kept and indices drawn, both sorted
-    "Draw indices from every class in proportion, and at least one from a class with two images"
+    "Draw indices from every class in proportion, at least one from each class of two or more"
     y, rng = np.asarray(y), np.random.RandomState(seed)
     classes, counts = np.unique(y, return_counts=True)
     want = counts*n/max(1, len(y))
@@ -47,7 +47,7 @@ def group_splits(
     seed:int|None=None,  # The same seed draws the same groups; None: different ones each time
     y:object=None        # Class of each image (N), to draw them in proportion; None: at random
 )->tuple: # Indices kept and indices drawn, both sorted
-    "Draw whole groups of images. Raises `CourseError` if there are too few groups"
+    "Draw whole groups of images; raises `CourseError` if there are too few groups"
     groups = np.asarray(groups).astype(str)
     n_groups, idxs = len(set(groups)), np.arange(len(groups))
     if not valid_pct: return idxs, idxs[:0]
@@ -61,7 +61,7 @@ def group_splits(
     return keep, drawn
 
 def _n_folds(pct, n_groups, y):
-    "Folds of which one holds about the fraction `pct`; no more than there are groups or images"
+    "Number of folds such that one holds about the fraction `pct`; at most one per group or image"
     most = int(np.unique(y, return_counts=True)[1].max())
     return max(2, min(round(1/pct), n_groups, most))
 
@@ -71,10 +71,10 @@ def kfold_splits(
     y:object,          # Class of each image (N)
     fold:int,          # Which of the folds to draw: 1 to `k`
     k:int,             # Number of folds
-    seed:int|None=None,# Deals the images to the folds
-    groups:object=None # Group of each image (N), which stays in one fold; None: none
+    seed:int|None=None,# Decides which images are in which fold
+    groups:object=None # Group of each image (N), kept in one fold; None: no groups
 )->tuple: # Indices kept and indices drawn, both sorted
-    "Draw one of `k` folds with the classes in proportion. Raises `CourseError`"
+    "Draw one of `k` folds, with the classes in proportion; raises `CourseError` for invalid folds"
     y, kind = np.asarray(y), StratifiedKFold if groups is None else StratifiedGroupKFold
     most = int(np.unique(y, return_counts=True)[1].max())
     if groups is not None: groups = np.asarray(groups).astype(str)
@@ -92,7 +92,7 @@ def kfold_splits(
 def _groups_by(images, group, root):
     "The group of each image, by a function of its path, a column of a CSV file, or a pattern"
     if images.files is None:
-        raise CourseError(f'{images.name} has no files to group: group= is for photos of your own')
+        raise CourseError(f'{images.name} has no files to group: group= is for your own photos')
     if callable(group): return [str(group(Path(f))) for f in images.files]
     if str(group).startswith('<function'):
         raise CourseError(f'the images were grouped by {group}, which a record cannot hold: '
@@ -103,7 +103,7 @@ def _groups_by(images, group, root):
     return _groups_by_pattern(images.files, group, root) if column is None else column
 
 def _groups_by_pattern(files, group, root):
-    "What the pattern finds in the path of each image below the data's folder"
+    "What the pattern matches in the path of each image, relative to the data's folder"
     try: pattern = re.compile(group)
     except re.error as e:
         raise CourseError(f'group={group!r} is neither a column nor a pattern ({e})') from None
@@ -119,7 +119,7 @@ def _groups_by_pattern(files, group, root):
 
 # %% ../nbs/api/14_splits.ipynb #09985302
 def _draw(y, idxs, n, seed, groups=None, fold=None):
-    "Images of `idxs` that are kept, and about `n` that are drawn, or one fold"
+    "Split `idxs` into images that are kept and about `n` that are drawn, or one fold"
     own = None if groups is None else groups[idxs]
     if fold: keep, drawn = kfold_splits(y[idxs], *fold, seed, own)
     elif own is None: keep, drawn = stratified(y[idxs], n, seed)
@@ -127,7 +127,7 @@ def _draw(y, idxs, n, seed, groups=None, fold=None):
     return idxs[keep], idxs[drawn]
 
 def _check_groups(groups, given):
-    "The groups as an array. Raises `CourseError` if one is in two of the splits that are given"
+    "The groups as an array; raises `CourseError` if one is in two of the given splits"
     groups, seen = np.asarray(groups).astype(str), {}
     for split, idxs in given.items():
         for name in sorted(set(groups[idxs].tolist())):
@@ -146,12 +146,12 @@ def make_splits(
     valid_pct:float=0.1,  # Fraction of the training images to validate on, and to test on if needed
     seed:int=42,          # Chooses the validation images
     n_train:int|None=None,# Keep only this many training images, from every class in proportion
-    groups:list=None,     # Group of each image, which stays in one split; None: none
-    fold:tuple=None,      # (i, k): test on the i-th of k folds of the training images; None: do not
+    groups:list=None,     # Group of each image, kept in one split; None: no groups
+    fold:tuple=None,      # (i, k): test on the i-th of k folds of the training images; or None
     n_valid:int|None=None,# Keep only this many of the validation images that are drawn
-    drop:bool=False       # Leave out training images whose group is in a given split too? Or raise
+    drop:bool=False       # Leave out training images whose group is in a given split? Or raise
 )->tuple: # Indices of training, validation and test images, each sorted
-    "Split a set into three disjoint parts. Raises `CourseError` if a class has no training images"
+    "Split a set into three disjoint parts; raises `CourseError` if a class has no training images"
     check_number(valid_pct, 'valid_pct', 0, 1)
     check_int(seed, 'seed', 0, 2**32 - 1)
     given, y = images.splits, images.y.numpy()
@@ -177,7 +177,7 @@ def make_splits(
 
 # %% ../nbs/api/14_splits.ipynb #0f7a2f51
 def _not_copied(train, first, given):
-    "The training images that are no copies of given validation or test images"
+    "The training images that are not copies of given validation or test images"
     held_out = np.concatenate([np.asarray(given.get(s, ()), int) for s in ('valid', 'test')])
     return train[~np.isin(first[train], first[held_out])]
 
@@ -201,7 +201,7 @@ def grouped_splits(
     root:str|Path='',     # The folder or CSV file of the images
     **kwargs              # For `make_splits`
 )->tuple: # The splits; a list of sentences about them
-    "Split a set so that no group of images is in two splits. Raises `CourseError`"
+    "Split a set so that no group is in two splits; raises `CourseError` if that fails"
     if group is None: return make_splits(images, **kwargs), []
     if group != 'copies':
         return make_splits(images, groups=_groups_by(images, group, root), **kwargs), []

@@ -19,7 +19,7 @@ from .models import eval_mode, unwrap_model
 # %% ../nbs/api/28_summary.ipynb #9bf530df
 @contextmanager
 def _slow_attention():
-    "Compute attention step by step: nobody can count inside of PyTorch's fused operation"
+    "Compute attention step by step, because operations inside PyTorch's fused one can't be counted"
     was = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try: yield
@@ -91,7 +91,7 @@ class _Calls:
         self.counter, self.counted = FlopCounterMode(display=False), 0
         self.running, self.done = [], []
     def charge(self):
-        "Charge the operations since the last time to the innermost running module"
+        "Charge the operations since the last call to the innermost running module"
         total = self.counter.get_total_flops()
         if self.running: self.running[-1].macs += (total - self.counted)//2
         self.counted = total
@@ -122,7 +122,7 @@ def _record(model, x):
 
 # %% ../nbs/api/28_summary.ipynb #c146e08f
 def _rows(calls, depth):
-    "Sum up `calls` in one row per name, cut off after `depth` parts"
+    "Sum `calls` in one row per name; names are cut off after `depth` parts"
     rows, seen = {}, set()
     for c in calls:
         # normalization does not count, even where `LRN` uses a convolution
@@ -147,7 +147,7 @@ def image_shape(
     size:int|tuple, # Side of the images, px, or (height, width)
     n_in:int=None # Channels; `None`: those of the first convolution, or 3 without one
 )->tuple: # (channels, height, width)
-    "The shape of one input image; raises `CourseError` for a size below one pixel"
+    "Return the shape of one input image; raises `CourseError` for a size below one pixel"
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if len(sides) != 2: raise CourseError(f'size={sides}: give one side, or height and width')
     h, w = (check_int(o, 'size', high=2**20) for o in sides)
@@ -164,7 +164,7 @@ def model_summary(
     size:int|tuple=224, # Side of the images, px, or (height, width)
     depth:int=None, # Levels of names to show: 1 for stages, 2 for blocks; `None`: every layer
     n_in:int=None # Channels of the images; `None`: those of the first convolution
-)->Summary: # Table with a row per layer
+)->Summary: # Table with one row per layer
     "Summarize output shapes, parameters and multiply-adds for one image"
     model = unwrap_model(model)
     shape = image_shape(model, size, n_in)

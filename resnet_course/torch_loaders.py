@@ -23,7 +23,7 @@ _image_keys = 'image img images pixel_values x input'.split()
 _label_keys = 'label labels target targets y fine_label coarse_label class'.split()
 
 def _item_keys(item):
-    "The keys of the image and the class in an item: of a dict, or 0 and 1"
+    "The keys of the image and the class in an item: those of a dict, or 0 and 1"
     if not isinstance(item, dict): return 0, 1
     found = [next((k for k in keys if k in item), None) for keys in (_image_keys, _label_keys)]
     if None in found:
@@ -53,7 +53,7 @@ class _TorchItem(Transform):
         self.vocab, self.c = CategoryMap(vocab, sort=False), len(vocab)
 
     def encodes(self, o):
-        "An item of the dataset by its number; anything else through its transform"
+        "Look up an item of the dataset by its index; transform anything else"
         if isinstance(o, (int, np.integer)): return self._item(int(o))
         if isinstance(o, Tensor): return (_typed_image(o),)
         if self.tfm is None:
@@ -62,8 +62,8 @@ class _TorchItem(Transform):
         im = array_image(o) if isinstance(o, np.ndarray) else open_image(o)
         return (_typed_image(self.tfm(im)),)
 
-    def classes_of(self, items:list)->np.ndarray: # Of these items of the dataset
-        "Look classes up without reading an image. Raises `CourseError` if the dataset has none"
+    def classes_of(self, items:list)->np.ndarray: # Class of each of the items
+        "Look up classes without reading an image; raises `CourseError` if the dataset has none"
         return _targets(self.images)[np.asarray(items, int)]
 
     def _item(self, i):
@@ -110,7 +110,7 @@ def _class_names(ds, key):
 
 # %% ../nbs/api/18_torch_loaders.ipynb #a7df55bd
 def _torch_dl(dl, tfm, vocab, train, device):
-    "One PyTorch loader as this course's"
+    "Convert one PyTorch loader to this course's"
     n, bs = len(dl.dataset), dl.batch_size or 1
     items = TfmdLists(list(range(n)), _TorchItem(dl.dataset, tfm, vocab), do_setup=False,
                       split_idx=0 if train else 1)
@@ -135,7 +135,7 @@ class _ShowAs(Transform):
         return (x*self.std.to(x.device) + self.mean.to(x.device)).clamp(0, 1)
 
 def _check_loader(dl):
-    "Raise `CourseError` unless `dl` can be taken over"
+    "Raise `CourseError` unless `dl` can be converted"
     if not isinstance(dl, TorchLoader) or not hasattr(dl.dataset, '__len__'):
         raise CourseError(f'{dl!r} is not a PyTorch DataLoader over a dataset that has a length')
     if dl.batch_size is None:
@@ -146,13 +146,13 @@ def _check_loader(dl):
 @check_args
 def as_dls(
     train:TorchLoader, # Of (image tensor C,H,W, class, …), or of dicts of image and label
-    valid:TorchLoader=None, # To validate on; there must be one
+    valid:TorchLoader=None, # To validate on; required
     test:TorchLoader=None, # To test on; None: there is no test set
     vocab:list=None, # Class names; None: the dataset's `classes`
     stats:tuple=None, # What the datasets normalize with, to show images as they were; None: nothing
     device:object=None # Where the batches go; None: fastai's default device
 )->CourseDataLoaders: # Two or three loaders
-    "Turn PyTorch loaders into fastai's. Raises `CourseError` if they cannot be used"
+    "Turn PyTorch loaders into fastai's; raises `CourseError` if they cannot be used"
     if valid is None:
         raise CourseError('one loader is not enough: give a loader to train on and one to '
                           'validate on')

@@ -21,23 +21,23 @@ from .core import (
 
 # %% ../nbs/api/25_weight_files.ipynb #7803ccbb
 class _Inert:
-    "Stands for an object that is not needed: takes any arguments and any state, and does nothing"
+    "Stand-in for an object that is not needed: takes any arguments and any state, and does nothing"
     def __new__(cls, *args, **kwargs): return object.__new__(cls)
     def __init__(self, *args, **kwargs): pass
     def __setstate__(self, state): pass
     def __repr__(self): return f'<{type(self).__name__}>'
 
 class _PlainList(list):
-    "Stands for a kind of list: creates an ordinary one"
+    "Stand-in for a subclass of list: creates an ordinary list"
     def __new__(cls, *args, **kwargs): return []
 
 class _PlainDict(dict):
-    "Stands for a kind of dict: creates an ordinary one, which may hold the weights"
+    "Stand-in for a subclass of dict: creates an ordinary dict, which may hold the weights"
     def __new__(cls, *args, **kwargs): return OrderedDict()
 
 # %% ../nbs/api/25_weight_files.ipynb #56e6acb2
 def _numpy_names(*names):
-    "The modules that have been the home of these names of NumPy"
+    "The modules that have contained these NumPy names, in any version"
     return {f'{core}.{o}' for core in ('numpy.core', 'numpy._core') for o in names}
 
 # %% ../nbs/api/25_weight_files.ipynb #c9b554b9
@@ -82,7 +82,7 @@ def _safe_globals():
 
 # %% ../nbs/api/25_weight_files.ipynb #7700e0d8
 def _check_zip(path):
-    "Raise `CourseError` for an archive that holds a program or unpacks to much more than its size"
+    "Raise `CourseError` for an archive that is a program or unpacks to far more than its size"
     with zipfile.ZipFile(path) as z: members = z.infolist()
     names = [m.filename for m in members]
     _check_archive(path, names)
@@ -95,7 +95,7 @@ def _check_zip(path):
                           'checkpoint that PyTorch wrote; nothing was loaded')
 
 # %% ../nbs/api/25_weight_files.ipynb #5d1241bd
-# how weights of another library become a file that `load_weights` can read
+# how to convert the weights of another library to a file that `load_weights` can read
 _convert_by = {
     'Keras weights (HDF5)': 'in Keras, save each layer\'s get_weights() as safetensors under the '
         'names of PyTorch, and transpose convolutions from (height, width, in, out) to (out, in, '
@@ -116,7 +116,7 @@ _convert_by = {
 
 # %% ../nbs/api/25_weight_files.ipynb #f088b0db
 def _foreign(path, start):
-    "Name the format of another library that a file has; None if it is none of them"
+    "Name the format of a file from another library; None for any other file"
     suffix = path.suffix.lower()
     is_onnx = start[:1] == b'\x08' and start[2:3] in (b'\x12', b'\x1a', b'"', b':')
     if start.startswith(b'\x89HDF'): return 'Keras weights (HDF5)'
@@ -221,7 +221,7 @@ def _check_start(path, start):
                           'web page?')
 
 def _is_safetensors(path, start):
-    "Does a file look like safetensors, intact or damaged?"
+    "Whether a file looks like safetensors, intact or damaged"
     if start[8:9] == b'{': return True
     looks_like_torch = start.startswith((b'PK', b'\x80'))
     return path.suffix == '.safetensors' and not looks_like_torch
@@ -253,12 +253,12 @@ def shipped_weights()->dict[str, Path]: # Name → file
 
 # %% ../nbs/api/25_weight_files.ipynb #7f395f35
 def _is_side(v):
-    "Is `v` the side of an image, or its height and width (px)?"
+    "Whether `v` is the side of an image, or its height and width (px)"
     if isinstance(v, (list, tuple)): return len(v) == 2 and all(map(_is_side, v))
     return type(v) is int and 1 <= v <= 4096
 
 def _is_stats(v):
-    "Are these means and standard deviations, one of each per channel?"
+    "Whether `v` holds means and standard deviations, one of each per channel"
     if not isinstance(v, (list, tuple)) or len(v) != 2: return False
     if not all(isinstance(o, (list, tuple)) and len(o) in (1, 3) for o in v): return False
     if len(v[0]) != len(v[1]): return False
@@ -285,7 +285,7 @@ def check_meta(
 
 # %% ../nbs/api/25_weight_files.ipynb #a05a8bd1
 def _contents_of(path):
-    "What a file holds: any object without code of its own; and metadata of `save_weights`"
+    "The contents of a file, without running code from it, and the metadata of `save_weights`"
     path = shipped_weights().get(str(path)) or check_path(path, 'weights')
     start = _first_bytes(path)
     if path.name.endswith('.index.json'): return _read_index(path), {}
@@ -293,7 +293,7 @@ def _contents_of(path):
     if not _is_safetensors(path, start): return _read_torch(path), {}
     sd, meta = _read_safetensors(path)
     if meta.get('crc32', '') not in ('', tensor_checksum(sd)):
-        raise CourseError(f'{path}: damaged: its weights do not match its checksum; copy or '
+        raise CourseError(f'{path}: damaged (its weights do not match its checksum); copy or '
                           'download the file again')
     meta = parse_json(meta.get('resnet_course', '{}'), f'{path}: its metadata')
     if not isinstance(meta, dict): return sd, {}
@@ -323,7 +323,7 @@ _not_weights = re.compile(r'opt(s|im\w*|_\w+)?$|\w*optimi[sz]er\w*|\w*sched\w*|\
                           r'|callbacks$|loops$|rng\w*|history$|hyper_?param\w*|args$|config$')
 
 def _contents(obj):
-    "Describe what a file holds instead of weights"
+    "Describe what a file contains instead of weights"
     if not isinstance(obj, dict): return f'a {type(obj).__name__}'
     return f'a dict with {shorten(map(repr, obj), 5)}' if obj else 'an empty dict'
 
@@ -359,12 +359,12 @@ _second = _word('encoder_k|momentum_encoder|target|student|best_state')
 def preference(
     path:str # Path of a set of weights within a file, such as 'model_ema'
 )->int: # 0 for averaged weights, 2 for a second encoder or a student, 1 for any other
-    "Rank a set of weights: the smallest number is taken first"
+    "Rank a set of weights; the one with the smallest number is preferred"
     if _averaged.search(path) and not re.search('swav', path, re.I): return 0
     return 2 if _second.search(path) else 1
 
 def _first_choice(sets):
-    "The path of the set to take if nothing says which; small ones beside it are no networks"
+    "The path of the default set; much smaller sets are not networks"
     most = max(map(len, sets.values()))
     return min((k for k in sets if 2*len(sets[k]) >= most), key=preference)
 
@@ -378,7 +378,7 @@ _fastai = {'0.0.': 'conv1.', '0.1.': 'bn1.', '0.4.': 'layer1.', '0.5.': 'layer2.
 _inserted = re.compile(r'(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
 
 def _torchvision_key(key, resnet=True):
-    "Torchvision's name for the tensor of one key, such as 'layer1.0.conv1.weight'"
+    "torchvision's name for the tensor of one key, such as 'layer1.0.conv1.weight'"
     while _prefix.match(key): key = _prefix.sub('', key)
     if not resnet: return key
     for theirs, ours in _fastai.items():
@@ -389,7 +389,7 @@ def _torchvision_key(key, resnet=True):
 def is_head(
     key:str # Torchvision's name for it
 )->bool: # Also if it is called 'linear' or 'classifier'
-    "Say whether a ResNet's tensor belongs to its head"
+    "Return whether a ResNet's tensor belongs to its head"
     return _head.search(key) is not None
 
 # %% ../nbs/api/25_weight_files.ipynb #b4c7c827

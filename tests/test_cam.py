@@ -121,7 +121,7 @@ def test_activations(name):
 def test_no_map():
     "A network without maps of the image, or a layer without one, is an error of one sentence"
     net = nn.Sequential(nn.Flatten(), nn.Linear(3*32*32, 8), nn.ReLU(), nn.Linear(8, 7))
-    with pytest.raises(CourseError, match='no map to explain by'):
+    with pytest.raises(CourseError, match='no map for Grad-CAM'):
         grad_cam(net, torch.randn(2, 3, 32, 32))
     with pytest.raises(CourseError, match='fc has no output with a place'):
         grad_cam(create_model('resnet8'), torch.randn(2, 3, 32, 32), name='fc')

@@ -1,4 +1,4 @@
-"What fastai does with the course's loaders; data sets that are not on this machine are skipped"
+"What fastai does with the course's loaders; datasets that are not on this machine are skipped"
 import hashlib, random
 
 import matplotlib
@@ -20,10 +20,10 @@ def folder(tmp_path_factory):
     return photos(tmp_path_factory.mktemp('photos'), 20, (44, 36), ['bee', 'cat', 'dog'])
 
 def skip_missing(name):
-    "Skip a test if this data set is not on this machine"
+    "Skip a test if this dataset is not on this machine"
     if not dataset_path(name): pytest.skip(f'{name} is not on this machine')
 
-# Every kind of data set
+# Every kind of dataset
 
 photo_args = dict(name_or_path='photos', size=24, bs=8)
 

@@ -17,7 +17,7 @@ faults = Faults()
 @faults.error('a misspelled set', "did you mean 'fashion_mnist")
 def _(folder): load('fashion_minst')
 
-@faults.error('a name that is no set and no folder', 'unknown data set')
+@faults.error('a name that is no set and no folder', 'unknown dataset')
 def _(folder): load('my_photos')
 
 def idx_bytes(array):

@@ -265,7 +265,7 @@ def test_two_processes(srv, tmp_path):
     assert (tmp_path/'sub'/'file.bin').read_bytes() == BODY and len(srv.seen) == 1
 
 def publish(monkeypatch, srv, name, body, files, sums={}):
-    "Make `srv` the publisher of data set `name`: it answers `body` for each of `files`"
+    "Make `srv` the publisher of dataset `name`: it answers `body` for each of `files`"
     monkeypatch.setitem(globals(), 'BODY', body)
     md5 = hashlib.md5(body).hexdigest()
     urls = {srv.url.replace('file.bin', f): (len(body), md5) for f in files}

@@ -131,7 +131,7 @@ def test_resumed_from_another_folder(tmp_path, photo_folder, monkeypatch):
 # What is refused, and what is not
 
 def test_plan_without_validation_images():
-    with pytest.raises(CourseError, match='chooses on validation images'):
+    with pytest.raises(CourseError, match='needs validation images'):
         run_stages(digits_learner(n_train=64, valid_pct=0, seed=None), 'head')
 
 def test_alexnet_has_no_stem(monkeypatch):

@@ -165,7 +165,7 @@ def test_a_test_folder_is_left_out_and_said(tmp_path, capfd):
     args = ['--data', tmp_path/'own', '--size', 8, '--bs', 4, '--epochs', 1, '--arch', 'resnet8']
     assert run_command('train', *args, '--folds', 2, '--out', tmp_path/'runs') == 0
     out = capfd.readouterr().out
-    assert '8 test images of the set are left out' in out
+    assert '8 test images of the set are not used' in out
     assert sum(r['test']['n'] for r in list_runs(tmp_path/'runs')) == 40
 
 def test_folds_on_the_command_line(scans, tmp_path, capfd):

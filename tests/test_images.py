@@ -172,7 +172,7 @@ def _(folder): csv(folder, 'path,label\nx.png,a\n')
 @faults.error('a CSV with a missing label', 'line 2 has no label')
 def _(folder): csv(folder, 'path,label\na/1.png,\n')
 
-@faults.error('a CSV with an unknown split', "'later' is no split")
+@faults.error('a CSV with an unknown split', "'later' is not a split")
 def _(folder): csv(folder, 'path,label,split\na/1.png,a,train\nb/1.png,b,later\n')
 
 @faults.error('a binary file named .csv', 'not a CSV')
@@ -222,7 +222,7 @@ def test_csv_rows_that_leak(tmp_path):
         with pytest.raises(CourseError, match=says): open_csv(path)
     check(['path,label,split', *(row + ',test' for row in rows)], 'none for train')
     check(['path,label', *rows, './a/0.png,a'], '1 files more than once')
-    check(['path,label,split', *(row + ',train' for row in rows[1:]), rows[0]], "'' is no split")
+    check(['path,label,split', *(row + ',train' for row in rows[1:]), rows[0]], "'' is not a split")
 
 @pytest.mark.parametrize('error', [struct.error, TypeError, KeyError])
 def test_exif_data_that_raises(tmp_path, monkeypatch, error):

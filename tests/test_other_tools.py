@@ -82,7 +82,7 @@ def test_function_that_takes_no_classes():
     with pytest.raises(CourseError, match='pass the network'): course_learner(loaders(pair), make)
 
 def test_number_of_outputs():
-    with pytest.raises(CourseError, match='has 3 outputs, and the data have 4 classes'):
+    with pytest.raises(CourseError, match='has 3 outputs, but the data have 4 classes'):
         course_learner(loaders(pair), create_model('resnet8', 3))
     with pytest.warns(UserWarning, match='6 of its scores are never right'):
         course_learner(loaders(pair), create_model('resnet8', 10))
@@ -176,4 +176,4 @@ def test_predict_with_onnx(saved, tmp_path):
     got, = predict_images(OnnxModel(tmp_path/'w.onnx'), [im])
     assert got.classes == want.classes
     np.testing.assert_allclose(got.probs, want.probs, atol=1e-5)
-    with pytest.raises(CourseError, match='loaded by OnnxModel'): load_model(tmp_path/'w.onnx')
+    with pytest.raises(CourseError, match='with OnnxModel'): load_model(tmp_path/'w.onnx')

@@ -224,10 +224,10 @@ def test_other_peoples_transforms_on_small_images(augment):
     assert next(iter(dls.train))[0].shape == (64, 3, 28, 28)
 
 @pytest.mark.parametrize('augment, words', [
-    ([v2.RandomResizedCrop(32)], 'crops have the size'),
-    ([v2.ToDtype(torch.float32, scale=True)], 'leave out what converts'),
+    ([v2.RandomResizedCrop(32)], 'crop to the'),
+    ([v2.ToDtype(torch.float32, scale=True)], 'leave out transforms that convert'),
     ([T.ToTensor()], 'fail on an image of bytes'),
-    ([3], 'no transform'), (['crop'], 'no transform'),
+    ([3], 'not a transform'), (['crop'], 'not a transform'),
     ([RandomCrop(40), ScaleJitter(40)], 'two crops')], ids=str)
 def test_transforms_that_cannot_be_used(real_photos, augment, words):
     with pytest.raises(CourseError, match=words):

@@ -260,7 +260,7 @@ def test_alexnet_adam_ends_with_the_best_epoch():
 
 def test_recipes_that_watch_validation_need_validation_images():
     for name in ('plateau', 'alexnet_adam'):
-        with pytest.raises(CourseError, match='watches validation images'):
+        with pytest.raises(CourseError, match='needs validation images'):
             fit_recipe(digits_learner(valid_pct=0), name, 1)
 
 # The rate, and errors

@@ -13,10 +13,10 @@ import argparse, ast, json, re, sys
 from configparser import ConfigParser
 from pathlib import Path
 
-SECTIONS = ['Ground', 'Data', 'Networks', 'Training', 'Answers', 'Runs', 'Course', 'Doors']
+SECTIONS = ['Foundations', 'Data', 'Networks', 'Training', 'Evaluation', 'Runs', 'Course', 'Tools']
 ABOUT = ['what every module needs', 'from files to batches', 'from layers to weights',
          'from a learner to a trained network', 'from a network to its results',
-         'from one call to a record', 'exercises and lessons', 'the command line']
+         'from one call to a record', 'exercises and lessons', 'the command line and the site']
 START, END = '<!-- map: made by tools/house.py -->', '<!-- end of map -->'
 
 def source(cell): return ''.join(cell['source'])
