@@ -10,7 +10,8 @@ import math
 
 import torch
 
-from ..exercises import Hint, as_number, exercise, same
+from ..exercises import Hint, as_list, as_number, exercise, same
+from ..loaders import get_dls
 
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #65084d9b
 @exercise('01.1', 'Accuracy from probabilities and targets')
@@ -69,16 +70,172 @@ def _(answer):
         raise Hint(f'For p={p} and n={n} it should be about {1.96*se:.4f}, but is {got:.4f}.')
 
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #71fb8115
+_sizes = {
+    3457: 'With 3,457 images the interval is still a little wider than one point: round up.',
+    900: 'That is for one standard error; the interval reaches 1.96 of them.',
+    3600: 'That is with 2 instead of 1.96 standard errors.',
+    9604: 'That is for p = 0.5, the worst case; here p is 0.9.',
+    865: 'That gives two points to each side; the exercise asks for one to each side.',
+    13830: 'That gives half a point to each side: the interval is one point wide in all, '
+           'but it should extend one point to each side.',
+    35: 'p(1 − p) is divided by n under the square root: solve for n, and square the 0.01 too.',
+    1764: 'The 1.96 has to be squared as well.'}
+
 @exercise('01.4', 'Test images needed for an interval of one percentage point')
 def _(answer):
+    if callable(answer): raise Hint('The answer should be a number, not a function.')
     n = as_number(answer)
-    if 3457 <= n <= 3465: return  # 3457.4 with 1.96; 3465 is generous about rounding
-    if 864 <= n <= 866:
-        raise Hint('That gives two points to each side; the exercise asks for one to each side.')
-    if 899 <= n <= 901:
-        raise Hint('That is for one standard error; the interval reaches 1.96 of them.')
-    if 3 <= n <= 40:
-        raise Hint('p(1 − p) is divided by n under the square root: '
-                   'solve for n, and square the 0.01 too.')
-    if n > 9000: raise Hint('That is for p = 0.5, the worst case, or more; here p is 0.9.')
+    if n == 3458: return
+    if 3457 < n < 3458: raise Hint('There is no fraction of an image: round up.')
+    for size, hint in _sizes.items():
+        if abs(n - size) <= 1: raise Hint(hint)
+    if 3458 < n < 3500:
+        raise Hint(f'{n:,.0f} images are enough, but find the smallest number that is.')
     raise Hint('Set 1.96·√(0.9·0.1/n) = 0.01 and solve for n.')
+
+# %% ../../nbs/api/checks/01_first_classifier.ipynb #25fc0a0e
+@exercise('01.5', 'Accuracy that gives every class the same weight')
+def _(answer):
+    targets = torch.tensor([0]*60 + [1]*25 + [3]*15)   # no image of class 2
+    preds = targets.clone()
+    preds[:6], preds[60:70], preds[85:95] = 2, 0, 1   # 90%, 60% and a third are right
+    preds = torch.where(torch.rand(100) < 0.1, torch.randint(4, (100,)), preds)
+    got, right = as_number(answer(preds, targets)), (preds == targets).float()
+    recalls = [right[targets == c].mean().item() for c in (0, 1, 3)]
+    def near(o): return abs(got - float(o)) < 1e-5
+    if near(sum(recalls)/3): return
+    if near(right.mean()):
+        raise Hint('That is the plain accuracy, in which a class with many images counts more.')
+    if near(sum(recalls)/4) or math.isnan(got):
+        raise Hint('Class 2 has no image here: average only over the classes that occur in '
+                   '`targets`.')
+    if near(sum(recalls)): raise Hint('That is the sum of the recalls: take the mean.')
+    found = [right[preds == c].mean().item() for c in preds.unique()]
+    if near(sum(found)/len(found)):
+        raise Hint('That averages the precision: go by the true class, not by the predicted one.')
+    if near(100*sum(recalls)/3): raise Hint('Give a fraction from 0 to 1, not a percentage.')
+    raise Hint('For each class in `targets`, take the share of its images that are classified '
+               f'correctly, then the mean: it should be {sum(recalls)/3:.4f}, but is {got:.4f}.')
+
+# %% ../../nbs/api/checks/01_first_classifier.ipynb #bfc1fc98
+def _blobs(n=90, side=4, c=3, gap=1.5):
+    "Noisy images around one random image per class, and their classes, in random order"
+    centers, y = torch.randn(c, 1, side, side)*gap, torch.arange(n) % c
+    y = y[torch.randperm(n)]
+    return centers[y] + torch.randn(n, 1, side, side), y
+
+@exercise('01.6', 'The mean image of each class')
+def _(answer):
+    x, y = _blobs()
+    y[:20] = 2        # classes of different sizes, and not in order
+    before, got = x.clone(), answer(x, y, 3)
+    if not torch.equal(x, before): raise Hint('It changes the images that it is given.')
+    sums = torch.stack([x[y == c].sum(0) for c in range(3)])
+    n = y.bincount(minlength=3).float()[:, None, None, None]
+    if isinstance(got, list): got = torch.stack(got)
+    def near(o): return isinstance(got, torch.Tensor) and got.shape == o.shape and torch.allclose(
+        got.float(), o, atol=1e-4)
+    if near(sums): raise Hint('Those are sums: divide each by the number of images of its class.')
+    if near(sums/len(x)) or near(sums*3/len(x)):
+        raise Hint('Divide by the number of images of that class: the classes differ in size.')
+    if near(x.mean(0).expand(3, -1, -1, -1)):
+        raise Hint('All three are the mean of all images: select the images of one class, '
+                   '`x[y == c]`.')
+    order = list(dict.fromkeys(y.tolist()))
+    if order != [0, 1, 2] and near((sums/n)[order]):
+        raise Hint('The means are in the order in which the classes first occur: '
+                   'mean number c belongs to class c.')
+    if isinstance(got, torch.Tensor) and tuple(got.shape) == (3,):
+        raise Hint('That is one number per class: average over the images only, `mean(0)`, '
+                   'and keep the pixels apart.')
+    same(got, sums/n, 'Entry c should be the mean of the images whose class is c.')
+
+# %% ../../nbs/api/checks/01_first_classifier.ipynb #b5812294
+def _distances(x, means, p=2):
+    "Sum of the differences to the power `p`: N × C"
+    return (x.flatten(1)[:, None] - means.flatten(1)[None]).abs().pow(p).sum(2)
+
+@exercise('01.7', 'The class with the nearest mean image')
+def _(answer):
+    x, y = _blobs(200, c=4, gap=1)
+    means = torch.stack([x[y == c].mean(0)*(1 + c) for c in range(4)])
+    got, d = answer(x, means), _distances(x, means)
+    got = torch.as_tensor(got)
+    if tuple(got.shape) == (200, 4):
+        raise Hint('Those are the distances: return the number of the nearest class, `argmin(1)`.')
+    if tuple(got.shape) != (200,):
+        raise Hint('The answer should be one class number for each of the 200 images; '
+                   f'yours has the shape {tuple(got.shape)}.')
+    def agree(o): return (got == o).float().mean() > 0.999
+    if agree(d.argmin(1)): return
+    if agree(d.argmax(1)): raise Hint('That is the class that is *farthest* away: use argmin.')
+    if agree((x.flatten(1) @ means.flatten(1).T).argmax(1)):
+        raise Hint('A dot product is larger for a brighter mean image, even one that is far away: '
+                   'use the distance.')
+    if agree(_distances(x, means, 1).argmin(1)):
+        raise Hint('That adds up absolute differences; the exercise asks for squares.')
+    if agree((x.flatten(1).mean(1)[:, None] - means.flatten(1).mean(1)).abs().argmin(1)):
+        raise Hint('That compares the average brightness: compare pixel by pixel, then add up.')
+    raise Hint('For each image: the sum of the squared differences to each mean, '
+               'over all pixels, and the number of the smallest.')
+
+# %% ../../nbs/api/checks/01_first_classifier.ipynb #f7a4469c
+def _clothes():
+    "Images and classes of 2,000 training and 1,000 validation images"
+    dls = get_dls('fashion_mnist_mini', n_train=2000, augment=False, seed=0, device='cpu')
+    parts = [[torch.cat(o).as_subclass(torch.Tensor) for o in zip(*dl)]
+             for dl in (dls.train, dls.valid)]
+    return parts
+
+@exercise('01.8', 'Train a baseline and judge it on unseen images')
+def _(answer):
+    x, y = _blobs(120, c=3, gap=3)
+    predict = answer(x[:60], y[:60])
+    if not callable(predict):
+        raise Hint('It should return a function of images, such as a `def predict(x): …` inside '
+                   f'it; it returns a {type(predict).__name__}.')
+    got = torch.as_tensor(predict(x[60:]))
+    if tuple(got.shape) != (60,):
+        raise Hint('The function that you return should give one class number per image; '
+                   f'for 60 images yours gives the shape {tuple(got.shape)}.')
+    if len(got.unique()) == 1:
+        raise Hint('It gives the same class for every image: does it look at the image at all?')
+    if torch.as_tensor(predict(x[60:61])).tolist() != got[:1].tolist():
+        raise Hint('For an image alone it answers differently than for the same image in a batch.')
+    other = answer(x[:60], (y[:60] + 1) % 3)
+    if not torch.equal(torch.as_tensor(predict(x[60:])), got):
+        raise Hint('After a second call, the first function answers differently: '
+                   'keep the means inside the function, not in a global variable.')
+    if torch.equal(torch.as_tensor(other(x[60:])), got):
+        raise Hint('The answers do not depend on the labels: nothing is learned from `y`.')
+    _try_unseen(answer)
+
+# %% ../../nbs/api/checks/01_first_classifier.ipynb #461e04f8
+def _try_unseen(answer):
+    "Raise a `Hint` unless the baseline is right about most of the unseen clothes"
+    (x, y), (xv, yv) = _clothes()
+    acc = (torch.as_tensor(answer(x, y)(xv)) == yv).float().mean().item()
+    if acc < 0.6:
+        raise Hint(f'On unseen clothes it is right about {acc:.0%} of the images; '
+                   'the nearest class mean is right about two of three. Test 01.6 and 01.7 first, '
+                   'and use the *training* images for the means.')
+
+# %% ../../nbs/api/checks/01_first_classifier.ipynb #981ada60
+@exercise('01.9', 'Compare two classifiers on the same images')
+def _(answer):
+    y = torch.randint(5, (400,))
+    def guess(p): return torch.where(torch.rand(400) < p, y, (y + 1) % 5)
+    a, b = guess(0.8), guess(0.6)
+    got = [int(as_number(o)) for o in as_list(answer(a, b, y), 2)]
+    ra, rb = a == y, b == y
+    want = [int((ra & ~rb).sum()), int((rb & ~ra).sum())]
+    if got == want: return
+    if got == want[::-1]: raise Hint('The two numbers are swapped: first the ones that only `a` '
+                                     'classifies correctly.')
+    if got == [int(ra.sum()), int(rb.sum())]:
+        raise Hint('Those are all that each classifies correctly: leave out the images about '
+                   'which both are right.')
+    if got == [int((~ra).sum()), int((~rb).sum())]: raise Hint('Those are the mistakes of each.')
+    if got[0] == got[1] == int((a != b).sum()):
+        raise Hint('That is how often they disagree: tell apart which of the two is right.')
+    raise Hint(f'For one set of predictions it should be {want}, but is {got}.')

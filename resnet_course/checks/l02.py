@@ -6,8 +6,11 @@
 __all__ = []
 
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #ec8e0d2d
+from unittest.mock import patch
+
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ..exercises import Hint, as_list, as_number, close, exercise, same
 
@@ -18,7 +21,11 @@ def _(answer):
     m, s = torch.rand(3, 1, 1)*0.5 + 0.2, torch.rand(3, 1, 1)*0.2 + 0.1
     mean, std = m.flatten().tolist(), s.flatten().tolist()
     before = x.clone()
-    got = answer(x, mean, std)
+    try: got = answer(x, mean, std)
+    except (TypeError, RuntimeError) as e:
+        if "'list'" not in str(e) and 'size of tensor' not in str(e): raise
+        raise Hint('`mean` and `std` are lists with one number per channel. Make tensors of them '
+                   'that line up with the channels: torch.tensor(mean).view(1,-1,1,1).') from None
     if not torch.equal(x, before):
         raise Hint('It changes the batch it was given: compute a new tensor instead.')
     scaled = x.float()/255
@@ -35,17 +42,20 @@ def _(answer):
     same(got, (scaled - m)/s, 'The numbers differ from (x/255 − mean)/std, channel by channel.')
     square = torch.randint(256, (2, 3, 3, 3), dtype=torch.uint8)
     same(answer(square, mean, std), (square.float()/255 - m)/s,
-         'For 3×3 images the statistics run along the width: give mean and std the shape (C,1,1).')
+         'For 3×3 images the statistics run along the width: give mean and std the shape '
+         '(1,C,1,1), with .view(1,-1,1,1).')
 
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #b966da66
 @exercise('02.2', 'A stratified, seeded, disjoint split')
 def _(answer):
     y = torch.randint(4, (200,)).sort().values
     y = torch.cat([y, torch.full((100,), 4)])[torch.randperm(300)]
+    labels = y.clone()
     def split(seed):
         kept, drawn = as_list(answer(y, 0.2, seed), 2)
         return [int(i) for i in as_list(kept)], [int(i) for i in as_list(drawn)]
     kept, drawn = split(1)
+    if not torch.equal(y, labels): raise Hint('It changes `y`: work on a copy.')
     both = set(kept) & set(drawn)
     if both: raise Hint(f'{len(both)} indices are in both lists: the two must be disjoint.')
     if len(kept) < len(drawn):
@@ -80,7 +90,10 @@ def _try_strata(y, drawn):
 @exercise('02.3', 'Flip each image horizontally with probability p')
 def _(answer):
     x = torch.rand(400, 2, 5, 6)
-    always, never = answer(x.clone(), 1.), answer(x.clone(), 0.)
+    given = x.clone()
+    always, never = answer(given, 1.), answer(x.clone(), 0.)
+    if close(always, x.flip(-1)) and not torch.equal(given, x):
+        raise Hint('It changes the batch it was given: return a new one.')
     if close(always, x) and not close(never, x):
         raise Hint('It flips when it should not: p is the probability of a flip.')
     if close(always, x.flip(-2)):
@@ -102,6 +115,11 @@ def _try_quarter(answer, x):
     if not (flipped | kept).all():
         raise Hint('Some images are flipped in part: '
                    'one decision holds for all channels and rows of an image.')
+    counts = {int((answer(x[:40].clone(), 0.5) == x[:40]).flatten(1).all(1).sum())
+              for _ in range(12)}
+    if len(counts) == 1:
+        raise Hint('Exactly half of the images are flipped in every call: '
+                   'decide about each image by itself, so that the number varies.')
     if not 50 < flipped.sum() < 160:
         share = flipped.float().mean()
         raise Hint(f'With p=0.25 a quarter should be flipped, but {share:.0%} are.')
@@ -148,3 +166,140 @@ def _(answer):
     if as_number(answer(train, train[:3].flip(2, 3))):
         raise Hint('Two images with the same mean, or with the same pixels in another order, '
                    'are not the same image: compare all pixels, in order.')
+
+# %% ../../nbs/api/checks/02_images_splits_batches.ipynb #e0ac9ffd
+@exercise('02.6', 'Cross-entropy from scores and class numbers')
+def _(answer):
+    s, y = torch.randn(50, 6)*2, torch.randint(6, (50,))
+    got, want = as_number(answer(s.clone(), y)), F.cross_entropy(s, y).item()
+    p = s.softmax(1)[range(50), y]
+    mistakes = [
+        (want*50, 'That is the sum: divide by the number of images.'),
+        (-want, 'The sign is wrong: it is *minus* the logarithm.'),
+        (p.mean(), 'That is the mean probability of the right class: the logarithm is missing.'),
+        (-p.mean().log(), 'Take the logarithm for each image first, and the mean after that.'),
+        (-s[range(50), y].mean(), 'The scores are not probabilities: the softmax is missing.'),
+        (want/np.log(2), 'That is to base 2: use the natural logarithm.'),
+        (-s.softmax(0)[range(50), y].log().mean(),
+         'The softmax runs over the images: it belongs to the classes, dimension 1.'),
+        (-s.softmax(1).log().mean(), 'That averages over all classes: only the right one counts.'),
+        (F.cross_entropy(s.softmax(1), y),
+         'The softmax is taken twice: `cross_entropy` starts from the scores.')]
+    for wrong, hint in mistakes:
+        if abs(got - float(wrong)) < 1e-4: raise Hint(hint)
+    if not abs(got - want) < 1e-4:
+        raise Hint(f'For random scores it should be {want:.4f}, but is {got:.4f}.')
+    big = as_number(answer(torch.tensor([[1000., 0.], [0., 1000.]]), torch.tensor([0, 0])))
+    if not abs(big - 500) < 1:
+        raise Hint(f'For scores of 1000 it gives {big:g}, because exp(1000) overflows: '
+                   'subtract the largest score of each row first, or use log_softmax.')
+
+# %% ../../nbs/api/checks/02_images_splits_batches.ipynb #c6dec124
+@exercise('02.7', 'Gradient of the loss for a linear classifier')
+def _(answer):
+    x, y = torch.randn(30, 5), torch.randint(4, (30,))
+    w, b = torch.randn(5, 4).requires_grad_(), torch.randn(4).requires_grad_()
+    F.cross_entropy(x @ w + b, y).backward()
+    gw, gb = as_list(answer(x, y, w.detach().clone(), b.detach().clone()), 2)
+    p = (x @ w + b).softmax(1).detach()
+    one_hot = F.one_hot(y, 4).float()
+    if close(gw, -w.grad): raise Hint('The sign is wrong: the error is p − 1 for the right class.')
+    if close(gw, w.grad*30):
+        raise Hint('That is the gradient of the summed loss: the mean needs a division by N.')
+    if close(gw, x.T @ p/30):
+        raise Hint('The right class is missing: subtract 1 from its probability first.')
+    if close(gw, x.T @ (x @ w.detach() + b.detach() - one_hot)/30):
+        raise Hint('The scores are not probabilities: apply the softmax before subtracting.')
+    same(gw, w.grad, 'The gradient of w is xᵀ·(p − one-hot)/N.')
+    if close(gb, b.grad*30):
+        raise Hint('The gradient of b is the *mean* of the errors over the images, not the sum.')
+    same(gb, b.grad, 'The gradient of b is the mean of p − one-hot over the images.')
+
+# %% ../../nbs/api/checks/02_images_splits_batches.ipynb #90c8e30d
+def _steps(answer, lrs, momentum, grads, start):
+    "Parameter and velocity after the steps of `answer`"
+    p, v = start.clone(), torch.zeros_like(start)
+    for lr, g in zip(lrs, grads): answer([p], [g.clone()], [v], lr, momentum)
+    return p
+
+@exercise('02.8', 'A step of SGD with momentum')
+def _(answer):
+    start, grads = torch.randn(6), torch.randn(4, 6)
+    one = _steps(answer, [0.1], 0.9, grads, start)
+    if torch.equal(one, start):
+        raise Hint('The parameters did not change: update them in place, '
+                   'for example with `p -= …` on each tensor, inside the loop over the lists.')
+    if close(one, start + 0.1*grads[0]):
+        raise Hint('That goes uphill: subtract the step, so that the loss falls.')
+    if close(one, start - 0.1*0.1*grads[0]):
+        raise Hint('The new gradient is added in full, not multiplied by 1 − momentum.')
+    _try_momentum(answer, grads, start)
+
+# %% ../../nbs/api/checks/02_images_splits_batches.ipynb #4974d5fb
+def _try_momentum(answer, grads, start):
+    "Raise a `Hint` unless four steps, with two learning rates, agree with PyTorch's SGD"
+    lrs = [0.1, 0.1, 0.02, 0.02]
+    got = _steps(answer, lrs, 0.9, grads, start)
+    p = start.clone().requires_grad_()
+    opt = torch.optim.SGD([p], lr=0.1, momentum=0.9)
+    for lr, g in zip(lrs, grads):
+        opt.param_groups[0]['lr'], p.grad = lr, g
+        opt.step()
+    if close(got, p.detach()): return
+    if close(got, start - sum(lr*g for lr, g in zip(lrs, grads))):
+        raise Hint('There is no momentum: the velocity has to be stored in place, so that the '
+                   'next call finds it.')
+    v = q = 0
+    for lr, g in zip(lrs, grads):
+        v = 0.9*v + lr*g
+        q = q - v
+    if close(got, start + q):
+        raise Hint('The learning rate is inside the velocity, so old steps keep an old rate. '
+                   'First v = momentum·v + gradient, then p = p − lr·v.')
+    raise Hint('One step is v ← momentum·v + gradient, then p ← p − lr·v, both in place; '
+               f'after four steps the first number should be {p[0].item():.4f}, '
+               f'but is {got[0]:.4f}.')
+
+# %% ../../nbs/api/checks/02_images_splits_batches.ipynb #45aa9b82
+def _no_optimizer(self, *args, **kwargs):
+    raise Hint("That uses one of PyTorch's optimizers: take the step yourself, as in 02.8.")
+
+def _classes(n, spread=3.):
+    "Points around one center for each of four classes, sorted by class"
+    centers, y = torch.randn(4, 12)*spread, torch.arange(4).repeat_interleave(n//4)
+    return centers[y] + torch.randn(len(y), 12), y, centers
+
+@exercise('02.9', 'Train a linear classifier by SGD')
+def _(answer):
+    with patch.object(torch.optim.Optimizer, '__init__', _no_optimizer): _try_sgd(answer)
+
+# %% ../../nbs/api/checks/02_images_splits_batches.ipynb #aeee2fb5
+def _try_sgd(answer):
+    "Raise a `Hint` unless `answer` trains a linear classifier"
+    x, y, centers = _classes(200)
+    def fit(lr=0.1, bs=20, epochs=5, seed=1):
+        w, b = as_list(answer(x, y, 4, lr, bs, epochs, seed), 2)
+        for o, shape in ((w, (12, 4)), (b, (4,))):
+            if tuple(o.shape) != shape:
+                raise Hint(f'w should have the shape (12, 4) here and b (4,), but one of them has '
+                           f'{tuple(o.shape)}.')
+        return w.detach(), b.detach()
+    w, b = fit()
+    if not (torch.isfinite(w).all() and torch.isfinite(b).all()):
+        raise Hint('The weights are no longer finite numbers: is the sign of the step right?')
+    if close(fit(epochs=0)[0], w):
+        raise Hint('Training for five epochs gives the same weights as for none.')
+    yn = torch.randint(4, (400,))
+    acc = ((centers[yn] + torch.randn(400, 12)) @ w + b).argmax(1).eq(yn).float().mean()
+    if acc < 0.8:
+        raise Hint(f'On new points it is right about {acc:.0%}, with 25% for guessing. Test the '
+                   'gradient (02.7) and the step (02.8) first, and subtract the step.')
+    if not close(fit()[0], w): raise Hint('Two calls with the same seed give different weights.')
+    if close(fit(seed=2)[0], w):
+        raise Hint('Another seed gives the same weights: draw a new order of the images in every '
+                   'epoch. (These here are sorted by class.)')
+    if close(fit(lr=0.01)[0], w): raise Hint('The learning rate is not used.')
+    if close(fit(bs=100)[0], w): raise Hint('The batch size is not used.')
+    if close(fit(bs=400)[0], fit(bs=400, epochs=0)[0]):
+        raise Hint('With a batch size above the number of images it does not train at all: '
+                   'keep the last, smaller batch.')

@@ -6,13 +6,16 @@
 __all__ = []
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #20c1b478
-import random
+import math, random
+from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from ..alexnet import AlexNet
 from ..layers import lrn
-from ..exercises import Hint, as_number, close, exercise, same
+from ..exercises import Hint, as_list, as_number, close, exercise, same
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #c23c7bd1
 def _right_side(n, k, s, p): return (n + 2*p - k)//s + 1
@@ -67,7 +70,13 @@ def _(answer):
     n, c = 2000, 8
     scores, y = torch.randn(n, c), torch.randint(c, (n,))
     scores[range(n), y] += 2  # better than chance, so that no two mistakes give the same number
-    for k in (1, 3, c): _try_topk(as_number(answer(scores, y, k)), scores, y, k)
+    for k in (1, 3, c):
+        try: got = answer(scores, y, k)
+        except RuntimeError as e:
+            if 'size of tensor' not in str(e): raise
+            raise Hint('The shapes do not fit: `topk` should look along the classes, dim=1, '
+                       'and the targets have to be a column, `targets[:, None]`.') from None
+        _try_topk(as_number(got), scores, y, k)
     two_of_four = torch.tensor([[1., 0., 0.]]*4)
     if abs(as_number(answer(two_of_four, torch.tensor([0, 0, 1, 2]), 1)) - 0.5) > 1e-5:
         raise Hint('Two of four are right: it should give 0.5.')
@@ -80,9 +89,16 @@ def _try_topk(got, scores, y, k):
     want = hit[:, :k].any(1).float().mean().item()
     def near(o, tol=1e-5): return abs(got - float(o)) < tol
     if near(want): return
+    if k == 1 and near(1):
+        raise Hint('It compares each image with the targets of *all* images: make the targets a '
+                   'column, `targets[:, None]`.')
     if near(100*want, 1e-3): raise Hint('Give a fraction from 0 to 1, not a number in percent.')
     if near(len(y)*want, 1e-3):
         raise Hint('That is how many are right: divide by the number of images.')
+    along_images = (scores.topk(1, dim=0).indices == y[:, None]).any(1).float().mean()
+    if near(along_images) or near((scores.argmax(0) == y[:, None]).any(1).float().mean()):
+        raise Hint('`topk(dim=0)` finds the best *images* of each class: '
+                   'the best classes of each image are along dim=1.')
     if near(want/k):
         raise Hint('It divides by k as well: an image has only one class, and is right or wrong.')
     if near(lowest.any(1).float().mean()):
@@ -97,10 +113,14 @@ def _try_topk(got, scores, y, k):
 def _(answer):
     if not isinstance(answer, type):
         raise Hint('The answer should be a class, so that `Drop(0.3)` makes a module.')
+    if issubclass(answer, nn.modules.dropout._DropoutNd):
+        raise Hint('That is nn.Dropout itself: write what it does.')
     net, x = answer(0.25), torch.rand(100, 400) + 1
     if not isinstance(net, nn.Module):
         raise Hint('Derive it from nn.Module: that gives it `.training`, '
                    'which train() and eval() set.')
+    if any(isinstance(m, nn.modules.dropout._DropoutNd) for m in net.modules()):
+        raise Hint('It has an nn.Dropout inside: draw the random numbers yourself.')
     got = net.eval()(x.clone())
     if close(got, x*0.75):
         raise Hint('In evaluation mode it scales by 1 − p, as the paper does: '
@@ -112,6 +132,9 @@ def _(answer):
     _try_kept((y/x)[y != 0])
     if torch.equal(net(x.clone()) == 0, y == 0):
         raise Hint('It drops the same units every time: draw new numbers in forward.')
+    def refuse(*args, **kwargs):
+        raise Hint('It calls F.dropout: draw the random numbers yourself, with torch.rand_like.')
+    with patch.object(F, 'dropout', refuse), patch.object(torch, 'dropout', refuse): net(x)
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #b8c36195
 def _try_zeros(dropped):
@@ -167,3 +190,272 @@ def _(answer):
         if close(got, _lrn(a, **mistake)): raise Hint(hint)
     same(got, lrn()(a), 'The numbers differ from the formula. '
                         'Try it on one channel at a time, with the sum written out.', tol=1e-5)
+
+# %% ../../nbs/api/checks/03_alexnet.ipynb #9e6f63ae
+_widths = (16, 32, 48, 48, 32)
+
+def _run(net, x):
+    "Output of `net`; a `Hint` if it is not a module or uses the package's AlexNet"
+    if not isinstance(net, nn.Module):
+        raise Hint(f'It should return a module, but returns a {type(net).__name__}.')
+    if any(isinstance(m, AlexNet) for m in net.modules()):
+        raise Hint("That is the package's AlexNet: build it from layers of torch.nn.")
+    return net(x)
+
+def _find(net, kind): return [m for m in net.modules() if isinstance(m, kind)]
+
+def _pair(o): return tuple(o) if isinstance(o, (tuple, list)) else (o, o)
+
+def _try_features(net):
+    "Raise a `Hint` unless `net` has AlexNet's five convolutions and three poolings"
+    convs, pools = _find(net, nn.Conv2d), _find(net, nn.MaxPool2d)
+    if len(convs) != 5: raise Hint(f'AlexNet has five convolutions; yours has {len(convs)}.')
+    got = tuple(c.out_channels for c in convs)
+    if got != _widths:
+        raise Hint(f'The convolutions should have {_widths} filters; yours have {got}.')
+    if [_pair(c.kernel_size)[0] for c in convs] != [5, 5, 3, 3, 3]:
+        raise Hint('The kernels should be 5, 5, 3, 3 and 3 pixels wide.')
+    if len(pools) != 3:
+        raise Hint(f'Pooling comes after the first, second and fifth convolution; yours has '
+                   f'{len(pools)} poolings.')
+    if len(_find(net, nn.ReLU)) < 5 and not _find(net, nn.Tanh) and _linear_without_relu(net):
+        raise Hint('A ReLU follows each of the five convolutions.')
+
+# %% ../../nbs/api/checks/03_alexnet.ipynb #d378ec92
+def _linear_without_relu(net):
+    "Is the network linear where its pooling is? Then a ReLU is missing, or is in no module"
+    x = torch.randn(4, 1, 16, 16)
+    seen = []
+    hooks = [p.register_forward_pre_hook(lambda m, i: seen.append(i[0].min().item()))
+             for p in _find(net, nn.MaxPool2d)]
+    with torch.no_grad(): net.eval()(x)
+    for h in hooks: h.remove()
+    return min(seen) < 0
+
+# %% ../../nbs/api/checks/03_alexnet.ipynb #eedfcd51
+@exercise('03.6', "AlexNet's convolutions, for images of 16 pixels")
+def _(answer):
+    x = torch.randn(2, 1, 16, 16)
+    net = answer()
+    y = _run(net, x)
+    _try_features(net)
+    if tuple(y.shape) != (2, 32, 2, 2):
+        raise Hint(f'For a batch of shape (2,1,16,16) the output should be (2,32,2,2), but is '
+                   f'{tuple(y.shape)}: pad so that the convolutions keep the size, and pool with '
+                   'stride 2 and padding 1 if the windows are 3 wide.')
+    if [_pair(p.kernel_size) for p in _find(net, nn.MaxPool2d)] != [(3, 3)]*3:
+        raise Hint('With overlap=True the pooling windows are 3 wide, with stride 2.')
+    flat = answer(overlap=False)
+    if [_pair(p.kernel_size) for p in _find(flat, nn.MaxPool2d)] != [(2, 2)]*3:
+        raise Hint('With overlap=False the pooling windows should be 2 wide, with stride 2.')
+    if tuple(flat(x).shape) != (2, 32, 2, 2):
+        raise Hint('With overlap=False the output has another size: windows of 2 need no padding.')
+    if [p.numel() for p in flat.parameters()] != [p.numel() for p in net.parameters()]:
+        raise Hint('`overlap` should change the pooling only.')
+    _try_norm(answer, net)
+
+# %% ../../nbs/api/checks/03_alexnet.ipynb #371c86ee
+def _try_norm(answer, net):
+    "Raise a `Hint` unless `norm` switches two layers of local response normalization"
+    plain = answer(norm=False)
+    kinds = (nn.LocalResponseNorm, type(lrn()))
+    n, n_plain = len(_find(net, kinds)), len(_find(plain, kinds))
+    if n_plain: raise Hint('With norm=False there should be no local response normalization.')
+    if n == 0 and len(list(net.modules())) <= len(list(plain.modules())):
+        raise Hint('With norm=True, `lrn()` should follow the ReLU of the first two convolutions.')
+    if n not in (0, 2):
+        raise Hint(f'Only the first two convolutions are followed by `lrn()`; yours has {n}.')
+    order = [type(m) for m in net.modules() if isinstance(m, (nn.Conv2d, nn.MaxPool2d, *kinds))]
+    if n == 2 and [i for i, o in enumerate(order) if o in kinds] != [1, 4]:
+        raise Hint('The normalization stands between the ReLU and the pooling.')
+
+# %% ../../nbs/api/checks/03_alexnet.ipynb #cfe985c0
+def _easy(n=300):
+    "Images of 16 pixels in three classes that differ in where they are bright"
+    y = torch.randint(3, (n,))
+    x = torch.randn(n, 1, 16, 16)*0.5
+    for i, c in enumerate(y.tolist()): x[i, 0, 5*c:5*c + 6] += 2
+    return x, y
+
+# %% ../../nbs/api/checks/03_alexnet.ipynb #d8b97765
+@exercise('03.7', 'An AlexNet for images of 16 pixels')
+def _(answer):
+    x = torch.randn(5, 1, 16, 16)
+    net = answer()
+    y = _run(net, x)
+    _try_features(net)
+    if tuple(y.shape) != (5, 10):
+        raise Hint(f'For five images the output should have the shape (5, 10), but has '
+                   f'{tuple(y.shape)}.')
+    linears = [(l.in_features, l.out_features) for l in _find(net, nn.Linear)]
+    if linears != [(128, 128), (128, 128), (128, 10)]:
+        raise Hint('The linear layers should be 128 → 128 → 128 → 10 (32 channels of 2×2 pixels '
+                   f'are 128 numbers); yours are {linears}.')
+    net.eval()
+    if not close(net(x), net(x)):
+        raise Hint('In evaluation mode, the same images give different outputs: '
+                   'is dropout on when it should be off?')
+    net.train()
+    if close(net(x), net(x)):
+        raise Hint('In training mode, nothing is random: dropout is missing.')
+    none = answer(dropout=0.).train()
+    if not close(none(x), none(x)): raise Hint('With dropout=0. the output still varies.')
+    if (net(x) < 0).sum() == 0:
+        raise Hint('The scores are never negative: no ReLU after the last layer.')
+    if (net(x).sum(1) - 1).abs().max() < 1e-3:
+        raise Hint('The outputs add up to one: return the scores, without a softmax.')
+    _try_learns(answer)
+
+# %% ../../nbs/api/checks/03_alexnet.ipynb #e3ee7bf1
+def _try_learns(answer):
+    "Raise a `Hint` unless the network learns an easy task"
+    x, y = _easy()
+    net = answer(dropout=0.).train()
+    opt = torch.optim.Adam(net.parameters(), lr=2e-3)
+    for _ in range(8):
+        for i in torch.randperm(len(x)).split(50):
+            loss = F.cross_entropy(net(x[i]), y[i])
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+    error = (net.eval()(x).argmax(1) != y).float().mean().item()
+    if error > 0.1:
+        raise Hint(f'The layers are there, but after a short training on an easy task the error '
+                   f'is {error:.0%}: is every layer used in `forward`, in order, and with a ReLU?')
+
+# %% ../../nbs/api/checks/03_alexnet.ipynb #8387bcc1
+class _Spy(nn.Module):
+    "A small network with dropout and BatchNorm that counts its steps"
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(256, 16), nn.BatchNorm1d(16),
+                                    nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3))
+        self.sizes, self.modes = [], []
+    def forward(self, x):
+        self.sizes.append(len(x))
+        self.modes.append(self.training)
+        return self.layers(x)
+
+@exercise('03.8', 'Train a network and return its validation error')
+def _(answer):
+    x, y = _easy(230)
+    xv, yv = _easy(100)
+    yv[:20] = (yv[:20] + 1) % 3        # 20 wrong labels, to tell the two sets apart
+    made = []
+    def make():
+        made.append(_Spy())
+        return made[-1]
+    def fit(make=make, epochs=6, lr=0.05, seed=0):
+        return as_number(answer(make, (x, y), (xv, yv), epochs, lr, seed))
+    got = fit()
+    if not made:
+        raise Hint('Call `make()` inside, after seeding: every call should train a new network.')
+    _try_training(made[-1], got, (x, y), (xv, yv))
+    _try_runs(fit, made)
+
+# %% ../../nbs/api/checks/03_alexnet.ipynb #3538ac0b
+def _try_training(net, got, train, valid):
+    "Raise a `Hint` unless the modes, the number of images and the error are right"
+    trained = [n for n, mode in zip(net.sizes, net.modes) if mode]
+    if not trained: raise Hint('The network is never in training mode: call net.train() first.')
+    if net.modes[-1]: raise Hint('The error is measured in training mode: call net.eval() first.')
+    if sum(trained) != 6*230:
+        raise Hint(f'In six epochs of 230 images the network should see 1,380; it saw '
+                   f'{sum(trained):,}. (The last batch is smaller, and is used, too.)')
+    with torch.no_grad():
+        want, on_train = [(net(a).argmax(1) != b).float().mean().item()
+                          for a, b in (valid, train)]
+    def near(o): return abs(got - o) < 1e-5
+    if near(1 - want) and want != 0.5: raise Hint('That is the accuracy: return the error.')
+    if near(100*want): raise Hint('Return a fraction from 0 to 1, not a percentage.')
+    if near(on_train) and not near(want): raise Hint('That is the error on the training images.')
+    if not near(want):
+        raise Hint(f'The trained network has a validation error of {want:.3f}, but {got:.3f} is '
+                   'returned.')
+    if got > 0.45:
+        raise Hint(f'The network did not learn: its validation error is {got:.0%}. Are the '
+                   'gradients set to zero before each step, and is a step taken for each batch?')
+
+# %% ../../nbs/api/checks/03_alexnet.ipynb #aa186723
+def _try_runs(fit, made):
+    "Raise a `Hint` unless runs learn and depend on their seed alone"
+    def weights(i): return torch.cat([p.detach().flatten() for p in made[i].parameters()])
+    torch.rand(7)
+    first = weights(-1)
+    fit()
+    if not torch.equal(weights(-1), first):
+        raise Hint('The same seed gives different networks: call torch.manual_seed(seed) before '
+                   '`make()`.')
+    fit(seed=1)
+    if torch.equal(weights(-1), first): raise Hint('Another seed gives the same network.')
+    fit(lr=0.001)
+    if torch.equal(weights(-1), first): raise Hint('The learning rate is not used.')
+
+# %% ../../nbs/api/checks/03_alexnet.ipynb #99402361
+_t = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}   # 97.5% quantiles for n values
+
+@exercise('03.9', 'An ablation with paired intervals')
+def _(answer):
+    variants, seeds = ['full', 'without LRN', 'without dropout'], [3, 4, 5, 6]
+    base = {s: random.uniform(0.2, 0.4) for s in seeds}
+    shift = {'full': 0, 'without LRN': 0.03, 'without dropout': -0.02}
+    errors = {(v, s): base[s] + shift[v] + (v != 'full')*random.uniform(-0.01, 0.01)
+              for v in variants for s in seeds}
+    asked = []
+    def run(variant, seed):
+        asked.append((variant, seed))
+        if (variant, seed) not in errors:
+            raise Hint(f'run({variant!r}, {seed!r}) was called: it takes the name of a variant and '
+                       'one of the seeds.')
+        return errors[variant, seed]
+    got = answer(run, variants, seeds)
+    if not isinstance(got, dict):
+        raise Hint('Return a dict: the name of the variant → (mean difference, half the interval).')
+    if set(got) == set(variants):
+        raise Hint("Leave out 'full': it is what the others are compared with.")
+    if set(got) != set(variants[1:]):
+        raise Hint(f'The dict should have the keys {variants[1:]}; yours has {list(got)}.')
+    if len(set(asked)) < len(errors): raise Hint('Every variant has to run with every seed.')
+    for v in variants[1:]: _try_row(as_list(got[v], 2), v, errors, seeds)
+
+# %% ../../nbs/api/checks/03_alexnet.ipynb #d464ea60
+def _try_row(row, variant, errors, seeds):
+    "Raise a `Hint` unless `row` is the mean paired difference and half of its interval"
+    mean, half = [as_number(o) for o in row]
+    diffs = torch.tensor([errors[variant, s] - errors['full', s] for s in seeds]).double()
+    n, sd = len(seeds), diffs.std().item()
+    want = _t[n]*sd/math.sqrt(n)
+    def near(a, b): return abs(a - b) < 1e-3*max(abs(b), 1e-6) + 1e-7
+    if near(mean, -diffs.mean().item()):
+        raise Hint('The sign: a variant with *more* error than the full network has a positive '
+                   'difference.')
+    if near(mean, diffs.sum().item()):
+        raise Hint('That is the sum of the differences: take the mean.')
+    if not near(mean, diffs.mean().item()):
+        raise Hint('The first number should be the mean over the seeds of (error of the variant '
+                   '− error of the full network with the same seed).')
+    a, b = (torch.tensor([errors[v, s] for s in seeds]).double() for v in (variant, 'full'))
+    if half > 2*want and near(half, _t[n]*math.sqrt((a.var() + b.var()).item()/n)):
+        raise Hint('That treats the two as unrelated. They share their seeds: take the differences '
+                   'first, and then their standard deviation.')
+    _try_half(half, want, sd, n)
+
+# %% ../../nbs/api/checks/03_alexnet.ipynb #3621f99c
+def _try_half(half, want, sd, n):
+    "Raise a `Hint` unless `half` is half of the interval of `n` values"
+    def near(a, b): return abs(a - b) < 1e-3*abs(b) + 1e-7
+    if near(half, want): return
+    if near(half, 1.96*sd/math.sqrt(n)):
+        raise Hint("With so few seeds 1.96 is too small: use Student's t for n − 1 degrees of "
+                   f"freedom, {_t[n]} for {n} seeds.")
+    if near(half, sd/math.sqrt(n)): raise Hint('That is the standard error: multiply it by t.')
+    if near(half, sd): raise Hint('That is the standard deviation: divide by √n and multiply by t.')
+    if near(half, _t[n]*sd): raise Hint('Divide the standard deviation by √n.')
+    if near(half, want*math.sqrt((n - 1)/n)):
+        raise Hint('The standard deviation of a sample divides by n − 1: not np.std as it is, but '
+                   'np.std(…, ddof=1) or torch.std.')
+    if near(half, 2*want): raise Hint('That is the whole width; return half of it.')
+    if near(half, _t[n + 1]*sd/math.sqrt(n)):
+        raise Hint(f'With {n} seeds there are {n - 1} degrees of freedom: t is {_t[n]}.')
+    raise Hint('Half the interval is t · (standard deviation of the differences)/√n: it should be '
+               f'{want:.5f}, but is {half:.5f}.')

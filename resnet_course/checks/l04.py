@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..exercises import Hint, as_choice, as_number, close, exercise, same
+from ..exercises import (
+    Hint, as_choice, as_list, as_number, close, exercise, same)
 
 # %% ../../nbs/api/checks/04_degradation.ipynb #828f3688
 _diagnoses = [
@@ -120,3 +121,196 @@ def _(answer):
         if got == [wrong(n) for n in ns]: raise Hint(hint)
     if got != [6*n + 2 for n in ns]:
         raise Hint(f'For n=3 the network is ResNet-20; your function returns {got[1]:g}.')
+
+# %% ../../nbs/api/checks/04_degradation.ipynb #301e64b6
+def _modules(net, kind): return [m for m in net.modules() if isinstance(m, kind)]
+
+def _rebuilt(net, x, step):
+    "What the layers of `net` compute if a unit is `step(y, branch, first)`"
+    convs, bns = _modules(net, nn.Conv2d), _modules(net, nn.BatchNorm2d)
+    y = first = bns[0](convs[0](x)).relu()
+    for i in range(1, len(convs), 2):
+        def branch(o): return bns[i + 1](convs[i + 1](bns[i](convs[i](o)).relu()))
+        y = step(y, branch, first)
+    return _modules(net, nn.Linear)[0](y.mean((2, 3)))
+
+_wrong_units = [
+    (lambda y, f, first: f(y).relu() + y, 'The ReLU comes after the addition: relu(f(x) + x).'),
+    (lambda y, f, first: f(y) + y, 'The ReLU after each addition is missing.'),
+    (lambda y, f, first: (f(y) + first).relu(),
+     "Each shortcut carries its own unit's input, not that of the first one."),
+    (lambda y, f, first: f(y), 'A ReLU is missing at the end of each unit.')]
+
+# %% ../../nbs/api/checks/04_degradation.ipynb #7935f9c0
+@exercise('04.5', 'A network of any depth, with or without shortcuts')
+def _(answer):
+    x = torch.randn(6, 1, 8, 8)
+    plain, res = answer(3, 6, False), answer(3, 6, True)
+    for net in (plain, res): _try_layers(net, x)
+    if [p.shape for p in plain.parameters()] != [p.shape for p in res.parameters()]:
+        raise Hint('With and without shortcuts, the network should have the same parameters.')
+    if len(_modules(answer(1, 6, True), nn.Conv2d)) != 3: raise Hint('`n` is not used.')
+    def unit(y, f, first): return f(y).relu()
+    def res_unit(y, f, first): return (f(y) + y).relu()
+    with torch.no_grad():
+        for net in (plain, res): net(x)      # BatchNorm's statistics are no longer 0 and 1
+        plain.eval(), res.eval()
+        for net, want, other in ((res, res_unit, unit), (plain, unit, res_unit)):
+            got = net(x)
+            if close(got, _rebuilt(net, x, other)):
+                raise Hint(f'With skip={net is res} the shortcut is '
+                           f'{"missing" if net is res else "still there"}.')
+            for wrong, hint in _wrong_units:
+                if close(got, _rebuilt(net, x, wrong)): raise Hint(hint)
+            same(got, _rebuilt(net, x, want),
+                 'The layers are right, but not what is computed. In order: conv, BatchNorm, ReLU; '
+                 'then units of conv, BatchNorm, ReLU, conv, BatchNorm, (+ input,) ReLU; '
+                 'then the average over each map, and the linear layer.')
+
+# %% ../../nbs/api/checks/04_degradation.ipynb #3b079ef5
+def _try_layers(net, x):
+    "Raise a `Hint` unless `net` has the layers of three units with six channels"
+    if not isinstance(net, nn.Module):
+        raise Hint(f'It should return a module, but returns a {type(net).__name__}.')
+    convs = _modules(net, nn.Conv2d)
+    if len(convs) == 6: raise Hint('The first convolution, from one channel on, is missing.')
+    if len(convs) == 4: raise Hint('Each unit has two convolutions.')
+    if len(convs) != 7:
+        raise Hint(f'With n=3 there should be 1 + 2·3 convolutions; yours has {len(convs)}. '
+                   '(A plain Python list hides layers: use nn.Sequential or nn.ModuleList.)')
+    channels = [(c.in_channels, c.out_channels) for c in convs]
+    if channels != [(1, 6)] + [(6, 6)]*6:
+        raise Hint(f'With nf=6 the channels should be 1 → 6 and then 6 → 6; yours are {channels}.')
+    n = len(_modules(net, nn.BatchNorm2d))
+    if n != 7: raise Hint(f'A BatchNorm follows each of the 7 convolutions; yours has {n}.')
+    linears = [(l.in_features, l.out_features) for l in _modules(net, nn.Linear)]
+    if linears != [(6, 10)]:
+        raise Hint(f'There should be one linear layer, 6 → 10; yours are {linears}. '
+                   'Average over each map first, nn.AdaptiveAvgPool2d(1).')
+    got = net(x)
+    if tuple(got.shape) != (6, 10):
+        raise Hint(f'For six images the output should be (6, 10), but is {tuple(got.shape)}.')
+
+# %% ../../nbs/api/checks/04_degradation.ipynb #c181ed89
+class _Scripted(nn.Module):
+    "A network with a planned error after each epoch, which counts what it is given"
+    def __init__(self, y, errors):
+        super().__init__()
+        self.w, self.y, self.errors = nn.Parameter(torch.zeros(1)), y, errors
+        self.epoch, self.was_training, self.seen = -1, False, 0
+    def forward(self, x):
+        i = x.flatten(1)[:, 0].round().long()
+        if self.training:
+            self.was_training, self.seen = True, self.seen + len(x)
+            return self.w*torch.ones(len(x), 10)
+        if self.was_training: self.epoch, self.was_training = self.epoch + 1, False
+        n_wrong = round(self.errors[min(self.epoch, len(self.errors) - 1)]*len(self.y))
+        pred = torch.where(i < n_wrong, (self.y[i] + 1) % 10, self.y[i])
+        return F.one_hot(pred, 10).float() + 0*self.w
+
+def _script(answer, errors, patience, most):
+    "What `answer` returns for a scripted network, and the network"
+    x, y = torch.arange(100.).view(100, 1, 1, 1), torch.randint(10, (100,))
+    net = _Scripted(y, errors)
+    got = answer(net, x, y, 0.1, patience, most)
+    return [as_number(o) for o in as_list(got)], net
+
+# %% ../../nbs/api/checks/04_degradation.ipynb #50d67d77
+@exercise('04.6', 'Train until it no longer helps')
+def _(answer):
+    plan = [0.5, 0.4, 0.4, 0.41, 0.3, 0.35, 0.32, 0.31, 0.1]
+    got, net = _script(answer, plan, 3, 50)
+    if not net.seen: raise Hint('The network is never in training mode: call net.train().')
+    if net.epoch < 0: raise Hint('The error is measured in training mode: call net.eval() first.')
+    if got and abs(got[0] - 0.5) > 1e-5:
+        raise Hint(f'After the first epoch the error of this network is 0.5, but the list starts '
+                   f'with {got[0]:g}. It should have one training error per epoch, from 0 to 1.')
+    if got[:3] == [0.5, 0.4, 0.3] or len(got) < net.epoch + 1:
+        raise Hint('The list should have one error for every epoch, not only for those that '
+                   'improved it.')
+    if len(got) < 5: raise Hint(_early(len(got)))
+    if len(got) == 9 or len(got) == 50:
+        raise Hint('It should stop after `patience` epochs without a new lowest error. (A change '
+                   'for the better is not enough: it has to be lower than the lowest so far.)')
+    if len(got) != 8:
+        raise Hint('The lowest error came in epoch 5. With patience=3 it should stop after epochs '
+                   f'6, 7 and 8 without a lower one; it stopped after {len(got)}.')
+    if net.seen != 800:
+        raise Hint(f'Every epoch should use all 100 images; 8 epochs used {net.seen}.')
+    n = len(_script(answer, plan, 3, 2)[0])
+    if n != 2: raise Hint(f'With most=2 it should stop after two epochs; it stopped after {n}.')
+    _try_fit(answer)
+
+# %% ../../nbs/api/checks/04_degradation.ipynb #de4163ff
+def _early(n):
+    "Hint for a training that stopped after `n` epochs, where 0.5, 0.4, 0.4, 0.41, 0.3 was the plan"
+    if n == 1: return 'It stops after one epoch: is the `return` inside the loop?'
+    if n == 3: return ('It stops as soon as one epoch brings no improvement: wait for `patience` '
+                       'of them.')
+    return (f'It stops after {n} epochs, too early: count the epochs since the lowest error, and '
+            'start again from 0 when there is a new one.')
+
+def _try_fit(answer):
+    "Raise a `Hint` unless a real network learns"
+    y = torch.arange(120) % 3
+    x = torch.randn(120, 1, 6, 6) + 2*y[:, None, None, None]
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.BatchNorm1d(16), nn.ReLU(),
+                        nn.Linear(16, 3))
+    errors = as_list(answer(net, x, y, 0.05, 4, 30))
+    if as_number(errors[-1]) > 0.2:
+        raise Hint(f'On an easy task the error ends at {as_number(errors[-1]):.0%}: are the '
+                   'gradients set to zero, computed, and used for a step, for each batch?')
+
+# %% ../../nbs/api/checks/04_degradation.ipynb #4e59be74
+@exercise('04.7', 'All depths, with and without shortcuts, with the same seeds')
+def _(answer):
+    depths, seeds, asked = [2, 6, 9], [11, 12, 14], []
+    def train(depth, skip, seed):
+        asked.append((depth, skip, seed))
+        if depth not in depths or skip not in (True, False) or seed not in seeds:
+            raise Hint(f'train({depth!r}, {skip!r}, {seed!r}) was called: its arguments are a '
+                       'depth, a truth value, and a seed, in this order.')
+        return depth/100 + skip/1000 + seed/100_000
+    got = answer(train, depths, seeds)
+    if not isinstance(got, dict): raise Hint('Return a dict: (depth, skip) → list of errors.')
+    keys = {(d, s) for d in depths for s in (False, True)}
+    if set(got) != keys:
+        raise Hint('The keys should be the six pairs (depth, skip), such as (2, False); '
+                   f'yours are {list(got)[:3]}…')
+    for (d, s), errors in got.items():
+        if not isinstance(errors, (list, tuple)):
+            raise Hint('Each value should be the *list* of errors, one for each seed, so that the '
+                       'differences can be taken seed by seed.')
+        if len(errors) != 3: raise Hint(f'There should be three errors, one for each seed, not '
+                                        f'{len(errors)}.')
+        want = [d/100 + s/1000 + seed/100_000 for seed in seeds]
+        if sorted(errors) == want and errors != want:
+            raise Hint('The errors have to be in the order of the seeds.')
+        if [round(e, 6) for e in errors] != [round(e, 6) for e in want]:
+            raise Hint(f'The list for depth {d} and skip={s} should come from these depth, skip '
+                       'and seeds, but does not: do all networks use the same seeds?')
+
+# %% ../../nbs/api/checks/04_degradation.ipynb #a25c4d5d
+_verdicts = [
+    # errors of the shallow network, of the deep one; verdict; hint
+    ([0.01, 0, 0.02], [0.3, 0.32, 0.35], 'worse',
+     'All three seeds rise by about 30 points: that is "worse".'),
+    ([0.3, 0.32, 0.35], [0.01, 0, 0.02], 'better',
+     'All three seeds fall by about 30 points: that is "better".'),
+    ([0.1, 0.1, 0.1], [0.4, 0.12, 0.15], 'not shown',
+     'The mean rises, but one seed alone is responsible: the interval includes 0.'),
+    ([0.1, 0.3, 0.5], [0.15, 0.36, 0.55], 'worse',
+     'The networks vary from seed to seed, but the *differences* are all close to 0.05: take them '
+     'seed by seed.'),
+    ([0.1, 0.2, 0.1], [0.15, 0.3, 0.25], 'not shown',
+     'With three seeds, 1.96 standard errors are too few: t for two degrees of freedom is 4.303.'),
+    ([0.1, 0.1, 0.1], [0.155, 0.2, 0.245], 'not shown',
+     'The standard deviation of the three differences divides by n − 1 = 2 (ddof=1).'),
+    ([0.1]*5, [0.118, 0.16, 0.2, 0.24, 0.282], 'worse',
+     'Here are five seeds: t for four degrees of freedom is 2.776, not 4.303.')]
+
+@exercise('04.8', 'Is the deeper network worse?')
+def _(answer):
+    for shallow, deep, want, hint in _verdicts:
+        got = as_choice(answer(list(shallow), list(deep)), ['worse', 'better', 'not shown'])
+        if got != want: raise Hint(f'{hint} Your function says {got!r}.')
