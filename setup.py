@@ -61,6 +61,7 @@ setup(
     extras_require=dict(dev=cfg['dev_requirements'].split(),
                         lessons=cfg['lessons_requirements'].split(),
                         onnx=cfg['onnx_requirements'].split(),
+                        app=cfg['app_requirements'].split(),
                         log=cfg['log_requirements'].split(),
                         recipes=cfg['recipes_requirements'].split()),
     entry_points=dict(console_scripts=cfg['console_scripts'].split(),

@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #721e900a
 import math, random
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -76,12 +77,23 @@ def _(answer):
     if not net.training:
         raise Hint('The number is right, but the model was in training mode before and is not '
                    'afterwards: remember `model.training` and restore it.')
+    _try_modes(answer, net, batches)
     answer(net.eval(), batches)
     if net.training:
         raise Hint('A model that was in evaluation mode before is in training mode afterwards: '
                    'restore the mode it had.')
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #f06b0033
+def _try_modes(answer, net, batches):
+    "Raise a `Hint` unless a layer that was in evaluation mode stays in it"
+    net.train()[1].eval()
+    answer(net, batches)
+    if net[1].training:
+        raise Hint('A *layer* that was in evaluation mode (a frozen BatchNorm, say) is in training '
+                   'mode afterwards: `model.train(was)` sets all of them. Remember the mode of '
+                   'every module in `model.modules()`.')
+    net.train()
+
 def _try_accuracy(got, want, mean_of_means):
     "Raise a `Hint` unless `got` is the accuracy `want`"
     if abs(got - 100*want) < 1e-4:
@@ -119,6 +131,7 @@ def _(answer):
     names = [f'{random.getrandbits(32):x}-{i}' for i in range(n)]
     before = list(names)
     python_state, torch_state = random.getstate(), torch.get_rng_state()
+    numpy_state = np.random.get_state()[1].tolist()
     out = answer(names, pct, seed)
     _try_lists(out, before, round(pct*n))
     if names != before: raise Hint('It changes the list it was given: work on a copy.')
@@ -127,7 +140,9 @@ def _(answer):
     if valid(names, seed) != want:
         raise Hint('A second call gives another split: draw from a generator that starts '
                    'from `seed`, such as `random.Random(seed)`.')
-    if random.getstate() != python_state or not torch.equal(torch.get_rng_state(), torch_state):
+    same_numpy = np.random.get_state()[1].tolist() == numpy_state
+    same_python = random.getstate() == python_state
+    if not (same_numpy and same_python and torch.equal(torch.get_rng_state(), torch_state)):
         raise Hint('It seeds or uses the global random numbers, and so changes what others draw '
                    'afterwards: use a generator of its own.')
     if valid(sorted(names, key=_backwards), seed) != want:
@@ -299,3 +314,237 @@ def _(answer):
         raise Hint(f'No weight moves, but `{body[0]}` does: BatchNorm in training mode updates '
                    'its statistics with every batch. Put the frozen layers into evaluation mode.')
     if not {'fc.weight', 'fc.bias'} <= set(moved): raise Hint('A part of `fc` does not learn.')
+
+# %% ../../nbs/api/checks/11_find_the_bug.ipynb #f043ce26
+def _fails(test, what, program, args):
+    "Does the learner's `test` raise `AssertionError` for `program`? Another error is a `Hint`"
+    try: test(program, *args())
+    except AssertionError: return True
+    except Hint: raise
+    except Exception as e:
+        raise Hint(f'For a program {what}, your test raises {type(e).__name__} ({e}) instead of an '
+                   '`AssertionError`.') from None
+    return False
+
+def _try_test(test, right, broken, args=tuple):
+    "Raise a `Hint` unless `test` passes all programs in `right` and fails all in `broken`"
+    if not callable(test): raise Hint('Write a function with `assert` in it.')
+    for what, program in right.items():
+        if _fails(test, what, program, args): raise Hint(f'It fails a correct program: one {what}.')
+    missed = [what for what, program in broken.items() if not _fails(test, what, program, args)]
+    if len(missed) == len(broken):
+        raise Hint('It passes every program, broken ones too. Is there an `assert` that is '
+                   'reached? (Returning False is not enough.)')
+    if missed: raise Hint(f'It does not notice a program {missed[0]}.')
+
+# %% ../../nbs/api/checks/11_find_the_bug.ipynb #fade37e3
+def _batched(net, x, size=8):
+    with torch.no_grad(): return torch.cat([net(b) for b in x.split(size)])
+
+def _in_eval(f):
+    "`f(net, x)` with `net` in evaluation mode, and the modes restored"
+    def score(net, x):
+        was = [(m, m.training) for m in net.modules()]
+        net.eval()
+        try: return f(net, x)
+        finally:
+            for m, training in was: m.training = training
+    return score
+
+def _trace(net, x):
+    "Right scores, but BatchNorm's statistics move"
+    out = _in_eval(_batched)(net, x)
+    net[1].train()
+    with torch.no_grad(): net[:2](x)
+    return out
+
+def _counts(net, x):
+    "Right scores, but a buffer changes that has no influence on them"
+    net[1].num_batches_tracked += 1
+    return _batched(net, x)
+
+def _with_dropout(net, x):
+    for m in net.modules():
+        if isinstance(m, nn.Dropout): m.train()
+    return _batched(net, x)
+
+def _frozen_bn(net, x):
+    "Only BatchNorm is in evaluation mode"
+    net[1].eval()
+    return _with_dropout(net, x)
+
+# %% ../../nbs/api/checks/11_find_the_bug.ipynb #3de94fbb
+_right_scores = {'that goes through the images in batches of eight': _in_eval(_batched),
+                 'that takes one image at a time': _in_eval(lambda net, x: _batched(net, x, 1))}
+_broken_scores = {
+    'that leaves the network in training mode': _batched,
+    'in which dropout stays on': _in_eval(_frozen_bn),
+    "that moves BatchNorm's statistics": _trace,
+    'that changes a buffer of the network': _in_eval(_counts),
+    'that leaves out the last, short batch':
+        _in_eval(lambda net, x: _batched(net, x[:len(x)//8*8] if len(x) > 8 else x)),
+    'that returns the rows in another order':
+        _in_eval(lambda net, x: _batched(net, x)[torch.randperm(len(x))]),
+    'in which the answer for an image depends on the other images':
+        _in_eval(lambda net, x: _batched(net, x - x.mean(0, keepdim=True), len(x)))}
+
+# %% ../../nbs/api/checks/11_find_the_bug.ipynb #7f0b4310
+@exercise('11.7', 'A test of an evaluation')
+def _(answer):
+    _try_test(answer, _right_scores, _broken_scores,
+              lambda: (_net().train(), torch.randn(20, 1, 8, 8)))
+
+# %% ../../nbs/api/checks/11_find_the_bug.ipynb #4e89bd60
+def _by_hash(name): return int.from_bytes(name.encode(), 'little') % 9973 % 5 == 0
+
+def _hashed(names):
+    return [n for n in names if not _by_hash(n)], [n for n in names if _by_hash(n)]
+
+def _drawn(names, rng=None, order=sorted):
+    "A tenth of the names, drawn by a generator that starts from a seed"
+    names = order(names)
+    valid = set((rng or random.Random(0)).sample(names, max(1, len(names)//10)))
+    return [n for n in names if n not in valid], [n for n in names if n in valid]
+
+def _overlap(names):
+    train, valid = _drawn(names)
+    return train + valid[:1], valid
+
+def _loses(names):
+    train, valid = _drawn(names)
+    return train[1:], valid
+
+_right_splits = {'that draws from a generator of its own': _drawn,
+                 'that decides by the letters of each name':
+                     lambda names: [sorted(o) for o in _hashed(names)]}
+_broken_splits = {
+    'that puts one name on both sides': _overlap,
+    'that loses a name': _loses,
+    'that draws another split each time': lambda names: _drawn(names, random),
+    'whose split depends on the order of the names': lambda names: _drawn(names, order=list),
+    'that leaves validation empty': lambda names: (sorted(names), []),
+    'that repeats a name': lambda names: (_drawn(names)[0] + _drawn(names)[0][:1],
+                                          _drawn(names)[1])}
+
+@exercise('11.8', 'A test of a split')
+def _(answer): _try_test(answer, _right_splits, _broken_splits)
+
+# %% ../../nbs/api/checks/11_find_the_bug.ipynb #e5a4ed40
+def _saved(net, keep=lambda k: True, change=lambda v: v):
+    "A new network with those tensors of `net` that `keep` keeps"
+    new = _net()
+    kept = {k: change(v.clone()) for k, v in net.state_dict().items() if keep(k)}
+    new.load_state_dict(kept, strict=False)
+    return new
+
+def _spoils(net):
+    with torch.no_grad(): net[0].weight.mul_(0.5)
+    return _saved(net)
+
+_right_saves = {'that loads everything': _saved,
+                'that returns it in evaluation mode': lambda net: _saved(net).eval()}
+_broken_saves = {
+    'that loads nothing': lambda net: _saved(net, lambda k: False),
+    "that does not restore BatchNorm's statistics": lambda net: _saved(net, lambda k: '.running_'
+                                                                       not in k),
+    'that leaves out the last layer': lambda net: _saved(net, lambda k: not k.startswith('5.')),
+    'that keeps two digits of each number': lambda net: _saved(net, change=lambda v: v.round(
+        decimals=1) if v.is_floating_point() else v),
+    'that returns the network it was given': lambda net: net,
+    'that changes the network it was given': _spoils}
+
+@exercise('11.9', 'A test of saving and loading')
+def _(answer):
+    _try_test(answer, _right_saves, _broken_saves,
+              lambda: (_net().train(), torch.randn(6, 1, 8, 8)))
+
+# %% ../../nbs/api/checks/11_find_the_bug.ipynb #b56a5aa6
+def _train_head(net, lr=0.05, decay=False, stats=False, only_bias=False):
+    "Steps on the head, and perhaps what else moves"
+    before = _copy(net)
+    _steps(net, 2)
+    with torch.no_grad():
+        for k, v in net.state_dict().items():
+            keep = k.startswith('fc.') or (stats and '.running_' in k)
+            if only_bias and k == 'fc.weight': keep = False
+            if not keep: v.copy_(before[k]*(0.99 if decay and k == 'conv.weight' else 1))
+    return net
+
+_right_heads = {'that trains only the head': _train_head,
+                'with a smaller step': lambda net: _small_step(net)}
+_broken_heads = {
+    'that trains everything': lambda net: _steps(net, 2),
+    "in which weight decay shrinks the body": lambda net: _train_head(net, decay=True),
+    "in which BatchNorm's statistics move": lambda net: _train_head(net, stats=True),
+    'in which nothing learns': lambda net: net,
+    "in which the head's weights stay and only its bias learns":
+        lambda net: _train_head(net, only_bias=True)}
+
+def _small_step(net):
+    with torch.no_grad():
+        for p in net.fc.parameters(): p += 1e-3*torch.randn_like(p)
+    return net
+
+@exercise('11.10', 'A test that only the head learns')
+def _(answer): _try_test(answer, _right_heads, _broken_heads, lambda: (_trained(),))
+
+# %% ../../nbs/api/checks/11_find_the_bug.ipynb #3bf65542
+def _try_diagnosis(answer, right, clues):
+    "Raise a `Hint` unless `answer` maps each case to its letter; `clues`: case → what to look at"
+    if not isinstance(answer, dict): raise Hint("Write a dictionary, such as {1: 'a', 2: 'b'}.")
+    said = {int(k): str(v).strip().lower() for k, v in answer.items() if str(k).isdecimal()}
+    missing = sorted(set(right) - set(said))
+    if missing: raise Hint(f'No letter for case {missing[0]} yet.')
+    letters = [said[k] for k in right]
+    for letter in letters:
+        if letters.count(letter) > 1: raise Hint(f'{letter!r} is there twice: one case per letter.')
+    wrong = [k for k in right if said[k] != right[k]]
+    if wrong:
+        count = f'{len(right) - len(wrong)} of {len(right)} are right. '
+        raise Hint(f'{count}Look at case {wrong[0]} again: {clues[wrong[0]]}')
+
+# %% ../../nbs/api/checks/11_find_the_bug.ipynb #21b6a65b
+_cases = {
+    '11.11': ('Data: what is wrong in cases 1 to 5', {1: 'b', 2: 'e', 3: 'f', 4: 'a', 5: 'c'}, {
+        1: 'one network, the same images, four numbers. What differs between the four passes?',
+        2: 'nothing random is to blame alone. What does the cell do on Tuesday?',
+        3: 'where did the 250 go?',
+        4: "which folder comes after '1'?",
+        5: 'the images are the same, and so are the labels. What does the first layer get?'}),
+    '11.12': ('Evaluation: what is wrong in cases 6 to 12',
+              {6: 'a', 7: 'g', 8: 'b', 9: 'c', 10: 'd', 11: 'e', 12: 'f'}, {
+        6: 'which layer makes an answer depend on the batch, and what moved?',
+        7: 'the model is in evaluation mode. Who was not told?',
+        8: 'how many images are in `seen`?',
+        9: 'the accuracy was fine, the files are not. What does `shuffle=True` do to each?',
+        10: 'all twenty are equally good. Where does the 1.7 points come from?',
+        11: 'compare the gains with the widths of the intervals.',
+        12: 'what is kept, and for what?'})}
+
+# %% ../../nbs/api/checks/11_find_the_bug.ipynb #27bfa636
+_cases |= {
+    '11.13': ('Training: what is wrong in cases 13 to 17',
+              {13: 'c', 14: 'd', 15: 'f', 16: 'a', 17: 'b'}, {
+        13: 'when does BatchNorm stop counting?',
+        14: 'divide the loss by the number of batches, and compare with ln 10.',
+        15: 'which batch size gives 2,813 steps?',
+        16: 'would this number ever rise?',
+        17: 'compare the third line with the first two.'}),
+    '11.14': ('Freezing and checkpoints: what is wrong in cases 18 to 22',
+              {18: 'c', 19: 'f', 20: 'e', 21: 'a', 22: 'b'}, {
+        18: 'the gradients are there, and they are all 0. What does the optimizer do with that?',
+        19: 'no weight has moved. What else is in a state dict?',
+        20: 'how many keys matched, and who would have told you?',
+        21: 'which rate should epoch 6 have had?',
+        22: 'one of the six says "fine". Is it?'}),
+    '11.15': ('Architecture: what is wrong in cases 23 to 28',
+              {23: 'c', 24: 'e', 25: 'a', 26: 'b', 27: 'f', 28: 'd'}, {
+        23: 'follow the side of the map down to layer4.',
+        24: 'which part of a 7×7 map does a window of 4 reach?',
+        25: 'what does BatchNorm subtract first?',
+        26: 'the shapes agree. On which side is the padding?',
+        27: 'compare the parameter counts with what the paper has.',
+        28: 'compute (224 − 11)/4, and the square root of 0.01.'})}
+
+for _id, (_ask, _right, _clues) in _cases.items():
+    exercise(_id, _ask)(lambda answer, r=_right, c=_clues: _try_diagnosis(answer, r, c))
