@@ -288,7 +288,7 @@ def evaluate_cmd(
         '--data', '-d',
         help='a dataset, or a folder of other images, all of which are tested '
              "[default: the run's]")]=None,
-    split:Split='test', bs:TestBatch=None, skip_bad:SkipBad=False,
+    split:Split='test', bs:TestBatch=None, skip_bad:SkipBad=False, precision:Precision='fp32',
     flips:Annotated[bool, typer.Option(
         '--tta', help='also average over each image and its mirror image')]=False,
     ten_crop:Annotated[bool, typer.Option(
@@ -302,7 +302,8 @@ def evaluate_cmd(
     if out: check_choice(out.suffix.lower(), ['.png', '.svg'], 'kind of figure')
     views = 'ten_crop' if ten_crop else 'flip' if flips else None
     setup = None if as_json else _say_data
-    report, averaged = evaluate_run(run, data, split, views, bs, setup, skip_bad)
+    report, averaged = evaluate_run(run, data, split, views, bs, setup, skip_bad, precision)
+    if precision != 'fp32': say(f'computed with precision {precision}', err=True)
     _say_report(report, averaged, as_json)
     if not out: return
     _save_confusion(report, out)
@@ -427,8 +428,9 @@ def export_cmd(
         help="a run's folder or a .safetensors file [default: the newest run in ./runs]")]=None,
     out:Annotated[Optional[Path], typer.Option(
         '--out', '-o', help='.onnx, or .pt2 for torch.export [default: next to the weights]')]=None,
-    size:Annotated[Optional[int], typer.Option(
-        help='side of the images in px [default: as in training]')]=None,
+    size:Annotated[Optional[object], typer.Option(
+        parser=_size, metavar='PX',
+        help='side of the images in px, or HEIGHTxWIDTH [default: as in training]')]=None,
 ):
     "Write a trained network as an ONNX file, and check that onnxruntime computes the same scores."
     from resnet_course.export import export_model

@@ -38,7 +38,7 @@ from .augment import height_width
 from .loaders import raw_image, show_raw, split_dl, unaugmented, with_borders
 from .models import check_outputs, eval_mode
 from .saving import load_model
-from .precision import using_precision
+from .precision import precisions, resolve_precision, using_precision
 
 # %% ../nbs/api/40_evaluate.ipynb #ff689a43
 @check_args
@@ -433,11 +433,12 @@ def plot_reliability(self:Report,
 
 # %% ../nbs/api/40_evaluate.ipynb #f5739bd6
 @torch.no_grad()
-def _logits(model, dl):
-    "Outputs and targets of a bare model in float32"
+def _logits(model, dl, precision='fp32'):
+    "Outputs and targets of a bare model"
     device = next(model.parameters()).device
+    dtype = precisions[resolve_precision(precision, device)]
     logits, targets = [], []
-    with eval_mode(model):
+    with eval_mode(model), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         for xb, yb in dl:
             out = check_outputs(model(plain_tensor(xb).to(device)))
             logits.append(out.float().cpu())
@@ -449,7 +450,7 @@ def _logits(model, dl):
 def evaluate(
     learn:Learner|nn.Module|str|Path, # A learner; with `dls` also a model or a weights file
     split:str='test', # 'train', 'valid' or 'test'; raises `CourseError` if it has no images
-    precision:str='fp32', # For a learner; float32 gives the same result on other machines
+    precision:str='fp32', # float32 gives the same result on other machines; or 'auto', 'bf16' …
     name:str='', # Name for the report
     dls:DataLoaders=None # Loaders; None: the learner's
 )->Report: # Of every image in `split`
@@ -460,7 +461,7 @@ def evaluate(
         if isinstance(learn, Learner):
             with using_precision(learn, precision), learn.no_bar():
                 logits, targets = learn.get_preds(dl=dl, act=noop)
-        else: logits, targets = _logits(model, dl)
+        else: logits, targets = _logits(model, dl, precision)
     return Report(logits.softmax(1), targets, dls.vocab, split=split, name=name,
                   losses=F.cross_entropy(logits, targets, reduction='none'))
 
@@ -598,9 +599,10 @@ def tta(
     split:str='test', # 'train', 'valid' or 'test'
     kind:str='flip', # 'flip': image and mirror image; 'ten_crop': corners and center, also mirrored
     name:str='', # Name for the report
-    dls:DataLoaders=None # Loaders; None: the learner's
+    dls:DataLoaders=None, # Loaders; None: the learner's
+    precision:str='fp32' # As for `evaluate`
 )->Report: # Its `split` names `kind` too
-    "Evaluate in float32 with the mean probabilities over several views of each image"
+    "Evaluate with the mean probabilities over several views of each image"
     check_choice(kind, ['flip', 'ten_crop'], 'kind of test-time augmentation')
     model, dls = model_and_dls(learn, dls)
     if getattr(dls, 'flip', None) is False:
@@ -609,7 +611,7 @@ def tta(
     dl, views = split_dl(dls, split), _flips
     if kind == 'ten_crop': dl, views = _ten_crop_views(dls, dl)
     with memory_advice(getattr(dl, 'bs', None)), unaugmented(dl):
-        log_probs, targets = _logits(_MeanOverViews(model, views), dl)
+        log_probs, targets = _logits(_MeanOverViews(model, views), dl, precision)
     return Report(log_probs.exp(), targets, dls.vocab, split=f'{split}, {kind}', name=name,
                   losses=F.nll_loss(log_probs, targets, reduction='none'))
 

@@ -677,13 +677,15 @@ def evaluate_run(
     views:str|None=None, # Also average over several views: 'flip' or 'ten_crop'; None: no
     bs:int|None=None,    # Images per batch (does not change the result); None: as in training
     setup:callable=None, # Called with the learner before it is evaluated
-    skip_bad:bool=False  # Leave out files that cannot be read? They are counted
+    skip_bad:bool=False, # Leave out files that cannot be read? They are counted
+    precision:str='fp32' # 'fp32' gives the same result on any machine; or 'auto', 'bf16', 'fp16'
 )->tuple: # The report, and the report over several views, or None
     "Evaluate a finished run; raises `CourseError` if its images or weights are missing"
     learn, _ = run_learner(run, data, bs, skip_bad)
     if setup: setup(learn)
-    report = evaluate(learn, split, name='one view')
-    return report, tta(learn, split, views, name=views) if views else None
+    report = evaluate(learn, split, precision, name='one view')
+    if not views: return report, None
+    return report, tta(learn, split, views, name=views, precision=precision)
 
 # %% ../nbs/api/51_runs.ipynb #e66ed234
 @check_args

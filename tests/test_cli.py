@@ -142,6 +142,19 @@ def test_evaluate_refuses_other_classes(trained, capfd):
     assert (code, out) == (1, '') and 'T-shirt' in err and err.count('\n') == 1
 
 @pytest.mark.filterwarnings('always')   # whatever -W says
+def test_evaluate_in_another_precision(trained, capfd):
+    "Much the same result, which says how it was computed; float32 is what was recorded"
+    _, out, err = run(capfd, 'evaluate', trained[1], '--json')
+    exact = json.loads(out)
+    assert 'precision' not in err
+    for more in ([], ['--tta']):
+        code, out, err = run(capfd, 'evaluate', trained[1], '--json', '--precision', 'bf16', *more)
+        assert code == 0 and 'computed with precision bf16' in err
+        other = json.loads(out)
+        assert other['n'] == exact['n'] and 0 < abs(other['loss'] - exact['loss']) < .05
+    code, _, err = run(capfd, 'evaluate', trained[1], '--precision', 'bf15')
+    assert code == 1 and "unknown precision 'bf15'" in err
+
 def test_flipping_digits_warns(trained, capfd):
     "A mirrored digit is another digit, or none"
     code, out, err = run(capfd, 'evaluate', trained[1], '--tta')

@@ -2,12 +2,13 @@
 import sys
 
 import pytest, torch, torch.nn.functional as F
-from helpers import run_command
+from helpers import noise, run_command
 from sklearn.datasets import load_sample_images
 
 from resnet_course.core import CourseError
 from resnet_course.export import OnnxModel, export_model
 from resnet_course.models import create_model
+from resnet_course.predict import predict_images
 from resnet_course.saving import load_model, save_weights
 
 pytest.importorskip('onnxruntime')
@@ -49,6 +50,33 @@ def test_the_file_knows_its_classes(tmp_path):
     assert export_model(net, tmp_path/'a.onnx').size == (3, 20, 20)
     meta = OnnxModel(tmp_path/'a.onnx').meta
     assert meta['vocab'] == ['cat', 'dog'] and meta['size'] == 20 and meta['cfg'] == net.cfg
+
+@pytest.mark.parametrize('name, size, suffix', [
+    ('resnet8', (24, 40), '.onnx'), ('alexnet_small', (64, 32), '.onnx'),
+    ('resnet18', (160, 224), '.onnx'), ('plain8', (33, 57), '.onnx'), ('resnet8', (24, 40), '.pt2')])
+def test_oblong(tmp_path, name, size, suffix):
+    "Height and width in this order, as saved with the weights or as asked for"
+    net = create_model(name, 2)
+    xb = torch.randn(4, net.n_in, *size)
+    net(xb)
+    path = save_weights(net, tmp_path/'w', size=size, side=size, vocab=['a', 'b'],
+                        stats=[[.5]*net.n_in, [.5]*net.n_in])
+    res = export_model(load_model(path), tmp_path/f'a{suffix}')
+    assert res.size == (net.n_in, *size) and res.difference < 1e-4
+    if suffix == '.pt2': return
+    onnx = OnnxModel(tmp_path/'a.onnx')
+    with torch.no_grad(): assert (onnx(xb) - net.eval()(xb)).abs().max() < 1e-4
+    assert list(onnx.meta['size']) == list(size)
+    im = noise((120, 90))
+    a, b = (next(iter(predict_images(m, [im], precision='fp32'))) for m in (onnx, load_model(path)))
+    assert a.error is None and a.classes == b.classes and abs(a.probs[0] - b.probs[0]) < 1e-4
+
+def test_oblong_on_the_command_line(tmp_path, capsys):
+    path = save_weights(create_model('resnet8', 2), tmp_path/'w', vocab=['a', 'b'])
+    assert run_command('export', path, '--size', '24x40', '--out', tmp_path/'a.onnx') == 0
+    assert '24×40' in capsys.readouterr().out
+    assert run_command('export', path, '--size', '24x', '--out', tmp_path/'b.onnx') == 2
+    assert not (tmp_path/'b.onnx').exists()
 
 def test_without_the_packages(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnxscript', None)
