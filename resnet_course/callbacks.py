@@ -156,6 +156,7 @@ def use_device_metrics(
 class CourseProgress(ProgressCallback):
     "fastai's progress bar, but on a GPU it updates the loss only once every fifty batches"
     name = 'progress'
+    order = ProgressCallback.order - 1  # CSVLogger must wrap our logger, not the reverse
     quiet_in_lr_find = True
 
     def after_batch(self):

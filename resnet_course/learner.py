@@ -19,16 +19,17 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.torch_core import rank_distrib, set_seed
+from fastcore.basics import patch
 from torch import nn
 
-from .core import CourseError, check_args, check_choice, memory_advice
+from .core import CourseError, check_args, check_choice, default_device, memory_advice
 from .augment import height_width
 from .loaders import class_counts
 from .torch_loaders import as_dls
 from .models import (
     create_model, default_stem, eval_mode, options, param_groups)
 from .weights import load_weights
-from .precision import AutoPrecision
+from .precision import AutoPrecision, set_precision
 from .freeze import Frozen, freeze_to
 from .callbacks import (
     CourseProgress, History, RetainHeap, TerminateOnNaN, check_cbs, use_device_metrics)
@@ -105,13 +106,49 @@ class CourseLearner(Learner):
         finally:
             if had_bar: self._use_progress()
 
-# %% ../nbs/api/36_learner.ipynb #fe774e92
-def _as_fastai(dls):
-    "Convert loaders to fastai's if they are PyTorch's"
-    loaders = getattr(dls, 'loaders', dls)
-    is_torch = any(isinstance(dl, torch.utils.data.DataLoader) for dl in loaders)
-    return as_dls(*loaders) if is_torch else dls
+# %% ../nbs/api/36_learner.ipynb #eff980c1
+@patch
+def to_fp16(self:CourseLearner)->CourseLearner: # Itself
+    "Train and predict in float16, on any device"
+    if torch.device(getattr(self.dls, 'device', None) or default_device()).type == 'cpu':
+        warnings.warn("a CPU computes in float16 slowly: precision='auto' takes what is fastest")
+    return set_precision(self, 'fp16', self._channels_last())
 
+@patch
+def to_bf16(self:CourseLearner)->CourseLearner: # Itself
+    "Train and predict in bfloat16, on any device"
+    return set_precision(self, 'bf16', self._channels_last())
+
+@patch
+def to_fp32(self:CourseLearner)->CourseLearner: # Itself
+    "Train and predict in float32"
+    return set_precision(self, 'fp32', self._channels_last())
+
+@patch
+def _channels_last(self:CourseLearner):
+    "Are images laid out pixel by pixel?"
+    own = getattr(self, 'precision', None)
+    return own is None or own.channels_last
+
+# %% ../nbs/api/36_learner.ipynb #5d58c885
+@patch
+def to_channelslast(self:CourseLearner,
+    use_amp:bool=True,     # Train in `amp_mode`, too?
+    amp_mode:object='fp16' # 'fp16' or 'bf16', or fastai's `AMPMode`
+)->CourseLearner: # Itself
+    "Lay images out pixel by pixel, as is usual here"
+    if not use_amp: return set_precision(self, self.precision.asked)
+    return set_precision(self, getattr(amp_mode, 'value', amp_mode))
+
+@patch
+def to_contiguous(self:CourseLearner,
+    to_fp32:bool=False # Train in float32, too?
+)->CourseLearner: # Itself
+    "Lay images out channel by channel"
+    self.model.to(memory_format=torch.contiguous_format)
+    return set_precision(self, 'fp32' if to_fp32 else self.precision.asked, channels_last=False)
+
+# %% ../nbs/api/36_learner.ipynb #fe774e92
 def _stem_for(name, size):
     "The stem that suits images of `size` px; print it if it is not the network's own"
     stem, own = default_stem(size, name), options(name).get('stem')

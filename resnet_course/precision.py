@@ -14,7 +14,7 @@ from unittest import mock
 import torch
 from torch import nn
 from fastai.callback.core import Callback, CancelStepException
-from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.fp16 import MixedPrecision, ModelToHalf, NonNativeMixedPrecision
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import apply, to_float
@@ -98,6 +98,8 @@ def _to_channels_last(t):
 def _trainable(t): return t.clone() if t.is_inference() else t
 
 # %% ../nbs/api/30_precision.ipynb #483d1f31
+_fastais = (MixedPrecision, ModelToHalf, NonNativeMixedPrecision)
+
 class AutoPrecision(Callback):
     "Run the model in `precision`, channels-last, and the loss in float32"
     name = 'precision'
@@ -122,9 +124,18 @@ class AutoPrecision(Callback):
     def resolved(self)->str: # 'fp32', 'bf16' or 'fp16'
         return resolve_precision(self.asked, self.device)
 
+    def _check_alone(self, precision):
+        "Raise `CourseError` if a callback of fastai's chooses a precision, too"
+        others = [cb for cb in self.learn.cbs if isinstance(cb, _fastais)]
+        if not others or precision == 'fp32': return
+        raise CourseError(f"fastai's {type(others[0]).__name__} and precision={precision!r} would "
+                          "both choose the precision: leave the callback out, or train with "
+                          "precision='fp32'")
+
     def before_fit(self):
         "Convert the weights to channels-last and start with a fresh scaler"
         precision = self.resolved
+        self._check_alone(precision)
         if self.channels_last: self.learn.model.to(memory_format=torch.channels_last)
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == 'fp16' else None
         self.n_skipped = self.in_a_row = 0

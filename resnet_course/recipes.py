@@ -457,16 +457,6 @@ def fit_recipe(
             learn.fit(epochs, lr=lr, wd=r.wd, cbs=[*_recipe_cbs(r, lr), *cbs])
     return learn
 
-# %% ../nbs/api/37_recipes.ipynb #6b29573d
-def _smoothed(loss, r):
-    "The loss with the recipe's label smoothing; raises `CourseError` if it is not cross-entropy"
-    old = getattr(loss, 'func', loss)   # of fastai, or of PyTorch
-    if not isinstance(old, nn.CrossEntropyLoss):
-        raise CourseError(f'the recipe {r.name} smooths labels, which needs cross-entropy as the '
-                          f'loss, not {type(old).__name__}')
-    return CrossEntropyLossFlat(weight=old.weight, ignore_index=old.ignore_index,
-                                label_smoothing=r.label_smoothing)
-
 # %% ../nbs/api/37_recipes.ipynb #1b8e98ca
 def _recipe_record(r, epochs, lr, balance=None):
     "The entry about the recipe in the record of a run"
