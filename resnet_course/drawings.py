@@ -564,13 +564,15 @@ def draw_block(
     for i, (name, block) in enumerate(named): _draw_column(d, wide*i, wide, name, block)
     return d
 
-# %% ../nbs/api/63_drawings.ipynb #b023d174
+# %% ../nbs/api/63_drawings.ipynb #b41ba56c
 _shortcut_places = ((64, 128, 2, 'where the shape changes: 64 → 128 maps, stride 2'),
                     (64, 64, 1, 'everywhere else: 64 → 64 maps'))
 
 @check_args
-def draw_shortcuts()->Drawing: # Two rows: blocks that change the shape, and the others
-    "Draw the shortcuts A, B and C of He et al. 2015 with what each costs"
+def draw_shortcuts(
+    counts:bool=True # Say how many parameters each has?
+)->Drawing: # Two rows: blocks that change the shape, and the others
+    "Draw the shortcuts A, B and C of He et al. 2015"
     d = Drawing('Shortcuts A, B and C',
                 'A is the identity, with zeros for new channels. B is a 1×1 convolution where the '
                 'shape changes and the identity elsewhere. C is a 1×1 convolution everywhere.', 392)
@@ -580,17 +582,19 @@ def draw_shortcuts()->Drawing: # Two rows: blocks that change the shape, and the
         d.text(240, y + 12, title, 13, bold=True)
         for i, kind in enumerate('ABC'):
             m = make_shortcut(kind, ni, nf, stride)
-            _draw_way(d, 160*i + 14, y + 30, _shortcut_name(m), 0 if m is None else _params(m))
+            cost = '' if not counts else f'{0 if m is None else _params(m):,} parameters'
+            _draw_way(d, 160*i + 14, y + 30, _shortcut_name(m), cost)
     return d
 
-def _draw_way(d, x, y, label, n):
+def _draw_way(d, x, y, label, cost):
     "A branch F on the left, a shortcut on the right, and their sum"
     d.line((x + 20, y), (x + 20, y + 26)).box(x, y + 26, 40, 44, 'conv', 'F(x)', 13)
     d.line((x + 20, y + 70), (x + 20, y + 90))
     d.line((x + 20, y + 6), (x + 90, y + 6), (x + 90, y + 102), (x + 33, y + 102), kind='shortcut')
     if label != 'identity': d.box(x + 48, y + 26, 90, 44, 'sum', label, 13)
     else: d.text(x + 97, y + 48, label, 13, 'start', 'soft')
-    d.plus(x + 20, y + 102).text(x + 66, y + 128, f'{n:,} parameters', 13, kind='soft')
+    d.plus(x + 20, y + 102)
+    if cost: d.text(x + 66, y + 128, cost, 13, kind='soft')
 
 # %% ../nbs/api/63_drawings.ipynb #98b482f7
 def _merged(net, size, n_in, depth):

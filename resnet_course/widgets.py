@@ -12,7 +12,7 @@ from html import escape
 from .core import CourseError, check_args, check_int
 from .drawings import Drawing, out_side
 
-# %% ../nbs/api/65_widgets.ipynb #45cf1d1a
+# %% ../nbs/api/65_widgets.ipynb #de8820f0
 class Widget:
     "A drawing with controls, and the script that redraws it"
     @check_args
@@ -35,18 +35,17 @@ class Widget:
         return (f'<label style="display:block;margin:.3em 0"><input type="{kind}" name="{name}"'
                 f'{more}> {escape(label)}{value}</label>')
 
+    def _code(self): return _start % dict(name=self.name, draw=self.script, shapes=_shapes)
+
     def _repr_html_(self):
         controls = '\n'.join(self._control(*c) for c in self.controls)
         return (f'<div class="rc-explore rc-explore-{self.name}">\n{self.drawing.svg}\n'
                 f'<div class="rc-controls">\n{controls}\n</div>\n'
                 f'<p class="rc-status" role="status">{escape(self.status)}</p>\n'
-                f'<script>{_start % dict(name=self.name, draw=self.script)}</script>\n</div>')
+                f'<script>{self._code()}</script>\n</div>')
 
-# %% ../nbs/api/65_widgets.ipynb #d8099643
-_start = '''
-(() => {
-  const draw = %(draw)s;
-  const dashes = (on) => on ? ' stroke-dasharray="5 4"' : '';
+# %% ../nbs/api/65_widgets.ipynb #622e748d
+_shapes = '''  const dashes = (on) => on ? ' stroke-dasharray="5 4"' : '';
   const box = (x, y, w, h, kind, dashed) => `<rect class="rc-${kind}" x="${x}" y="${y}"` +
     ` width="${w}" height="${h}" rx="3" stroke-width="1.5"${dashes(dashed)}/>`;
   const text = (x, y, s, size, anchor = 'middle', kind = 'ink', bold = false) =>
@@ -56,7 +55,13 @@ _start = '''
     ` points="${points}" fill="none" stroke-width="2"${dashes(dashed)}/>`;
   const head = (x, y, dx, dy, kind) => `<polygon class="rc-${kind}" points="${x},${y}` +
     ` ${x - 7*dx - 3*dy},${y - 7*dy - 3*dx} ${x - 7*dx + 3*dy},${y - 7*dy + 3*dx}"/>`;
-  document.querySelectorAll('.rc-explore-%(name)s:not([data-on])').forEach((root) => {
+'''
+
+# %% ../nbs/api/65_widgets.ipynb #ff285201
+_start = '''
+(() => {
+  const draw = %(draw)s;
+%(shapes)s  document.querySelectorAll('.rc-explore-%(name)s:not([data-on])').forEach((root) => {
     root.dataset.on = 1;
     const svg = root.querySelector('svg'), inputs = [...root.querySelectorAll('input')];
     const page = svg.querySelector('.rc-page'), status = root.querySelector('.rc-status');

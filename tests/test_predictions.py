@@ -1,5 +1,5 @@
 "Predictions: in Python, and as the site's script treats what they show"
-import re
+import json, re
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,17 @@ def test_markup_is_escaped():
 def test_errors():
     for bad in ('', 3):
         with pytest.raises(CourseError): prediction(bad)
+
+@pytest.mark.parametrize('f', sorted(nbs.glob('lessons/*.ipynb')), ids=lambda f: f.stem)
+def test_lessons_ask_first(f):
+    "A field comes right after its question, and no two fields of a lesson share their words"
+    cells = json.loads(f.read_text(encoding='utf-8'))['cells']
+    abouts = []
+    for before, c in zip(cells, cells[1:]):
+        for m in re.finditer(r"^prediction\('([^']+)', \.\.\.\)$", ''.join(c['source']), re.M):
+            assert '**Predict' in ''.join(before['source']), m[0]
+            abouts.append(m[1])
+    assert len(set(abouts)) == len(abouts)
 
 def page_of(*parts):
     "A page as both renderers make it, with the site's styles and script"
