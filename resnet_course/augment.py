@@ -33,7 +33,7 @@ def height_width(
 def scaled(
     size:int|tuple, # Side of a square, or (height, width) (px)
     by:float # Factor
-)->int|tuple: # Of the same form, rounded
+)->int|tuple: # Same form as `size`, rounded
     "Multiply a size by a factor"
     return round(size*by) if isinstance(size, int) else tuple(round(n*by) for n in size)
 
@@ -503,7 +503,7 @@ def _adjust_hue(
     x:Tensor, # Float batch N,C,H,W from 0 to 1
     f:Tensor # Hue shift, -0.5 to 0.5 turns of the color wheel (N)
 )->Tensor: # N,C,H,W from 0 to 1
-    "Shift the hue of all colors; grayscale images stay as they are"
+    "Shift the hue of all colors; grayscale images are unchanged"
     if x.shape[1] != 3: return x
     # RGB to hue, with value and chroma
     value, low = x.max(1).values, x.min(1).values

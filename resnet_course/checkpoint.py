@@ -147,13 +147,13 @@ def _load_learner_state(
     cbs, saved = _cb_states(learn), {_renamed.get(k, k): v for k, v in s['cbs'].items()}
     lost, new = sorted(saved.keys() - cbs.keys()), sorted(cbs.keys() - saved.keys())
     if lost:
-        raise CourseError(f'the checkpoint is of a training run with {", ".join(lost)}: resume '
+        raise CourseError(f'the checkpoint is from a training run with {", ".join(lost)}: resume '
                           'with the same recipe and the same callbacks')
     if new: warnings.warn(f'the checkpoint has no state for {", ".join(new)}, which start over')
     try: unwrap_model(learn.model).load_state_dict(s['model'])
     except RuntimeError as e:
         reason = str(e).splitlines()[1].strip()
-        raise CourseError(f'the checkpoint is of another network: {reason}') from None
+        raise CourseError(f'the checkpoint is from another network: {reason}') from None
     for p, trains in zip(learn.model.parameters(), s['trains']): p.requires_grad_(trains)
     _load_opt(learn, s['opt'])
     learn.opt.frozen_idx = s['frozen']
@@ -271,7 +271,7 @@ def before_fit(self:Checkpoint):
     if not self.state: return
     pos = self.state['pos']
     if pos['n_epoch'] != self.n_epoch:
-        raise CourseError(f"{self.path} is of a run of {pos['n_epoch']} epochs, not "
+        raise CourseError(f"{self.path} is from a run of {pos['n_epoch']} epochs, not "
                           f'{self.n_epoch}: the schedule would differ')
     self.compare(self.state['cfg'] or {})
     with _restoring(self.path): _load_learner_state(self.learn, self.state)
@@ -287,7 +287,7 @@ def compare(self:Checkpoint,
     for part in ('recipe', 'model', 'data', 'images'):
         diff = _differences(was.get(part) or {}, self.cfg.get(part) or {})
         if diff:
-            raise CourseError(f'{self.path} is of another run: {", ".join(diff)}; resume with '
+            raise CourseError(f'{self.path} is from another run: {", ".join(diff)}; resume with '
                               'the same settings, or start a new run in another folder')
 
 # %% ../nbs/api/35_checkpoint.ipynb #18ef87cf
@@ -455,12 +455,12 @@ _pos = dict(epoch=int, iter=int, n_epoch=int, train_iter=int)
 def _check_state(s, path):
     "Raise `CourseError` unless `s` has the parts of a checkpoint"
     if not isinstance(s, dict) or 'pos' not in s:
-        raise CourseError(f'{path}: not a checkpoint of resnet_course')
+        raise CourseError(f'{path}: not a resnet_course checkpoint')
     wrong = [k for k, types in _state.items() if not isinstance(s.get(k), types)]
     if not wrong: wrong = [k for k, types in _pos.items() if not isinstance(s['pos'].get(k), types)]
     if not wrong and not s['each']: wrong = ['each']
     if wrong:
-        raise CourseError(f'{path}: this checkpoint is damaged, or of another version: {wrong[0]} '
+        raise CourseError(f'{path}: this checkpoint is damaged or from another version: {wrong[0]} '
                           'is missing or has changed')
 
 @contextmanager
@@ -470,7 +470,7 @@ def _restoring(path):
     except CourseError: raise
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as e:
         what = f'{type(e).__name__}: {e}'.split('\n')[0][:100]
-        raise CourseError(f'{path}: this checkpoint is damaged, or of another version ({what})'
+        raise CourseError(f'{path}: this checkpoint is damaged or from another version ({what})'
                           ) from None
 
 # %% ../nbs/api/35_checkpoint.ipynb #a3be7713

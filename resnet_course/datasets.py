@@ -233,7 +233,7 @@ class _WordNetSet(SetInfo):
     photos = True
 
     def is_complete(self, folder:Path)->bool: # True if both folders exist
-        "Does `folder` have `train` and `val`?"
+        "Return whether `folder` has `train` and `val`"
         return (folder/'train').is_dir() and (folder/'val').is_dir()
 
     def read(self, folder:Path, size:int|tuple=None,
@@ -447,7 +447,7 @@ def _read_cached(name, folder): return datasets[name].read(folder)
 @check_args
 def open_image_set(
     name_or_path:str|Path, # Name of a dataset, a folder, or a CSV file; a `Path` is never a name
-    size:int|tuple=None, # What the network sees (px), for images from files; None: as they are
+    size:int|tuple=None, # What the network sees (px), for images from files; None: unchanged
     in_memory:bool=None, # Decode photos now? None: if they take no more than 1 GB
     root:str|Path=None, # Folder of the standard sets; None: fastai's data folder
     skip_bad:bool=False # Leave out files that cannot be read?

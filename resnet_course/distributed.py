@@ -70,7 +70,7 @@ def gather_objects(
 
 def any_rank(
     *flags:bool # The same number in every process
-)->list: # Of bool, one for each flag
+)->list: # One bool for each flag
     "Return for each of `flags` whether it is true in any process"
     flags = [bool(o) for o in flags]
     ranks = gather_objects(flags)
@@ -97,7 +97,7 @@ class ShardedDL(DistributedDL):
     def _shard(self, n): return range(self.rank, n, self.world_size)
     def __len__(self): return -(-len(self.mine)//self.bs) if self.bs else 0
 
-    def get_idxs(self)->list: # Of image numbers
+    def get_idxs(self)->list: # Image indices
         "This process's part of the order that rank 0 has drawn"
         idxs = list(self.dl.get_idxs())
         if self.world_size > 1: idxs = broadcast_object(idxs)

@@ -453,7 +453,7 @@ def evaluate(
     precision:str='fp32', # float32 gives the same result on other machines; or 'auto', 'bf16' …
     name:str='', # Name for the report
     dls:DataLoaders=None # Loaders; None: the learner's
-)->Report: # Of every image in `split`
+)->Report: # Report on every image of `split`
     "Predict every image of `split` once, in eval mode and without augmentation"
     model, dls = model_and_dls(learn, dls)
     dl = split_dl(dls, split)

@@ -228,7 +228,7 @@ def hint_for(
 @check_args
 def check(
     id:str, # Lesson and number: '05.2'
-    answer:object # The answer; `...` means not yet
+    answer:object # The answer; `...` means not answered yet
 )->bool: # True if the answer is right
     "Try `answer` on hidden tests, and print the verdict, with a hint if it is wrong"
     _load(id)

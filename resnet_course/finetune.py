@@ -333,12 +333,12 @@ class _Store:
             raise CourseError(f'{self._index} is damaged: remove the folder, or choose '
                               'another') from None
         names = dict(stages='plan', seed='seed', data='dataset', split_id='split of the images',
-                     model='network', weights='start', balance='balance of classes')
+                     model='network', weights='starting point', balance='balance of classes')
         mine = json.loads(json.dumps(self.plan))
         diff = [names[k] for k, v in mine.items() if k in plan and plan[k] != v]
         if diff:
-            raise CourseError(f'{self.path} belongs to another {", another ".join(diff)}: choose '
-                              'another folder, or remove this one')
+            raise CourseError(f'{self.path} has results for another {", another ".join(diff)}: '
+                              'choose another folder, or remove this one')
 
 # %% ../nbs/api/50_finetune.ipynb #cb4a6f74
 @patch

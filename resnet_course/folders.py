@@ -246,7 +246,7 @@ def _pair_findings(what, pairs, level, advice):
     return found
 
 def _copy_findings(scans, near, drawn):
-    "Findings about copies; `drawn`: are splits drawn from the images?"
+    "Findings about copies; `drawn`: whether splits are drawn at random"
     advice = 'remove one of each'
     if drawn: advice += ", or keep copies on one side with get_dls(group='copies')"
     prints = [o.print for o in scans]

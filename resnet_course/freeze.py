@@ -139,7 +139,7 @@ def before_train(self:Frozen):
     for m in self.fixed_norms(): m.eval()
 
 @patch
-def fixed_norms(self:Frozen)->list: # Of modules
+def fixed_norms(self:Frozen)->list: # Modules
     "The normalization layers whose statistics are fixed"
     if self.bn != 'eval': return []
     return _norms(self.learn.model, self.learn.opt.param_lists, self.n_frozen)
@@ -393,7 +393,7 @@ def freeze_report(
     if learn.opt is None: raise CourseError('this learner has no optimizer yet: train it first')
     if after is None: after = snapshot(learn)
     if set(before) != set(after):
-        raise CourseError('`before` is of another model: call snapshot(learn) on the same learner')
+        raise CourseError('`before` is from another model: call snapshot on the same learner')
     cb = _frozen_cb(learn)
     if bn is None: bn = cb.bn if cb else 'eval'
     check_choice(bn, bn_modes, 'bn')

@@ -142,7 +142,7 @@ def _center_box(w, h):
 
 # %% ../nbs/api/10_images.ipynb #3704d0d1
 def plain_tensor(
-    x:Tensor # Tensor of any of fastai's types; anything else is returned as it is
+    x:Tensor # Tensor of any of fastai's types; anything else is returned unchanged
 )->Tensor: # The same data, not copied
     "View a tensor subclass as an ordinary `Tensor`"
     return x.as_subclass(Tensor) if isinstance(x, Tensor) else x
@@ -397,7 +397,7 @@ def _make_image_set(
 @check_args
 def open_folder(
     path:str|Path, # Folder of class folders, or of train, valid and test folders that contain them
-    size:int|tuple=None, # What the network sees (px); None: small squares as they are, else 128
+    size:int|tuple=None, # What the network sees (px); None: small squares unchanged, else 128
     in_memory:bool=None, # Decode all images now? None: if they take no more than 1 GB
     skip_bad:bool=False # Leave out files that cannot be read?
 )->ImageSet: # With the splits that the folder defines
@@ -440,7 +440,7 @@ def _order_by_name(o):
 @check_args
 def open_csv(
     path:str|Path, # CSV file with columns of paths, labels and optionally splits
-    size:int|tuple=None, # What the network sees (px); None: small squares as they are, else 128
+    size:int|tuple=None, # What the network sees (px); None: small squares unchanged, else 128
     in_memory:bool=None, # Decode all images now? None: if they take no more than 1 GB
     skip_bad:bool=False # Leave out files that cannot be read?
 )->ImageSet: # With the splits that the file defines

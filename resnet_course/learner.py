@@ -108,43 +108,43 @@ class CourseLearner(Learner):
 
 # %% ../nbs/api/36_learner.ipynb #eff980c1
 @patch
-def to_fp16(self:CourseLearner)->CourseLearner: # Itself
+def to_fp16(self:CourseLearner)->CourseLearner: # This learner
     "Train and predict in float16, on any device"
     if torch.device(getattr(self.dls, 'device', None) or default_device()).type == 'cpu':
-        warnings.warn("a CPU computes in float16 slowly: precision='auto' takes what is fastest")
+        warnings.warn("float16 is slow on a CPU: precision='auto' chooses the fastest")
     return set_precision(self, 'fp16', self._channels_last())
 
 @patch
-def to_bf16(self:CourseLearner)->CourseLearner: # Itself
+def to_bf16(self:CourseLearner)->CourseLearner: # This learner
     "Train and predict in bfloat16, on any device"
     return set_precision(self, 'bf16', self._channels_last())
 
 @patch
-def to_fp32(self:CourseLearner)->CourseLearner: # Itself
+def to_fp32(self:CourseLearner)->CourseLearner: # This learner
     "Train and predict in float32"
     return set_precision(self, 'fp32', self._channels_last())
 
 @patch
 def _channels_last(self:CourseLearner):
-    "Are images laid out pixel by pixel?"
+    "Whether the memory format is channels-last"
     own = getattr(self, 'precision', None)
     return own is None or own.channels_last
 
 # %% ../nbs/api/36_learner.ipynb #5d58c885
 @patch
 def to_channelslast(self:CourseLearner,
-    use_amp:bool=True,     # Train in `amp_mode`, too?
+    use_amp:bool=True,     # Also train in `amp_mode`?
     amp_mode:object='fp16' # 'fp16' or 'bf16', or fastai's `AMPMode`
-)->CourseLearner: # Itself
-    "Lay images out pixel by pixel, as is usual here"
+)->CourseLearner: # This learner
+    "Use the channels-last memory format, which is the default here"
     if not use_amp: return set_precision(self, self.precision.asked)
     return set_precision(self, getattr(amp_mode, 'value', amp_mode))
 
 @patch
 def to_contiguous(self:CourseLearner,
-    to_fp32:bool=False # Train in float32, too?
-)->CourseLearner: # Itself
-    "Lay images out channel by channel"
+    to_fp32:bool=False # Also train in float32?
+)->CourseLearner: # This learner
+    "Use the contiguous memory format (NCHW)"
     self.model.to(memory_format=torch.contiguous_format)
     return set_precision(self, 'fp32' if to_fp32 else self.precision.asked, channels_last=False)
 

@@ -146,7 +146,7 @@ class SeededDL(TfmdDL):
         gen = torch.Generator().manual_seed(self.key + rank_distrib())
         for tfm in self.image_tfms(): tfm.gen = gen
 
-    def get_idxs(self)->list: # Of positions in the dataset
+    def get_idxs(self)->list: # Positions in the dataset
         "Like fastai's, or the sampler's; tells this split's transforms which image comes when"
         sampled = self.shuffle and self.sampler is not None
         idxs = list(self.sampler) if sampled else super().get_idxs()
@@ -458,7 +458,7 @@ _splits = ('train', 'valid', 'test')
 def _as_record(**kwargs):
     "Arguments of `get_dls` in a form that JSON can store"
     def as_json(name, v):
-        "Lists of transforms by their `repr`, lists of numbers as they are, and paths as text"
+        "Lists of transforms by their `repr`, lists of numbers unchanged, and paths as text"
         if v is None or isinstance(v, (bool, int, float, str)): return v
         if name == 'augment': return [repr(o) for o in (v if isinstance(v, (list, L)) else [v])]
         if name == 'fold': return list(v)
@@ -687,7 +687,7 @@ def unaugmented(
 # %% ../nbs/api/16_loaders.ipynb #205a8155
 @check_args
 def with_borders(
-    dl:ImageSetDL # Of photos, from `split_dl`
+    dl:ImageSetDL # Loader of photos, from `split_dl`
 )->ImageSetDL: # Batches of `load_size`
     "Create a loader of the same photos without cropping the center"
     image_list, *label_lists = dl.dataset.tls

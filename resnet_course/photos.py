@@ -33,7 +33,7 @@ resize_ways = ('crop', 'squish', 'pad')
 @check_args
 def load_size_for(
     size:int|tuple # Side that the network sees, or (height, width) (px)
-)->int|tuple: # Of the same form (px)
+)->int|tuple: # Same form as `size` (px)
     "Compute the size that a photo is resized to cover before its center is cropped: 256 for 224"
     return scaled(size, 256/224)
 
@@ -93,7 +93,7 @@ def _resize_tensor(x, box, size):
     return F.interpolate(x, height_width(size), mode='bilinear', antialias=True)[0]
 
 def _to_tensor(im):
-    "A Pillow image or an array as a tensor C,H,W; tensors as they are"
+    "Convert a Pillow image or an array to a tensor C,H,W; tensors are unchanged"
     if isinstance(im, Tensor): return im
     a = torch.from_numpy(np.array(im))
     return a[None] if a.ndim == 2 else a.permute(2, 0, 1)
@@ -113,8 +113,8 @@ def _any_image(o, white=None):
 class ShrunkPhoto:
     "A photo that is kept in memory, smaller than its file"
     pixels:np.ndarray # uint8 H×W or H×W×3
-    height:int # Of the file's photo (px)
-    width:int # Of the file's photo (px)
+    height:int # Height of the photo in the file (px)
+    width:int # Width of the photo in the file (px)
 
 def _pixels(o, white):
     "An image, with its height and width, or those it had before it was shrunk"

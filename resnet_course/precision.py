@@ -125,7 +125,7 @@ class AutoPrecision(Callback):
         return resolve_precision(self.asked, self.device)
 
     def _check_alone(self, precision):
-        "Raise `CourseError` if a callback of fastai's chooses a precision, too"
+        "Raise `CourseError` if one of fastai's callbacks also sets the precision"
         others = [cb for cb in self.learn.cbs if isinstance(cb, _fastais)]
         if not others or precision == 'fp32': return
         raise CourseError(f"fastai's {type(others[0]).__name__} and precision={precision!r} would "

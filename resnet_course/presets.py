@@ -93,7 +93,7 @@ def augmentations(
     size:int|tuple,       # What the network sees: side, or (height, width) (px)
     n_in:int,             # Channels: 1 gray, 3 RGB
     train:object          # Indices of the training images, for statistics of their colors
-)->list: # Of transforms
+)->list: # Transforms
     "Create the transforms that `augment` asks for; raises `CourseError` for unknown names"
     if augment is True: augment = 'crop+mirror' if images.flip else 'crop'
     if not augment: return []

@@ -306,7 +306,7 @@ def learner_from_checkpoint(
     accumulate = changed.pop('accumulate', None)
     other = [k for k in changed if k not in tunable]
     if other:
-        raise CourseError(f"{path}: its recipe is {r['name']} with another {', '.join(other)}: "
+        raise CourseError(f"{path}: its recipe is {r['name']} with a changed {', '.join(other)}: "
                           f'create the same learner and the same recipe, {again}')
     recipe = change_recipe(r['name'], **changed) if changed else r['name']
     cbs = _loggers_again(path, cfg.get('cbs') or [])
@@ -317,7 +317,7 @@ def learner_from_checkpoint(
                                balance='loss' if r.get('balance') == 'loss' else None)
         how = dict(recipe=recipe, epochs=r['epochs'], lr=r['lr'], accumulate=accumulate, **cbs)
     except (TypeError, KeyError) as e:   # arguments that do not exist in this version
-        raise CourseError(f'{path}: damaged, or of another version of this package ({e})') from None
+        raise CourseError(f'{path}: damaged, or from another version ({e})') from None
     return learn, dict(how, checkpoint=path, resume=state)
 
 # %% ../nbs/api/51_runs.ipynb #372e41cc

@@ -104,7 +104,7 @@ _convert_by = {
         'np.load(file).items()}, "weights.pth")',
     'an ONNX model': 'its weights have lost their names; use OnnxModel to run it, or get the '
         'checkpoint that it was exported from',
-    'a program of torch.export': 'load it with torch.export.load and save its state_dict',
+    'a torch.export program': 'load it with torch.export.load and save its state_dict',
     'a TensorFlow Lite model': 'get the checkpoint that it was converted from',
     'a TensorFlow checkpoint': 'read it with tf.train.load_checkpoint, and save the tensors with '
         'safetensors',
@@ -142,7 +142,7 @@ def _check_archive(path, names):
     if any(o.endswith('.weights.h5') for o in names): what = 'Keras weights (HDF5)'
     elif any(o.endswith('.npy') for o in names): what = 'NumPy arrays'
     elif any('exported_program' in o or o.endswith('archive_format') for o in names):
-        what = 'a program of torch.export'
+        what = 'a torch.export program'
     else: what = None
     _refuse_foreign(path, what)
 

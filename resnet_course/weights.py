@@ -493,7 +493,7 @@ def load_weights(
     variant:str=None, # Variant that the weights were trained as: 'v1', 'v1.5', 'v2'; None: unknown
     part:str=None # Which of several sets of weights, such as 'model'; None: averaged ones first
 )->LoadReport: # What was loaded and what was not
-    """Load weights whatever their keys; raises `CourseError` unless every tensor of the body fits.
+    """Load weights under any key names; raises `CourseError` unless every tensor of the body fits.
 
     Names are 'torchvision', 'IMAGENET1K_V1', 'IMAGENET1K_V2' and those in `shipped_weights()`.
     """

@@ -123,7 +123,7 @@ def test_no_map():
     net = nn.Sequential(nn.Flatten(), nn.Linear(3*32*32, 8), nn.ReLU(), nn.Linear(8, 7))
     with pytest.raises(CourseError, match='no map for Grad-CAM'):
         grad_cam(net, torch.randn(2, 3, 32, 32))
-    with pytest.raises(CourseError, match='fc has no output with a place'):
+    with pytest.raises(CourseError, match='fc has no output with a position'):
         grad_cam(create_model('resnet8'), torch.randn(2, 3, 32, 32), name='fc')
 
 PUBLISHED = '''alexnet convnext_tiny convnext_base densenet121 densenet201 efficientnet_b0

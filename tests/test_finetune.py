@@ -54,7 +54,8 @@ def test_stages_of_other_weights_are_refused(tmp_path):
     plan = get_plan('head', learn, 1, 0.002)
     run_stages(learn, plan, tmp_path)
     learn.weights_report.source = 'other.safetensors'
-    with pytest.raises(CourseError, match='holds another start'): run_stages(learn, plan, tmp_path)
+    with pytest.raises(CourseError, match='for another starting point'):
+        run_stages(learn, plan, tmp_path)
     (tmp_path/'stages.json').write_text('[]')
     with pytest.raises(CourseError, match='is damaged'): run_stages(learn, plan, tmp_path)
 

@@ -208,7 +208,7 @@ def test_is_valid(photo_folder, yes, no):
     ('path,label\na/0.png,a\n' + 'x'*300 + ',b\n', 'line 3'),
     ('path,label\na/0.png,a\n' + 'x/'*3000 + ',b\n', 'line 3'),
     ('path,label\na/0.png,a\na\udcff,b\n', 'not a CSV file in UTF-8'),
-    ('path,label\na/0.png,a\na\0b,b\n', 'zero bytes'),
+    ('path,label\na/0.png,a\na\0b,b\n', 'null bytes'),
     ('path,label\na/0.png,1\nb/0.png,' + '9'*9999 + '.5\n', 'line 3'),
     ('path,x,y\na/0.png,a,c\nb/0.png,b,d\n', 'Call it label')], ids=lambda o: repr(o[:30]))
 def test_tables_that_are_refused(photo_folder, text, says):
