@@ -53,7 +53,8 @@ def test_the_file_knows_its_classes(tmp_path):
 
 @pytest.mark.parametrize('name, size, suffix', [
     ('resnet8', (24, 40), '.onnx'), ('alexnet_small', (64, 32), '.onnx'),
-    ('resnet18', (160, 224), '.onnx'), ('plain8', (33, 57), '.onnx'), ('resnet8', (24, 40), '.pt2')])
+    ('resnet18', (160, 224), '.onnx'), ('plain8', (33, 57), '.onnx'),
+    ('resnet8', (24, 40), '.pt2')])
 def test_oblong(tmp_path, name, size, suffix):
     "Height and width in this order, as saved with the weights or as asked for"
     net = create_model(name, 2)
