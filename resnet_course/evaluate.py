@@ -35,7 +35,8 @@ from resnet_course.core import (
     printable)
 from .images import plain_tensor
 from .augment import height_width
-from .loaders import raw_image, show_raw, split_dl, unaugmented, with_borders
+from .loaders import (
+    ImageSetDL, raw_image, show_raw, split_dl, unaugmented, with_borders)
 from .models import check_outputs, eval_mode
 from .saving import load_model
 from .precision import precisions, resolve_precision, using_precision
@@ -460,7 +461,9 @@ def evaluate(
     with memory_advice(getattr(dl, 'bs', None)), unaugmented(dl):
         if isinstance(learn, Learner):
             with using_precision(learn, precision), learn.no_bar():
-                logits, targets = learn.get_preds(dl=dl, act=noop)
+                # in order, unless the loader has one of its own; fewer if files are unreadable
+                again = not isinstance(dl, ImageSetDL)
+                logits, targets = learn.get_preds(dl=dl, act=noop, reorder=again)
         else: logits, targets = _logits(model, dl, precision)
     return Report(logits.softmax(1), targets, dls.vocab, split=split, name=name,
                   losses=F.cross_entropy(logits, targets, reduction='none'))

@@ -7,7 +7,7 @@ __all__ = ['SeededDL', 'train_classes', 'class_counts', 'ImageSetDL', 'CourseDat
            'holds_out_the_same', 'split_dl', 'unaugmented', 'with_borders', 'raw_image', 'show_raw']
 
 # %% ../nbs/api/16_loaders.ipynb #92e4ebf0
-import os, random
+import os, random, warnings
 from collections import Counter, deque
 from contextlib import contextmanager, nullcontext
 from copy import copy
@@ -25,12 +25,13 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from torch import Tensor
 
-from resnet_course.core import (
-    CourseError, check_args, check_choice, check_device, check_int, check_path, is_whole,
-    plot_text)
+from .core import (
+    CourseError, MissingFileError, check_args, check_choice, check_device, check_int, check_path,
+    is_whole, plot_text, shorten)
 from .listing import count_text
-from .images import (
-    ImageSet, as_channels, imagenet_stats, list_set, open_labeled, pixel_stats, plain_tensor)
+from resnet_course.images import (
+    ImageSet, UnreadableError, as_channels, imagenet_stats, list_set, open_labeled, pixel_stats,
+    plain_tensor)
 from resnet_course.augment import (
     ImageTransform, PerImage, RandomResizedCrop, ResizeTo, ScaleJitter, Standardize, ToFloat,
     height_width)
@@ -203,6 +204,21 @@ def _balance(dls):
     dls.train.chances = 1/(counts[y]*len(counts))
 
 # %% ../nbs/api/16_loaders.ipynb #38d0274e
+def _leave_out(images, items, errors):
+    "The items of a batch that could be read. Raises `CourseError` unless the others may be skipped"
+    first = errors[min(errors)]
+    known = all(isinstance(e, (UnreadableError, MissingFileError)) for e in errors.values())
+    if not (known and images is not None and images.skip_bad): raise first
+    if len(items) - len(errors) < min(2, len(items)):
+        raise CourseError(f'{len(errors)} of {len(items)} images of a batch are unreadable, the '
+                          f'first: {first}; are the files still there?')
+    new = {items[i]: e for i, e in errors.items() if items[i] not in images.unreadable}
+    images.unreadable.update(new)
+    if new:
+        warnings.warn(f'{images.name}: left out while reading: {len(images.unreadable)} unreadable '
+                      f'images, now: {shorten(new.values(), 1)}')
+    return [o for i, o in enumerate(items) if i not in errors]
+
 class ImageSetDL(SeededDL):
     "Cut whole batches out of an `ImageSet` in memory; read photos in several processes"
     _photos = None # Worker processes, as `PhotoBatches`
@@ -226,6 +242,14 @@ class ImageSetDL(SeededDL):
         if len(self.after_item.fs) or len(self.before_batch.fs): return None
         tfms = ds.tls[0].tfms.fs
         return tfms[0] if len(tfms) == 1 and isinstance(tfms[0], _ToImage) else None
+
+    def get_idxs(self)->list: # Of positions in the dataset
+        "Like `SeededDL`'s; evaluation leaves out what has been found to be unreadable"
+        idxs, tfm = super().get_idxs(), self._to_image()
+        if self.shuffle or tfm is None or tfm.images is None or not tfm.images.unreadable:
+            return idxs
+        items = self.dataset.items
+        return [i for i in idxs if items[i] not in tfm.images.unreadable]
 
     def create_batches(self, samps):
         "Turn indices into batches, which are not yet augmented on the device"
@@ -259,8 +283,9 @@ class ImageSetDL(SeededDL):
         if self._photos is None:
             pin = torch.device(self.device or 'cpu').type == 'cuda'
             self._photos = PhotoBatches(tfm.reader, self.workers, pin)
-        for x in self._photos.read(requests()):
+        for x, errors in self._photos.read_some(requests()):
             items = asked.popleft()
+            if errors: items = _leave_out(tfm.images, items, errors)
             xb = tfm.cls(x.to(self.device, non_blocking=True))
             labels = [torch.stack([tl.tfms(o) for o in items]) for tl in label_lists]
             yield xb, *labels
@@ -524,7 +549,8 @@ def _keep(dsets, in_memory):
     files = [tfm.images.files[i] for i in items]
     if in_memory is None: in_memory = keeping_pays(files, tfm.reader.size)
     if in_memory:
-        tfm.kept = dict(zip(items, shrink_all(files, tfm.reader.size, tfm.images.white)))
+        kept = shrink_all(files, tfm.reader.size, tfm.images.white, skip_bad=tfm.images.skip_bad)
+        tfm.kept = {i: o for i, o in zip(items, kept) if o is not None}
 
 def _workers(to_image, n_train):
     "Number of processes that read photos: none for a few hundred, or if they are in memory"
@@ -697,6 +723,13 @@ def with_borders(
     return dl.new(Datasets(tls=[images, *label_lists], n_inp=dl.dataset.n_inp))
 
 # %% ../nbs/api/16_loaders.ipynb #2c6de71e
+def _position(dl, i):
+    "The position in a split of the `i`-th image that could be read"
+    tfm = dl._to_image() if isinstance(dl, ImageSetDL) else None
+    if tfm is None or not tfm.images.unreadable: return i
+    readable = [j for j, o in enumerate(dl.dataset.items) if o not in tfm.images.unreadable]
+    return readable[i]
+
 @check_args
 def raw_image(
     dls:DataLoaders, # From `get_dls`, or any of fastai's
@@ -705,7 +738,7 @@ def raw_image(
 )->np.ndarray: # H×W, or H×W×3
     "Get an image for display, without normalization"
     dl = split_dl(dls, split)
-    with unaugmented(dl): x = dl.do_item(int(i))[0]
+    with unaugmented(dl): x = dl.do_item(_position(dl, int(i)))[0]
     if isinstance(x, Tensor): x = plain_tensor(x).detach().cpu().movedim(0, -1).numpy()
     x = np.asarray(x)
     return x[..., 0] if x.ndim == 3 and x.shape[-1] == 1 else x

@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import functional as TF
 
-from .core import CourseError, check_args
-from .images import array_image, open_image
+from .core import CourseError, MissingFileError, check_args
+from .images import UnreadableError, array_image, open_image
 from .augment import covering, height_width, scaled, torch_seeded
 
 # %% ../nbs/api/12_photos.ipynb #29378c51
@@ -235,12 +235,19 @@ def shrink_all(
     files:Sequence, # Paths of photos
     size:int|tuple, # Side that the network sees, or (height, width) (px)
     white:dict=None, # Pillow's mode → value of white, as for `open_image`
-    progress:bool=None # Show a progress bar? None: for 100 photos or more
+    progress:bool=None, # Show a progress bar? None: for 100 photos or more
+    skip_bad:bool=False # Return None for files that cannot be read? Or raise
 )->list: # A `ShrunkPhoto` for each file
     "Read and shrink photos in threads; raises `CourseError` at the first unreadable one"
     if progress is None: progress = len(files) >= 100
+    def read(f):
+        "Shrink one"
+        try: return shrink_photo(f, size, white)
+        except (UnreadableError, MissingFileError):
+            if not skip_bad: raise
+            return None
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as ex:
-        done = ex.map(lambda f: shrink_photo(f, size, white), files)
+        done = ex.map(read, files)
         return list(progress_bar(done, total=len(files), leave=False) if progress else done)
 
 # %% ../nbs/api/12_photos.ipynb #a325c09d
@@ -273,9 +280,10 @@ class _Requests(Dataset):
         except CourseError as e: return e
 
 def _join(images):
-    "A batch, or the first error"
-    errors = [x for x in images if isinstance(x, Exception)]
-    return errors[0] if errors else default_collate(images)
+    "The images that could be read as a batch, and the errors of the others by position"
+    errors = {i: x for i, x in enumerate(images) if isinstance(x, Exception)}
+    good = [x for x in images if not isinstance(x, Exception)]
+    return default_collate(good) if good else None, errors
 
 class _Plan:
     "The batches of requests to be read next"
@@ -295,11 +303,17 @@ class PhotoBatches:
             _Requests(reader), batch_sampler=self.plan, collate_fn=_join, num_workers=workers,
             pin_memory=pin, persistent_workers=workers > 0)
 
-    def read(self,
+    def read_some(self,
         batches:Iterable # Lists of requests: (image, number, key); number None: unaugmented
+    )->Iterator: # uint8 N,C,height,width or None, and position in the batch → `CourseError`
+        "Read what can be read of batches, in order"
+        self.plan.batches = batches
+        yield from self.loader
+
+    def read(self,
+        batches:Iterable # As for `read_some`
     )->Iterator: # uint8 N,C,height,width
         "Read batches in order; raises `CourseError` at the first unreadable image"
-        self.plan.batches = batches
-        for x in self.loader:
-            if isinstance(x, Exception): raise x
+        for x, errors in self.read_some(batches):
+            if errors: raise errors[min(errors)]
             yield x

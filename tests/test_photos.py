@@ -1,5 +1,7 @@
 "Photos of any size: the same pixels as torchvision, the same batches with any number of processes"
 import io
+from pathlib import Path
+
 import numpy as np, pytest, torch
 from fastai.vision.augment import FlipItem, RandomResizedCrop as FastaiCrop, aug_transforms
 from helpers import CtrlC, bits, needs_fork, photos, quiet
@@ -19,7 +21,7 @@ from resnet_course.evaluate import evaluate
 from resnet_course.images import plain_tensor
 from resnet_course.interpret import grad_cam
 from resnet_course.learner import course_learner
-from resnet_course.loaders import get_dls, split_dl
+from resnet_course.loaders import get_dls, raw_image, split_dl
 from resnet_course.photos import PhotoBatches, PhotoReader, fit_photo, load_size_for, read_window
 from resnet_course.recipes import fit_recipe
 
@@ -155,6 +157,46 @@ def test_an_unreadable_photo_is_named_by_every_process(real_photos, tmp_path):
         pool = PhotoBatches(PhotoReader(32), workers)
         with pytest.raises(CourseError, match=r'bad\.jpg') as e: list(pool.read([[(bad, 0, 1)]]))
         assert '\n' not in str(e.value)
+
+def break_files(dls, n=1):
+    "Damage the last `n` files of each split"
+    files = [dls.files[i] for dl in dls.loaders for i in list(dl.dataset.items)[-n:]]
+    for f in files[::2]: Path(f).write_bytes(b'no image')
+    for f in files[1::2]: Path(f).unlink()
+    return files
+
+@needs_fork
+@pytest.mark.parametrize('workers', [0, 2])
+def test_files_that_become_unreadable(tmp_path, workers):
+    "Skipped and counted with `skip_bad`, in training and in evaluation; one sentence without it"
+    photos(tmp_path/'x', 12, size=(120, 100), ext='jpg')
+    kw = dict(size=32, bs=6, num_workers=workers, valid_pct=.25, device='cpu')
+    dls, strict = get_dls(tmp_path/'x', skip_bad=True, **kw), get_dls(tmp_path/'x', **kw)
+    n = [len(dl.dataset) for dl in dls.loaders]
+    assert dls.cfg['skip_bad']
+    learn = quiet(course_learner(dls, 'resnet8', seed=0, precision='fp32'))
+    files = break_files(dls)
+    with pytest.raises(CourseError, match='cannot read the image|no such image') as e:
+        for _ in range(9): list(strict.train)
+    assert '\n' not in str(e.value)
+    with pytest.warns(UserWarning, match='left out while reading') as said:
+        for _ in range(9): fit_recipe(learn, epochs=1)   # the last batch is dropped
+        reports = [evaluate(learn, s) for s in ('train', 'valid', 'test')]
+    said = [str(w.message) for w in said if 'left out' in str(w.message)]
+    assert len(said) == 3 and any('3 unreadable' in o for o in said)
+    assert [r.n for r in reports] == [k - 1 for k in n]
+    again = [evaluate(learn.model, s, dls=dls).n for s in ('train', 'valid', 'test')]
+    assert again == [k - 1 for k in n] and learn.get_preds(ds_idx=1)[0].shape[0] == n[1] - 1
+    for i in range(n[2] - 1): raw_image(dls, 'test', i)
+    assert {str(dls.files[i]) for i in dls.train_ds.tls[0].tfms.fs[0].images.unreadable} == {
+        str(f) for f in files}
+
+def test_a_disk_that_is_gone(tmp_path):
+    "Not every file is skipped, and errors of the transforms are none of the files"
+    photos(tmp_path/'x', 12, size=(120, 100), ext='jpg')
+    dls = get_dls(tmp_path/'x', size=32, bs=6, skip_bad=True, device='cpu')
+    break_files(dls, 20)
+    with pytest.raises(CourseError, match='are the files still there'): list(dls.train)
 
 @needs_fork
 def test_an_epoch_that_stops_does_not_disturb_the_next(real_photos):
