@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['recipes', 'tunable', 'Recipe', 'list_recipes', 'steps', 'cosine', 'by_epoch', 'one_cycle', 'mom_cycle', 'triangle',
-           'get_recipe', 'change_recipe', 'recipe_settings', 'check_recipe', 'OneHot', 'BinaryCrossEntropy',
+           'get_recipe', 'change_recipe', 'recipe_settings', 'check_recipe', 'OneHot', 'BinaryCrossEntropy', 'Distill',
            'fit_recipe']
 
 # %% ../nbs/api/37_recipes.ipynb #9e9e2adb
@@ -16,18 +16,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastai.callback.core import Callback
+from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.callback.training import GradientClip
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropy
+from fastcore.basics import patch
 from torch import nn
 
 from .core import (
-    CourseError, check_args, check_choice, check_int, check_number, memory_advice)
+    CourseError, check_args, check_choice, check_int, check_number, memory_advice, shorten)
 from .images import plain_tensor
 from .fastresnet import Whiten
+from .models import check_outputs, eval_mode, unwrap_model
+from .precision import precisions
 from .distributed import in_step
 from .freeze import freeze_at_fit
 from .callbacks import (
@@ -65,6 +69,8 @@ class Recipe:
     accumulate:int = 1           # Batches per step
     grow:float = 0.              # Side of the first images, as a fraction of the full side
     whiten:int = 0               # Number of images from which a `Whiten` layer computes its filters
+    teacher_weight:float = 0.9   # With a teacher: the part of the loss that compares with it
+    temperature:float = 4.       # With a teacher: what both networks' scores are divided by
     keep_best:bool = False       # Finish with the weights of the best epoch on validation?
     early_stop:dict|None = None  # Arguments of `EarlyStoppingCallback`
     about:str = ''               # One-sentence description
@@ -427,6 +433,68 @@ def _loss_func(r, loss_func):
     return CrossEntropyLossFlat(axis=getattr(loss_func, 'axis', -1),
                                 label_smoothing=r.label_smoothing, **kept)
 
+# %% ../nbs/api/37_recipes.ipynb #6457ea8d
+class Distill(Callback):
+    "Train with the scores of a larger network, too (Hinton et al. 2015)"
+    order, run_valid = MixedPrecision.order - 6, False  # before anything scales the loss
+
+    @check_args
+    def __init__(self,
+        teacher:nn.Module,      # Trained network for the same classes; it stays as it is
+        weight:float=0.9,       # Of the comparison with the teacher; the labels have the rest
+        temperature:float=4.    # What the scores of both are divided by
+    ):
+        if not 0 <= weight <= 1:
+            raise CourseError(f'teacher_weight={weight}: give a fraction, such as 0.9')
+        if not 0 < temperature < math.inf:
+            raise CourseError(f'temperature={temperature}: give a number above 0, such as 4')
+        self.teacher, self.weight, self.temperature = unwrap_model(teacher), weight, temperature
+
+    def scores(self)->torch.Tensor: # (N, classes), in float32
+        "The teacher's scores for this batch, in the precision of the learner"
+        device = self.xb[0].device
+        precision = self.learn.precision.resolved if hasattr(self.learn, 'precision') else 'fp32'
+        dtype = precisions[precision]
+        half = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+        with torch.no_grad(), eval_mode(self.teacher), half:
+            return plain_tensor(check_outputs(self.teacher(*self.xb))).float()
+
+    def after_loss(self):
+        "Add the comparison to the loss"
+        theirs, ours = self.scores(), plain_tensor(self.pred).float()
+        if theirs.shape != ours.shape:
+            raise CourseError(f'the teacher has {theirs.shape[-1]} outputs, and the network '
+                              f'{ours.shape[-1]}: both need one for each class')
+        t = self.temperature
+        apart = nn.functional.kl_div((ours/t).log_softmax(1), (theirs/t).log_softmax(1),
+                                     reduction='batchmean', log_target=True)
+        loss = (1 - self.weight)*self.learn.loss_grad + self.weight*t**2*apart
+        self.learn.loss_grad, self.learn.loss = loss, loss.detach().clone()
+
+# %% ../nbs/api/37_recipes.ipynb #5a825796
+@patch
+def before_fit(self:Distill):
+    "Move the teacher to the data. Raises `CourseError` if it was trained for something else"
+    if self.teacher is unwrap_model(self.learn.model):
+        raise CourseError('a network cannot be its own teacher: give `teacher` another one')
+    meta = getattr(self.teacher, 'meta', None) or {}
+    vocab, own = meta.get('vocab'), getattr(self.dls, 'vocab', None)
+    if vocab and own is not None and list(map(str, vocab)) != list(map(str, own)):
+        raise CourseError('the teacher was trained for other classes, or for these in another '
+                          f'order: {shorten(list(map(str, vocab)))}')
+    stats, here = meta.get('stats'), getattr(self.dls, 'stats', None)
+    if stats and here and not np.allclose(stats, np.asarray(here), atol=0.01):
+        raise CourseError('the teacher was trained on images with another normalization: create '
+                          'the loaders with get_dls(..., stats=teacher.meta["stats"])')
+    device = getattr(self.dls, 'device', None)
+    if device is not None: self.teacher.to(device)
+
+def _teacher_record(r, teacher):
+    "What the record of a run says about its teacher"
+    cfg = getattr(unwrap_model(teacher), 'cfg', None) or {}
+    name = cfg.get('name') or type(unwrap_model(teacher)).__name__
+    return dict(network=name, weight=r.teacher_weight, temperature=r.temperature)
+
 # %% ../nbs/api/37_recipes.ipynb #ceb21927
 @check_args
 def fit_recipe(
@@ -440,21 +508,24 @@ def fit_recipe(
     minutes:float=10,     # Time between two checkpoints within an epoch
     freeze_to:int|str|None=None, # First group that trains, by index or name; None: unchanged
     bn:str|None=None,     # Frozen BatchNorm: 'eval', 'stats', 'train'; None: unchanged
-    accumulate:int|None=None # Batches per step; None: the recipe's, which is 1 unless you change it
+    accumulate:int|None=None, # Batches per step; None: the recipe's, 1 unless you change it
+    teacher:nn.Module|None=None # Trained network to learn from, too, by `Distill`; None: none
 )->Learner: # `learn`
     "Train with a recipe and a fresh optimizer; raises `CourseError` for invalid settings"
     r = check_recipe(recipe, epochs, lr, accumulate)
     bs = getattr(learn.dls.train, 'bs', None)
     cbs = [cb() if isinstance(cb, type) else cb for cb in check_cbs(cbs)]
+    taught = [] if teacher is None else [Distill(teacher, r.teacher_weight, r.temperature)]
     check_number(minutes, 'minutes', 0)
     _check_fit(r, learn, epochs)
     if lr is None: lr = r.lr*((bs*r.accumulate if bs else r.bs)/r.bs)**r.lr_power
     _create_opt(learn, r, freeze_to, bn)
     learn.recipe = _recipe_record(r, epochs, lr, getattr(learn, 'balance', None))
+    if taught: learn.recipe['teacher'] = _teacher_record(r, teacher)
     with memory_advice(bs, r.accumulate), restore_learner(learn), in_step(learn):
         with _checkpoints(learn, cbs, checkpoint, resume, minutes):
             learn.loss_func = _loss_func(r, learn.loss_func)
-            learn.fit(epochs, lr=lr, wd=r.wd, cbs=[*_recipe_cbs(r, lr), *cbs])
+            learn.fit(epochs, lr=lr, wd=r.wd, cbs=[*_recipe_cbs(r, lr), *taught, *cbs])
     return learn
 
 # %% ../nbs/api/37_recipes.ipynb #1b8e98ca
