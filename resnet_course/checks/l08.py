@@ -6,12 +6,12 @@
 __all__ = []
 
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #4b249039
-import random
+import copy, math, random
 
 import torch
 from torch import nn
 
-from ..exercises import Hint, as_number, exercise
+from ..exercises import Hint, as_list, as_number, close, exercise
 
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #3b16a952
 class _Net(nn.Module):
@@ -24,7 +24,7 @@ class _Net(nn.Module):
     def forward(self, x): return self.head(self.body(self.stem(x)))
 
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #c00bd0bd
-def _moved(f, n):
+def _moved(f, n, earlier=None):
     "The tensors that move in three steps after `f(net, n)`, and all tensors, by name"
     net, xb, yb = _Net().train(), torch.randn(16, 6), torch.randint(4, (16,))
     opt = torch.optim.SGD(net.parameters(), 0.1, weight_decay=0.1)
@@ -33,6 +33,7 @@ def _moved(f, n):
         if loss.requires_grad: loss.backward()
     backward()
     opt.zero_grad(set_to_none=False)
+    if earlier is not None: f(net, earlier)
     f(net, n)
     before = {k: v.clone() for k, v in net.state_dict().items()}
     for _ in range(3):
@@ -52,6 +53,7 @@ def _keeps_grads(f, n):
 @exercise('08.1', 'Freeze all children before number n')
 def _(answer):
     for n in (2, 1, -1, -2, 0): _try_freeze(answer, n)
+    for n in (1, 0): _try_again(answer, n)
     for n in (3, -4): _try_range(answer, n)
 
 def _try_freeze(answer, n):
@@ -74,6 +76,19 @@ def _try_freeze(answer, n):
                    'set `requires_grad_(False)` for it.')
     raise Hint(f'n={n}: {weights[0]} is frozen, but still moved. An old gradient, even of zeros, '
                'lets weight decay change it: set `p.grad = None`.')
+
+# %% ../../nbs/api/checks/08_staged_finetuning.ipynb #778405ad
+def _try_again(answer, n):
+    "Raise a `Hint` unless a call with `n` lets parts train that an earlier call froze"
+    moved, names = _moved(answer, n, earlier=-1)
+    still = sorted(k for k in names - moved if k.split('.')[0] in ['stem', 'body', 'head'][n:])
+    weights = [k for k in still if k.endswith(('weight', 'bias'))]
+    if weights:
+        raise Hint(f'freeze_children(model, -1) and then freeze_children(model, {n}): {weights[0]} '
+                   'stays frozen. Set `requires_grad_` for the parts that train, too.')
+    if still:
+        raise Hint(f'freeze_children(model, -1) and then freeze_children(model, {n}): {still[0]} '
+                   'does not move. BatchNorm that trains again needs training mode again.')
 
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #2a626e7f
 def _try_range(answer, n):
@@ -180,3 +195,189 @@ def _(answer):
     if n != right:
         raise Hint('Add up the parameters of `layer4` and `fc` of '
                    '`create_model("resnet50", n_out=240)`.')
+
+# %% ../../nbs/api/checks/08_staged_finetuning.ipynb #a551eaad
+class _Odd(nn.Module):
+    "A network whose last linear layer is not called `fc`"
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 6))
+        self.top = nn.Sequential(nn.Dropout(0.5), nn.Linear(6, 3))
+    def forward(self, x): return self.top(self.body(x).relu())
+
+@exercise('08.5', 'A copy of a network with a new last layer')
+def _(answer):
+    net = _Odd()
+    old = copy.deepcopy(net.state_dict())
+    new = answer(net, 7)
+    if not isinstance(new, nn.Module): raise Hint('Return the new network.')
+    if net.top[1].out_features != 3 or new is net:
+        raise Hint('The network that was passed in has changed: work on a copy (`copy.deepcopy`).')
+    if not isinstance(new, _Odd):
+        raise Hint('Only one layer changes: the rest stays the same network.')
+    _try_head(new, old)
+    for p in new.parameters(): p.data += 1
+    if any(not torch.equal(v, old[k]) for k, v in net.state_dict().items()):
+        raise Hint('The copy shares its weights with the original: training one changes the other. '
+                   'Use `copy.deepcopy`, not `copy.copy`.')
+
+def _try_head(new, old):
+    "Raise a `Hint` unless `new` is the odd network with seven outputs and the old body"
+    try: shape = tuple(new.eval()(torch.randn(4, 5)).shape)
+    except RuntimeError: shape = 'an error'
+    if shape != (4, 7):
+        names = [k for k, v in new.state_dict().items() if 7 in v.shape]
+        where = f' ({names[0]} has 7 now)' if names else ''
+        raise Hint(f'The new network returns {shape}, not (4, 7){where}. '
+                   'Replace the *last* `nn.Linear` among `model.named_modules()`, whatever its name.')
+    for k, v in new.state_dict().items():
+        if not k.startswith('top') and not torch.equal(v, old[k]):
+            raise Hint(f'{k} has changed: the body keeps its trained weights.')
+    w = new.top[1].weight
+    if not w.any() or torch.equal(w[:3], old['top.1.weight']):
+        raise Hint('The new layer should start from fresh random weights.')
+    if new.top[1].bias is None: raise Hint('The new layer should have biases, as the old one does.')
+
+# %% ../../nbs/api/checks/08_staged_finetuning.ipynb #979f5640
+@exercise('08.6', 'Parameter groups with rates that rise toward the head')
+def _(answer):
+    net, low, high = _Net(), 0.001, 0.1
+    net.stem.requires_grad_(False)
+    groups = as_list(answer(net, low, high), 3)
+    for g in groups:
+        if not isinstance(g, dict) or not {'params', 'lr'} <= set(g):
+            raise Hint("Each group should be a dictionary with the keys 'params' and 'lr', "
+                       'as an optimizer takes it.')
+    parts = [list(m.parameters()) for m in (net.stem, net.body, net.head)]
+    ids = [sorted(map(id, g['params'])) for g in [dict(g, params=list(g['params'])) for g in groups]]
+    want = [sorted(map(id, ps)) for ps in parts]
+    if ids[::-1] == want: raise Hint('The groups are in reverse order: the stem comes first.')
+    if not ids[0] and ids[1:] == want[1:]:
+        raise Hint('Parameters that are frozen now are missing. The optimizer should hold all of '
+                   'them, or a later stage cannot train them.')
+    if ids != want: raise Hint('Group i should hold all parameters of child i: stem, body, head.')
+    _try_rates([as_number(g['lr']) for g in groups], low, high)
+
+def _try_rates(lrs, low, high):
+    "Raise a `Hint` unless three rates rise from `low` to `high` by equal factors"
+    def are(want): return all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(lrs, want))
+    if are([low, (low*high)**.5, high]): return
+    if are([high, (low*high)**.5, low]):
+        raise Hint('The rates fall toward the head; the head, which is new, needs the highest.')
+    if are([low, (low + high)/2, high]):
+        raise Hint('These rates rise by equal steps; they should rise by equal *factors*.')
+    if are([high]*3) or are([low]*3): raise Hint('All groups have the same rate.')
+    if are([high/10, high/10, high]):
+        raise Hint("That is fastai's `slice(high)`: a tenth for all but the head. "
+                   'Here the rates rise from `low` to `high` by equal factors.')
+    raise Hint(f'With low={low} and high={high} the rates should be {low}, '
+               f'{(low*high)**.5:.2g} and {high}; yours are {", ".join(f"{o:.3g}" for o in lrs)}.')
+
+# %% ../../nbs/api/checks/08_staged_finetuning.ipynb #1999161c
+@exercise('08.7', 'The names of the tensors that changed')
+def _(answer):
+    before = {'w': torch.randn(3, 4), 'bn.running_mean': torch.zeros(3), 'bn.weight': torch.ones(3),
+              'b': torch.randn(3), 'n': torch.tensor(5), 'broken': torch.tensor([float('nan')])}
+    after = {k: v.clone() for k, v in before.items()}
+    got = answer(before, after)
+    if got is None: raise Hint('It returns None: is the `return` missing?')
+    if set(got) == {'broken'}:
+        raise Hint('A tensor with a `nan` that did not change counts as changed, because nan != nan. '
+                   'Compare with `torch.allclose(..., rtol=0, atol=0, equal_nan=True)`.')
+    if list(got): raise Hint(f'Nothing has changed here, but you return {sorted(got)}.')
+    after['w'][0, 0] += 1e-6
+    after['bn.running_mean'] += 0.1
+    after['n'] += 1
+    got, want = answer(before, after), ['bn.running_mean', 'n', 'w']
+    if set(got) == set(before) - set(want): raise Hint('Those are the tensors that stayed the same.')
+    if not isinstance(got, list) or got != sorted(got):
+        raise Hint('Return a sorted list of names.')
+    missing = set(want) - set(got)
+    if 'bn.running_mean' in missing or missing == {'n'}:
+        raise Hint('BatchNorm statistics are missing: a frozen network has no moving buffers, either.')
+    if missing == {'w'}:
+        raise Hint('One number has changed in its last digits, and that is a change: compare exactly, '
+                   'without a tolerance.')
+    if got != want: raise Hint(f'Here {want} have changed; you return {got}.')
+
+# %% ../../nbs/api/checks/08_staged_finetuning.ipynb #474eae99
+@exercise('08.8', 'The features of a frozen body')
+def _(answer):
+    body = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5)).train()
+    x, y = torch.randn(10, 4)*3 + 1, torch.arange(10)
+    dl = [(x[:4], y[:4]), (x[4:8], y[4:8]), (x[8:], y[8:])]
+    old = {k: v.clone() for k, v in body.state_dict().items()}
+    out = answer(body, dl)
+    if not isinstance(out, (tuple, list)) or len(out) != 2:
+        raise Hint('Return two tensors: the features and the labels.')
+    f, labels = out
+    if not isinstance(f, torch.Tensor): raise Hint('Join the batches: `torch.cat`.')
+    if len(f) < 10: raise Hint(f'{len(f)} of the 10 images: keep the features of every batch.')
+    if any(not torch.equal(v, old[k]) for k, v in body.state_dict().items()):
+        raise Hint("BatchNorm's statistics have moved: call `body.eval()` first.")
+    if f.requires_grad: raise Hint('The features carry a graph: use `torch.no_grad()`.')
+    want = body.eval()(x).detach()
+    if close(f[:, :1], want[:, :1]*0) or not close(f, want):
+        raise Hint('The features are not those of the body in evaluation mode, in the order of `dl`.')
+    if not torch.equal(torch.as_tensor(labels), y):
+        raise Hint('The labels are not in the order of the images.')
+
+# %% ../../nbs/api/checks/08_staged_finetuning.ipynb #de08e229
+def _batches(n=12):
+    "Batches of a task that the network can learn"
+    teacher = torch.randn(6, 4)
+    xs = [torch.randn(16, 6) for _ in range(n)]
+    return [(x, (x @ teacher).argmax(1)) for x in xs]
+
+def _stage(net, n, batches, lr, zero=True, stats=True):
+    "Train the children from `n` on"
+    for i, m in enumerate(net.children()):
+        m.requires_grad_(i >= n)
+        m.train(i >= n or not stats)
+    for p in net.parameters(): p.grad = None
+    opt = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr)
+    for xb, yb in batches:
+        nn.functional.cross_entropy(net(xb), yb).backward()
+        opt.step()
+        if zero: opt.zero_grad()
+    return net.state_dict()
+
+# %% ../../nbs/api/checks/08_staged_finetuning.ipynb #a956bd9f
+@exercise('08.9', 'Train a stage, and prove what moved')
+def _(answer):
+    net, batches = _Net(), _batches()
+    net.body.requires_grad_(False)   # as an earlier stage left it
+    for p in net.parameters(): p.grad = torch.ones_like(p)   # and old gradients
+    before, start = {k: v.clone() for k, v in net.state_dict().items()}, copy.deepcopy(net)
+    got = answer(net, 1, batches, 0.1)
+    after = net.state_dict()
+    moved = sorted(k for k in before if not torch.equal(before[k], after[k]))
+    _try_moved(moved, before)
+    def ends(**kwargs):
+        want = _stage(copy.deepcopy(start), 1, batches, 0.1, **kwargs)
+        return all(close(after[k].float(), want[k].float(), 1e-3) for k in want)
+    if not ends():
+        if ends(zero=False): raise Hint('Gradients add up from batch to batch: `opt.zero_grad()`.')
+        raise Hint('The weights are not those of plain SGD with one step for each batch. Did old '
+                   'gradients, momentum or weight decay get in?')
+    if got is None: raise Hint('Return the names of the tensors that moved.')
+    got = as_list(got)
+    if sorted(got) == moved: return
+    if got and set(got) < set(moved) and not any('running' in k for k in got):
+        raise Hint("BatchNorm's statistics in the part that trains have moved, too: compare "
+                   '`state_dict()`, not only the parameters.')
+    raise Hint(f'You return {len(got)} names, but {len(moved)} tensors moved. Copy the state *before* '
+               'training (`v.clone()`): a state dict without copies follows the weights.')
+
+def _try_moved(moved, before):
+    "Raise a `Hint` unless exactly the tensors of body and head moved"
+    frozen = [k for k in moved if k.startswith('stem')]
+    # a bias before BatchNorm has no gradient but rounding errors
+    trains = [k for k in before if not k.startswith('stem') and k.endswith('weight')]
+    idle = [k for k in trains if k not in moved]
+    if any(k.endswith(('weight', 'bias')) for k in frozen):
+        raise Hint(f'{frozen[0]} is frozen, but moved.')
+    if frozen: raise Hint(f'{frozen[0]} moved: frozen BatchNorm belongs in evaluation mode.')
+    if idle == trains:
+        raise Hint('Nothing moved: train `model` itself, with a step for each batch.')
+    if idle: raise Hint(f'{idle[0]} should train, but did not move. An earlier stage had frozen it.')
