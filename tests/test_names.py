@@ -3,6 +3,7 @@ import csv, os, warnings
 from pathlib import Path
 
 import pytest
+from browser import open_browser, watched
 from helpers import noise, quiet, run_command
 
 from resnet_course.core import plot_text, printable
@@ -89,6 +90,18 @@ def test_report(run, tmp_path):
         page = html_report(run, tmp_path/'x.html').read_text(encoding='utf-8')
     assert '<script' not in page and '&lt;script&gt;' in page and '\x1b' not in page
     assert 'cannot be tested here' not in page
+
+@pytest.mark.browser
+def test_report_runs_no_script(run, tmp_path):
+    "The page of a run with hostile names of classes, files and folders, opened in Chromium"
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        file = html_report(run, tmp_path/'x.html')
+    with open_browser() as browser:
+        page, wrong = watched(browser.new_context())
+        page.goto(file.as_uri())
+        assert page.locator('script').count() == 0 and not wrong
+        assert '<script>x<' in page.inner_text('body')
 
 @pytest.mark.filterwarnings('ignore')
 def test_printed(run, tmp_path, capfd):
