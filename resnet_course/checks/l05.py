@@ -9,8 +9,9 @@ __all__ = []
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.models import resnet as tv
 
-from ..exercises import Hint, as_number, close, exercise
+from ..exercises import Hint, as_list, as_number, close, exercise
 
 # %% ../../nbs/api/checks/05_residual_block.ipynb #33c70be8
 @exercise('05.1', 'Parameters of a basic block with a projection')
@@ -42,11 +43,22 @@ def _calls(net, x):
     finally:
         for h in hooks: h.remove()
 
+# %% ../../nbs/api/checks/05_residual_block.ipynb #56340eff
+def _try_own(net):
+    "Raise a `Hint` if a module of `net` comes from a package that has the finished block"
+    for m in net.modules() if isinstance(net, nn.Module) else ():
+        package = type(m).__module__.split('.')[0]
+        if package in ('resnet_course', 'torchvision', 'timm', 'fastai'):
+            raise Hint(f'{type(m).__name__} comes from {package}: build it yourself, from the '
+                       f'layers '
+                       'of torch.nn.')
+
 # %% ../../nbs/api/checks/05_residual_block.ipynb #4d9a1ea2
-@exercise('05.2', 'A basic block with shortcut B')
+@exercise('05.2', 'A basic block whose shortcut looks at every pixel')
 def _(answer):
     if not isinstance(answer, type):
         raise Hint('The answer should be a class, so that MyBlock(16, 32, 2) makes a block.')
+    _try_own(answer(8, 8, 1))
     for ni, nf, stride in ((8, 8, 1), (8, 16, 2), (8, 16, 1), (8, 8, 2)):
         _try_block(answer, ni, nf, stride)
 
@@ -80,10 +92,14 @@ def _try_layers(layers, name, same_shape, stride):
     if len(main) != 2:
         raise Hint(f'{name} should have two 3×3 convolutions, but calls {len(main)}.')
     if same_shape and proj:
-        raise Hint('Where the shape stays the same, shortcut B is the plain identity: '
+        raise Hint('Where the shape stays the same, the shortcut is the plain identity: '
                    'a projection everywhere would be C.')
     if not same_shape and not proj:
-        raise Hint(f'{name} changes the shape: shortcut B has a 1×1 convolution there.')
+        raise Hint(f'{name} changes the shape: the shortcut has a 1×1 convolution there.')
+    if proj and proj[0].stride != (1, 1):
+        raise Hint('The 1×1 convolution of the shortcut has stride 2, so it never looks at three '
+                   'of '
+                   'four pixels: average 2×2 pixels first, then project with stride 1.')
     if stride == 2 and main[0].stride != (2, 2):
         raise Hint('The stride belongs to the first of the two 3×3 convolutions.')
     if any(m.bias is not None for m in convs):
@@ -107,13 +123,26 @@ def _try_sum(calls, main, proj, x, y):
         raise Hint('BatchNorm comes directly after its convolution.')
     if close(inputs[main[1]], after[main[0]]):
         raise Hint('The ReLU between the two convolutions is missing.')
-    if proj and not close(inputs[proj[0]], x): raise Hint("The projection takes the block's input.")
+    if proj: _try_pooled(inputs[proj[0]], x, main[0].stride[0])
     branch, skip = after[main[1]], after[proj[0]] if proj else x
     if close(y, branch.relu()): raise Hint('Nothing is added: the shortcut is missing.')
     if close(y, branch.relu() + skip) or close(y, branch.relu() + skip.relu()):
         raise Hint('The ReLU comes after the sum: relu(F(x) + x), not relu(F(x)) + x.')
     if not close(y, (branch + skip).relu()):
         raise Hint('The output is not relu(branch + shortcut).')
+
+# %% ../../nbs/api/checks/05_residual_block.ipynb #acd09e9e
+def _try_pooled(got, x, stride):
+    "Raise a `Hint` unless the projection's input is `x`, averaged where the stride is 2"
+    want = F.avg_pool2d(x, stride)
+    if close(got, want): return
+    if close(got, F.max_pool2d(x, stride)):
+        raise Hint('That takes the maximum of 2×2 pixels; the shortcut should average them.')
+    if close(got, x[:, :, ::2, ::2]):
+        raise Hint('The shortcut keeps every second pixel; it should average 2×2 pixels.')
+    if stride == 1 and got.shape != x.shape:
+        raise Hint('With stride 1 nothing is averaged: only the channels change.')
+    raise Hint("The projection takes the block's input, averaged over 2×2 pixels if stride is 2.")
 
 # %% ../../nbs/api/checks/05_residual_block.ipynb #8d629d98
 @exercise('05.3', 'The zero-padded identity')
@@ -131,6 +160,9 @@ def _(answer):
     zero = (y == 0).flatten(2).all(2).all(0)
     if not zero.any():
         raise Hint('No channel is zero: the new channels are zeros, not copies or a projection.')
+    if zero[:6].any():
+        raise Hint('Some of the zero channels are in front: all new channels belong behind the old '
+                   'ones. F.pad takes (front, back) for the channels in its last pair.')
     _try_kept(y[:, ~zero], x)
     if not close(answer(x, 6, 1), x):
         raise Hint('With nf = ni and stride 1 it should be the identity.')
@@ -196,3 +228,211 @@ def _(answer):
     for size, a, b in zip(sizes, got, want):
         if a != b:
             raise Hint(f'For {size} px the last map is {b} px wide; your function returns {a:g}.')
+
+# %% ../../nbs/api/checks/05_residual_block.ipynb #0f9263d5
+def _try_names(net, want, what):
+    "Raise a `Hint` unless `net` has the names and shapes of the state dict `want`"
+    got = net.state_dict()
+    extra = [k for k in got if k not in want]
+    missing = [k for k in want if k not in got]
+    if any('downsample' in k for k in extra) and not missing:
+        raise Hint(f'{what} has a projection ({extra[0]}), but the shape stays the same.')
+    if any(k.endswith('bias') for k in extra) and not missing:
+        raise Hint(f'{what} has a {extra[0]}: a convolution before BatchNorm needs no bias.')
+    if missing:
+        raise Hint(f'{what} has no {missing[0]}. Name the layers as torchvision does'
+                   + (f'; yours has {extra[0]}.' if extra else '.'))
+    if extra: raise Hint(f'{what} has {extra[0]}, which torchvision does not have.')
+    for k, v in want.items():
+        if got[k].shape != v.shape:
+            raise Hint(f'{what}: {k} should have the shape {tuple(v.shape)}, '
+                       f'but has {tuple(got[k].shape)}.')
+
+def _settle(net):
+    "Random BatchNorm parameters and statistics, so that a missing one shows"
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+            nn.init.normal_(m.bias, std=0.2)
+            m.running_mean.normal_(std=0.2)
+            m.running_var.uniform_(0.5, 1.5)
+    return net.eval()
+
+# %% ../../nbs/api/checks/05_residual_block.ipynb #d17dac61
+def _bottleneck(b, x, relu1=True, relu2=True, last=True, early=False, skip=True):
+    "Outputs of torchvision's bottleneck, or of a mistake in it"
+    y = b.bn1(b.conv1(x))
+    y = b.bn2(b.conv2(y.relu() if relu1 else y))
+    y = b.bn3(b.conv3(y.relu() if relu2 else y))
+    if early: y = y.relu()
+    if skip: y = y + (x if b.downsample is None else b.downsample(x))
+    return y.relu() if last and not early else y
+
+_mistakes = [(dict(early=True), 'The ReLU comes after the sum: relu(F(x) + shortcut).'),
+             (dict(last=False), 'The ReLU after the sum is missing.'),
+             (dict(skip=False), 'Nothing is added: the shortcut is missing.'),
+             (dict(relu1=False), 'The ReLU after the first 1×1 convolution is missing.'),
+             (dict(relu2=False), 'The ReLU after the 3×3 convolution is missing.')]
+
+# %% ../../nbs/api/checks/05_residual_block.ipynb #ad139431
+@exercise('05.6', "A bottleneck that equals torchvision's")
+@torch.no_grad()
+def _(answer):
+    if not isinstance(answer, type):
+        raise Hint('The answer should be a class, so that MyBottleneck(64, 16, 2) makes a block.')
+    for ni, width, stride in ((32, 8, 1), (16, 8, 2), (16, 8, 1), (32, 8, 2)):
+        name, net = f'MyBottleneck({ni}, {width}, {stride})', answer(ni, width, stride)
+        if not isinstance(net, nn.Module): raise Hint('Derive it from nn.Module.')
+        _try_own(net)
+        down = None
+        if stride > 1 or ni != 4*width:
+            down = nn.Sequential(tv.conv1x1(ni, 4*width, stride), nn.BatchNorm2d(4*width))
+        right = _settle(tv.Bottleneck(ni, width, stride, down))
+        _try_names(net, right.state_dict(), name)
+        net.load_state_dict(right.state_dict())
+        _try_bottleneck(net.eval(), right, torch.randn(2, ni, 8, 8), name)
+
+# %% ../../nbs/api/checks/05_residual_block.ipynb #70db38b5
+def _try_bottleneck(net, right, x, name):
+    "Raise a `Hint` unless `net` computes what `right` does"
+    y, want = net(x.clone()), right(x)
+    if y is None: raise Hint('forward returns None: is the `return` missing?')
+    if close(y, want): return
+    if y.shape != want.shape:
+        raise Hint(f'{name} should turn {tuple(x.shape)} into {tuple(want.shape)}, '
+                   f'but gives {tuple(y.shape)}.')
+    for mistake, hint in _mistakes:
+        if close(y, _bottleneck(right, x, **mistake)): raise Hint(hint)
+    right.conv1.stride, right.conv2.stride = right.conv2.stride, (1, 1)
+    if close(y, right(x)):
+        raise Hint('The stride is in the first 1×1 convolution, which is v1: this exercise asks '
+                   'for '
+                   'v1.5, with the stride in the 3×3 convolution.')
+    raise Hint(f'{name} has the right weights, but computes something else: check the order '
+               'conv1, bn1, ReLU, conv2, bn2, ReLU, conv3, bn3, sum, ReLU.')
+
+# %% ../../nbs/api/checks/05_residual_block.ipynb #09b88b7d
+@exercise('05.7', 'Stems for photos and for small images')
+@torch.no_grad()
+def _(answer):
+    for small, size, want in ((True, 32, 32), (False, 64, 16)):
+        stem, x = answer(3, 8, small), torch.randn(2, 3, size, size)
+        if not isinstance(stem, nn.Module):
+            raise Hint('Return an nn.Module, such as nn.Sequential.')
+        _try_own(stem)
+        y, calls = _calls(stem.train(), x)
+        if y is None: raise Hint('forward returns None: is the `return` missing?')
+        _try_stem(y, [m for m, _, _ in calls], small, size, want)
+        pooled = F.max_pool2d(calls[-1][2].relu(), 3, 2, 1)
+        if not small and not close(y, pooled):
+            raise Hint('The max pooling takes 3×3 windows with stride 2 and padding 1, after the '
+                       'ReLU.')
+        if small and not close(y, calls[-1][2].relu()):
+            raise Hint('For small images: convolution, BatchNorm, ReLU, and nothing else.')
+
+# %% ../../nbs/api/checks/05_residual_block.ipynb #4df49499
+def _try_stem(y, layers, small, size, want):
+    "Raise a `Hint` unless layers, shape and sign are those of the stem"
+    which = 'small images' if small else 'photos'
+    convs = [m for m in layers if isinstance(m, nn.Conv2d)]
+    if len(convs) != 1: raise Hint(f'The stem for {which} has one convolution, yours {len(convs)}.')
+    if len(layers) != 2: raise Hint('One BatchNorm follows the convolution.')
+    ks = (3, 3) if small else (7, 7)
+    if convs[0].kernel_size != ks:
+        raise Hint(f'The stem for {which} has a {ks[0]}×{ks[0]} convolution; '
+                   f'yours is {convs[0].kernel_size[0]}×{convs[0].kernel_size[1]}.')
+    if convs[0].bias is not None: raise Hint('A convolution before BatchNorm needs no bias.')
+    if tuple(y.shape) != (2, 8, want, want):
+        raise Hint(f'For {which} of {size} px the stem should give maps of {want} px with 8 '
+                   f'channels, '
+                   f'but gives {tuple(y.shape[1:])}: check stride, padding and pooling.')
+    if (y < 0).any(): raise Hint('Negative values in the output: the ReLU is missing.')
+
+# %% ../../nbs/api/checks/05_residual_block.ipynb #c16e863e
+def _maps(net, x):
+    "The output of each child of `net` for `x`, by name"
+    maps = {}
+    def keep(name): return lambda m, i, o: maps.setdefault(name, o.clone())
+    hooks = [m.register_forward_hook(keep(k)) for k, m in net.named_children()]
+    try: maps['the output'] = net(x)
+    finally:
+        for h in hooks: h.remove()
+    return maps
+
+# %% ../../nbs/api/checks/05_residual_block.ipynb #4cc074cf
+@exercise('05.8', "A ResNet-50 that equals torchvision's")
+@torch.no_grad()
+def _(answer):
+    net = answer(7)
+    if not isinstance(net, nn.Module): raise Hint('MyResNet50(7) should make an nn.Module.')
+    _try_own(net)
+    right = _settle(tv.ResNet(tv.Bottleneck, [3, 4, 6, 3], num_classes=7))
+    for k in 'layer1', 'layer2', 'layer3', 'layer4':
+        n, want = len(list(getattr(net, k, ()))), len(getattr(right, k))
+        if n and n != want: raise Hint(f'{k} has {n} blocks; a ResNet-50 has 3, 4, 6 and 3.')
+    _try_names(net, right.state_dict(), 'The network')
+    net.load_state_dict(right.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    want, got = _maps(right, x), _maps(net.eval(), x)
+    if got['the output'] is None: raise Hint('forward returns None: is the `return` missing?')
+    if close(got['the output'], want['the output'], 1e-3): return
+    for k in 'conv1', 'layer1', 'layer2', 'layer3', 'layer4', 'fc':
+        if k in got and not close(got[k], want[k], 1e-3):
+            raise Hint(f'The weights are the same, but the outputs differ, first in '
+                       f'{k}{_why(k, got, want)}')
+    raise Hint('Up to fc every stage agrees, but the output differs: return what fc returns.')
+
+def _why(k, got, want):
+    "A guess at what is wrong with the maps of `k`"
+    if got[k].shape == want[k].shape and k == 'layer1':
+        return ': look at what comes before it (conv1, bn1, ReLU, max pooling).'
+    if got[k].shape == want[k].shape and k == 'fc':
+        return ': average each map over all of its pixels before fc.'
+    if got[k].shape == want[k].shape: return ': is the stride in the 3×3 convolution (v1.5)?'
+    return f': its shape is {tuple(got[k].shape[1:])} instead of {tuple(want[k].shape[1:])}.'
+
+# %% ../../nbs/api/checks/05_residual_block.ipynb #e8836e2c
+def _memorize(net, xb, yb, steps, lr, mom=0.9, zero=True, train=True):
+    "The losses of `steps` steps of SGD on one batch"
+    opt, losses = torch.optim.SGD(net.parameters(), lr, momentum=mom), []
+    net.train(train)
+    for _ in range(steps):
+        loss = F.cross_entropy(net(xb), yb)
+        if zero: opt.zero_grad()
+        loss.backward()
+        opt.step()
+        losses.append(loss.item())
+    return losses
+
+def _small():
+    "A small network with BatchNorm"
+    return nn.Sequential(nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+                         nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 4)).eval()
+
+# %% ../../nbs/api/checks/05_residual_block.ipynb #b5ad7889
+@exercise('05.9', 'Memorize one batch')
+def _(answer):
+    net, xb, yb = _small(), torch.randn(8, 1, 8, 8), torch.arange(8) % 4
+    state, steps, lr = {k: v.clone() for k, v in net.state_dict().items()}, 25, 0.05
+    got = answer(net, xb, yb, steps, lr)
+    if got is None: raise Hint('Return the list of losses.')
+    got = torch.tensor([as_number(o) for o in as_list(got)])
+    def losses(**kwargs):
+        other = _small()
+        other.load_state_dict(state)
+        return torch.tensor(_memorize(other, xb, yb, steps, lr, **kwargs))
+    if len(got) != steps: raise Hint(f'One loss per step, {steps} here; you return {len(got)}.')
+    if all(torch.equal(v, state[k]) for k, v in net.state_dict().items()):
+        raise Hint('The network has not changed: `loss.backward()`, then `opt.step()`, on `net` '
+                   'itself.')
+    if close(got, losses(), 1e-2): return
+    for mistake, hint in [
+            (dict(zero=False), 'Gradients add up from step to step: `opt.zero_grad()`.'),
+            (dict(mom=0), 'That is SGD without momentum; the exercise asks for 0.9.'),
+            (dict(train=False), 'The network is in evaluation mode: call `net.train()` first.')]:
+        if close(got, losses(**mistake), 1e-2): raise Hint(hint)
+    if close(got[:-1], losses()[1:], 1e-2):
+        raise Hint('The list starts one step late: append the loss that the step was computed '
+                   'from.')
+    raise Hint(f'The losses start with {got[0]:.3f}, {got[1]:.3f}; they should start with '
+               f'{losses()[0]:.3f}, {losses()[1]:.3f}.')

@@ -9,8 +9,12 @@ __all__ = []
 import math, random
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import stats
+from torch import nn
 
-from ..exercises import Hint, as_list, as_number, exercise
+from ..exercises import Hint, as_list, as_number, close, exercise
 
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #c1a929ba
 # Functions of the fraction of the training that is done
@@ -31,9 +35,14 @@ def _(answer):
         if follows(lambda pct, lr: lr*0.1**((pct >= .5) + (pct >= .75))): continue
         for wrong, hint in _wrong_schedules:
             if follows(wrong): raise Hint(hint)
-        first = ', '.join(f'{o:.4g}' for o in got[:4])
-        raise Hint(f'With epochs={epochs} and lr={lr} your rates start with {first} and end at '
-                   f'{got[-1]:.4g}; they should start at {lr} and end at {lr/100:.4g}.')
+        want = [lr*0.1**((e >= epochs/2) + (e >= 3*epochs/4)) for e in range(epochs)]
+        down = [lr*0.1**((e >= epochs//2) + (e >= 3*epochs//4)) for e in range(epochs)]
+        first = next(e for e in range(epochs) if not math.isclose(got[e], want[e], rel_tol=1e-6))
+        if np.allclose(got, down, rtol=1e-6, atol=0):
+            raise Hint(f'`//` rounds down: of {epochs} epochs, epoch {first} starts before three '
+                       f'quarters ({3*epochs/4:g}) are done. Compare with `3*epochs/4`.')
+        raise Hint(f'With epochs={epochs} and lr={lr}, epoch {first} should have the rate '
+                   f'{want[first]:.4g}; yours is {got[first]:.4g}.')
 
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #e04e7ec2
 @exercise('06.2', 'Mean and standard deviation over seeds')
@@ -99,3 +108,262 @@ def _(answer):
     if 499 <= n <= 501:
         raise Hint('64,000/128 has no meaning here: how many iterations does an epoch have?')
     raise Hint('An epoch has 45,000/128 iterations.')
+
+# %% ../../nbs/api/checks/06_training_recipes.ipynb #6f01b311
+@exercise('06.5', "A confidence interval by Student's t")
+def _(answer):
+    for n, level in ((3, 0.95), (5, 0.9), (10, 0.99)):
+        diffs = [random.gauss(0.5, 1) for _ in range(n)]
+        low, high = [as_number(o) for o in as_list(answer(list(diffs), level), 2)]
+        if low > high: raise Hint('The lower end comes first.')
+        mean, sd = np.mean(diffs), np.std(diffs, ddof=1)
+        _try_half((low + high)/2 - mean, (high - low)/2, sd, n, level)
+
+# %% ../../nbs/api/checks/06_training_recipes.ipynb #7ee3fcd2
+def _try_half(off, half, sd, n, level):
+    "Raise a `Hint` unless `half` is half the interval's width, and its middle is the mean"
+    if abs(off) > 1e-6*sd: raise Hint('The middle of the interval should be the mean.')
+    se, q = sd/n**0.5, (1 + level)/2
+    want = stats.t.ppf(q, n - 1)*se
+    mistakes = [
+        (stats.norm.ppf(q)*se, f'That is the normal distribution, for many runs. For {n} runs use '
+                               "Student's t with n − 1 degrees of freedom."),
+        (stats.t.ppf(level, n - 1)*se, f'That leaves {1 - level:.0%} on each side. Half of it '
+                                       f'belongs '
+                                       'on each: the quantile is (1 + level)/2.'),
+        (stats.t.ppf(q, n)*se, 'n runs have n − 1 degrees of freedom.'),
+        (want*((n - 1)/n)**0.5, 'Runs are a sample: divide by n − 1 (`ddof=1`).'),
+        (want*n**0.5, 'That is an interval for one run. The mean of n runs is more certain: divide '
+                      'the standard deviation by the square root of n.'),
+        (stats.t.ppf(0.975, n - 1)*se, 'The interval should depend on `level`, here '
+                                       f'{level:g}.'), (1.96*se, '1.96 is for many runs and 95%.'),
+        (sd, 'That is the mean ± one standard deviation.'),
+        (se, 'That is the mean ± one standard error.')]
+    if math.isclose(half, want, rel_tol=1e-5): return
+    for wrong, hint in mistakes:
+        if math.isclose(half, wrong, rel_tol=1e-4): raise Hint(hint)
+    raise Hint(f'For {n} numbers with the standard deviation {sd:.3f}, the {level:.0%} interval '
+               f'reaches {want:.3f} to each side; yours reaches {half:.3f}.')
+
+# %% ../../nbs/api/checks/06_training_recipes.ipynb #ee4905d4
+def _warm(pct, warm):
+    "Linear from 0 to 1, then half a cosine to 0"
+    if pct < warm: return pct/warm
+    return (1 + math.cos(math.pi*(pct - warm)/(1 - warm)))/2
+
+_wrong_shapes = [
+    (lambda pct, warm: (1 + math.cos(math.pi*pct))/2, 'There is no warm-up: the rate starts at its '
+                                                      'highest value.'),
+    (lambda pct, warm: pct/warm if pct < warm else (1 + math.cos(math.pi*pct))/2,
+     'The rate jumps at the end of the warm-up: the cosine starts there, with '
+     '(pct − warm)/(1 − warm).'),
+    (lambda pct, warm: min(pct/warm, 1), 'After the warm-up the rate stays high: it should '
+                                         'follow half '
+                                         'a cosine down to 0.'),
+    (lambda pct, warm: pct/warm if pct < warm else 1 - (pct - warm)/(1 - warm),
+     'It falls in a straight line, not like a cosine.'),
+    (lambda pct, warm: pct/warm if pct < warm else math.cos(math.pi*(pct - warm)/(1 - warm)),
+     'The cosine goes from 1 to −1: add 1 and divide by 2.'),
+    (lambda pct, warm: pct/warm if pct < warm else math.cos(math.pi*(pct - warm)/(1 - warm)/2),
+     'That is a quarter of a cosine wave, which is steepest at the end: take (1 + cos(π·x))/2.'),
+    (lambda pct,
+     warm: pct/warm if pct < warm else (1 + math.cos(2*math.pi*(pct - warm)/(1 - warm)))/2,
+     'It comes back up at the end: half a wave is cos(π·x), not cos(2π·x).')]
+
+# %% ../../nbs/api/checks/06_training_recipes.ipynb #de6572b5
+@exercise('06.6', 'A schedule with warm-up and cosine')
+def _(answer):
+    for warm in (0.1, 0.25):
+        pcts = [0, 0.05, 0.1, 0.2, 0.25, 0.4, 0.5, 0.7, 0.9, 0.99]
+        got = [as_number(answer(p, warm)) for p in pcts]
+        def follows(f): return np.allclose(got, [f(p, warm) for p in pcts], atol=1e-6)
+        if follows(_warm): continue
+        for wrong, hint in _wrong_shapes:
+            if follows(wrong): raise Hint(hint)
+        k = next(i for i, p in enumerate(pcts) if not math.isclose(got[i], _warm(p, warm),
+                                                                   abs_tol=1e-6))
+        raise Hint(f'At pct={pcts[k]} with warm={warm} it should be {_warm(pcts[k], warm):.3f}; '
+                   f'yours is {got[k]:.3f}.')
+
+# %% ../../nbs/api/checks/06_training_recipes.ipynb #f1c845bd
+def _train(net, batches, schedule, lr, mom=0.9, zero=True, pct=lambda i, n: i/n, times=False):
+    "One step of SGD for each batch, with rates by a schedule"
+    opt = torch.optim.SGD(net.parameters(), lr, momentum=mom)
+    net.train()
+    for i, (xb, yb) in enumerate(batches):
+        f = schedule(pct(i, len(batches)))
+        opt.param_groups[0]['lr'] = (opt.param_groups[0]['lr'] if times else lr)*f
+        if zero: opt.zero_grad()
+        F.cross_entropy(net(xb), yb).backward()
+        opt.step()
+
+def _net(): return nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+def _shape(pct): return 0.1 + 0.9*(1 - pct)**2
+
+_mistakes = [(dict(mom=0), 'That is SGD without momentum; the exercise asks for 0.9.'),
+             (dict(zero=False), 'Gradients add up from batch to batch: `opt.zero_grad()`.'),
+             (dict(pct=lambda i, n: 0), 'The rate is the same in every step: set '
+                                        "`opt.param_groups[0]['lr']` before each step."),
+             (dict(pct=lambda i, n: (i + 1)/n), 'One step ahead: before the first step nothing is '
+                                                'done, so its fraction is 0.'),
+             (dict(pct=lambda i, n: i/(n - 1)), 'The last step should not have the fraction 1: '
+                                                'before '
+                                                'it, (n − 1)/n of the training is done.'),
+             (dict(times=True), 'The rates are multiplied with one another: each is `lr` times the '
+                                'schedule, not the previous rate times the schedule.')]
+
+# %% ../../nbs/api/checks/06_training_recipes.ipynb #25b839e5
+@exercise('06.7', 'Train by a schedule')
+def _(answer):
+    net, batches = _net(), [(torch.randn(12, 5), torch.randint(3, (12,))) for _ in range(8)]
+    start = {k: v.clone() for k, v in net.state_dict().items()}
+    net.eval()
+    answer(net, batches, _shape, 0.2)
+    got = net.state_dict()
+    if all(torch.equal(v, start[k]) for k, v in got.items()):
+        raise Hint('The network has not changed: train `net` itself, one step for each batch.')
+    if not got['1.num_batches_tracked']:
+        raise Hint('Call `net.train()` first: BatchNorm is in eval mode.')
+    if got['1.num_batches_tracked'] != 8:
+        raise Hint(f"One step for each of the 8 batches; yours took "
+                   f"{got['1.num_batches_tracked']}.")
+    def matches(**kwargs):
+        other = _net()
+        other.load_state_dict(start)
+        _train(other, batches, _shape, 0.2, **kwargs)
+        return all(close(v.float(), other.state_dict()[k].float(), 1e-3) for k, v in got.items())
+    if matches(): return
+    for mistake, hint in _mistakes:
+        if matches(**mistake): raise Hint(hint)
+    raise Hint('The weights are not those of SGD with momentum 0.9 and the rate '
+               '`lr*schedule(i/len(batches))` in step i.')
+
+# %% ../../nbs/api/checks/06_training_recipes.ipynb #e1ed8d68
+@exercise('06.8', 'Compare two recipes, seed by seed')
+def _(answer):
+    seeds = random.sample(range(100), 5)
+    luck = {s: random.gauss(0, 5) for s in range(200)}
+    a = {s: 80 + luck[s] + random.gauss(0, 0.3) for s in range(200)}
+    b = {s: 81 + luck[s] + random.gauss(0, 0.3) for s in range(200)}
+    asked = []
+    def run_a(seed): return asked.append(seed) or a[seed]
+    def run_b(seed): return asked.append(seed) or b[seed]
+    got = [as_number(o) for o in as_list(answer(run_a, run_b, list(seeds)), 3)]
+    if set(asked) != set(seeds):
+        raise Hint(f'Run both recipes with the seeds given, {seeds}; you asked for '
+                   f'{sorted(set(asked))}.')
+    diffs = np.array([b[s] - a[s] for s in seeds])
+    _try_paired(got, diffs, [a[s] for s in seeds], [b[s] for s in seeds])
+
+# %% ../../nbs/api/checks/06_training_recipes.ipynb #959435d3
+def _try_paired(got, diffs, a, b):
+    "Raise a `Hint` unless `got` is the mean of `diffs` and its interval"
+    n, (mean, low, high) = len(diffs), got
+    if math.isclose(mean, -diffs.mean(), rel_tol=1e-6): raise Hint('The sign: it is b minus a.')
+    if not math.isclose(mean, diffs.mean(), rel_tol=1e-6):
+        raise Hint(f'The mean difference is {diffs.mean():.3f}; yours is {mean:.3f}.')
+    if low > high: raise Hint('Return the mean, then the lower end, then the upper end.')
+    half, se = (high - low)/2, diffs.std(ddof=1)/n**0.5
+    if math.isclose(half, stats.t.ppf(0.975, n - 1)*se, rel_tol=1e-5): return
+    both = (np.var(a, ddof=1)/n + np.var(b, ddof=1)/n)**0.5
+    for dof in (n - 1, 2*n - 2):
+        if math.isclose(half, stats.t.ppf(0.975, dof)*both, rel_tol=1e-4):
+            raise Hint('That treats the runs as unrelated. The same seed helps or hurts both: take '
+                       'the difference seed by seed, and its standard deviation.')
+    if half > 3*stats.t.ppf(0.975, n - 1)*se:
+        raise Hint('The interval is far too wide: take the difference seed by seed first.')
+    if math.isclose(half, 1.96*se, rel_tol=0.01) or math.isclose(half, 2*se, rel_tol=0.01):
+        raise Hint("For five seeds Student's t is 2.78, not 2.")
+    if math.isclose(half, se, rel_tol=1e-4): raise Hint('That is one standard error to each side.')
+    raise Hint(f'The interval should reach {stats.t.ppf(0.975, n - 1)*se:.3f} to each side; '
+               f'yours reaches {half:.3f}.')
+
+# %% ../../nbs/api/checks/06_training_recipes.ipynb #aafcff1a
+def _task(n=150):
+    "Images of four noisy patterns: training images, labels, validation images, labels"
+    patterns = torch.randn(4, 1, 8, 8)
+    ys = torch.randint(4, (n,)), torch.randint(4, (n,))
+    xs = [patterns[y] + 3*torch.randn(n, 1, 8, 8) for y in ys]
+    return xs[0], ys[0], xs[1], ys[1]
+
+def _constant(pct): return 1.
+
+# %% ../../nbs/api/checks/06_training_recipes.ipynb #7a41b10f
+@exercise('06.9', 'One run of an experiment')
+def _(answer):
+    x, y, xv, yv = _task()
+    torch.manual_seed(random.randint(0, 10**6))
+    accs = [as_number(answer(_constant, s, (x, y, xv, yv))) for s in (0, 0, 1, 2, 3)]
+    if max(accs) > 1: raise Hint('Return the accuracy as a fraction, from 0 to 1.')
+    if accs[0] != accs[1]:
+        raise Hint('The same seed gives another result: call `torch.manual_seed(seed)` before you '
+                   'create the network.')
+    if len(set(accs)) == 1 and accs[0] < 1:
+        raise Hint('All seeds give the same result: use `seed`.')
+    untrained = as_number(answer(lambda pct: 0., 0, (x, y, xv, yv)))
+    if untrained == accs[0] and untrained < 0.95 or untrained > 0.6:
+        raise Hint('With a schedule that is always 0 the result is the same as with 1: '
+                   'the schedule is not used.')
+    if np.mean(accs[1:]) < 0.5:
+        raise Hint(f'A constant schedule reaches {np.mean(accs[1:]):.0%} where 25% is guessing: '
+                   'train for longer, or at another rate.')
+    noise = np.mean([as_number(answer(_constant, s, (x, y, xv, torch.randint(4, yv.shape))))
+                     for s in range(3)])
+    if noise > 0.45:
+        raise Hint(f'With random validation labels it still reports {noise:.0%} where 25% is '
+                   f'possible: '
+                   'it trains on the validation images, or reports training accuracy.')
+
+# %% ../../nbs/api/checks/06_training_recipes.ipynb #af6903ea
+@exercise('06.10', 'MixUp')
+def _(answer):
+    xb, yb, lam = torch.randn(4, 1, 2, 2), torch.tensor([0, 2, 1, 2]), 0.7
+    order = torch.tensor([2, 0, 3, 1])
+    out = answer(xb.clone(), yb, lam, order, 3)
+    if not isinstance(out, (tuple, list)) or len(out) != 2:
+        raise Hint('Return two tensors: the mixed images and their targets.')
+    (x, y), hot = out, F.one_hot(yb, 3).float()
+    if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
+        raise Hint('Return tensors.')
+    if y.shape != hot.shape:
+        raise Hint('The targets are one probability for each class: shape (4, 3). '
+                   'Start from `F.one_hot(yb, n_classes).float()`.')
+    want, other = lam*xb + (1 - lam)*xb[order], (1 - lam)*xb + lam*xb[order]
+    if close(x, other):
+        raise Hint('`lam` is the share of the image itself, 1 − `lam` that of its partner.')
+    if close(x, xb): raise Hint('The images are unchanged: mix them, too.')
+    if not close(x, want): raise Hint('The images should be lam·xb + (1 − lam)·xb[order].')
+    if close(y, hot): raise Hint('The targets are unchanged: mix them as the images.')
+    if close(y, lam*hot + (1 - lam)*hot[order]): return
+    if close(y, (1 - lam)*hot + lam*hot[order]):
+        raise Hint('The shares of the targets are swapped.')
+    if close(y, lam*hot + (1 - lam)/3):
+        raise Hint("That is label smoothing: the rest belongs to the partner's class, not to all.")
+    raise Hint('The targets should be mixed with the same `lam` and `order` as the images.')
+
+# %% ../../nbs/api/checks/06_training_recipes.ipynb #ec7bf5b0
+@exercise('06.11', 'Probabilities from an image and its mirror image')
+def _(answer):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.BatchNorm1d(5), nn.Dropout(0.5)).train()
+    xb, state = torch.randn(6, 1, 3, 4)*3, {k: v.clone() for k, v in net.state_dict().items()}
+    got = answer(net, xb)
+    if not isinstance(got, torch.Tensor): raise Hint('Return a tensor of probabilities.')
+    moved = any(not torch.equal(v, state[k]) for k, v in net.state_dict().items())
+    if moved or not close(got, answer(net, xb)):
+        raise Hint('The network is in training mode: call `net.eval()` first.')
+    if got.requires_grad: raise Hint('Use `torch.no_grad()`: nothing is trained here.')
+    if got.shape != (6, 5):
+        raise Hint(f'One row per image, one column per class; yours: {tuple(got.shape)}.')
+    def probs(x): return net.eval()(x).softmax(1).detach()
+    def logits(x): return net.eval()(x).detach()
+    one, two, down = (probs(o) for o in (xb, xb.flip(-1), xb.flip(-2)))
+    if close(got, (one + two)/2): return
+    if close(got, one): raise Hint('That is a single view: the mirror image is missing.')
+    if close(got, two): raise Hint('That is the mirror image alone.')
+    if close(got, (one + down)/2) :
+        raise Hint('That turns images upside down: mirror the *last* axis.')
+    mean = (logits(xb) + logits(xb.flip(-1)))/2
+    if close(got, mean.softmax(1)) or close(got, mean):
+        raise Hint('That averages the logits. Apply softmax to each view, then average.')
+    if close(got, one + two): raise Hint('The rows add up to 2: divide by the number of views.')
+    raise Hint('Average the probabilities of the images and of `xb.flip(-1)`.')

@@ -221,6 +221,7 @@ def _(answer):
         raise Hint('The copy shares its weights with the original: training one changes the other. '
                    'Use `copy.deepcopy`, not `copy.copy`.')
 
+# %% ../../nbs/api/checks/08_staged_finetuning.ipynb #4028fc96
 def _try_head(new, old):
     "Raise a `Hint` unless `new` is the odd network with seven outputs and the old body"
     try: shape = tuple(new.eval()(torch.randn(4, 5)).shape)
@@ -229,7 +230,8 @@ def _try_head(new, old):
         names = [k for k, v in new.state_dict().items() if 7 in v.shape]
         where = f' ({names[0]} has 7 now)' if names else ''
         raise Hint(f'The new network returns {shape}, not (4, 7){where}. '
-                   'Replace the *last* `nn.Linear` among `model.named_modules()`, whatever its name.')
+                   'Replace the *last* `nn.Linear` among `model.named_modules()`, whatever its '
+                   'name.')
     for k, v in new.state_dict().items():
         if not k.startswith('top') and not torch.equal(v, old[k]):
             raise Hint(f'{k} has changed: the body keeps its trained weights.')
@@ -249,7 +251,8 @@ def _(answer):
             raise Hint("Each group should be a dictionary with the keys 'params' and 'lr', "
                        'as an optimizer takes it.')
     parts = [list(m.parameters()) for m in (net.stem, net.body, net.head)]
-    ids = [sorted(map(id, g['params'])) for g in [dict(g, params=list(g['params'])) for g in groups]]
+    ids = [sorted(map(id, g['params'])) for g in [dict(g,
+                                                       params=list(g['params'])) for g in groups]]
     want = [sorted(map(id, ps)) for ps in parts]
     if ids[::-1] == want: raise Hint('The groups are in reverse order: the stem comes first.')
     if not ids[0] and ids[1:] == want[1:]:
@@ -258,6 +261,7 @@ def _(answer):
     if ids != want: raise Hint('Group i should hold all parameters of child i: stem, body, head.')
     _try_rates([as_number(g['lr']) for g in groups], low, high)
 
+# %% ../../nbs/api/checks/08_staged_finetuning.ipynb #e97a8a7f
 def _try_rates(lrs, low, high):
     "Raise a `Hint` unless three rates rise from `low` to `high` by equal factors"
     def are(want): return all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(lrs, want))
@@ -282,21 +286,25 @@ def _(answer):
     got = answer(before, after)
     if got is None: raise Hint('It returns None: is the `return` missing?')
     if set(got) == {'broken'}:
-        raise Hint('A tensor with a `nan` that did not change counts as changed, because nan != nan. '
+        raise Hint('A tensor with a `nan` that did not change counts as changed, because nan != '
+                   'nan. '
                    'Compare with `torch.allclose(..., rtol=0, atol=0, equal_nan=True)`.')
     if list(got): raise Hint(f'Nothing has changed here, but you return {sorted(got)}.')
     after['w'][0, 0] += 1e-6
     after['bn.running_mean'] += 0.1
     after['n'] += 1
     got, want = answer(before, after), ['bn.running_mean', 'n', 'w']
-    if set(got) == set(before) - set(want): raise Hint('Those are the tensors that stayed the same.')
+    if set(got) == set(before) - set(want):
+        raise Hint('Those are the tensors that stayed the same.')
     if not isinstance(got, list) or got != sorted(got):
         raise Hint('Return a sorted list of names.')
     missing = set(want) - set(got)
     if 'bn.running_mean' in missing or missing == {'n'}:
-        raise Hint('BatchNorm statistics are missing: a frozen network has no moving buffers, either.')
+        raise Hint('BatchNorm statistics are missing: a frozen network has no moving buffers, '
+                   'either.')
     if missing == {'w'}:
-        raise Hint('One number has changed in its last digits, and that is a change: compare exactly, '
+        raise Hint('One number has changed in its last digits, and that is a change: compare '
+                   'exactly, '
                    'without a tolerance.')
     if got != want: raise Hint(f'Here {want} have changed; you return {got}.')
 
@@ -318,7 +326,8 @@ def _(answer):
     if f.requires_grad: raise Hint('The features carry a graph: use `torch.no_grad()`.')
     want = body.eval()(x).detach()
     if close(f[:, :1], want[:, :1]*0) or not close(f, want):
-        raise Hint('The features are not those of the body in evaluation mode, in the order of `dl`.')
+        raise Hint('The features are not those of the body in evaluation mode, in the order of '
+                   '`dl`.')
     if not torch.equal(torch.as_tensor(labels), y):
         raise Hint('The labels are not in the order of the images.')
 
@@ -366,9 +375,11 @@ def _(answer):
     if got and set(got) < set(moved) and not any('running' in k for k in got):
         raise Hint("BatchNorm's statistics in the part that trains have moved, too: compare "
                    '`state_dict()`, not only the parameters.')
-    raise Hint(f'You return {len(got)} names, but {len(moved)} tensors moved. Copy the state *before* '
+    raise Hint(f'You return {len(got)} names, but {len(moved)} tensors moved. Copy the state '
+               f'*before* '
                'training (`v.clone()`): a state dict without copies follows the weights.')
 
+# %% ../../nbs/api/checks/08_staged_finetuning.ipynb #cb630e89
 def _try_moved(moved, before):
     "Raise a `Hint` unless exactly the tensors of body and head moved"
     frozen = [k for k in moved if k.startswith('stem')]
@@ -380,4 +391,5 @@ def _try_moved(moved, before):
     if frozen: raise Hint(f'{frozen[0]} moved: frozen BatchNorm belongs in evaluation mode.')
     if idle == trains:
         raise Hint('Nothing moved: train `model` itself, with a step for each batch.')
-    if idle: raise Hint(f'{idle[0]} should train, but did not move. An earlier stage had frozen it.')
+    if idle:
+        raise Hint(f'{idle[0]} should train, but did not move. An earlier stage had frozen it.')
