@@ -9,6 +9,7 @@ __all__ = []
 import random
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..exercises import Hint, as_number, close, exercise, same
@@ -109,6 +110,13 @@ def _(answer):
                    'if its class is *anywhere* among them (`any`).')
     if near(1 - want):
         raise Hint('That is the error; the exercise asks for the share that is right.')
+    kth = (scores.topk(k, 1).indices[:, -1] == y).float().mean().item()
+    if near(kth): raise Hint('That is the `k`-th place alone: look at all of the first `k`.')
+    for other in (k - 1, k + 1):
+        if near(top_k(scores, other)): raise Hint(f'That is the first {other} places, not {k}.')
+    if got == 0:
+        raise Hint('It is 0. Compare the *indices* that `topk` returns with the targets, not the '
+                   'values, and ask whether `any` of them agrees, not `all`.')
     raise Hint(f'The accuracy is {want:.4f}; you return {got:.4f}.')
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #e8680413
@@ -144,6 +152,12 @@ def _(answer):
     with torch.no_grad(): first = net.eval()[:2](x)
     want = {'1': first, '2.1': net[2](first).detach()}
     for name in names: same(got[name], want[name], f'The output of {name!r} differs.')
+    net.train()[1].eval()
+    answer(net, names, x)
+    if net[1].training:
+        raise Hint('A *layer* that was in evaluation mode (a frozen BatchNorm, say) is in training '
+                   'mode afterwards: `model.train(was)` sets all of them. Remember the mode of '
+                   'every module in `model.modules()`.')
     _try_failure(answer, net.train())
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #5b5c9549
@@ -156,3 +170,133 @@ def _try_failure(answer, net):
     if not net.training:
         raise Hint('When the model raises an error, it stays in evaluation mode: '
                    'restore the mode in `finally`.')
+
+# %% ../../nbs/api/checks/09_reading_a_network.ipynb #3311930c
+def _predictor(n_pixels, c=4):
+    "Probabilities that depend on every pixel: a linear layer and a softmax"
+    w = torch.randn(n_pixels, c)
+    return lambda x: (x.flatten(1)@w/2).softmax(1)
+
+def _tile_drops(predict, x, side, sign=1, fixed=True, inverse=False):
+    "The drop for each tile, or with one of the usual mistakes"
+    h, w = x.shape[2]//side, x.shape[3]//side
+    probs, out = predict(x)[0], torch.zeros(h, w)
+    for i in range(h):
+        for j in range(w):
+            here = torch.zeros_like(x, dtype=bool)
+            here[:, :, i*side:(i + 1)*side, j*side:(j + 1)*side] = True
+            now = predict(x.masked_fill(~here if inverse else here, 0))[0]
+            after = now[probs.argmax()] if fixed else now.max()
+            out[i, j] = sign*(probs.max() - after)
+    return out
+
+# %% ../../nbs/api/checks/09_reading_a_network.ipynb #7cd0787f
+@exercise('09.5', 'A heat map by covering tiles')
+def _(answer):
+    side, x = random.choice([2, 3]), torch.randn(1, 1, 12, 18) + 1
+    predict, before = _predictor(12*18), x.clone()
+    got, want = answer(predict, x, side), _tile_drops(predict, x, side)
+    if not torch.equal(x, before):
+        raise Hint('The image has changed: cover a copy (`x.clone()`), a new one for each tile.')
+    wrong = [(_tile_drops(predict, x, side, sign=-1), 'The sign: a *drop* is positive when the '
+                                                      'probability falls.'),
+             (predict(x).max() - want, 'Those are probabilities; return how much they *drop*.'),
+             (_tile_drops(predict, x, side, fixed=False),
+              'You take the most probable class of each *covered* image; it may be another one. '
+              'Keep the class of the whole image.'),
+             (_tile_drops(predict, x, side, inverse=True), 'You cover everything but the tile.'),
+             (want.T, 'Rows and columns are exchanged.')]
+    for o, hint in wrong:
+        if close(got, o) and not close(got, want): raise Hint(hint)
+    same(got, want, 'The drops differ: start from the whole image for every tile.')
+
+# %% ../../nbs/api/checks/09_reading_a_network.ipynb #7e50eef7
+def _covered(predict, x, maps, share, sign=1, together=False, fixed=True, inverse=False):
+    "The mean probability after covering, or with one of the usual mistakes"
+    n, size = len(x), maps[0].numel()
+    m = (sign*maps).flatten(1)
+    if together:
+        idx = m.flatten().topk(round(share*m.numel())).indices
+        here = torch.zeros(m.numel(), dtype=bool)
+        here[idx] = True
+        here = here.view(n, size)
+    else:
+        here = torch.zeros(n, size, dtype=bool)
+        here.scatter_(1, m.topk(round(share*size)).indices, True)
+    here = here.view(n, 1, *maps.shape[1:])
+    now, cls = predict(x.masked_fill(~here if inverse else here, 0)), predict(x).argmax(1)
+    return (now[range(n), cls] if fixed else now.max(1).values).mean().item()
+
+# %% ../../nbs/api/checks/09_reading_a_network.ipynb #bbc423ad
+@exercise('09.6', 'The probability after covering what a map marks')
+def _(answer):
+    x, share = torch.randn(30, 1, 9, 11) + 1, random.choice([0.2, 0.3])
+    maps = torch.rand(30, 9, 11)*(1 + 3*torch.rand(30, 1, 1))
+    predict, before = _predictor(99), x.clone()
+    got, want = as_number(answer(predict, x, maps, share)), _covered(predict, x, maps, share)
+    if not torch.equal(x, before): raise Hint('The images have changed: cover a copy.')
+    if abs(got - want) < 1e-5: return
+    def near(**kw): return abs(got - _covered(predict, x, maps, share, **kw)) < 1e-5
+    whole = predict(x).max(1).values.mean().item()
+    if abs(got - whole) < 1e-5: raise Hint('Nothing is covered: that is the mean of whole images.')
+    if abs(got - (whole - want)) < 1e-5: raise Hint('That is the drop; return the probability.')
+    if near(sign=-1): raise Hint('You cover the *smallest* values of the maps.')
+    if near(together=True):
+        raise Hint('You take the largest values of all maps together; each image has its own.')
+    if near(fixed=False):
+        raise Hint('You take the most probable class of the covered image; keep that of the whole.')
+    if near(inverse=True): raise Hint('You cover everything else.')
+    raise Hint(f'It should be {want:.4f}; you return {got:.4f}. Are exactly '
+               f'{round(share*99)} pixels of each image covered?')
+
+# %% ../../nbs/api/checks/09_reading_a_network.ipynb #4ef2cd73
+def _likeness(a, b, center=True, each=True):
+    "The mean correlation, or with one of the usual mistakes"
+    a, b = (o.flatten(1) if each else o.flatten()[None] for o in (a, b))
+    if center: a, b = (o - o.mean(1, keepdim=True) for o in (a, b))
+    return F.cosine_similarity(a, b).mean().item()
+
+@exercise('09.7', 'The mean correlation of two sets of maps')
+def _(answer):
+    scale = 1 + 5*torch.rand(12, 1, 1)
+    a, b = torch.rand(12, 6, 7)*scale, torch.rand(12, 6, 7)
+    b = 3*a + (2*b - 1)*random.uniform(4, 8) + 10*torch.rand(12, 1, 1)
+    got, want = as_number(answer(a, b)), _likeness(a, b)
+    if abs(got - want) < 1e-4: return
+    wrong = [(_likeness(a, b, center=False), 'Subtract each map\'s mean first: two bright maps '
+                                             'are not alike because both are bright.'),
+             (_likeness(a, b, each=False), 'You correlate all images at once: brighter and darker '
+                                           'images then count as likeness. Take each by itself.'),
+             (((a - a.mean())*(b - b.mean())).mean().item(), 'That is the covariance: divide by '
+                                                             'both standard deviations.'),
+             (F.mse_loss(a, b).item(), 'That is the squared difference, which depends on scale.')]
+    for o, hint in wrong:
+        if abs(got - o) < 1e-4: raise Hint(hint)
+    raise Hint(f'It should be {want:.4f}; you return {got:.4f}.')
+
+# %% ../../nbs/api/checks/09_reading_a_network.ipynb #eb329cd8
+def _same_class(features, y, k, largest=False, itself=False, first=False):
+    "The share of neighbors of the same class, or with one of the usual mistakes"
+    d = torch.cdist(features, features)
+    if not itself: d.fill_diagonal_(-1. if largest else float('inf'))
+    idx = d.topk(k, largest=largest).indices
+    ok = y[idx] == y[:, None]
+    return (ok.any(1) if first else ok).float().mean().item()
+
+@exercise('09.8', 'The share of neighbors of the same class')
+def _(answer):
+    n, k = random.randint(50, 70), random.randint(3, 6)
+    y = torch.randint(4, (n,))
+    features = torch.randn(n, 5) + 1.2*F.one_hot(y, 5)
+    got, want = as_number(answer(features, y, k)), _same_class(features, y, k)
+    if abs(got - want) < 1e-5: return
+    wrong = [(_same_class(features, y, k, itself=True), 'Each row is its own nearest neighbor: '
+                                                        'leave it out.'),
+             (_same_class(features, y, k, largest=True), 'Those are the farthest rows.'),
+             (_same_class(features, y, k, first=True), 'You count rows with *any* neighbor of '
+                                                       'their class; count the neighbors.'),
+             (_same_class(features, y, k + 1, itself=True), 'Each row is its own nearest neighbor: '
+                                                            'leave it out of the average, too.')]
+    for o, hint in wrong:
+        if abs(got - o) < 1e-5: raise Hint(hint)
+    raise Hint(f'It should be {want:.4f}; you return {got:.4f}.')

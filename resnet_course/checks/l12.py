@@ -10,6 +10,7 @@ import json, random, struct, tempfile
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -29,12 +30,18 @@ def _(answer):
     with tempfile.TemporaryDirectory() as d:
         path = Path(d)/'some.safetensors'
         save_file(tensors, path, metadata=dict(note='n'*70_000))
+        data = path.read_bytes()
+        size, = struct.unpack('<Q', data[:8])
+        path.write_bytes(data[:8 + size])   # the header alone
         try: got = answer(path)
         except (json.JSONDecodeError, UnicodeDecodeError, struct.error, MemoryError,
                 OverflowError) as e:
             raise Hint(f'Reading ended with {type(e).__name__}: the first eight bytes are the '
                        'length of the header, little-endian ("<Q"); read exactly that many bytes '
                        'after them, and parse those as JSON.') from None
+        except SafetensorError:
+            raise Hint('The file ends after its header, and safetensors refuses it. The header is '
+                       'all that you need: read it with `struct` and `json`.') from None
     if not isinstance(got, dict):
         raise Hint(f'The answer should be a dictionary; yours is a {type(got).__name__}.')
     if '__metadata__' in got:
