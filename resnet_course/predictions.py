@@ -32,7 +32,7 @@ class Prediction:
 @check_args
 def prediction(
     about:str, # What is predicted, in a few words; no two in a notebook are the same
-    said:object=... # Your prediction: text, or one or more numbers; `...`: not made yet
+    said:object=... # Your prediction: text, a number or several; `...`: not made yet
 )->Prediction: # Shown as your prediction, or as a reminder to make one
     "Write down what you expect of the next result"
     if not about.strip(): raise CourseError("about='': say in a few words what is predicted")
