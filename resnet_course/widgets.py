@@ -17,9 +17,9 @@ class Widget:
     "A drawing with controls, and the script that redraws it"
     @check_args
     def __init__(self,
-        drawing:Drawing, # Its first state
+        drawing:Drawing, # Initial state
         name:str, # Name of the script's function, and part of the CSS class
-        controls:list, # Of (name, label, type, attributes as a dict)
+        controls:list, # Tuples (name, label, type, attributes as a dict)
         status:str, # The result in words
         script:str # JavaScript: a function of the root element that redraws it
     ):
@@ -28,7 +28,7 @@ class Widget:
     def __repr__(self): return f'{self.drawing.title}. {self.status}'
 
     def _control(self, name, label, kind, attrs):
-        "One labelled input"
+        "Create one labeled input"
         given = {k: v for k, v in attrs.items() if v is not False}
         more = ''.join(f' {k}' if v is True else f' {k}="{v}"' for k, v in given.items())
         value = f' <output>{attrs["value"]}</output>' if kind == 'range' else ''
@@ -94,7 +94,7 @@ def _window(n, ks, stride, pad, at):
     used = (o - 1)*stride + ks
     def covered(i): return i < used and i % stride < ks
     def kind(i, j):
-        "What the pixel in row i and column j is"
+        "Kind of the pixel in row i and column j"
         in_window = 0 <= i - row*stride < ks and 0 <= j - col*stride < ks
         if in_window: return 'sum'
         if not (covered(i) and covered(j)): return 'frozen'
@@ -105,7 +105,7 @@ def _window(n, ks, stride, pad, at):
     return rows, outs, size - used
 
 def _formula(n, ks, stride, pad):
-    "The formula with its numbers"
+    "The formula with numbers filled in"
     share = f'({n} + 2·{pad} − {ks}) / {stride}'
     if (n + 2*pad - ks) % stride: share = f'⌊{share}⌋'
     return f'{share} + 1 = {out_side(n, ks, stride, pad)}'
@@ -233,7 +233,7 @@ def _compare(x, y):
     return length(y)/length(x), sum(p*q for p, q in zip(a, b))/both if both else 0
 
 def _say_chain(signals, on):
-    "What came out, in words"
+    "Describe the result"
     size, r = _compare(signals[0], signals[-1])
     return (f'Shortcut {"on" if on else "off"}. After {_n_blocks} blocks the signal has '
             f'{100*size:.0f}% of its size; correlation with the input {r:.2f}.')
@@ -311,7 +311,7 @@ _shortcut_script = """(v, { box, text, path, head }) => {%s
 # %% ../nbs/api/65_widgets.ipynb #9f88d0ef
 @check_args
 def explore_shortcut(
-    scale:int=1, # Size of the last weights of each block, in tenths of the usual one
+    scale:int=1, # Scale of the last weights of each block, in tenths of the usual scale
     on:bool=True # With the shortcut?
 )->Widget: # With a slider for `scale` and a switch for the shortcut
     "Explore what twelve blocks leave of a signal, with and without their shortcuts"
