@@ -10,7 +10,7 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 from torch import Tensor, nn
 from .core import CourseError, check_args, check_choice
-from .layers import CheckedModule, check_input, get_act, lrn
+from .layers import AdaptiveAvgPool2d, CheckedModule, check_input, get_act, lrn
 
 # %% ../nbs/api/21_alexnet.ipynb #6a7d1289
 alexnets = dict(
@@ -136,7 +136,7 @@ class AlexNet(CheckedModule):
     ):
         super().__init__()
         self.features = _conv_part(n_in, act=act, omit=omit, **kwargs)
-        self.avgpool = nn.AdaptiveAvgPool2d(side)
+        self.avgpool = AdaptiveAvgPool2d(side)
         nf = _layers_of(self.features, nn.Conv2d)[-1].out_channels
         self.classifier = _linear_part(nf*side*side, nh, n_out, act, dropout, drop_first)
         self.n_in, self.min_size = n_in, min_size(self.features)

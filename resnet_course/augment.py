@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['height_width', 'scaled', 'covering', 'ImageTransform', 'ToFloat', 'Standardize', 'BatchAugment', 'torch_seeded',
            'seeded', 'crop_at', 'PadCrop', 'flip_where', 'HorizontalFlip', 'AlternatingFlip', 'RandomCrop',
-           'CenterCrop', 'RandomResizedCrop', 'ResizeTo', 'ScaleJitter', 'RandomAffine', 'ColorJitter',
-           'color_components', 'add_lighting', 'Lighting', 'Cutout', 'RandomErasing', 'PerImage']
+           'CenterCrop', 'RandomResizedCrop', 'resize_smoothly', 'ResizeTo', 'ScaleJitter', 'RandomAffine',
+           'ColorJitter', 'color_components', 'add_lighting', 'Lighting', 'Cutout', 'RandomErasing', 'PerImage']
 
 # %% ../nbs/api/11_augment.ipynb #c5230054
 import math, random
@@ -379,6 +379,21 @@ class RandomResizedCrop(_RandomBoxes):
         return transforms.RandomResizedCrop.get_params(blank, self.scale, self.ratio)
 
 # %% ../nbs/api/11_augment.ipynb #f91cc250
+def _lacks_antialias(x):
+    "PyTorch had no anti-aliased `interpolate` for Apple's GPUs before 2.7"
+    return x.device.type == 'mps' and torch.__version__ < (2, 7)
+
+def resize_smoothly(
+    x:Tensor, # Float batch N,C,H,W
+    size:tuple # (height, width) (px)
+)->Tensor: # N,C,height,width
+    "Resize a batch linearly, with anti-aliasing when it shrinks"
+    if not _lacks_antialias(x):
+        return F.interpolate(x, size=size, mode='bilinear', antialias=True)
+    sides = (0, 0, *x.shape[-2:])   # top, left, height and width of a window that is all
+    box = (torch.full((len(x),), side, device=x.device) for side in sides)
+    return _resize_boxes(x, *box, size)
+
 class ResizeTo(DisplayedTransform):
     "Resize a float batch to `size`, with anti-aliasing when it shrinks"
     order = 20
@@ -389,8 +404,7 @@ class ResizeTo(DisplayedTransform):
 
     def encodes(self, x:TensorImage): # Float N,C,height,width
         size = height_width(self.size)
-        resized = F.interpolate(x.as_subclass(Tensor), size=size, mode='bilinear', antialias=True)
-        return resized.as_subclass(type(x))
+        return resize_smoothly(x.as_subclass(Tensor), size).as_subclass(type(x))
 
 # %% ../nbs/api/11_augment.ipynb #bd8b530d
 class ScaleJitter(BatchAugment):
@@ -467,8 +481,8 @@ def _per_image(f): return f[:, None, None, None]
 def _gray(x):
     "Gray values N,1,H,W with torchvision's weights"
     if x.shape[1] != 3: return x
-    weights = x.new_tensor([0.2989, 0.587, 0.114])
-    return (x*weights[:, None, None]).sum(1, keepdim=True)
+    r, g, b = x.unbind(1)   # weights in a tensor would have to be sent to the device
+    return (0.2989*r + 0.587*g + 0.114*b)[:, None]
 
 def _blend(a, b, f):
     "Go from `b` (for `f`=0) to `a` (for `f`=1) and beyond"
@@ -517,7 +531,7 @@ def _adjust_hue(
     hue = torch.where(chroma == 0, 0, hue)/6
     hue = (hue + 1 + f[:, None, None])%1
     # back to RGB, with the same formula for each channel
-    offsets = torch.tensor([5., 3., 1.], device=x.device)[:, None, None]
+    offsets = 5 - 2*torch.arange(3, device=x.device)[:, None, None]
     k = (offsets + hue[:, None]*6)%6
     share = torch.minimum(k, 4 - k).clamp(0, 1)
     return (value[:, None] - chroma[:, None]*share).clamp(0, 1)
@@ -525,7 +539,7 @@ def _adjust_hue(
 # %% ../nbs/api/11_augment.ipynb #6eb9972c
 class ColorJitter(BatchAugment):
     "Vary brightness, contrast, saturation and hue, in a random order for each batch"
-    order = 15
+    order, sequence = 15, range(4)
     @check_args
     def __init__(self,
         brightness:float=0.2, # Factors are drawn between 1 - brightness and 1 + brightness
@@ -534,16 +548,17 @@ class ColorJitter(BatchAugment):
         hue:float=0. # Largest hue shift, either way (turns)
     ): self.amounts = (brightness, contrast, saturation, hue)
 
-    def draw(self, x:Tensor)->tuple: # Order of the adjustments (4), and four factors (N each)
+    def draw(self, x:Tensor)->tuple: # Four factors (N each); their order stays on the CPU
         n, (*amounts, hue) = len(x), self.amounts
         factors = [(self.rand(n, -a, a) + 1).clamp(min=0) for a in amounts]
         factors.append(self.rand(n, -hue, hue))
-        order = torch.randperm(4, generator=self.gen)
-        return order, *factors
+        # not a parameter: to read it back from a GPU would wait for the whole queue
+        self.sequence = torch.randperm(4, generator=self.gen).tolist()
+        return tuple(factors)
 
-    def apply(self, x:Tensor, order:Tensor, *factors:Tensor)->Tensor: # N,C,H,W
+    def apply(self, x:Tensor, *factors:Tensor)->Tensor: # N,C,H,W
         adjust = (_adjust_brightness, _adjust_contrast, _adjust_saturation, _adjust_hue)
-        for i in order.tolist():
+        for i in self.sequence:
             if self.amounts[i]: x = adjust[i](x, factors[i])
         return x
 

@@ -252,6 +252,8 @@ class Checkpoint(Callback):
         self.cfg, self.asked = cfg or {}, asked
         self.started = self.warned = False
         self.cut = None # While an epoch is resumed: the replacement of `learn.all_batches`
+        self.behind = None # Write in a thread, behind training? None: if that is on a GPU
+        self.thread = self.problem = None
 
     @property
     def loaders(self)->list: # The learner's loaders
@@ -371,6 +373,7 @@ def after_epoch(self:Checkpoint):
 @patch
 def stop(self:Checkpoint):
     "Raise `Interrupted` with a message about the checkpoint"
+    self.finish()
     if self.saved_at is None: raise Interrupted('stopped; there is no checkpoint to resume')
     epoch, it = self.saved_at
     where = f'epoch {epoch + 1} of {self.n_epoch} from batch {it + 1} on'
@@ -386,7 +389,8 @@ def _is_finite(model):
     "Whether all parameters and BatchNorm statistics are finite"
     norms = [m for m in model.modules() if isinstance(m, _NormBase)]
     stats = [b for m in norms for b in m.buffers(recurse=False)]
-    return all(t.isfinite().all() for t in (*model.parameters(), *stats))
+    # all are looked at before the first answer is read, which waits for a GPU
+    return all(torch.stack([t.isfinite().all() for t in (*model.parameters(), *stats)]).tolist())
 
 # where the files are, and how they are read, may change
 _may_differ = ('root', 'num_workers', 'in_memory', 'source')
@@ -414,37 +418,72 @@ def save(self:Checkpoint,
         raise CourseError(
             f'weights or BatchNorm statistics are no longer finite in epoch {self.epoch}: lower '
             f'the learning rate. {self.path} has the last finite ones')
+    self.finish()
     own = [get_random_state(self.loaders)]
     if it: own += [self.epoch_random, self.learn.recorder.smooth_loss.val]
     each = gather_objects(tuple(own))
-    self.last = time.monotonic()
+    began = self.last = time.monotonic()
     if rank_distrib(): self.saved_at = (epoch, it)
-    elif self.write(_learner_state(self.learn), epoch, it, each): self.saved_at = (epoch, it)
+    else: self.start_writing(self.content(epoch, it, each), (epoch, it))
+    if hasattr(self.learn, 'history'): self.learn.history.saving += time.monotonic() - began
 
 # %% ../nbs/api/35_checkpoint.ipynb #021cf2ff
 @patch
-def write(self:Checkpoint,
-    state:dict, # From `_learner_state`
+def content(self:Checkpoint,
     epoch:int,  # Epoch to resume in
     it:int,     # Batch to resume at
     each:list   # What each process adds
-)->bool: # True if it has been written
-    "Write the file, and report once if that fails"
+)->dict: # What goes into the file
+    "Collect everything; `start_writing` may copy it"
     pos = dict(epoch=epoch, iter=it, n_epoch=self.n_epoch, train_iter=self.train_iter,
                pct_train=self.pct_train)
-    state = _plain(dict(state, pos=pos, each=each, cfg=self.cfg, made_by=_here()))
+    state = _learner_state(self.learn)
+    return _plain(dict(state, pos=pos, each=each, cfg=self.cfg, made_by=_here()))
+
+@patch
+def start_writing(self:Checkpoint,
+    state:dict, # From `content`
+    at:tuple    # Epoch and batch to resume at
+):
+    "Write the file; in a thread, from a copy, while the network trains on a GPU"
+    behind = self.behind
+    if behind is None: behind = next(self.learn.model.parameters()).device.type != 'cpu'
+    # the first is written before there are processes that read photos
+    if not (behind and self.started):
+        self.write(state, at)
+        return self.finish()
+    self.thread = threading.Thread(target=self.write, args=(_copied(state), at))
+    self.thread.start()
+
+def _copied(o):
+    "A copy in the CPU's memory, which training does not change"
+    if isinstance(o, Tensor): return o.to('cpu', copy=True)
+    if isinstance(o, dict): return {k: _copied(v) for k, v in o.items()}
+    return type(o)(map(_copied, o)) if isinstance(o, (list, tuple)) else o
+
+# %% ../nbs/api/35_checkpoint.ipynb #ckthr001
+@patch
+def write(self:Checkpoint,
+    state:dict, # From `content`
+    at:tuple    # Epoch and batch to resume at
+):
+    "Write the file, or take note of why that failed"
     file = io.BytesIO()
     torch.save(state, file)   # PyTorch's error for a full disk would be misleading
     try:
         with atomic_write(self.path) as tmp: tmp.write_bytes(file.getbuffer())
-        self.warned = False
-        return True
-    except OSError as e:
-        if not self.warned:
-            print(f'{printable(self.path)}: cannot write a checkpoint ({e.strerror or e}); '
-                  'training continues, and the last checkpoint is kept')
-        self.warned = True
-        return False
+        self.saved_at, self.problem = at, None
+    except OSError as e: self.problem = e.strerror or e
+
+@patch
+def finish(self:Checkpoint):
+    "Wait until the file is written, and say once if that failed"
+    if self.thread is not None: self.thread.join()
+    self.thread = None
+    if self.problem and not self.warned:
+        print(f'{printable(self.path)}: cannot write a checkpoint ({self.problem}); '
+              'training continues, and the last checkpoint is kept')
+    self.warned = bool(self.problem)
 
 # %% ../nbs/api/35_checkpoint.ipynb #f28cfa77
 _null = type(None)
@@ -546,5 +585,6 @@ def resumable(
             cfg = cfg or state.get('cfg')
         cb = Checkpoint(path, minutes, state, cfg, asked)
         stack.callback(cb.end_cut)
+        stack.callback(cb.finish)
         stack.enter_context(learn.added_cbs(cb))
         yield cb

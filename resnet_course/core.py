@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['reinstall_command', 'printable', 'CourseError', 'MissingFileError', 'OutOfMemoryError', 'memory_advice',
            'check_choice', 'is_whole', 'check_int', 'check_number', 'check_type', 'check_path', 'check_args', 'shorten',
-           'default_device', 'check_device', 'remove_abandoned', 'remove_folder', 'atomic_write', 'write_json',
-           'check_file', 'parse_json', 'read_json', 'asset', 'html_table', 'align', 'plot_text', 'can_show_bar',
-           'progress']
+           'default_device', 'check_device', 'use_device', 'remove_abandoned', 'remove_folder', 'atomic_write',
+           'write_json', 'check_file', 'parse_json', 'read_json', 'asset', 'html_table', 'align', 'plot_text',
+           'can_show_bar', 'progress']
 
 # %% ../nbs/api/00_core.ipynb #0fd16cdb
 import difflib, errno, functools, glob, inspect, json, numbers, os, re, reprlib, shutil, stat
@@ -317,26 +317,56 @@ def shorten(
     return ', '.join(names[:n]) + more
 
 # %% ../nbs/api/00_core.ipynb #device02
+def _absence(device):
+    "Why this machine cannot compute on a `torch.device`; '' if it can"
+    import torch
+    if device.type == 'cuda':
+        n = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) < n: return ''
+        gpus = ', '.join(f'cuda:{i}' for i in range(n))
+        return f'of the GPUs, this machine has {gpus}' if n else 'PyTorch finds no NVIDIA GPU'
+    if device.type == 'mps' and not torch.backends.mps.is_available():
+        return 'PyTorch finds no Apple GPU'
+    return ''
+
+def _find_device(device, what):
+    "`device` as a `torch.device` that is there; `what` asks for it"
+    import torch
+    known = isinstance(device, (str, int, torch.device)) and not isinstance(device, bool)
+    try: found = torch.device(device) if known else None
+    except (RuntimeError, ValueError, OverflowError): found = None
+    if found is None:
+        raise CourseError(f"{what}={_brief(device)}: give a torch.device, or a name: 'cpu', "
+                          "'cuda', 'cuda:1' or 'mps'")
+    why = _absence(found)
+    if why: raise CourseError(f"{what}={_brief(str(found))}: {why}; `resnet-course doctor` says "
+                              "what there is, and 'cpu' is everywhere")
+    return found
+
+# %% ../nbs/api/00_core.ipynb #devuse01
 def default_device()->object: # A `torch.device`
-    "fastai's default device, or the CPU if the environment variable `RESNET_COURSE_DEVICE` says so"
+    "fastai's default device, or the one that `use_device` or `RESNET_COURSE_DEVICE` asks for"
     from fastai.torch_core import default_device   # here, because importing torch takes seconds
     name = os.environ.get('RESNET_COURSE_DEVICE')
     if not name: return default_device()
-    check_choice(name, ['cpu'], 'device in RESNET_COURSE_DEVICE')
-    return default_device(use=False)   # from now on, for fastai's own loaders too
+    device = _find_device(name, 'RESNET_COURSE_DEVICE')
+    if device.type == 'cuda' and device.index is not None:
+        import torch
+        torch.cuda.set_device(device)
+    return default_device(use=device.type != 'cpu')   # from now on, for fastai's own loaders too
 
 def check_device(
     device:object # A `torch.device`, its name or its number; None: the default device
 )->object: # A `torch.device`
-    "Return `device` as a `torch.device`; raises `CourseError` if it isn't one"
-    import torch
-    if device is None: return default_device()
-    known = isinstance(device, (str, int, torch.device)) and not isinstance(device, bool)
-    try:
-        if known: return torch.device(device)
-    except (RuntimeError, ValueError, OverflowError): pass
-    raise CourseError(f"device={_brief(device)}: give a torch.device, or a name such as 'cpu' or "
-                      "'cuda'")
+    "Return `device` as a `torch.device`; raises `CourseError` if it is none, or not there"
+    return default_device() if device is None else _find_device(device, 'device')
+
+def use_device(
+    device:object # A `torch.device`, or its name: 'cpu', 'cuda', 'cuda:1' or 'mps'
+)->object: # A `torch.device`
+    "Make `device` the default of this process and of those that it starts. Raises `CourseError`"
+    os.environ['RESNET_COURSE_DEVICE'] = str(_find_device(device, 'device'))
+    return default_device()
 
 # %% ../nbs/api/00_core.ipynb #3d433498
 try: import fcntl

@@ -6,7 +6,7 @@
 __all__ = ['connect', 'broadcast_object', 'gather_objects', 'any_rank', 'ShardedDL', 'DDPCallback', 'in_step']
 
 # %% ../nbs/api/31_distributed.ipynb #5abd47e5
-import atexit, os
+import atexit, os, sys
 from contextlib import ExitStack, contextmanager
 from copy import copy
 
@@ -28,24 +28,49 @@ from .layers import as_buffer
 from .models import unwrap_model
 
 # %% ../nbs/api/31_distributed.ipynb #ef544a58
+def _n_local(): return int(os.environ.get('LOCAL_WORLD_SIZE', num_distrib() or 1))
+
 def _threads_per_process()->int: # At least 1
     "The cores available to this process, divided among the processes of this machine"
-    n = int(os.environ.get('LOCAL_WORLD_SIZE', num_distrib() or 1))
-    return max(1, num_cpus()//n)
+    return max(1, num_cpus()//_n_local())
+
+def _share_gpus():
+    "Join through gloo, several processes on a GPU: NCCL wants one for each"
+    n, rank = torch.cuda.device_count(), int(os.environ.get('LOCAL_RANK', rank_distrib()))
+    torch.cuda.set_device(rank%n)
+    dist.init_process_group('gloo')
+    if rank == 0: print(f'{_n_local()} processes share {n} GPU{"s"*(n > 1)}: slower than one each')
 
 # %% ../nbs/api/31_distributed.ipynb #08256476
-def _destroy_gloo():
-    "Destroy the process group before shutdown"
-    if dist.is_initialized() and dist.get_backend() == 'gloo': dist.destroy_process_group()
+_control = [] # A gloo group for messages, if the tensors use another
+
+def _destroy_group():
+    "Destroy the process group before shutdown; NCCL's only if all went well"
+    if not dist.is_initialized(): return
+    # set for an exception that ended the program; the command sets it for its errors
+    failed = getattr(sys, 'last_value', None) is not None
+    if dist.get_backend() == 'gloo' or not failed: dist.destroy_process_group()
+
+def _messages():
+    "The group that messages go through: from CPU to CPU"
+    if dist.get_backend() == 'gloo': return None   # the default group
+    if not _control: _control.append(dist.new_group(backend='gloo'))
+    return _control[0]
 
 def connect()->int: # Number of processes; 1 without a launcher
     "Join the processes that a launcher started, one GPU each; call it before creating loaders"
     if num_distrib() < 2: return 1
     if dist.is_initialized(): return dist.get_world_size()
-    from accelerate import PartialState
-    cpu = not torch.cuda.is_available()
-    PartialState(cpu=cpu)
-    atexit.register(_destroy_gloo)
+    asked = os.environ.get('RESNET_COURSE_DEVICE', '')
+    if asked not in ('', 'cpu', 'cuda'):
+        raise CourseError(f'device={asked}: {num_distrib()} processes have a GPU each; choose '
+                          'which with CUDA_VISIBLE_DEVICES, or use the CPU')
+    cpu = asked == 'cpu' or not torch.cuda.is_available()
+    if cpu or _n_local() <= torch.cuda.device_count():
+        from accelerate import PartialState
+        PartialState(cpu=cpu)
+    else: _share_gpus()
+    atexit.register(_destroy_group)
     if cpu and torch.get_num_threads() == 1: torch.set_num_threads(_threads_per_process())
     return dist.get_world_size()
 
@@ -56,7 +81,7 @@ def broadcast_object(
     "Broadcast `o` from rank 0"
     if num_distrib() < 2: return o
     box = [o]
-    dist.broadcast_object_list(box, 0)
+    dist.broadcast_object_list(box, 0, group=_messages())
     return box[0]
 
 def gather_objects(
@@ -65,7 +90,7 @@ def gather_objects(
     "Gather `o` from all processes"
     if num_distrib() < 2: return [o]
     res = [None]*num_distrib()
-    dist.all_gather_object(res, o)
+    dist.all_gather_object(res, o, group=_messages())
     return res
 
 def any_rank(
@@ -73,8 +98,10 @@ def any_rank(
 )->list: # One bool for each flag
     "Return for each of `flags` whether it is true in any process"
     flags = [bool(o) for o in flags]
-    ranks = gather_objects(flags)
-    return [any(rank[i] for rank in ranks) for i in range(len(flags))]
+    if num_distrib() < 2: return flags
+    some = torch.tensor(flags, dtype=torch.uint8)   # a few bytes: no pickles
+    dist.all_reduce(some, dist.ReduceOp.MAX, group=_messages())
+    return [bool(o) for o in some.tolist()]
 
 # %% ../nbs/api/31_distributed.ipynb #0965faf0
 class ShardedDL(DistributedDL):
@@ -137,6 +164,21 @@ def _sync_norms(model):
     for name, _ in fixed: as_buffer(model.get_submodule(name))
     return model
 
+def _norms_of(model):
+    "Name → BatchNorm layer, before `_sync_norms` replaces it"
+    return {name: m for name, m in model.named_modules()
+            if isinstance(m, _BatchNorm) and not isinstance(m, nn.SyncBatchNorm)}
+
+def _undo_sync(model, norms):
+    "Put the layers of `_norms_of` back; their tensors are those that were trained"
+    for name, m in norms.items():
+        now = model.get_submodule(name) if name else model
+        if now is m or not name: continue
+        m.train(now.training)
+        if 'weight' in now._buffers and 'weight' in m._parameters: as_buffer(m)
+        parent, _, last = name.rpartition('.')
+        setattr(model.get_submodule(parent), last, m)
+
 def _check_shards(dl, n):
     "Raise `CourseError` unless each of `n` processes gets an image of every batch"
     last = dl.bs if dl.drop_last else dl.n - (len(dl) - 1)*dl.bs
@@ -158,7 +200,7 @@ class DDPCallback(Callback):
 
     def before_fit(self):
         "Check the shards; give each process a random stream of its own"
-        self.wrapped, self.split = None, False
+        self.wrapped, self.split, self.norms = None, False, {}
         _check_shards(self.learn.dls.train, num_distrib())
         ids = gather_objects(getattr(self.learn.dls, 'split_id', None))
         if len(set(ids)) > 1:
@@ -169,8 +211,15 @@ class DDPCallback(Callback):
 
     def before_train(self):
         "Wrap the model, and shard the training images"
-        if self.wrapped is None: self.wrapped = _wrap_model(unwrap_model(self.learn.model))
+        if self.wrapped is None:
+            self.norms = _norms_of(unwrap_model(self.learn.model))
+            self.wrapped = _wrap_model(unwrap_model(self.learn.model))
         self.learn.model, self.learn.dl = self.wrapped, ShardedDL(self.learn.dl)
+
+    def before_batch(self):
+        "Average gradients before a step only: what is accumulated until then stays here"
+        waits = [cb.waits for cb in self.learn.cbs if hasattr(type(cb), 'waits')]
+        if self.training: self.wrapped.require_backward_grad_sync = not any(waits)
 
     def before_backward(self):
         "Weight shards of unequal size"
@@ -213,8 +262,9 @@ def after_validate(self:DDPCallback):
 
 @patch
 def after_fit(self:DDPCallback):
-    "Make the statistics the same in every process"
+    "Make the statistics the same in every process, and with the layers that training began with"
     self.wrapped = None
+    _undo_sync(unwrap_model(self.learn.model), self.norms)
     self.broadcast_buffers()
 
 # %% ../nbs/api/31_distributed.ipynb #44dc9de9
@@ -241,6 +291,12 @@ def in_step(
         # 'auto' measures, and every process must get the same result
         if hasattr(learn, 'precision'):
             learn.precision.asked = broadcast_object(learn.precision.resolved)
-        stack.callback(lambda: setattr(learn, 'model', unwrap_model(learn.model)))
-        stack.enter_context(learn.added_cbs(DDPCallback()))
+        ddp = DDPCallback()
+        stack.callback(_restore, learn, ddp)
+        stack.enter_context(learn.added_cbs(ddp))
         yield
+
+def _restore(learn, ddp):
+    "Restore the network, however training has ended"
+    learn.model = unwrap_model(learn.model)
+    _undo_sync(learn.model, getattr(ddp, 'norms', {}))

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.request import getproxies
 
 from . import __version__
-from .core import check_args, default_device, reinstall_command
+from .core import CourseError, check_args, default_device, reinstall_command
 
 # %% ../nbs/api/70_doctor.ipynb #64c3eab4
 @check_args
@@ -83,7 +83,9 @@ def _check_device()->Check: # ok with a GPU, a note without one, FAIL if torch c
     "Find the device that will train, and its precision"
     import torch
     from resnet_course.precision import cpu_bf16_speedup, resolve_precision
-    dev, asked = default_device(), os.environ.get('RESNET_COURSE_DEVICE')
+    asked = os.environ.get('RESNET_COURSE_DEVICE')
+    try: dev = default_device()
+    except CourseError as e: return Check('device', False, str(e), 'change or unset the variable')
     if dev.type == 'cpu' and not asked:
         problem = _gpu_problem(torch.version.cuda, shutil.which('nvidia-smi'))
         if problem: return Check('device', False, *problem)
@@ -91,6 +93,8 @@ def _check_device()->Check: # ok with a GPU, a note without one, FAIL if torch c
     if dev.type == 'cuda':
         gb = torch.cuda.get_device_properties(dev).total_memory/1e9
         found = f'trains on {torch.cuda.get_device_name(dev)}, {gb:.0f} GB, precision {precision}'
+        n = torch.cuda.device_count()
+        if n > 1: found += f'; one of {n} GPUs, {dev}: choose another with --device'
         return Check('device', True, found)
     if dev.type == 'mps':
         return Check('device', True, f'trains on the Apple GPU, precision {precision}')

@@ -102,7 +102,7 @@ def close(
 )->bool: # True if they agree
     "Compare shapes and values, up to rounding"
     if not isinstance(a, Tensor) or a.shape != b.shape: return False
-    a, b = plain_tensor(a.detach()).double(), plain_tensor(b.detach()).double()
+    a, b = (plain_tensor(o.detach()).cpu().double() for o in (a, b))
     return torch.allclose(a, b, rtol=tol, atol=tol, equal_nan=True)
 
 @check_args

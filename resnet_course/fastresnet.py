@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from .core import CourseError, check_args
 from .layers import (
-    BasicBlock, CheckedModule, as_buffer, check_input, conv, get_act)
+    AdaptiveMaxPool2d, BasicBlock, CheckedModule, as_buffer, check_input, conv, get_act)
 
 # %% ../nbs/api/23_fastresnet.ipynb #6f2edabd
 @check_args
@@ -25,11 +25,12 @@ def whitening(
     if len(x) < 2 or min(x.shape[2:]) < ks:
         raise CourseError(f'whitening with patches of {ks}×{ks} px needs at least two images of '
                           f'that size or more, got shape {tuple(x.shape)}')
-    x64 = x.double()  # in float32, rounding errors exceed the smallest variances
+    # in float32, rounding errors exceed the smallest variances, and Apple's GPUs have no float64
+    x64 = (x.cpu() if x.device.type == 'mps' else x).double()
     patches = F.unfold(x64, ks).transpose(1, 2).flatten(0, 1)
     var, vec = torch.linalg.eigh(torch.cov(patches.T))
     filters = (vec/(var + eps).sqrt()).T.flip(0)
-    return filters.reshape(-1, x.shape[1], ks, ks).contiguous().to(x.dtype)
+    return filters.reshape(-1, x.shape[1], ks, ks).contiguous().to(x.device, x.dtype)
 
 # %% ../nbs/api/23_fastresnet.ipynb #27c73fdf
 class Whiten(nn.Conv2d):
@@ -83,7 +84,7 @@ class FastResNet(CheckedModule):
         self.layer1 = _stage(self.conv1.out_channels, nf, n_blocks, act)
         self.layer2 = _stage(nf, nf*2, n_blocks, act)
         self.layer3 = _stage(nf*2, nf*4, n_blocks, act)
-        self.maxpool, self.fc = nn.AdaptiveMaxPool2d(1), nn.Linear(nf*4, n_out, bias=False)
+        self.maxpool, self.fc = AdaptiveMaxPool2d(1), nn.Linear(nf*4, n_out, bias=False)
         self.min_size = 2**3 + self.conv1.kernel_size[0] - 1
         for m in [m for m in self.modules() if isinstance(m, nn.BatchNorm2d)]:
             m.momentum = 0.4

@@ -171,7 +171,7 @@ class _FeatureDL(DataLoader):
         self.n_iter += 1
         for idxs in self.chunkify(samps):
             i = torch.tensor(list(idxs))
-            yield x[i].to(self.device), self.ys[i].to(self.device)
+            yield tuple(o[i].to(self.device, non_blocking=True) for o in (x, self.ys))
 
 # %% ../nbs/api/50_finetune.ipynb #88f0131e
 def _feature_dls(learn, n_views):
@@ -581,6 +581,7 @@ def finetune_learner(
     variant:str|None=None,    # 'v1' or 'v1.5', if the publisher says so (He et al.'s own are 'v1')
     precision:str='auto',     # As for `course_learner`
     seed:int=0,               # Seed of the head, the batches and the split
+    deterministic:bool=False, # As for `course_learner`
     balance:str|None=None,    # Balance classes: 'loss' weights them, 'sample' draws them equally
     **kwargs                  # For `get_dls`: bs, size, n_train
 )->Learner: # With the body of `weights` and a new head
@@ -597,7 +598,7 @@ def finetune_learner(
     arch = arch or cfg['name']
     stem = cfg.get('stem') if 'stem' in options(arch) else None
     learn = course_learner(dls, arch, precision=precision, seed=seed, stem=stem, model_kwargs=own,
-                           balance=by_loss)
+                           balance=by_loss, deterministic=deterministic)
     learn.weights_report = load_weights(learn.model, weights, variant=variant)
     return learn
 

@@ -346,7 +346,7 @@ def _row(name, i, n, group, moved, places):
 def _moved(a, b):
     "The largest change from `a` to `b`, or None if they are bit-identical"
     if torch.equal(a, b): return None
-    return float((b.double() - a.double()).abs().max())
+    return float((b.cpu().double() - a.cpu().double()).abs().max())
 
 def _notes(learn, n, places):
     "Problems with the setup of the learner"

@@ -263,7 +263,7 @@ class ImageSetDL(SeededDL):
         "Cut batches out of the images in memory"
         x, y = tfm.images.on(self.device)
         for idxs in self.chunkify(samps):
-            i = torch.from_numpy(items[idxs]).to(x.device)
+            i = torch.from_numpy(items[idxs]).to(x.device, non_blocking=True)
             xb = tfm.cls(as_channels(x.index_select(0, i), tfm.n_in))
             yield (xb, TensorCategory(y.index_select(0, i)))[:len(self.dataset.tls)]
 
@@ -288,7 +288,8 @@ class ImageSetDL(SeededDL):
             if errors: items = _leave_out(tfm.images, items, errors)
             xb = tfm.cls(x.to(self.device, non_blocking=True))
             labels = [torch.stack([tl.tfms(o) for o in items]) for tl in label_lists]
-            yield xb, *labels
+            # fastai would send them, and wait
+            yield xb, *(y.to(self.device, non_blocking=True) for y in labels)
 
     def one_batch(self)->tuple:
         "Like fastai's, read in this process"
@@ -552,15 +553,16 @@ def _keep(dsets, in_memory):
         kept = shrink_all(files, tfm.reader.size, tfm.images.white, skip_bad=tfm.images.skip_bad)
         tfm.kept = {i: o for i, o in zip(items, kept) if o is not None}
 
-def _workers(to_image, n_train):
+def _workers(to_image, n_train, device):
     "Number of processes that read photos: none for a few hundred, or if they are in memory"
     if to_image.images.x is not None or to_image.kept or n_train < 256: return 0
-    return min(8, os.cpu_count() or 1)
+    most = 16 if device is not None and device.type == 'cuda' else 8   # a GPU eats more
+    return min(most, os.cpu_count() or 1)
 
 def _loaders(dsets, bs, tfms, seed, num_workers, device):
     "Three loaders that share the transforms"
     to_image = dsets.tls[0].tfms.fs[0]
-    if num_workers is None: num_workers = _workers(to_image, len(dsets.subset(0)))
+    if num_workers is None: num_workers = _workers(to_image, len(dsets.subset(0)), device)
     # never larger than the training set, so that no epoch is empty
     bs = min(bs, len(dsets.subset(0)))
     dls = []

@@ -555,7 +555,8 @@ def _configuration(learn, cbs):
                 images=dict(n_images, split_id=getattr(dls, 'split_id', None)),
                 cbs=names, recipe=learn.recipe,
                 precision=learn.precision.resolved if hasattr(learn, 'precision') else 'fp32',
-                compile=getattr(learn, 'compiled', False))
+                compile=getattr(learn, 'compiled', False),
+                deterministic=getattr(learn, 'deterministic', False))
 
 # %% ../nbs/api/37_recipes.ipynb #19bab4f4
 def _checkpoints(learn, cbs, path, resume, minutes):

@@ -88,6 +88,8 @@ def _run_record(
                images={split: len(dl.dataset) for split, dl in splits if dl},
                split_id=getattr(dls, 'split_id', None), balance=getattr(learn, 'balance', None),
                train_seconds=sum(r['train_seconds'] for r in rows), history=rows)
+    if rows: rec['checkpoint_seconds'] = learn.history.saving
+    if getattr(learn, 'deterministic', False): rec['deterministic'] = True
     rec |= {report.split: report.to_dict() for report in reports}
     rec |= dict(machine=machine(getattr(dls, 'device', None)), versions=versions(),
                 finished=datetime.now(timezone.utc).isoformat(timespec='seconds'))
@@ -314,6 +316,7 @@ def learner_from_checkpoint(
         learn = course_learner(get_dls(**cfg['data']), create_model(**cfg['model']),
                                seed=cfg['seed'], precision=cfg['precision'],
                                compile=cfg.get('compile', False),
+                               deterministic=cfg.get('deterministic', False),
                                balance='loss' if r.get('balance') == 'loss' else None)
         how = dict(recipe=recipe, epochs=r['epochs'], lr=r['lr'], accumulate=accumulate, **cbs)
     except (TypeError, KeyError) as e:   # arguments that do not exist in this version
@@ -404,9 +407,10 @@ def train_run(
     n_train:int|None=None,# Keep only this many training images
     augment:bool|str|list=True,  # As for `get_dls`
     weights:object=None,  # Initial weights, as for `load_weights`; None: from scratch
-    precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'
+    precision:str='auto', # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
     seed:int=42,          # The same seed gives the same run
-    compile:bool=False,   # `torch.compile` the network?
+    compile:bool|str=False, # `torch.compile` the network? Or a backend's name, or a mode's
+    deterministic:bool=False, # The same bits every time on a GPU, too? Slower there
     accumulate:int|None=None, # Batches per step; None: the recipe's, usually 1
     skip_bad:bool=False,  # Leave out image files that cannot be read?
     balance:str|None=None,# Balance classes: 'loss' weights them, 'sample' draws them equally
@@ -422,7 +426,8 @@ def train_run(
     images = dict(bs=bs, size=size, resize=resize, num_workers=num_workers, n_train=n_train,
                   augment=augment, group=group, fold=fold, skip_bad=skip_bad,
                   n_valid=_few_valid(n_train))
-    net = dict(weights=weights, precision=precision, compile=compile)
+    net = dict(weights=weights, precision=precision, compile=compile,
+               deterministic=deterministic)
     how = dict(recipe=recipe, epochs=epochs, lr=lr, accumulate=accumulate)
     return _train(resume, data, arch, seed, images, net, how, balance, log, out, setup, extra)
 
@@ -441,8 +446,9 @@ def finetune_run(
     resize:str='crop',    # How photos fit, as for `get_dls`
     num_workers:int|None=None, # Processes that read photos, as for `get_dls`
     n_train:int|None=None,# Keep only this many training images
-    precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'
+    precision:str='auto', # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
     seed:int=42,          # The same seed gives the same run
+    deterministic:bool=False, # The same bits every time on a GPU, too? Slower there
     skip_bad:bool=False,  # Leave out image files that cannot be read?
     balance:str|None=None,# Balance classes: 'loss' weights them, 'sample' draws them equally
     group:str|None=None,  # What stays in one split, as for `get_dls`
@@ -457,7 +463,8 @@ def finetune_run(
     data, weights = _lasting(data, datasets), _lasting(weights, ('torchvision', *shipped_weights()))
     settings = dict(data=data, weights=weights, arch=arch, variant=variant, bs=bs,
                     size=size, resize=resize, num_workers=num_workers, n_train=n_train,
-                    precision=precision, seed=seed, balance=balance, group=group, skip_bad=skip_bad,
+                    precision=precision, seed=seed, deterministic=deterministic,
+                    balance=balance, group=group, skip_bad=skip_bad,
                     n_valid=_few_valid(n_train))
     asked = (_lasting(plan, plans), epochs, lr, settings, dict(changes=changes or {}, log=log))
     learn, stages, log = _finetuning(asked, resume, out)
@@ -733,7 +740,7 @@ def find_run_lr(
     bs:int=64,            # Images per batch
     size:int|tuple|None=None, # As for `get_dls`; None: the set's own, 128 for photos
     weights:object=None,  # Initial weights, as for `load_weights`; None: from scratch
-    precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'
+    precision:str='auto', # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
     num_it:int=100,       # Number of batches
     seed:int=42           # As for `train_run`
 )->LRCurve: # With the suggestion, and reasons to doubt it

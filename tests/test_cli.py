@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import photos, quiet, run_command
 from PIL import Image
 
@@ -323,3 +324,28 @@ def test_photos_from_the_command_line(tmp_path, monkeypatch, capsys):
 def test_sizes_that_are_none(size, capsys):
     assert run_command('train', '--size', size) == 2
     assert '160x224' in capsys.readouterr().err
+
+# The device
+
+@pytest.mark.parametrize('command', [
+    ['train', '--data', 'digits'], ['finetune'], ['evaluate', 'run'], ['compare', 'a', 'b'],
+    ['report', 'run'], ['predict', 'x.png'], ['lr-find']], ids=lambda o: o[0])
+@pytest.mark.parametrize('device, why', [
+    ('cuda:99', 'cuda:99'), ('gpu', "give a torch.device, or a name: 'cpu', 'cuda', 'cuda:1' or")])
+def test_a_device_that_is_not_there(command, device, why, capsys, monkeypatch):
+    "One line, before anything is read or written, and the variable is not changed"
+    monkeypatch.delenv('RESNET_COURSE_DEVICE', raising=False)
+    assert run_command(*command, '--device', device) == 1
+    err = capsys.readouterr().err
+    assert err.startswith('error: device=') and why in err and err.count('\n') == 1
+    assert 'RESNET_COURSE_DEVICE' not in os.environ
+
+def test_train_on_a_device_and_deterministically(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv('RESNET_COURSE_DEVICE', '')   # put back after the test
+    args = ['train', '--data', 'digits', '--arch', 'resnet8', '--n-train', '64', '--epochs', '1']
+    args += ['--device', 'cpu', '--deterministic', '--precision', 'fp32', '--out', tmp_path]
+    assert run_command(*args) == 0
+    rec, = list_runs(tmp_path)
+    assert rec['deterministic'] is True and 'checkpoint_seconds' in rec
+    assert 'threads' in rec['machine']['device']
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -17,7 +17,7 @@ from torch import nn
 from resnet_course.core import CourseError
 from resnet_course.loaders import get_dls
 from resnet_course.models import create_model
-from resnet_course.distributed import _sync_norms
+from resnet_course.distributed import _norms_of, _sync_norms, _undo_sync
 from resnet_course.checkpoint import read_checkpoint
 from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe, get_recipe
@@ -118,6 +118,44 @@ def test_fixed_gains_stay_buffers():
     assert norms and all('weight' in m._buffers for m in norms)
     assert sorted(model.state_dict()) == sorted(names)
     assert sum(p.numel() for p in model.parameters()) == n
+
+def test_batchnorm_is_itself_again_after_training():
+    "The layers that training began with, with what was trained"
+    model = create_model('fast_resnet', n_out=10)
+    layers, norms = dict(model.named_modules()), _norms_of(model)
+    names = list(model.state_dict())
+    synced = _sync_norms(model)
+    for m in synced.modules():
+        if isinstance(m, nn.SyncBatchNorm): m.running_mean += 1
+    synced.eval()
+    _undo_sync(synced, norms)
+    assert dict(synced.named_modules()) == layers and list(synced.state_dict()) == names
+    assert all(type(m) is nn.BatchNorm2d and not m.training for m in norms.values())
+    assert all('weight' in m._buffers and (m.running_mean == 1).all() for m in norms.values())
+
+class Exchanges(Callback):
+    "Takes note of the batches after which processes exchange gradients"
+    order = 1000
+    def before_fit(self): self.seen = []
+    def after_pred(self):
+        if self.training and self.learn.model is not None and hasattr(self.learn, 'ddp'):
+            if self.ddp.wrapped.require_backward_grad_sync: self.seen.append(self.iter)
+
+def fit_in_parts(rank, out):
+    "Steps of three batches, the last of an epoch shorter; every process writes its weights"
+    learn, cb = learner(bs=8, n_train=160), Exchanges()
+    fit_recipe(learn, 'step', epochs=2, lr=0.05, accumulate=3, cbs=cb)
+    torch.save(dict(model=learn.model.state_dict(), seen=cb.seen), out/f'{rank}.pt')
+
+@needs_fork
+def test_accumulated_gradients_are_exchanged_once(tmp_path):
+    fit_in_parts('alone', tmp_path)
+    assert wait(start(2, fit_in_parts, tmp_path)) == [0, 0]
+    alone, n = load(tmp_path/'alone.pt'), len(get_dls('digits', bs=8, n_train=160).train)
+    ends = [i for i in range(n) if i%3 == 2 or i == n - 1]
+    for res in results(tmp_path, 2):
+        assert same(res['model'], alone['model'], 1e-6)
+        assert res['seen'] == 2*ends
 
 # Interruptions
 

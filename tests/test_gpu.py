@@ -1,0 +1,204 @@
+"What a GPU would do, on a GPU where there is one, and imitated where there is none"
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fastai.callback.core import Callback
+from fastai.metrics import accuracy
+from helpers import CtrlC, bits, digits_learner, exit_status, fork, needs_fork, quiet
+from imitation import imitate
+from torch.torch_version import TorchVersion
+
+from resnet_course import optimizers
+from resnet_course.augment import (
+    AlternatingFlip, ColorJitter, Cutout, HorizontalFlip, Lighting, PadCrop, RandomAffine,
+    RandomErasing, RandomResizedCrop, ScaleJitter, ToFloat, resize_smoothly)
+from resnet_course.callbacks import EMA, TerminateOnNaN, _DeviceLoss, _DeviceMean
+from resnet_course.checkpoint import Checkpoint, Interrupted, read_checkpoint
+from resnet_course.evaluate import evaluate
+from resnet_course.fastresnet import whitening
+from resnet_course.layers import lrn
+from resnet_course.learner import course_learner
+from resnet_course.loaders import get_dls
+from resnet_course.models import create_model
+from resnet_course.optimizers import torch_muon
+from resnet_course.precision import backend_flags, layout_for
+from resnet_course.recipes import fit_recipe
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs an NVIDIA GPU')
+
+def in_a_process(f, *args):
+    "`imitate` leaves traces in PyTorch: run `f(*args)` in a process of its own"
+    assert exit_status(fork(f, *args), 120) == 0
+
+# Nothing waits for the GPU
+
+def augmentations():
+    lighting = Lighting(torch.ones(3), torch.eye(3))
+    flip = AlternatingFlip()
+    flip.start_epoch(range(100))
+    as_bytes = [PadCrop(), PadCrop(2, 'reflect'), HorizontalFlip(), flip]
+    as_floats = [RandomResizedCrop(24), ScaleJitter(16), ColorJitter(hue=0.1), RandomAffine(),
+                 lighting, Cutout(), RandomErasing()]
+    return as_bytes, as_floats
+
+def check_augmentations(kind):
+    "On both kinds of device"
+    x = torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8)
+    as_bytes, as_floats = augmentations()
+    with imitate(kind) as device:
+        xb = x.to(kind, non_blocking=True)
+        floats = ToFloat().on_images(xb)
+        for tfm in (*as_bytes, *as_floats):
+            images = xb if tfm in as_bytes else floats
+            for _ in range(2): images = tfm.on_images(images)
+            assert images.device.type == kind
+        resize_smoothly(floats, (20, 24))
+        assert device.waits == [], device.waits
+
+@needs_fork
+@pytest.mark.parametrize('kind', ['cuda', 'mps'])
+def test_augmentation_does_not_wait(kind): in_a_process(check_augmentations, kind)
+
+def learner_on(device, net, opt):
+    "What callbacks and metrics look at, without fastai's loop"
+    return SimpleNamespace(
+        model=net, opt=opt, training=True, iter=1, n_iter=10, epoch=0, n_epoch=1, pct_train=0.1,
+        dls=SimpleNamespace(device=device, train=range(10)), cbs=[], loss_func=F.cross_entropy)
+
+def check_steps(opt_func):
+    "Steps of training, but for the backward pass, which is PyTorch's alone"
+    x, y = torch.randn(6, 3, 32, 32), torch.randint(10, (6,))
+    with imitate('cuda') as device:
+        with torch.device('cuda'): net = create_model('resnet8')
+        opt = opt_func([list(net.parameters())], lr=0.1)
+        learn = learner_on(torch.device('cuda'), net, opt)
+        metrics, nan = [_DeviceLoss(), _DeviceMean(accuracy)], TerminateOnNaN()
+        ema = EMA(0.9)
+        for cb in (nan, ema): cb.learn = learn
+        ema.before_fit()
+        for m in metrics: m.reset()
+        del device.waits[:]   # of moving the network to the device
+        for _ in range(3):
+            learn.yb = (y.to('cuda', non_blocking=True),)
+            learn.pred = net(x.to('cuda', non_blocking=True))
+            learn.loss = F.cross_entropy(learn.pred, *learn.yb)
+            for m in metrics: m.accumulate(learn)
+            for p in net.parameters(): p.grad = torch.ones_like(p)
+            opt.step()
+            ema.after_step()
+            nan.after_batch()
+            opt.zero_grad()
+        assert device.waits == [], device.waits
+        assert torch.isfinite(metrics[0].value).item() and device.waits == ['_local_scalar_dense']
+        fused = [group.get('fused') for group in opt.opt.param_groups]
+    assert fused == ([None] if opt_func is torch_muon else [True])
+
+@needs_fork
+@pytest.mark.parametrize('name', ['torch_sgd', 'torch_adamw', 'torch_sgd_no_norms', 'torch_muon'])
+def test_steps_do_not_wait_and_are_fused(name):
+    in_a_process(check_steps, getattr(optimizers, name))
+
+def check_order_of_colors():
+    "The imitation sees what it is for: an order that is read back from the device"
+    x = torch.rand(4, 3, 8, 8)
+    with imitate('cuda') as device:
+        xb, order = (o.to('cuda', non_blocking=True) for o in (x, torch.randperm(4)))
+        order[0].item()
+        xb[xb.sum((1, 2, 3)) > 0]
+        torch.zeros(3, device='cuda') + torch.tensor([1., 2., 3.], device='cuda')
+        assert len(device.waits) == 3, device.waits
+
+@needs_fork
+def test_the_imitation_notices(): in_a_process(check_order_of_colors)
+
+@needs_gpu
+def test_training_on_a_gpu_does_not_wait():
+    "PyTorch itself watches: an epoch of training, after one for warming up"
+    dls = get_dls('digits', bs=64, augment='crop+rotate+jitter+cutout', device='cuda')
+    learn = quiet(course_learner(dls, 'resnet8', seed=0))
+    class Watch(Callback):
+        order = 1000
+        def before_batch(self):
+            if self.training and self.iter == 5: torch.cuda.set_sync_debug_mode('error')
+        def after_batch(self):
+            if self.training and self.iter == 15: torch.cuda.set_sync_debug_mode('default')
+    learn.fit(1)
+    try: learn.fit(1, cbs=Watch())
+    finally: torch.cuda.set_sync_debug_mode('default')
+
+# What an Apple GPU refuses
+
+def check_old_mps():
+    "PyTorch before 2.7 could not resize with anti-aliasing, and Apple's GPUs have no float64"
+    x = torch.rand(40, 3, 16, 20)
+    smaller = F.interpolate(x, (7, 9), mode='bilinear', antialias=True)
+    filters = whitening(x)
+    with imitate('mps', old=True), mock.patch('torch.__version__', TorchVersion('2.6.0')):
+        xb = x.to('mps')
+        with pytest.raises(TypeError, match='float64'): xb.double()
+        with pytest.raises(NotImplementedError):
+            F.interpolate(xb, (7, 9), mode='bilinear', antialias=True)
+        ours, own = resize_smoothly(xb, (7, 9)), whitening(xb)
+        assert ours.device.type == own.device.type == 'mps'
+        assert (ours.cpu() - smaller).abs().max() < 1e-5
+        assert (own.cpu() - filters).abs().max() < 1e-5
+
+@needs_fork
+def test_old_pytorch_on_an_apple_gpu(): in_a_process(check_old_mps)
+
+def test_layout_on_an_apple_gpu():
+    "Channels-last gave wrong gradients until 2.14"
+    for version, layout in (('2.13.1', torch.contiguous_format), ('2.14.0', torch.channels_last)):
+        with mock.patch('torch.__version__', TorchVersion(version)):
+            assert layout_for('mps') is layout and layout_for('cpu') is torch.channels_last
+
+# Settings
+
+def test_float32_is_not_tf32():
+    "In training only if asked for, in evaluation never"
+    learn, seen = digits_learner(precision='fp32'), []
+    class Note(Callback):
+        def after_pred(self): seen.append((self.training, torch.backends.cudnn.allow_tf32))
+    with mock.patch.object(learn, '_flags', lambda is_fit=False: backend_flags('tf32')):
+        learn.fit(1, 0.01, cbs=Note())
+    learn.add_cb(Note())
+    before, seen[:] = torch.backends.cudnn.allow_tf32, [o for o in seen if o[0]][:1]
+    evaluate(learn)
+    assert seen[0] == (True, True) and set(seen[1:]) == {(False, False)}
+    assert torch.backends.cudnn.allow_tf32 == before
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.float32])
+def test_response_norm_in_half_precision(dtype):
+    "Activations of hundreds: their squares are beyond float16"
+    x = torch.rand(2, 8, 5, 5)*1000
+    want = lrn()(x)
+    with torch.autocast('cpu', torch.float16): got = lrn()(x.to(dtype))
+    assert got.isfinite().all() and (got.float() - want).abs().max() < 0.02*want.abs().max()
+
+def test_checkpoint_in_a_thread(tmp_path):
+    "Bit-identical to one that is written at once, and complete when training ends"
+    def train(folder, behind, at=None):
+        learn = digits_learner(n_train=160)
+        cb = [CtrlC(*at)] if at else []
+        with mock.patch.object(Checkpoint, '__init__', checkpoint_init(behind)):
+            fit_recipe(learn, 'step', epochs=3, checkpoint=folder, minutes=0, cbs=cb)
+        return learn
+    a = train(tmp_path/'a', False)
+    b = train(tmp_path/'b', True)
+    assert torch.equal(bits(a), bits(b)) and b.history.saving > 0
+    with pytest.raises(Interrupted): train(tmp_path/'c', True, at=(1, 3))
+    assert read_checkpoint(tmp_path/'c')['pos']['iter'] == 5
+    c = digits_learner(n_train=160)
+    fit_recipe(c, 'step', epochs=3, checkpoint=tmp_path/'c', resume=True)
+    assert torch.equal(bits(a), bits(c))
+
+def checkpoint_init(behind):
+    "`Checkpoint.__init__`, for one that is written in a thread or not"
+    init = Checkpoint.__init__
+    def f(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        self.behind = behind
+    return f
