@@ -27,7 +27,7 @@ from .core import (
     check_int, html_table, memory_advice, read_json, write_json)
 from .loaders import ImageSetDL, get_dls, split_dl
 from .models import options, unwrap_model
-from .weight_files import read_weights, shipped_weights
+from .weight_files import read_weights, shipped_weights, weight_sets
 from .weights import infer_arch, load_weights
 from .saving import save_weights
 from .freeze import (
@@ -576,7 +576,7 @@ def _number(o):
 @check_args
 def finetune_learner(
     data:str|Path='digits',     # A set's name or a folder
-    weights:str|Path='torchvision', # A file, 'torchvision', or a name in `shipped_weights()`
+    weights:str|Path|dict|nn.Module='torchvision', # A file, a name, a state dict or a model
     arch:str|None=None,       # Network; None: the file's own, or resnet34 for 'torchvision'
     variant:str|None=None,    # 'v1' or 'v1.5', if the publisher says so (He et al.'s own are 'v1')
     precision:str='auto',     # As for `course_learner`
@@ -588,8 +588,9 @@ def finetune_learner(
     "Create a learner on `data` from pretrained weights; raises `CourseError` if they don't fit"
     cfg, stats = _pretrained(weights)
     if not (arch or cfg):
-        raise CourseError(f'{weights}: the file does not say which network these weights are for; '
-                          'give its name as `arch`')
+        what = 'the state dict' if isinstance(weights, (dict, nn.Module)) else weights
+        raise CourseError(f'{what}: it does not say which network these weights are for; give its '
+                          'name as `arch`')
     by_loss = balance if balance == 'loss' else None
     dls = get_dls(data, seed=seed, stats=stats, balance=None if by_loss else balance, **kwargs)
     own = {k: v for k, v in cfg.items() if k not in ('name', 'n_out', 'n_in', 'stem')}
@@ -603,11 +604,18 @@ def finetune_learner(
     return learn
 
 # %% ../nbs/api/50_finetune.ipynb #b1dc286f
+def _is_torchvision(weights):
+    "Is it a name of torchvision's weights, and not of a file or of weights in the package?"
+    if not isinstance(weights, str) or weights in shipped_weights(): return False
+    return not Path(weights).suffix and not Path(weights).exists()
+
 def _pretrained(weights):
     "The options of the network that `weights` belong to, and the statistics it was trained with"
-    named = not Path(str(weights)).suffix and str(weights) not in shipped_weights()
-    if named: return dict(name='resnet34', stem='imagenet', n_in=3), 'imagenet'
-    sd, meta = read_weights(weights)
+    if _is_torchvision(weights): return dict(name='resnet34', stem='imagenet', n_in=3), 'imagenet'
+    if isinstance(weights, (dict, nn.Module)):
+        meta = dict(getattr(weights, 'meta', None) or {}, cfg=getattr(weights, 'cfg', None))
+        sd = next(iter(weight_sets(weights, 'state dict').values()))
+    else: sd, meta = read_weights(weights)
     cfg = meta.get('cfg') or next(iter(infer_arch(sd)), {})
     default = 'imagenet' if cfg.get('n_in', 3) == 3 else None
     return dict(cfg), meta.get('stats') or default
