@@ -383,6 +383,7 @@ def _lacks_antialias(x):
     "PyTorch had no anti-aliased `interpolate` for Apple's GPUs before 2.7"
     return x.device.type == 'mps' and torch.__version__ < (2, 7)
 
+@check_args
 def resize_smoothly(
     x:Tensor, # Float batch N,C,H,W
     size:tuple # (height, width) (px)

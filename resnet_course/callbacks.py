@@ -77,6 +77,7 @@ class TerminateOnNaN(Callback):
             '(`find_lr(learn)` suggests one), or train with precision="fp32"')
 
 # %% ../nbs/api/33_callbacks.ipynb #4bc06172
+@check_args
 def synchronize(
     device:object # A `torch.device`, or None
 ):

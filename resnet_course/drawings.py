@@ -222,6 +222,7 @@ def _grid(d, x, y, side, values, kind, marked=()):
             d.box(x + j*side, y + i*side, side, side, k, f'{v:g}'.replace('-', '−'), 13,
                   bold=(i, j) in marked)
 
+@check_args
 def out_side(
     n:int, # Side of the input, px
     ks:int, # Side of the kernel, px
@@ -304,6 +305,7 @@ def draw_convolution(
     return d
 
 # %% ../nbs/api/63_drawings.ipynb #9d067a58
+@check_args
 def receptive_field(
     n_layers:int, # Number of convolutions, with stride 1
     ks:int=3 # Side of the kernels, px

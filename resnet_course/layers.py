@@ -40,6 +40,7 @@ def _is_float16(x):
     "Would a convolution of `x` be computed in float16?"
     kind = x.device.type
     if x.dtype == torch.float16: return True
+    if not torch.amp.is_autocast_available(kind): return False   # such as 'meta'
     return torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
 
 @torch.fx.wrap   # a single step for tools that follow `forward`, since it depends on the shape

@@ -154,7 +154,8 @@ def test_every_function_is_checked(f):
     "An object of no known type is refused by name, unless the parameter takes anything"
     assert hasattr(f, '__wrapped__'), 'decorate it with @check_args'
     nothing, found = object(), inspect.signature(f).parameters
-    required = [n for n, p in found.items() if p.default is p.empty and p.kind != p.VAR_KEYWORD]
+    required = [n for n, p in found.items()
+                if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     typed = [n for n in required if found[n].annotation not in (object, inspect.Parameter.empty)]
     if typed: assert 'give' in refusal(f, **dict.fromkeys(required, nothing))
 
