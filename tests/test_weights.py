@@ -160,7 +160,7 @@ def with_wrong_config(path, change):
     (lambda m: m['cfg'].update(nf=1.5), 'no model can be built'),
     (lambda m: m['cfg'].update(evil='x'), 'has no option'),
     (lambda m: m['cfg'].update(stem=3), 'no model can be built'),
-], ids=str)
+])
 def test_wrong_config(tmp_path, change, says):
     path = with_wrong_config(tmp_path/'w.safetensors', change)
     with pytest.raises(CourseError, match=says): load_model(path)
