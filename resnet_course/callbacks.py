@@ -79,12 +79,12 @@ class TerminateOnNaN(Callback):
 # %% ../nbs/api/33_callbacks.ipynb #4bc06172
 @check_args
 def synchronize(
-    device:object # A `torch.device`, or None
+    device:object # A `torch.device`, its name, or None
 ):
     "Wait until a GPU has done what it was asked for"
-    if device is None or device.type == 'cpu': return
-    if device.type == 'cuda': torch.cuda.synchronize(device)
-    elif device.type == 'mps': torch.mps.synchronize()
+    kind = 'cpu' if device is None else torch.device(device).type
+    if kind == 'cuda': torch.cuda.synchronize(device)
+    elif kind == 'mps': torch.mps.synchronize()
 
 class History(Callback):
     "Record a row for every epoch of every fit: losses, metrics, last learning rate, seconds"

@@ -46,11 +46,13 @@ def _is_float16(x):
 @torch.fx.wrap   # a single step for tools that follow `forward`, since it depends on the shape
 def _response_norm(x:Tensor, size:int, alpha:float, beta:float, k:float)->Tensor:
     "`F.local_response_norm`, faster for images; in float32 where squares would overflow"
-    if not _is_float16(x): return _norm_over_channels(x, size, alpha, beta, k)
-    with torch.autocast(x.device.type, enabled=False):
-        return _norm_over_channels(x.float(), size, alpha, beta, k).to(x.dtype)
+    if torch.jit.is_scripting(): return _norm_over_channels(x, size, alpha, beta, k)
+    else:   # TorchScript does not read this branch, and could not
+        if not _is_float16(x): return _norm_over_channels(x, size, alpha, beta, k)
+        with torch.autocast(x.device.type, enabled=False):
+            return _norm_over_channels(x.float(), size, alpha, beta, k).to(x.dtype)
 
-def _norm_over_channels(x, size, alpha, beta, k):
+def _norm_over_channels(x:Tensor, size:int, alpha:float, beta:float, k:float)->Tensor:
     "Response normalization in the precision of `x`"
     if x.ndim != 4: return F.local_response_norm(x, size, alpha, beta, k)
     c = x.shape[1]
@@ -106,12 +108,14 @@ def _max_by_lookup(x):
 @torch.fx.wrap
 def _adaptive_mean(x:Tensor, side:int)->Tensor:
     "`F.adaptive_avg_pool2d`, deterministic if it has to be"
-    return _mean_by_products(x, side) if _must_be_same(x) else F.adaptive_avg_pool2d(x, side)
+    if torch.jit.is_scripting(): return F.adaptive_avg_pool2d(x, side)
+    else: return _mean_by_products(x, side) if _must_be_same(x) else F.adaptive_avg_pool2d(x, side)
 
 @torch.fx.wrap
 def _largest(x:Tensor)->Tensor:
     "`F.adaptive_max_pool2d` to one value, deterministic if it has to be"
-    return _max_by_lookup(x) if _must_be_same(x) else F.adaptive_max_pool2d(x, 1)
+    if torch.jit.is_scripting(): return F.adaptive_max_pool2d(x, 1)
+    else: return _max_by_lookup(x) if _must_be_same(x) else F.adaptive_max_pool2d(x, 1)
 
 class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
     "PyTorch's, for squares, with a gradient that can be deterministic"

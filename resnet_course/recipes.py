@@ -426,7 +426,7 @@ def _loss_func(r, loss_func):
         name = getattr(own, '__name__', type(own).__name__)
         what, instead = 'smooths the labels of a', 'label_smoothing=0'
         if r.bce: what, instead = 'has a binary', 'bce=False'
-        raise CourseError(f'{r.name} {what} cross-entropy, but this learner has its own loss,  '
+        raise CourseError(f'{r.name} {what} cross-entropy, but this learner has its own loss, '
                           f'{name}: train with {instead}')
     if r.bce: return BinaryCrossEntropy(own.weight)
     kept = {k: getattr(own, k) for k in ('weight', 'ignore_index', 'reduction') if hasattr(own, k)}

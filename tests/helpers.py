@@ -111,6 +111,11 @@ def file_size_limit(n=1000):
 
 # Other processes
 
+# PyTorch starts threads for gradients at the first `backward`, one for each kind of device that it
+# knows; after something was traced with imitated tensors, that is more than the CPU, and a forked
+# process could compute no gradients. So the first `backward` comes before all tests.
+torch.ones(1, requires_grad=True).sum().backward()
+
 def fork(f, *args):
     "Run `f(*args)` in a forked process; its id. It exits with 0, 130 if interrupted, or 1"
     pid = os.fork()

@@ -115,7 +115,7 @@ def test_evaluation_is_not_weighted(uneven):
 def test_a_loss_of_ones_own_is_not_replaced(uneven):
     def own(pred, target): return nn.functional.multi_margin_loss(pred, target)
     learn = learner(uneven, loss_func=own)
-    with pytest.raises(CourseError, match='loss of its own, own'):
+    with pytest.raises(CourseError, match='own loss, own:'):
         fit_recipe(learn, replace(get_recipe('step'), label_smoothing=0.1), 1)
 
 def test_other_peoples_loaders(uneven):

@@ -178,7 +178,7 @@ def test_custom_recipe(tmp_path):
     fit_recipe(whole, r, 3)
     cut(first, tmp_path, r, 3)
     assert first.recipe['changed'] == dict(ema=0.9, wd=0.01)
-    with pytest.raises(CourseError, match='another wd:'): learner_from_checkpoint(tmp_path)
+    with pytest.raises(CourseError, match='a changed wd:'): learner_from_checkpoint(tmp_path)
     third = digits_learner()
     with pytest.raises(CourseError, match='training run with EMA'):
         with resumable(third, tmp_path, True): third.fit(3, 0.1)

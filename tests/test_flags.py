@@ -97,7 +97,7 @@ def test_an_average_of_too_few_steps_warns(ema, warns):
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter('always')
         fit_recipe(learner(), change_recipe('step', ema=ema), 5)
-    assert any('at the start' in str(w.message) for w in seen) == warns
+    assert any('initial weights' in str(w.message) for w in seen) == warns
 
 def test_mixup_and_cutmix_take_turns():
     class Seen(Callback):
