@@ -44,7 +44,7 @@ _inks = dict(ink=('#1c252e', '#f1f3f5'), soft=('#4b5763', '#bcc6cf'),
 
 # %% ../nbs/api/63_drawings.ipynb #882f208a
 def _rules(used):
-    "Style sheet for the kinds in `used`"
+    "The style sheet for the kinds in `used`"
     rules = ['.rc-drawing{color-scheme:light dark}']
     for k in sorted(used):
         if k in _kinds:
@@ -80,7 +80,7 @@ class Drawing:
     @check_args
     def __init__(self,
         title:str, # What it shows, in a few words
-        desc:str, # The same for somebody who can't see it
+        desc:str, # A description for readers who can't see it
         height:int # In units
     ):
         self.title, self.desc, self.height = title, desc, height
@@ -250,7 +250,7 @@ def _cell_side(sides, room):
 
 # %% ../nbs/api/63_drawings.ipynb #dc8dc150
 def _label_convolution(d, lefts, c, sides, padded, bottom, stride, pad):
-    "Names above the grids, signs between them, and the formula below"
+    "Draw names above the grids, signs between them, and the formula below"
     n, ks, o = sides
     widths = [c*k for k in (padded, ks, o)]
     for x, w, name, k in zip(lefts, widths, ('input', 'kernel', 'output'), sides):
@@ -263,7 +263,7 @@ def _label_convolution(d, lefts, c, sides, padded, bottom, stride, pad):
     d.text(240, bottom + 46, f'side of the output: {share} + 1 = {o}', 14)
 
 def _draw_grids(d, x, w, y, n, pad, seen, at):
-    "The three tables side by side, each in the middle of the height; draws the labels, too"
+    "The three tables side by side, centered vertically; draws the labels, too"
     grids = [o.tolist() for o in (x, w, y)]
     sides = list(map(len, grids))
     c = _cell_side(sides, 412)
@@ -310,7 +310,7 @@ def receptive_field(
     n_layers:int, # Number of convolutions, with stride 1
     ks:int=3 # Side of the kernels, px
 )->int: # Side of the area in the input that an output depends on, px
-    "Measure how many inputs, along one side, have a gradient"
+    "Measure how many inputs along one side have a gradient"
     x = torch.zeros(1, 1, n_layers*(ks - 1) + 9, requires_grad=True)
     y = x
     for _ in range(n_layers): y = F.conv1d(y, torch.ones(1, 1, ks))
@@ -401,7 +401,7 @@ _jobs = dict(training='the network learns from them',
 def draw_splits(
     dls:object # Loaders with `train_ds`, `valid_ds` and `test_ds`, such as those of `get_dls`
 )->Drawing: # One bar for each part
-    "Draw the sizes of the three parts of a data set, and what each is for"
+    "Draw the sizes of a dataset's three parts, and what each is for"
     sets = [getattr(dls, k, None) for k in ('train_ds', 'valid_ds', 'test_ds')]
     if None in sets:
         raise CourseError('draw_splits needs loaders with train_ds, valid_ds and test_ds')
@@ -418,7 +418,7 @@ def draw_splits(
 # %% ../nbs/api/63_drawings.ipynb #e65b86eb
 @check_args
 def draw_training_step()->Drawing: # Forward above, backward below
-    "Draw what happens with one batch: scores, loss, gradients, a step"
+    "Draw what happens to one batch: scores, loss, gradients, a step"
     d = Drawing('One training step',
                 'A batch goes through the network, which outputs scores. The scores and the right '
                 'answers give the loss. Its gradients say how each weight should change, and a '
@@ -516,12 +516,12 @@ def _describe(name, block):
 _first, _box, _gap = 100, 28, 13  # top of the first box, height of a box, distance to the next
 
 def _column_end(block):
-    "Height at which the column of a block ends"
+    "The height at which a block's column ends"
     branch, after = _layers(block)
     return _first + (_box + _gap)*len(branch + after) + (0 if block.plain else 24 + _gap)
 
 def _draw_layers(d, cx, y, w, layers):
-    "Boxes below one another, each with an arrow to what follows; returns where the last one ends"
+    "Draw boxes in a column, with an arrow from each to the next; returns where the last one ends"
     for m in layers:
         label, kind = _name(m, short=True)
         if isinstance(m, nn.Conv2d): label += f', {m.out_channels}'
@@ -573,7 +573,7 @@ _shortcut_places = ((64, 128, 2, 'where the shape changes: 64 → 128 maps, stri
 @check_args
 def draw_shortcuts(
     counts:bool=True # Say how many parameters each has?
-)->Drawing: # Two rows: blocks that change the shape, and the others
+)->Drawing: # Two rows: blocks that change the shape, and all others
     "Draw the shortcuts A, B and C of He et al. 2015"
     d = Drawing('Shortcuts A, B and C',
                 'A is the identity, with zeros for new channels. B is a 1×1 convolution where the '
@@ -600,7 +600,7 @@ def _draw_way(d, x, y, label, cost):
 
 # %% ../nbs/api/63_drawings.ipynb #98b482f7
 def _merged(net, size, n_in, depth):
-    "Rows of the summary; what keeps the shape and has no place of its own joins the row before"
+    "Rows of the summary; a layer that keeps the shape and needs no row of its own joins the last"
     rows, small = [], (nn.BatchNorm2d, nn.ReLU, nn.LocalResponseNorm, nn.Dropout, nn.Identity)
     modules = dict(net.named_modules())
     for r in model_summary(net, size, depth=depth, n_in=n_in).rows:
@@ -659,7 +659,7 @@ def _draw_rows(title, rows, shape, params, note=''):
 
 # %% ../nbs/api/63_drawings.ipynb #5a7404ef
 def _made_for(net):
-    "Side of the images that a network is usually used with, px"
+    "Usual side of a network's input images, px"
     smallest = getattr(net, 'min_size', 0)
     if smallest > 32: return 227
     return 32 if smallest or getattr(net, 'cfg', {}).get('stem') == 'cifar' else 224
@@ -677,7 +677,7 @@ def _network(model, size, kwargs):
 @check_args
 def draw_network(
     model:str|nn.Module|Learner, # Name of a network, a network, or a learner
-    size:int=None, # Side of the images, px; `None`: what the network is made for
+    size:int=None, # Side of the images, px; `None`: the network's usual one
     n_in:int=None, # Channels of the images; `None`: those of its first convolution
     **kwargs # Options of `create_model`, if `model` is a name
 )->Drawing: # One row for each stage
@@ -730,7 +730,7 @@ _stem_rows = dict(image='image', conv1='conv', maxpool='pooling', layer1='stage 
                   layer2='stage 2', layer3='stage 3', layer4='stage 4')
 
 def _stem_sides(stem, size):
-    "Part → side of its output in a ResNet-18 with this stem; None for a part that it lacks"
+    "Part → side of its output in a ResNet-18 with this stem; None if the part is missing"
     rows = _merged(create_model('resnet18', stem=stem), size, 3, 1)
     sides = {r['name']: r['shape'][-1] for r in rows} | {'image': size}
     return {name: sides.get(name) for name in _stem_rows}
@@ -752,7 +752,7 @@ def _draw_sides(d, cx, sides):
 # %% ../nbs/api/63_drawings.ipynb #b3e44bb0
 @check_args
 def draw_stems()->Drawing: # Three columns, from the image to the last stage
-    "Draw what two stems leave of an image of 224 px and of one of 32 px"
+    "Draw how far two stems shrink an image of 224 px and one of 32 px"
     ways = ('imagenet', 224), ('imagenet', 32), ('cifar', 32)
     ways = [(*way, _stem_sides(*way)) for way in ways]
     last = [f'{stem} stem at {size} px: {sides["layer4"]}' for stem, size, sides in ways]

@@ -42,7 +42,7 @@ def _(answer):
     for wrong, hint in mistakes:
         if _equally_near(got, wrong, d): raise Hint(hint)
     same(_sorted(got), _sorted(want), 'These are not the nearest rows.')
-    same(got, want, 'The right rows in the wrong order: return the nearest first.')
+    same(got, want, 'These are the right rows in the wrong order: return the nearest first.')
 
 def _equally_near(got, want, d):
     "Are the rows `got` as near as `want`, up to rounding? Two rows may be equally near"
@@ -59,13 +59,13 @@ def _mean(x): return x.mean((2, 3), keepdim=True)
 # Functions of the maps and of their gradients
 _wrong_cams = [
     (lambda m, g: (_mean(g)*m).sum(1),
-     'The ReLU is missing: what speaks *against* the class is not part of the map.'),
+     'The ReLU is missing: evidence *against* the class is not part of the map.'),
     (lambda m, g: (g*m).sum(1).relu(),
      'You multiply place by place. Grad-CAM gives each *channel* one weight: '
      'the mean of its gradient over the places.'),
     (lambda m, g: (_mean(g)*m).relu().sum(1),
      'ReLU comes after the sum over channels, not before: '
-     'channels that speak against the class count.'),
+     'channels that are evidence against the class count, too.'),
     (lambda m, g: (_mean(g).relu()*m).sum(1).relu(),
      'You keep only positive weights; in Grad-CAM the ReLU is applied to the sum.'),
     (lambda m, g: (_mean(m)*g).sum(1).relu(),
@@ -104,16 +104,16 @@ def _(answer):
     if near(top_k(scores, 1)): raise Hint('That is top-1: `k` makes no difference.')
     if near(n*want, 1e-3): raise Hint('That is the number of images: return their share.')
     if near(100*want, 1e-3): raise Hint('That is a percentage; return a fraction from 0 to 1.')
-    if near(top_k(-scores, k)): raise Hint('You take the `k` lowest scores.')
+    if near(top_k(-scores, k)): raise Hint('You use the `k` lowest scores.')
     if near(want/k):
         raise Hint('You average over the `k` places as well: an image counts once '
                    'if its class is *anywhere* among them (`any`).')
     if near(1 - want):
-        raise Hint('That is the error; the exercise asks for the share that is right.')
+        raise Hint('That is the error; the exercise asks for the share of correct ones.')
     kth = (scores.topk(k, 1).indices[:, -1] == y).float().mean().item()
     if near(kth): raise Hint('That is the `k`-th place alone: look at all of the first `k`.')
     for other in (k - 1, k + 1):
-        if near(top_k(scores, other)): raise Hint(f'That is the first {other} places, not {k}.')
+        if near(top_k(scores, other)): raise Hint(f'Those are the first {other} places, not {k}.')
     if got == 0:
         raise Hint('It is 0. Compare the *indices* that `topk` returns with the targets, not the '
                    'values, and ask whether `any` of them agrees, not `all`.')
@@ -198,14 +198,14 @@ def _(answer):
     got, want = answer(predict, x, side), _tile_drops(predict, x, side)
     if not torch.equal(x, before):
         raise Hint('The image has changed: cover a copy (`x.clone()`), a new one for each tile.')
-    wrong = [(_tile_drops(predict, x, side, sign=-1), 'The sign: a *drop* is positive when the '
+    wrong = [(_tile_drops(predict, x, side, sign=-1), 'Wrong sign: a *drop* is positive when the '
                                                       'probability falls.'),
              (predict(x).max() - want, 'Those are probabilities; return how much they *drop*.'),
              (_tile_drops(predict, x, side, fixed=False),
               'You take the most probable class of each *covered* image; it may be another one. '
               'Keep the class of the whole image.'),
              (_tile_drops(predict, x, side, inverse=True), 'You cover everything but the tile.'),
-             (want.T, 'Rows and columns are exchanged.')]
+             (want.T, 'Rows and columns are swapped.')]
     for o, hint in wrong:
         if close(got, o) and not close(got, want): raise Hint(hint)
     same(got, want, 'The drops differ: start from the whole image for every tile.')
@@ -245,7 +245,7 @@ def _(answer):
         raise Hint('You take the largest values of all maps together; each image has its own.')
     if near(fixed=False):
         raise Hint('You take the most probable class of the covered image; keep that of the whole.')
-    if near(inverse=True): raise Hint('You cover everything else.')
+    if near(inverse=True): raise Hint('You cover everything except these pixels.')
     raise Hint(f'It should be {want:.4f}; you return {got:.4f}. Are exactly '
                f'{round(share*99)} pixels of each image covered?')
 

@@ -17,7 +17,7 @@ from ..exercises import Hint, as_list, as_number, close, exercise, same
 def _(answer):
     hints = {
         2: 'That is the forward pass alone; training also needs the backward pass, '
-           'which costs twice as much again.',
+           'which costs twice as much.',
         3: 'A multiply-add is two operations.',
         1: 'Those are the multiply-adds of the forward pass: each is two operations, '
            'and the backward pass is missing.',
@@ -43,7 +43,7 @@ def _(answer):
     weighted = sum(size*g for size, g in zip(sizes, grads))
     mistakes = [
         (sum(grads)/3, 'That weights all shares equally; the short one has fewer images, '
-                       'and should count less.'),
+                       'so it should count less.'),
         (sum(grads), 'That is the sum; each gradient is that of a mean loss, so take their '
                      'average, weighted by the numbers of images.'),
         (weighted, 'Now divide by the total number of images.'),
@@ -78,7 +78,7 @@ def _(answer):
     hints = {
         0.8: 'Not eight times: the recipe is for a batch of 256, and yours has 8 × 64 = 512.',
         0.025: 'The batch that counts is that of all the GPUs together.',
-        0.05: 'The other way round: the larger batch gets the larger rate.',
+        0.05: 'It is the other way round: the larger batch gets the larger rate.',
         0.1: 'The batch is no longer 256, but 8 × 64.',
         0.1*2**.5: 'That is the square-root rule; the exercise asks for the linear rule.',
     }

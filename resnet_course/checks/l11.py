@@ -100,7 +100,7 @@ def _try_accuracy(got, want, mean_of_means):
         raise Hint('That is a percentage; return a fraction from 0 to 1.')
     if abs(got - mean_of_means) < 1e-6:
         raise Hint('You average the accuracies of the batches. The last batch is shorter, so its '
-                   'images count more than the others: add up right predictions and images.')
+                   'images count more than the others: add up correct predictions and images.')
     if abs(got - want) > 1e-6:
         raise Hint(f'The accuracy is {want:.4f}; you return {got:.4f}. '
                    'Is every image counted once?')
@@ -143,11 +143,11 @@ def _(answer):
     same_numpy = np.random.get_state()[1].tolist() == numpy_state
     same_python = random.getstate() == python_state
     if not (same_numpy and same_python and torch.equal(torch.get_rng_state(), torch_state)):
-        raise Hint('It seeds or uses the global random numbers, and so changes what others draw '
-                   'afterwards: use a generator of its own.')
+        raise Hint('It seeds or uses the global random numbers, which changes what other code '
+                   'draws afterwards: use a generator of its own.')
     if valid(sorted(names, key=_backwards), seed) != want:
         raise Hint('The same names in another order give another split; '
-                   'a file system promises no order. Sort first.')
+                   'a file system guarantees no order. Sort first.')
     if all(valid(names, s) == want for s in range(seed + 1, seed + 6)):
         raise Hint('The seed makes no difference.')
 
@@ -192,7 +192,8 @@ def _(answer):
         if got == [wrong(*case) for case in cases]: raise Hint(hint)
     for (a, b, n), o, right in zip(cases, got, want):
         if o != right:
-            raise Hint(f'With {a} and {b} right answers out of {n} the result should be {right}.')
+            raise Hint(f'With {a} and {b} correct answers out of {n}, '
+                       f'the result should be {right}.')
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #8101866b
 def _small():
@@ -313,7 +314,7 @@ def _(answer):
     if body:
         raise Hint(f'No weight moves, but `{body[0]}` does: BatchNorm in training mode updates '
                    'its statistics with every batch. Put the frozen layers into evaluation mode.')
-    if not {'fc.weight', 'fc.bias'} <= set(moved): raise Hint('A part of `fc` does not learn.')
+    if not {'fc.weight', 'fc.bias'} <= set(moved): raise Hint('Part of `fc` does not learn.')
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #f043ce26
 def _fails(test, what, program, args):
@@ -507,7 +508,7 @@ def _try_diagnosis(answer, right, clues):
 _cases = {
     '11.11': ('Data: what is wrong in cases 1 to 5', {1: 'b', 2: 'e', 3: 'f', 4: 'a', 5: 'c'}, {
         1: 'one network, the same images, four numbers. What differs between the four passes?',
-        2: 'nothing random is to blame alone. What does the cell do on Tuesday?',
+        2: 'randomness alone is not to blame. What does the cell do on Tuesday?',
         3: 'where did the 250 go?',
         4: "which folder comes after '1'?",
         5: 'the images are the same, and so are the labels. What does the first layer get?'}),
@@ -517,7 +518,7 @@ _cases = {
         7: 'the model is in evaluation mode. Who was not told?',
         8: 'how many images are in `seen`?',
         9: 'the accuracy was fine, the files are not. What does `shuffle=True` do to each?',
-        10: 'all twenty are equally good. Where does the 1.7 points come from?',
+        10: 'all twenty are equally good. Where do the 1.7 points come from?',
         11: 'compare the gains with the widths of the intervals.',
         12: 'what is kept, and for what?'})}
 
@@ -534,7 +535,7 @@ _cases |= {
               {18: 'c', 19: 'f', 20: 'e', 21: 'a', 22: 'b'}, {
         18: 'the gradients are there, and they are all 0. What does the optimizer do with that?',
         19: 'no weight has moved. What else is in a state dict?',
-        20: 'how many keys matched, and who would have told you?',
+        20: 'how many keys matched, and what would have told you?',
         21: 'which rate should epoch 6 have had?',
         22: 'one of the six says "fine". Is it?'}),
     '11.15': ('Architecture: what is wrong in cases 23 to 28',
@@ -543,7 +544,7 @@ _cases |= {
         24: 'which part of a 7×7 map does a window of 4 reach?',
         25: 'what does BatchNorm subtract first?',
         26: 'the shapes agree. On which side is the padding?',
-        27: 'compare the parameter counts with what the paper has.',
+        27: 'compare the parameter counts with those in the paper.',
         28: 'compute (224 − 11)/4, and the square root of 0.01.'})}
 
 for _id, (_ask, _right, _clues) in _cases.items():

@@ -124,7 +124,7 @@ def _letters(answer):
 @exercise('12.3', 'Which files can execute code')
 def _(answer):
     got = _letters(answer)
-    for o in sorted(got - set('abcdef')): raise Hint(f'Use letters from a to f; {o!r} is none.')
+    for o in sorted(got - set('abcdef')): raise Hint(f'Use letters from a to f; {o!r} is not one.')
     safe = {
         'a': 'a safetensors file is a JSON header and numbers. It has no place for a program.',
         'b': 'with `weights_only=True` PyTorch builds tensors and plain containers, and refuses '
@@ -173,7 +173,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #b6f2142f
 def _try_source(got, want):
-    "Raise a `Hint` unless the source `got` is the one wanted, up to white space around it"
+    "Raise a `Hint` unless the source `got` is the one wanted, up to surrounding white space"
     if 'Text about' in got: raise Hint('It includes a markdown cell: export only code.')
     if 'hidden' in got:
         raise Hint('`#| exporti` is another directive: compare the whole first line.')
@@ -187,5 +187,5 @@ def _try_source(got, want):
         raise Hint('A cell whose `source` is a list of lines is missing: join it first.')
     if got.strip() == want: return
     if got.replace('\n\n', '\n').strip() == want.replace('\n\n', '\n'):
-        raise Hint('Almost: one blank line between two cells, and no other.')
+        raise Hint('Almost: put exactly one blank line between two cells.')
     raise Hint(f'Expected {want!r}, got {got!r}.')

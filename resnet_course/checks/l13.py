@@ -65,7 +65,7 @@ def _(answer):
         got, want = as_number(answer(p, half)), math.ceil(1.96**2*se2/half**2)
         if got == want: continue
         wrong = [
-            (se2/half**2, 'That is for one standard error; the interval reaches 1.96 of them.'),
+            (se2/half**2, 'That is for one standard error; the interval extends over 1.96.'),
             (1.96*se2/half**2, 'Square the 1.96 too: half = 1.96·√(p(1 − p)/n).'),
             (1.96**2*se2/half, 'Square `half`: n is under a square root.'),
             (1.96**2*p/half**2, 'The variance of an answer is p·(1 − p), not p.'),
@@ -101,7 +101,8 @@ def _(answer):
     for order, hint in wrong:
         if got == order[:k].tolist(): raise Hint(hint)
     if sorted(got) == sorted(want[:k]):
-        raise Hint('The right photos in another order: the lowest probability comes first.')
+        raise Hint('These are the right photos in the wrong order: '
+                   'the lowest probability comes first.')
     raise Hint('These are not the photos whose label has the lowest probability.')
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #c4efdc69
@@ -151,8 +152,8 @@ def _try_folds(got, fit, groups, k, c):
     if isinstance(got, np.ndarray): got = torch.tensor(got)
     if isinstance(got, torch.Tensor) and got.shape == want.shape and not close(got, want):
         if close(got.sort(0).values, want.sort(0).values):
-            raise Hint('All the probabilities are there, in another order: put each part where its '
-                       'photos are in `x` (`probs[part] = …`).')
+            raise Hint('All the probabilities are there, but in the wrong order: put each part '
+                       'where its photos are in `x` (`probs[part] = …`).')
     same(got, want, 'Some photos have no prediction, or that of another photo.')
     if len(fit.fits) != k: raise Hint(f'`fit` was called {len(fit.fits)} times, not {k} times.')
     total = sum(len(seen) for seen, _ in fit.fits)
@@ -252,7 +253,7 @@ def _threshold(conf, right, want):
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #5aa23c17
 def _some_answers():
-    "Answers for which the smallest threshold, the largest and the first from above differ"
+    "Answers whose smallest, largest and first threshold from above all differ"
     while True:
         conf = torch.rand(60).sort().values[torch.randperm(60)]
         right, want = torch.rand(60) < conf, random.choice([0.8, 0.9])
@@ -283,7 +284,7 @@ def _(answer):
     if share < want:
         raise Hint(f'Of the answers with at least {got:.3f}, only {share:.1%} are correct. Does '
                    'the answer that has exactly this probability count?')
-    raise Hint(f'{best:.3f} is smaller, and enough.')
+    raise Hint(f'{best:.3f} is smaller, and it is enough.')
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #80e69b60
 def _first_from_above(conf, right, want):
