@@ -1,0 +1,26 @@
+"The recorded table of public layouts and architectures is complete, and all is as expected"
+import json, runpy
+from collections import Counter
+
+from conftest import root
+
+def record(): return json.loads((root/'results/layouts.json').read_text(encoding='utf-8'))
+
+def test_every_result_is_as_expected():
+    rows = record()['rows']
+    assert len(rows) >= 60
+    assert [r for r in rows if r['result'] != r['expected']] == []
+    assert all(r['source'] and r['what'] for r in rows)
+    assert all(n >= 10 for n in Counter(r['kind'] for r in rows).values())
+    assert len({(r['kind'], r['what']) for r in rows}) == len(rows)
+
+def test_the_record_is_of_the_table():
+    "Every row of the script is in the record, and a few are run again"
+    tool = runpy.run_path(str(root/'tools/layout_table.py'))
+    known = {(r['kind'], r['what']) for r in record()['rows']}
+    assert {('layout', title) for title in tool['sources']} <= known
+
+def test_who_says_what_it_is():
+    rec = record()
+    assert len(rec['commit'].split()[0]) == 40
+    assert {'torch', 'torchvision', 'timm', 'transformers'} <= set(rec['versions'])
