@@ -163,7 +163,8 @@ def rows():
     by_title = {c.title: c for c in cases}
     for title, who in sources.items():
         c = by_title[title]
-        yield 'layout', title, who, f"{'loads' if c.loads else 'refused'}: {c.says}", partial(load, c)
+        verb = 'loads' if c.loads else 'refused'
+        yield 'layout', title, who, f'{verb}: {c.says}', partial(load, c)
     for with_opt in (True, False):
         yield ('layout', f'learn.save(with_opt={with_opt})', hub + 'fastai/fastai', 'loads',
                partial(run_test, test_weights.test_fastai_saves, verb='loads', with_opt=with_opt))
@@ -213,7 +214,7 @@ if __name__ == '__main__':
     only = p.parse_args().only
     warnings.simplefilter('ignore')
     torch.manual_seed(0)
-    found, began = [], time.monotonic()
+    made_by, found, began = commit(), [], time.monotonic()
     with tempfile.TemporaryDirectory() as tmp:
         for kind, what, who, expected, f in rows():
             if only not in f'{kind}: {what}': continue
@@ -225,6 +226,6 @@ if __name__ == '__main__':
     print(f'{len(found)} rows, {wrong} not as expected, {time.monotonic() - began:.0f} s')
     others = {m.__name__: m.__version__ for m in (timm, transformers)}
     if not only:
-        write_json(dict(commit=commit(), versions=versions() | others, rows=found),
+        write_json(dict(commit=made_by, versions=versions() | others, rows=found),
                    root/'results/layouts.json')
     sys.exit(bool(wrong))
