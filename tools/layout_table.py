@@ -46,7 +46,8 @@ sources = {   # Title of a case in tests/checkpoints.py → who writes such file
     "fastai's vision_learner: body 0., head 1.": hub + 'fastai/fastai (vision_learner)',
     'safetensors without metadata': hub + 'huggingface/safetensors',
     'numpy 1 wrote a scalar beside the weights': hub + 'pytorch/pytorch/issues/138985',
-    'a moving average beside the weights': hub + 'huggingface/pytorch-image-models (CheckpointSaver)',
+    'a moving average beside the weights':
+        hub + 'huggingface/pytorch-image-models (CheckpointSaver)',
     "PyTorch's AveragedModel": 'torch.optim.swa_utils.AveragedModel',
     'MoCo: two encoders and a queue': hub + 'facebookresearch/moco',
     'MoCo v3: base and momentum encoder': hub + 'facebookresearch/moco-v3',
