@@ -1,0 +1,231 @@
+"""Load, group and train what others publish, and record what happens: python tools/layout_table.py
+
+Writes results/layouts.json: one row for each public layout or architecture, with its source, what
+is expected and what happened. Nothing is downloaded: files are written here with the names and
+shapes of the published ones, by the cases and tests in tests/, which this script runs.
+"""
+import argparse, subprocess, sys, tempfile, time, warnings
+from functools import partial
+from pathlib import Path
+
+root = Path(__file__).parents[1]
+sys.path.insert(0, str(root/'tests'))
+
+import timm, torch, torchvision, transformers
+from checkpoints import cases
+
+import test_architectures, test_layouts, test_other_tools, test_weights
+from helpers import quiet
+from resnet_course.core import CourseError, write_json
+from resnet_course.freeze import freeze_report, snapshot
+from resnet_course.learner import course_learner
+from resnet_course.loaders import get_dls
+from resnet_course.models import create_model, group_names
+from resnet_course.runs import versions
+from resnet_course.weights import load_weights
+
+hub = 'https://github.com/'
+sources = {   # Title of a case in tests/checkpoints.py → who writes such files
+    "DataParallel's prefix module.": hub + 'bearpaw/pytorch-classification',
+    "torch.compile's prefix _orig_mod.": hub + 'karpathy/nanoGPT',
+    'nested under net, with accuracy and epoch': hub + 'kuangliu/pytorch-cifar',
+    'nested under model_state_dict, with an optimizer':
+        'PyTorch tutorial "Saving and Loading a General Checkpoint"',
+    "fastai's file with the optimizer, whose settings are numpy scalars":
+        hub + 'fastai/fastai (save_model)',
+    'the options of argparse beside the weights': hub + 'facebookresearch/mae',
+    'Lightning: model. under state_dict, hyper-parameters, callbacks':
+        hub + 'Lightning-AI/pytorch-lightning',
+    'the old format, before zip': 'PyTorch before 1.6',
+    'a .th file as the CIFAR repositories keep it': hub + 'akamaster/pytorch_resnet_cifar10',
+    'head called linear': hub + 'kuangliu/pytorch-cifar',
+    'head called classifer': 'a misspelling in many repositories: self.classifer = nn.Linear(...)',
+    'shortcut for downsample': hub + 'kuangliu/pytorch-cifar',
+    "BatchNorm's counters missing": 'PyTorch before 0.4.1',
+    "counters of a tool that counts operations": hub + 'Lyken17/pytorch-OpCounter (thop)',
+    "fastai's vision_learner: body 0., head 1.": hub + 'fastai/fastai (vision_learner)',
+    'safetensors without metadata': hub + 'huggingface/safetensors',
+    'numpy 1 wrote a scalar beside the weights': hub + 'pytorch/pytorch/issues/138985',
+    'a moving average beside the weights':
+        hub + 'huggingface/pytorch-image-models (CheckpointSaver)',
+    "PyTorch's AveragedModel": 'torch.optim.swa_utils.AveragedModel',
+    'MoCo: two encoders and a queue': hub + 'facebookresearch/moco',
+    'MoCo v3: base and momentum encoder': hub + 'facebookresearch/moco-v3',
+    'SimSiam: encoder and predictor': hub + 'facebookresearch/simsiam',
+    'SwAV: projection head and prototypes': hub + 'facebookresearch/swav',
+    'DINO: student and teacher': hub + 'facebookresearch/dino',
+    'BYOL: online and target encoder': hub + 'lucidrains/byol-pytorch',
+    'solo-learn: backbone and projector': hub + 'vturrisi/solo-learn',
+    'SupContrast: encoder.module. and head.': hub + 'HobbitLong/SupContrast',
+    'VISSL: a trunk four levels down': hub + 'facebookresearch/vissl',
+    'a LightningModule with self.resnet and metrics': hub + 'Lightning-AI/torchmetrics',
+    'a network whose children were put into a Sequential':
+        'common in PyTorch forums: nn.Sequential(*list(net.children())[:-1])',
+    'MMPretrain: backbone. and head.fc.': hub + 'open-mmlab/mmpretrain',
+    "Detectron2's names": hub + 'facebookresearch/detectron2',
+    "weiaicunzai's names": hub + 'weiaicunzai/pytorch-cifar100',
+    "transformers' names": 'hub: microsoft/resnet-18',
+    "transformers' wrapper around timm": hub + 'huggingface/transformers (TimmWrapperModel)',
+    'FSDP and activation checkpointing in the middle of names': 'torch.distributed.fsdp',
+    'pruned, with masks': 'torch.nn.utils.prune',
+    'in several files with an index': hub + 'huggingface/transformers (save_pretrained)',
+    'a TorchScript program': 'torch.jit.save',
+    'a whole pickled module': 'torch.save(net)',
+    'a Git LFS pointer': 'a clone from the Hugging Face hub without git-lfs',
+    "numpy's .npz": 'numpy.savez; google-research/big_transfer publishes such files',
+    "Keras's .h5": hub + 'keras-team/keras-applications',
+    'a Keras file': hub + 'keras-team/keras (version 3)',
+    'an ONNX model': hub + 'onnx/models',
+    'a program of torch.export': 'torch.export.save',
+    'a TensorFlow Lite model': hub + 'tensorflow/tensorflow (lite)',
+    'Flax weights': 'hub: google/vit-base-patch16-224 (flax_model.msgpack)',
+}
+
+libraries = {   # Network of torchvision or timm → arguments of `create_model` for the same one
+    ('torchvision', 'resnet18'): {}, ('torchvision', 'resnet34'): {},
+    ('torchvision', 'resnet50'): {}, ('torchvision', 'resnext50_32x4d'): {},
+    ('torchvision', 'alexnet'): dict(name='alexnet_tv'),
+    ('timm', 'resnet18'): {}, ('timm', 'resnet34'): {}, ('timm', 'resnet50'): {},
+    ('timm', 'resnet50c'): dict(name='resnet50', stem='deep'), ('timm', 'resnext50_32x4d'): {}}
+others = {    # The same for networks that ours are not: these pool in their shortcuts, or attend
+    ('timm', 'resnet50d'): dict(name='resnet50', stem='deep'),
+    ('timm', 'seresnet50'): dict(name='resnet50')}
+
+trained = [('torchvision', 'shufflenet_v2_x0_5'), ('torchvision', 'mnasnet0_5'),
+           ('torchvision', 'mobilenet_v2'), ('torchvision', 'regnet_y_400mf'),
+           ('timm', 'resnet10t'), ('timm', 'mobilenetv3_small_050'), ('timm', 'ghostnet_050'),
+           ('timm', 'convnext_atto')]
+
+def source(library, name):
+    "How to get a network of a library"
+    call = dict(torchvision='torchvision.models.get_model').get(library, 'timm.create_model')
+    return f'{call}({name!r})'
+
+def network(library, name, n):
+    "A network of a library, with random weights"
+    if library == 'timm': return timm.create_model(name, num_classes=n)
+    return torchvision.models.get_model(name, num_classes=n, weights=None)
+
+# What happens; each returns the result, and details
+
+def load(case, tmp):
+    "Load a case's file as its test does, and again for the report"
+    test_weights.test_case(case, new(tmp))
+    sd = create_model('resnet8').state_dict()
+    folder = new(tmp)
+    file = case.make(folder, sd)
+    try: text, verb = str(load_weights(create_model(**case.model), file, **case.args)), 'loads'
+    except CourseError as e: text, verb = str(e), 'refused'
+    text = text.replace(f'{folder}/', '').replace(str(folder), 'folder').replace('\n ', ';')
+    return f'{verb}: {case.says if case.says in text else text}', text
+
+def load_library(library, name, args, tmp):
+    "Load another library's state dict from a file, as it saves one"
+    net = network(library, name, 1000)
+    torch.save(net.state_dict(), tmp/'w.pth')
+    ours = create_model(**dict(name=name, n_out=1000) | args)
+    try: report = load_weights(ours, tmp/'w.pth')
+    except CourseError as e: return 'refused', str(e).replace(f'{tmp}/', '')
+    x = torch.randn(1, 3, 96, 96)
+    with torch.no_grad(): torch.testing.assert_close(ours.eval()(x), net.eval()(x))
+    return f'loads: {len(report.matched)} tensors matched', str(report)
+
+def run_test(test, tmp, verb, **args):
+    "Run a test; it raises if it fails"
+    test(tmp_path=new(tmp), **args)
+    return verb, ''
+
+def group(library, name, tmp):
+    "Every parameter in one group, the scores from the last"
+    test_architectures.test_groups(library, name)
+    return 'groups', ', '.join(group_names(test_architectures.create(library, name)))
+
+def train(library, name, tmp):
+    "Train for two epochs; every tensor that trains has to move"
+    dls = get_dls('digits', size=32, bs=32, n_train=64, n_in=3, seed=0, device='cpu')
+    learn = quiet(course_learner(dls, network(library, name, 10), precision='fp32', seed=0))
+    before = snapshot(learn)
+    # decay, too: behind ConvNeXt's layer scale of 1e-6, gradients alone are lost in rounding
+    learn.fit(2, .1, wd=.1)
+    report = freeze_report(learn, before)
+    return ('trains' if report.ok else 'does not train'), str(report).splitlines()[-1]
+
+def new(tmp): return Path(tempfile.mkdtemp(dir=tmp))
+
+def parameters(test):
+    "What `pytest.mark.parametrize` gives to a test"
+    names, values = test.pytestmark[0].args
+    names = names.split(',')
+    return [dict(zip(names, v if len(names) > 1 else [v])) for v in values]
+
+def rows():
+    "Kind, what, source, expectation, and the function that finds the result"
+    by_title = {c.title: c for c in cases}
+    for title, who in sources.items():
+        c = by_title[title]
+        verb = 'loads' if c.loads else 'refused'
+        yield 'layout', title, who, f'{verb}: {c.says}', partial(load, c)
+    for with_opt in (True, False):
+        yield ('layout', f'learn.save(with_opt={with_opt})', hub + 'fastai/fastai', 'loads',
+               partial(run_test, test_weights.test_fastai_saves, verb='loads', with_opt=with_opt))
+    for (library, name), args in libraries.items():
+        n = len(network(library, name, 1000).state_dict())
+        yield ('layout', f'{library}, {name}', source(library, name),
+               f'loads: {n} tensors matched', partial(load_library, library, name, args))
+    for (library, name), args in others.items():
+        yield ('layout', f'{library}, {name}', source(library, name), 'refused',
+               partial(load_library, library, name, args))
+    for library in ('torchvision', 'timm', 'transformers'):
+        test = getattr(test_layouts, f'test_{library}')
+        for args in parameters(test):
+            verb = f'loads strictly in {library}'
+            with_ = ', '.join(f'{k}={v!r}' for k, v in args.get('kwargs', {}).items())
+            what = f"our {args['name']}{' with ' if with_ else ''}{with_}, saved for {library}"
+            yield 'ours', what, library, verb, partial(run_test, test, verb=verb, **args)
+    for library in ('torchvision', 'timm'):
+        for name in getattr(test_architectures, library.upper()):
+            yield ('architecture', f'{library}, {name}', source(library, name), 'groups',
+                   partial(group, library, name))
+    for library, name in trained:
+        yield ('training', f'{library}, {name}', source(library, name), 'trains',
+               partial(train, library, name))
+    for name in test_other_tools.ANY:
+        verb = 'trains, is evaluated, looked into and exported'
+        library = 'timm' if name.startswith('timm/') else 'torchvision'
+        name_only = name.removeprefix('timm/')
+        yield ('training', f'{library}, {name_only}', source(library, name_only), verb,
+               partial(run_test, test_other_tools.test_any_network, verb=verb, name=name))
+
+def outcome(f, tmp):
+    "The result and details of a row; what fails is a result, too"
+    try: return f(tmp=tmp)
+    except Exception as e: return 'fails', f'{type(e).__name__}: {e}'[:500]
+
+def commit():
+    "The commit, and whether files differ from it"
+    def git(*args):
+        return subprocess.run(['git', *args], cwd=root, capture_output=True, text=True).stdout
+    changed = git('status', '--porcelain', '--untracked-files=no').strip()
+    return git('rev-parse', 'HEAD').strip() + (' with changes' if changed else '')
+
+if __name__ == '__main__':
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('--only', default='', help='part of a kind or name; prints, writes nothing')
+    only = p.parse_args().only
+    warnings.simplefilter('ignore')
+    torch.manual_seed(0)
+    made_by, found, began = commit(), [], time.monotonic()
+    with tempfile.TemporaryDirectory() as tmp:
+        for kind, what, who, expected, f in rows():
+            if only not in f'{kind}: {what}': continue
+            result, detail = outcome(f, new(tmp))
+            found.append(dict(kind=kind, what=what, source=who, expected=expected, result=result,
+                              detail=detail))
+            if result != expected: print(found[-1], flush=True)
+    wrong = sum(r['result'] != r['expected'] for r in found)
+    print(f'{len(found)} rows, {wrong} not as expected, {time.monotonic() - began:.0f} s')
+    others = {m.__name__: m.__version__ for m in (timm, transformers)}
+    if not only:
+        write_json(dict(commit=made_by, versions=versions() | others, rows=found),
+                   root/'results/layouts.json')
+    sys.exit(bool(wrong))
