@@ -307,21 +307,27 @@ def _(answer):
     _try_learns(answer)
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #e3ee7bf1
-def _try_learns(answer):
-    "Raise a `Hint` unless the network learns an easy task"
+def _easy_error(net):
+    "The error of a network after a short training on the easy task"
     x, y = _easy()
-    net = answer(dropout=0.).train()
-    opt = torch.optim.Adam(net.parameters(), lr=2e-3)
-    for _ in range(8):
+    opt = torch.optim.Adam(net.train().parameters(), lr=2e-3)
+    for _ in range(12):
         for i in torch.randperm(len(x)).split(50):
             loss = F.cross_entropy(net(x[i]), y[i])
             opt.zero_grad()
             loss.backward()
             opt.step()
-    error = (net.eval()(x).argmax(1) != y).float().mean().item()
-    if error > 0.1:
-        raise Hint(f'The layers are there, but after a short training on an easy task the error '
-                   f'is {error:.0%}: is every layer used in `forward`, in order, and with a ReLU?')
+    return (net.eval()(x).argmax(1) != y).float().mean().item()
+
+def _try_learns(answer):
+    "Raise a `Hint` unless the network learns an easy task; an unlucky start is tried again"
+    errors = []
+    while len(errors) < 4 and min(errors, default=1.) > 0.1:
+        errors.append(_easy_error(answer(dropout=0.)))
+    if min(errors) > 0.1:
+        raise Hint('The layers are there, but after a short training on an easy task the error is '
+                   f'{min(errors):.0%}: is every layer used in `forward`, in order, and with a '
+                   'ReLU?')
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #8387bcc1
 class _Spy(nn.Module):

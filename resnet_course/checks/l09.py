@@ -175,7 +175,7 @@ def _try_failure(answer, net):
 def _predictor(n_pixels, c=4):
     "Probabilities that depend on every pixel: a linear layer and a softmax"
     w = torch.randn(n_pixels, c)
-    return lambda x: (x.flatten(1)@w/2).softmax(1)
+    return lambda x: (x.flatten(1)@w/n_pixels**0.5).softmax(1)
 
 def _tile_drops(predict, x, side, sign=1, fixed=True, inverse=False):
     "The drop for each tile, or with one of the usual mistakes"
@@ -193,15 +193,19 @@ def _tile_drops(predict, x, side, sign=1, fixed=True, inverse=False):
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #7cd0787f
 @exercise('09.5', 'A heat map by covering tiles')
 def _(answer):
-    side, x = random.choice([2, 3]), torch.randn(1, 1, 12, 18) + 1
-    predict, before = _predictor(12*18), x.clone()
-    got, want = answer(predict, x, side), _tile_drops(predict, x, side)
+    side = random.choice([2, 3])
+    while True:   # until covering some tile changes which class is the most probable
+        x, predict = torch.randn(1, 1, 12, 18) + 1, _predictor(12*18)
+        want, other = (_tile_drops(predict, x, side, fixed=fixed) for fixed in (True, False))
+        if not close(want, other): break
+    before = x.clone()
+    got = answer(predict, x, side)
     if not torch.equal(x, before):
         raise Hint('The image has changed: cover a copy (`x.clone()`), a new one for each tile.')
     wrong = [(_tile_drops(predict, x, side, sign=-1), 'Wrong sign: a *drop* is positive when the '
                                                       'probability falls.'),
              (predict(x).max() - want, 'Those are probabilities; return how much they *drop*.'),
-             (_tile_drops(predict, x, side, fixed=False),
+             (other,
               'You take the most probable class of each *covered* image; it may be another one. '
               'Keep the class of the whole image.'),
              (_tile_drops(predict, x, side, inverse=True), 'You cover everything but the tile.'),
