@@ -86,6 +86,7 @@ def synchronize(
     if kind == 'cuda': torch.cuda.synchronize(device)
     elif kind == 'mps': torch.mps.synchronize()
 
+# %% ../nbs/api/33_callbacks.ipynb #a0f1663c
 class History(Callback):
     "Record a row for every epoch of every fit: losses, metrics, last learning rate, seconds"
     order = 55  # after the Recorder, and before anything that may end training
@@ -330,6 +331,7 @@ def update(self:EMA):
         for avgs, nows in groups.values(): self.avg.multi_avg_fn(avgs, nows, None)
     self.avg.n_averaged += 1
 
+# %% ../nbs/api/33_callbacks.ipynb #dd19edf1
 def _tensors(net): return [*net.parameters(), *net.buffers()]
 
 # %% ../nbs/api/33_callbacks.ipynb #f108c717
@@ -609,6 +611,7 @@ def log_callback(
         wandb.init(project='resnet-course', name=Path(folder).name, dir=str(folder))
     return [WandbCallback(log_preds=False)]
 
+# %% ../nbs/api/33_callbacks.ipynb #f97fbb90
 @check_args
 def check_logger(
     kind:str # 'tensorboard' or 'wandb'

@@ -161,6 +161,7 @@ def _load_learner_state(
     if scaler and s['scaler']: scaler.load_state_dict(s['scaler'])
     for name, state in saved.items(): _load_cb(cbs[name][0], state)
 
+# %% ../nbs/api/35_checkpoint.ipynb #d202ea7e
 def _load_opt(learn, state):
     "Restore the optimizer, fastai's own or one of PyTorch's"
     if 'hypers' in state:   # fastai's; PyTorch's move their state to the right device themselves
@@ -362,6 +363,7 @@ def after_batch(self:Checkpoint):
     if asked or due: self.save(self.epoch, self.iter + 1)
     if asked: self.stop()
 
+# %% ../nbs/api/35_checkpoint.ipynb #b7bef27f
 @patch
 def after_epoch(self:Checkpoint):
     "Save, and stop if asked to"
@@ -455,6 +457,7 @@ def start_writing(self:Checkpoint,
     self.thread = threading.Thread(target=self.write, args=(_copied(state), at))
     self.thread.start()
 
+# %% ../nbs/api/35_checkpoint.ipynb #63646e5f
 def _copied(o):
     "A copy in the CPU's memory, which training does not change"
     if isinstance(o, Tensor): return o.to('cpu', copy=True)

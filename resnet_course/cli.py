@@ -84,6 +84,7 @@ def _size(text):
     if len(sides) not in (1, 2): raise typer.BadParameter(f'{text!r}: give 224, or 160x224')
     return sides[0] if len(sides) == 1 else tuple(sides)
 
+# %% ../nbs/api/71_cli.ipynb #7a427a60
 Size = Annotated[Optional[object], typer.Option(
     parser=_size, metavar='PX',
     help="side of the images in px, or HEIGHTxWIDTH [default: the set's own; 128 for photos]")]

@@ -225,6 +225,7 @@ def _refused(paths):
             if e.errno in _name_errors: return e.strerror
     return None
 
+# %% ../nbs/api/00_core.ipynb #c837b880
 def check_path(
     path:object,     # Value to check
     what:str='path'  # Name of the argument, for the message
@@ -288,6 +289,7 @@ def _kinds_of(f):
         res[name] = kinds + [types.NoneType]*(p.default is None)
     return res
 
+# %% ../nbs/api/00_core.ipynb #16404b26
 def check_args(
     f:Callable # A function with annotations, or a class, whose `__init__` has them
 )->Callable: # `f`, which now raises `CourseError` for arguments of other types
@@ -391,6 +393,7 @@ def _temporary_name(path):
     "How the name of a temporary file begins and ends; short, as names have at most 255 bytes"
     return f'.{path.stem[:40]}-', f'{path.suffix[:10]}.tmp'
 
+# %% ../nbs/api/00_core.ipynb #705ca2bb
 def remove_abandoned(
     path:str|Path, # A file that `atomic_write` has written, or would have
     age:float=5. # Seconds since a temporary file was last changed, at least
@@ -415,6 +418,7 @@ def remove_folder(
     shutil.rmtree(folder, ignore_errors=True)
     warnings.warn(f'removed {folder}, left behind by a process that was killed while it wrote')
 
+# %% ../nbs/api/00_core.ipynb #34922e91
 @contextmanager
 def atomic_write(
     path:str|Path # Final path; missing parent folders are created
@@ -484,6 +488,7 @@ def parse_json(
     if _is_nested(res, depth): raise CourseError(f'{label} is nested too deeply')
     return res
 
+# %% ../nbs/api/00_core.ipynb #50b0abb9
 def read_json(
     path:str|Path, # JSON file
     limit:int=2**26 # Largest size that is read, bytes

@@ -57,6 +57,7 @@ def _messages():
     if not _control: _control.append(dist.new_group(backend='gloo'))
     return _control[0]
 
+# %% ../nbs/api/31_distributed.ipynb #3d544c20
 def connect()->int: # Number of processes; 1 without a launcher
     "Join the processes that a launcher started, one GPU each; call it before creating loaders"
     if num_distrib() < 2: return 1
@@ -169,6 +170,7 @@ def _norms_of(model):
     return {name: m for name, m in model.named_modules()
             if isinstance(m, _BatchNorm) and not isinstance(m, nn.SyncBatchNorm)}
 
+# %% ../nbs/api/31_distributed.ipynb #33b31005
 def _undo_sync(model, norms):
     "Put the layers of `_norms_of` back; their tensors are those that were trained"
     for name, m in norms.items():
@@ -260,6 +262,7 @@ def after_validate(self:DDPCallback):
     counts = self.sum(*(m.count for m in metrics)).tolist()
     for m, total, count in zip(metrics, totals, counts): m.total, m.count = total, count
 
+# %% ../nbs/api/31_distributed.ipynb #4c1d032e
 @patch
 def after_fit(self:DDPCallback):
     "Make the statistics the same in every process, and with the layers that training began with"

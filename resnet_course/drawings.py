@@ -588,6 +588,7 @@ def draw_shortcuts(
             _draw_way(d, 160*i + 14, y + 30, _shortcut_name(m), cost)
     return d
 
+# %% ../nbs/api/63_drawings.ipynb #b89e6814
 def _draw_way(d, x, y, label, cost):
     "A branch F on the left, a shortcut on the right, and their sum"
     d.line((x + 20, y), (x + 20, y + 26)).box(x, y + 26, 40, 44, 'conv', 'F(x)', 13)

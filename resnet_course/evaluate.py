@@ -288,6 +288,7 @@ def _with_interval(row, key):
     text = form.format(value)
     return text if low is None else f'{text} ({form.format(low)} to {form.format(high)})'
 
+# %% ../nbs/api/40_evaluate.ipynb #5773b67f
 @patch
 def metrics_table(self:Report,
     n:int=20 # Number of classes to show; the others are counted
@@ -468,6 +469,7 @@ def evaluate(
     return Report(logits.softmax(1), targets, dls.vocab, split=split, name=name,
                   losses=F.cross_entropy(logits, targets, reduction='none'))
 
+# %% ../nbs/api/40_evaluate.ipynb #2e1bb036
 @check_args
 def model_and_dls(
     learn:Learner|nn.Module|str|Path, # A learner; with `dls` also a model or a weights file
@@ -565,6 +567,7 @@ def compare(
     return Comparison(names, a.n, (a.top1, b.top1), b.top1 - a.top1, diff_ci,
                       only_a, only_b, same, mcnemar(only_a, only_b))
 
+# %% ../nbs/api/40_evaluate.ipynb #b732bced
 def _bootstrap(only_a, only_b, n, n_boot, seed):
     "95% interval of the difference between two accuracies on `n` images"
     # drawing n images with replacement makes these counts multinomial, so no need to draw images

@@ -530,6 +530,7 @@ def _yaml_error(e):
     if mark is None: return str(e)
     return f'line {mark.line + 1}: {e.problem}'
 
+# %% ../nbs/api/50_finetune.ipynb #3310e87e
 @check_args
 def load_plan(
     path:str|Path # A YAML file: a list of stages, each with the fields of `Stage`

@@ -245,6 +245,7 @@ def _pair_findings(what, pairs, level, advice):
     if within: found.append(Finding('warning', f'{what} twice: {len(within)} pairs', within))
     return found
 
+# %% ../nbs/api/17_folders.ipynb #af781aa4
 def _copy_findings(scans, near, drawn):
     "Findings about copies; `drawn`: whether splits are drawn at random"
     advice = 'remove one of each'

@@ -236,6 +236,7 @@ def _check_splits(o):
         raise CourseError(f'{o.path} has {", ".join(sorted(there))} but no train: add a training '
                           'folder')
 
+# %% ../nbs/api/10_images.ipynb #94a27720
 @check_args
 def check_trainable(
     o:Listing # From `list_folder` or `list_csv`
@@ -291,6 +292,7 @@ def _unreadable(files, errors):
     return CourseError(f'{len(errors)} of {len(files)} images are unreadable, the first: {first}; '
                        'remove them, or leave them out with skip_bad (--skip-bad)')
 
+# %% ../nbs/api/10_images.ipynb #57ddc090
 @check_args
 def decode_all(
     files:Sequence, # Paths of images

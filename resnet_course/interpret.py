@@ -323,6 +323,7 @@ def _show_neighbor(ax, found, q, j):
     if c == int(found.query_y[q]): show_raw(ax, im, title)
     else: show_raw(ax, im, f'{title} {found.dls.vocab[c]}', '#d55e00')
 
+# %% ../nbs/api/42_interpret.ipynb #ffd127a4
 @check_args
 def plot_neighbors(
     found:Neighbors, # Result of `neighbors`

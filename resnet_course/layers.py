@@ -64,6 +64,7 @@ def _norm_over_channels(x:Tensor, size:int, alpha:float, beta:float, k:float)->T
     r = d.rsqrt()
     return x*(r*r.sqrt())
 
+# %% ../nbs/api/20_layers.ipynb #33ec17fd
 class LRN(nn.LocalResponseNorm):
     "`nn.LocalResponseNorm`, faster: a 1×1 convolution sums the neighboring channels"
     def forward(self,
@@ -111,6 +112,7 @@ def _adaptive_mean(x:Tensor, side:int)->Tensor:
     if torch.jit.is_scripting(): return F.adaptive_avg_pool2d(x, side)
     else: return _mean_by_products(x, side) if _must_be_same(x) else F.adaptive_avg_pool2d(x, side)
 
+# %% ../nbs/api/20_layers.ipynb #4874a967
 @torch.fx.wrap
 def _largest(x:Tensor)->Tensor:
     "`F.adaptive_max_pool2d` to one value, deterministic if it has to be"

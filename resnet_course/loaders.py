@@ -219,6 +219,7 @@ def _leave_out(images, items, errors):
                       f'images, now: {shorten(new.values(), 1)}')
     return [o for i, o in enumerate(items) if i not in errors]
 
+# %% ../nbs/api/16_loaders.ipynb #4115b9c2
 class ImageSetDL(SeededDL):
     "Cut whole batches out of an `ImageSet` in memory; read photos in several processes"
     _photos = None # Worker processes, as `PhotoBatches`
@@ -559,6 +560,7 @@ def _workers(to_image, n_train, device):
     most = 16 if device is not None and device.type == 'cuda' else 8   # a GPU eats more
     return min(most, os.cpu_count() or 1)
 
+# %% ../nbs/api/16_loaders.ipynb #8036b25e
 def _loaders(dsets, bs, tfms, seed, num_workers, device):
     "Three loaders that share the transforms"
     to_image = dsets.tls[0].tfms.fs[0]
@@ -745,6 +747,7 @@ def raw_image(
     x = np.asarray(x)
     return x[..., 0] if x.ndim == 3 and x.shape[-1] == 1 else x
 
+# %% ../nbs/api/16_loaders.ipynb #bf38b38c
 @check_args
 def show_raw(
     ax:object,         # Matplotlib axes

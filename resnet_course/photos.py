@@ -230,6 +230,7 @@ def shrink_photo(
     if rows < im.height: im = TF.resize(im, [rows, cols])
     return ShrunkPhoto(np.array(im), h, w)
 
+# %% ../nbs/api/12_photos.ipynb #1316d0df
 @check_args
 def shrink_all(
     files:Sequence, # Paths of photos

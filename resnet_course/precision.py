@@ -89,6 +89,7 @@ def fix_workspace():
                       f'every time, set {name}=:4096:8 before Python starts')
     os.environ[name] = ':4096:8'
 
+# %% ../nbs/api/30_precision.ipynb #eae87cfb
 @check_args
 @contextmanager
 def backend_flags(
@@ -158,6 +159,7 @@ def _trainable(t): return t.clone() if t.is_inference() else t
 # %% ../nbs/api/30_precision.ipynb #483d1f31
 _fastais = (MixedPrecision, ModelToHalf, NonNativeMixedPrecision)
 
+# %% ../nbs/api/30_precision.ipynb #eee3a139
 class AutoPrecision(Callback):
     "Run the model in `precision`, channels-last where that is right, and the loss in float32"
     name = 'precision'

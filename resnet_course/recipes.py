@@ -388,6 +388,7 @@ class OneHot(Callback):
         y = plain_tensor(self.y)
         self.learn.yb = (nn.functional.one_hot(y, self.dls.c).float(),)
 
+# %% ../nbs/api/37_recipes.ipynb #72ce810d
 class BinaryCrossEntropy(nn.Module):
     "Binary cross-entropy that asks for each class separately whether it is in the image"
     y_int = False # MixUp and CutMix mix rows, not losses

@@ -158,6 +158,7 @@ def image_shape(
         n_in = convs[0].in_channels if convs else 3
     return n_in, h, w
 
+# %% ../nbs/api/28_summary.ipynb #a8f3ceb4
 @check_args
 def model_summary(
     model:nn.Module, # Any network that takes a batch of images; stays unchanged

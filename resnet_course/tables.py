@@ -38,6 +38,7 @@ def _rows(text, sep, path):
     except csv.Error as e: raise CourseError(f'{path} is not a CSV file: line {line}: {e}') from e
     return rows
 
+# %% ../nbs/api/06_tables.ipynb #13ed99a5
 def _separator(text):
     "The most frequent separator in the first line; None if there is none"
     first = next((line for line in text.splitlines() if line.strip()), '')
@@ -216,6 +217,7 @@ def list_csv(
     _check_kinds(path, lines, files)
     return Listing(path, files, labels, splits)
 
+# %% ../nbs/api/06_tables.ipynb #0e0aff14
 @check_args
 def csv_column(
     path:str|Path, # CSV file that `list_csv` can read

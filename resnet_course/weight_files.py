@@ -189,6 +189,7 @@ def tensor_checksum(
         res = zlib.crc32(sd[k].contiguous().flatten().view(torch.uint8).numpy(), res)
     return f'{res:08x}'
 
+# %% ../nbs/api/25_weight_files.ipynb #ad9ce996
 def _read_safetensors(path):
     "Read the tensors and the metadata of a safetensors file"
     try:
@@ -273,6 +274,7 @@ _meta_checks = dict(vocab=(_is_vocab, 'a list of names'), stats=(_is_stats, 'mea
                     size=(_is_side, 'a number of pixels'), side=(_is_side, 'a number of pixels'),
                     crop=(lambda v: isinstance(v, bool), 'true or false'))
 
+# %% ../nbs/api/25_weight_files.ipynb #ac306d78
 @check_args
 def check_meta(
     meta:dict,    # Metadata as `save_weights` takes it
@@ -308,6 +310,7 @@ def read_weight_sets(
     obj, meta = _contents_of(path)
     return weight_sets(obj, path), meta
 
+# %% ../nbs/api/25_weight_files.ipynb #a2c1095a
 @check_args
 def read_weights(
     path:str|Path, # A `.safetensors` file, its index, a PyTorch checkpoint, or a shipped name

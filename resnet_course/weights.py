@@ -33,6 +33,7 @@ def _by_reason(names):
     parts = [f'{shorten(group)} ({why})' for why, group in groups.items()]
     return '; '.join(parts)
 
+# %% ../nbs/api/26_weights.ipynb #8beb057c
 @check_args
 @dataclass
 class LoadReport:

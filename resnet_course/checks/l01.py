@@ -124,6 +124,7 @@ def _blobs(n=90, side=4, c=3, gap=1.5):
     y = y[torch.randperm(n)]
     return centers[y] + torch.randn(n, 1, side, side), y
 
+# %% ../../nbs/api/checks/01_first_classifier.ipynb #e5a08f35
 @exercise('01.6', 'The mean image of each class')
 def _(answer):
     x, y = _blobs()

@@ -382,6 +382,7 @@ def _(answer):
                        f'{k}{_why(k, got, want)}')
     raise Hint('Up to fc every stage agrees, but the output differs: return what fc returns.')
 
+# %% ../../nbs/api/checks/05_residual_block.ipynb #e1b65689
 def _why(k, got, want):
     "A guess at what is wrong with the maps of `k`"
     if got[k].shape == want[k].shape and k == 'layer1':

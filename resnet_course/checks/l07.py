@@ -315,6 +315,7 @@ def _mixed(net, xb, yb, steps, lr, cast=True, zero=True):
         losses.append(loss.item())
     return losses
 
+# %% ../../nbs/api/checks/07_precision_and_speed.ipynb #dad466c6
 @contextmanager
 def _autocast_off():
     "Turn CPU autocast off at the end, whatever an answer left"

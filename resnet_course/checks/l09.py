@@ -44,6 +44,7 @@ def _(answer):
     same(_sorted(got), _sorted(want), 'These are not the nearest rows.')
     same(got, want, 'These are the right rows in the wrong order: return the nearest first.')
 
+# %% ../../nbs/api/checks/09_reading_a_network.ipynb #0c08663f
 def _equally_near(got, want, d):
     "Are the rows `got` as near as `want`, up to rounding? Two rows may be equally near"
     if not isinstance(got, torch.Tensor) or got.shape != want.shape or got.dtype != torch.int64:

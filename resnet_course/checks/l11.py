@@ -369,6 +369,7 @@ def _with_dropout(net, x):
         if isinstance(m, nn.Dropout): m.train()
     return _batched(net, x)
 
+# %% ../../nbs/api/checks/11_find_the_bug.ipynb #df5969f0
 def _frozen_bn(net, x):
     "Only BatchNorm is in evaluation mode"
     net[1].eval()
@@ -415,6 +416,7 @@ def _loses(names):
     train, valid = _drawn(names)
     return train[1:], valid
 
+# %% ../../nbs/api/checks/11_find_the_bug.ipynb #cc72c3d7
 _right_splits = {'that draws from a generator of its own': _drawn,
                  'that decides by the letters of each name':
                      lambda names: [sorted(o) for o in _hashed(names)]}
