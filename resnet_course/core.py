@@ -6,8 +6,8 @@
 __all__ = ['reinstall_command', 'printable', 'CourseError', 'MissingFileError', 'OutOfMemoryError', 'memory_advice',
            'check_choice', 'is_whole', 'check_int', 'check_number', 'check_type', 'check_path', 'check_args', 'shorten',
            'default_device', 'check_device', 'use_device', 'remove_abandoned', 'remove_folder', 'atomic_write',
-           'write_json', 'check_file', 'parse_json', 'read_json', 'asset', 'html_table', 'align', 'plot_text',
-           'can_show_bar', 'progress']
+           'write_json', 'check_file', 'parse_json', 'read_json', 'asset', 'package_version', 'html_table', 'align',
+           'plot_text', 'can_show_bar', 'progress']
 
 # %% ../nbs/api/00_core.ipynb #0fd16cdb
 import difflib, errno, functools, glob, inspect, json, numbers, os, re, reprlib, shutil, stat
@@ -15,7 +15,7 @@ import sys, tempfile, time, traceback, types, warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from html import escape
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Union, get_args, get_origin
 
@@ -506,6 +506,14 @@ def asset(
 )->Path: # Absolute path
     "Path of a file or folder that ships with the package"
     return Path(str(resources.files('resnet_course')/'assets'/name))
+
+# %% ../nbs/api/00_core.ipynb #6b25f05e
+def package_version(
+    name:str # Of a package as `pip` knows it
+)->str|None: # None if it is not installed
+    "Look up the version of a package without importing it"
+    try: return metadata.version(name)
+    except metadata.PackageNotFoundError: return None
 
 # %% ../nbs/api/00_core.ipynb #18e79653
 def html_table(

@@ -8,12 +8,12 @@ __all__ = ['Check', 'diagnose']
 # %% ../nbs/api/70_doctor.ipynb #9b863adb
 import os, platform, shutil, sys, sysconfig, tempfile
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from urllib.request import getproxies
 
 from . import __version__
-from .core import CourseError, check_args, default_device, reinstall_command
+from .core import (
+    CourseError, check_args, default_device, package_version, reinstall_command)
 
 # %% ../nbs/api/70_doctor.ipynb #64c3eab4
 @check_args
@@ -39,14 +39,10 @@ def _check_python()->Check: # ok if Python is new enough
     found = f'{platform.python_version()}, {platform.system()} {platform.machine()}'
     return Check('python', sys.version_info >= (3, 10), found, 'install Python 3.10 or newer')
 
-def _version(pkg):
-    try: return version(pkg)
-    except PackageNotFoundError: return None
-
 # %% ../nbs/api/70_doctor.ipynb #26359efd
 def _check_torch()->Check: # ok if both can be imported
     "Check that torch and torchvision work together"
-    found = f"torch {_version('torch')}, torchvision {_version('torchvision')}"
+    found = f"torch {package_version('torch')}, torchvision {package_version('torchvision')}"
     try: import torch, torchvision  # noqa: F401  the import itself is the check
     except Exception as e:
         return Check('torch', False, f'{found}: {type(e).__name__}: {e}',
@@ -57,7 +53,7 @@ def _check_torch()->Check: # ok if both can be imported
 # %% ../nbs/api/70_doctor.ipynb #51d598be
 def _check_fastai()->Check: # ok if fastai can be imported
     "Check that fastai works with the installed versions of its dependencies"
-    found = ', '.join(f'{p} {_version(p)}' for p in ('fastai', 'fastcore', 'plum-dispatch'))
+    found = ', '.join(f'{p} {package_version(p)}' for p in ('fastai', 'fastcore', 'plum-dispatch'))
     try: import fastai.learner  # noqa: F401  the import itself is the check
     except Exception as e:
         return Check('fastai', False, f'{found}: {type(e).__name__}: {e}',
@@ -172,7 +168,7 @@ def _has_lab_extension():
 def _check_notebooks()->Check: # A note without JupyterLab, FAIL if widgets can't be drawn
     "Check JupyterLab and both halves of its widgets"
     packages = ('jupyterlab', 'ipywidgets', 'jupyterlab_widgets')
-    lab, widgets, extension = [_version(p) for p in packages]
+    lab, widgets, extension = [package_version(p) for p in packages]
     found = ', '.join(f"{p} {v or 'missing'}" for p, v in zip(packages, (lab, widgets, extension)))
     if not lab or not widgets:
         fix = 'for the lessons: pip install jupyterlab ipywidgets'

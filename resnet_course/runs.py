@@ -10,7 +10,6 @@ __all__ = ['machine', 'versions', 'plot_history', 'new_run_dir', 'save_run', 'lo
 # %% ../nbs/api/51_runs.ipynb #7571354a
 import csv, inspect, json, math, os, platform, re, reprlib, statistics, warnings
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from scipy import stats
 
 from .core import (
     CourseError, MissingFileError, atomic_write, check_args, check_device, check_path, check_type,
-    plot_text, printable, read_json, shorten, write_json)
+    package_version, plot_text, printable, read_json, shorten, write_json)
 from .augment import ResizeTo
 from .datasets import datasets
 from .loaders import get_dls, get_test_dls, holds_out_the_same, split_dl
@@ -64,11 +63,7 @@ _packages = ('resnet-course', 'fastai', 'fastcore', 'torch', 'torchvision', 'num
 
 def versions()->dict: # Package → version, None where it is not installed
     "Return the versions of the packages that a result depends on"
-    return {pkg: _version(pkg) for pkg in _packages}
-
-def _version(pkg):
-    try: return version(pkg)
-    except PackageNotFoundError: return None
+    return {pkg: package_version(pkg) for pkg in _packages}
 
 # %% ../nbs/api/51_runs.ipynb #d6d0f1bb
 def _run_record(

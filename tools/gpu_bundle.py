@@ -48,7 +48,8 @@ wheels = (
     'python-multipart',
     'simplejpeg',
 )
-# CIFAR-10's binary version, with its publisher's checksums
+# CIFAR-10's binary version, with its publisher's checksums. `resnet_course.datasets` has them too,
+# but cannot be imported before this is unpacked
 batches = {
     'data_batch_1.bin': '5dd7e06a14cb22eb9f671a540d1b7c25',
     'data_batch_2.bin': '5ea93a67294ea407fff1d09f752e9692',
