@@ -50,7 +50,7 @@ from resnet_course.models import create_model
 from resnet_course.precision import AutoPrecision, backend_flags, layout_for
 from resnet_course.predict import predict_images
 from resnet_course.recipes import change_recipe, fit_recipe
-from resnet_course.runs import list_runs, versions
+from resnet_course.runs import list_runs, source_commit, versions
 
 # Small things that several parts use
 
@@ -674,11 +674,8 @@ parts['machine'] = describe, 0.5
 
 def commit():
     "The commit that ran, from git or from the file that the bundle brings"
-    done = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=root, capture_output=True, text=True)
-    if not done.returncode:
-        return done.stdout.strip()
     file = root / 'COMMIT'
-    return file.read_text().strip() if file.is_file() else None
+    return file.read_text().strip() if file.is_file() else source_commit()
 
 
 def table(res):

@@ -42,7 +42,7 @@ from resnet_course.core import write_json
 from resnet_course.loaders import get_dls
 from resnet_course.models import create_model
 from resnet_course.predict import predict_images
-from resnet_course.runs import machine, versions
+from resnet_course.runs import machine, source_commit, versions
 
 torch.set_num_threads(2)
 mean, std = imagenet_stats
@@ -206,10 +206,9 @@ def time_listing(folder):
 
 def main():
     if a.listing: return time_listing(a.listing)
-    commit = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=root, capture_output=True, text=True)
     res = json.loads(a.out.read_text()) if a.out.is_file() else {}
     res.update(machine=machine('cpu'), versions=versions(), rounds=a.rounds)
-    res.setdefault('commits', {}).update({part: commit.stdout.strip() for part in a.parts})
+    res.setdefault('commits', {}).update({part: source_commit() for part in a.parts})
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
         small = write_photos(tmp/'500', 500, 375, a.photos)

@@ -1,4 +1,7 @@
 "A finished run is evaluated on its own images, prepared as in training, or not at all"
+import os, shutil, subprocess, sys
+from pathlib import Path
+
 import pytest
 from helpers import noise, noise_learner, photos, quiet, run_command
 
@@ -8,7 +11,7 @@ from resnet_course.loaders import get_dls
 from resnet_course.saving import load_model
 from resnet_course.recipes import fit_recipe
 from resnet_course.evaluate import evaluate
-from resnet_course.runs import list_runs, run_learner, runs_table, save_run, train_run
+from resnet_course.runs import list_runs, run_learner, runs_table, save_run, train_run, versions
 
 @pytest.fixture
 def photo_run(photo_folder, tmp_path):
@@ -111,3 +114,25 @@ def test_weights_say_how_images_are_prepared(tmp_path, size, crop):
     rec, _ = train_run('digits', 'resnet8', epochs=1, n_train=64, size=size, out=tmp_path,
                        setup=quiet)
     assert load_model(rec['path'] + '/model.safetensors').meta['crop'] is crop
+
+def test_a_record_holds_the_commit(tmp_path):
+    "A run from a checkout names its commit; a copy without git, as after `pip install`, none"
+    root = Path(__file__).resolve().parent.parent
+    if (root/'.git').exists():
+        head = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=root, capture_output=True, text=True)
+        assert versions()['commit'].split(' with')[0] == head.stdout.strip()
+    shutil.copytree(root/'resnet_course', tmp_path/'resnet_course')
+    script = 'from resnet_course.runs import source_commit; print(source_commit())'
+    def commit():
+        done = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, capture_output=True,
+                              text=True, env={**os.environ, 'PYTHONPATH': str(tmp_path)})
+        return done.stdout.strip()
+    assert commit() == 'None'
+    def git(*args):
+        as_me = ['-c', 'user.name=a', '-c', 'user.email=a@b.c']
+        subprocess.run(['git', *as_me, *args], cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path/'settings.ini').write_text('[DEFAULT]\n')
+    git('init'), git('add', '.'), git('commit', '-m', 'one')
+    assert len(commit()) == 40
+    with open(tmp_path/'resnet_course/core.py', 'a') as f: f.write('\n# changed\n')
+    assert commit().endswith(' with changes')

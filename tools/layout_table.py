@@ -4,7 +4,7 @@ Writes results/layouts.json: one row for each public layout or architecture, wit
 is expected and what happened. Nothing is downloaded: files are written here with the names and
 shapes of the published ones, by the cases and tests in tests/, which this script runs.
 """
-import argparse, subprocess, sys, tempfile, time, warnings
+import argparse, sys, tempfile, time, warnings
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from resnet_course.freeze import freeze_report, snapshot
 from resnet_course.learner import course_learner
 from resnet_course.loaders import get_dls
 from resnet_course.models import create_model, group_names
-from resnet_course.runs import versions
+from resnet_course.runs import source_commit, versions
 from resnet_course.weights import load_weights
 
 hub = 'https://github.com/'
@@ -201,20 +201,13 @@ def outcome(f, tmp):
     try: return f(tmp=tmp)
     except Exception as e: return 'fails', f'{type(e).__name__}: {e}'[:500]
 
-def commit():
-    "The commit, and whether files differ from it"
-    def git(*args):
-        return subprocess.run(['git', *args], cwd=root, capture_output=True, text=True).stdout
-    changed = git('status', '--porcelain', '--untracked-files=no').strip()
-    return git('rev-parse', 'HEAD').strip() + (' with changes' if changed else '')
-
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--only', default='', help='part of a kind or name; prints, writes nothing')
     only = p.parse_args().only
     warnings.simplefilter('ignore')
     torch.manual_seed(0)
-    made_by, found, began = commit(), [], time.monotonic()
+    made_by, found, began = source_commit(), [], time.monotonic()
     with tempfile.TemporaryDirectory() as tmp:
         for kind, what, who, expected, f in rows():
             if only not in f'{kind}: {what}': continue
