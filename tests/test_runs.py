@@ -119,7 +119,8 @@ def test_a_record_holds_the_commit(tmp_path):
     "A run from a checkout names its commit; a copy without git, as after `pip install`, none"
     root = Path(__file__).resolve().parent.parent
     if (root/'.git').exists():
-        head = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=root, capture_output=True, text=True)
+        head = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=root, capture_output=True,
+                              text=True)
         assert versions()['commit'].split(' with')[0] == head.stdout.strip()
     shutil.copytree(root/'resnet_course', tmp_path/'resnet_course')
     script = 'from resnet_course.runs import source_commit; print(source_commit())'
