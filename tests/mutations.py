@@ -4,7 +4,8 @@
 
 Not part of the test suite: it takes an hour. `mutations.json` says what to break: module → pairs of
 the text of a line, which occurs once in the module, and what it becomes. Each pair changes what the
-code does; a pair stays in the list whether or not a test notices it.
+code does; a pair stays in the list whether or not a test notices it. A pair whose line has been
+rewritten since is named and left out: replace it by one of today's lines.
 
 Each mutation is applied to a copy of the project, to the api notebook and to the module that it
 exports. The notebook runs, then, if it notices nothing, the module's test files. What nothing
@@ -20,13 +21,16 @@ from pathlib import Path
 root = Path(__file__).resolve().parent.parent
 
 # what tests a module besides its own file
-EXTRA = dict(images=['data'], augment=['data'], datasets=['data'], loaders=['data'],
+EXTRA = dict(tables=['listing'], copies=['listing'], splits=['groups', 'listing'],
+             presets=['photos', 'data'], weight_files=['layouts', 'damage', 'weights'],
+             saving=['damage', 'layouts', 'other_tools', 'weights'],
+             images=['data'], augment=['data'], datasets=['data'], loaders=['data'],
              folders=['data'], torch_loaders=['data'],
              layers=['networks'], alexnet=['networks'], resnet=['networks'],
              fastresnet=['networks'], models=['networks'], summary=['networks'],
              precision=['learner'], callbacks=['learner'], optimizers=['learner', 'recipes'],
-             report=['runs'], experiments=['interpret'], lessons=['cli'], runs=['cli'],
-             doctor=['cli'])
+             report=['runs'], experiments=['interpret'], lessons=['cli'],
+             runs=['records', 'cli'], doctor=['cli'])
 
 def notebook(project, module):
     "The notebook that exports `module`"
@@ -54,6 +58,10 @@ def unchanged(module, commit):
     return git('diff', '--quiet', commit, '--', *map(str, files)).returncode == 0
 
 # One mutation
+
+def is_stale(module, old, new):
+    "Is the line no longer in the module and its notebook, exactly once in each?"
+    return mutated(root, module, old, new) is None
 
 def mutated(project, module, old, new):
     "Path → content of the notebook and the module; None unless both have the text exactly once"
@@ -172,9 +180,9 @@ def run_module(record, module, todo, jobs, files):
 
 def main(only, first, jobs, files, out):
     "Run what is not in the record; the exit status"
-    every = mutations()
-    stale = [f'{m}: {old!r}' for m, old, new in every if not mutated(root, m, old, new)]
-    if stale: sys.exit('not exactly once in the module and its notebook:\n' + '\n'.join(stale))
+    every, stale = mutations(), [o for o in mutations() if is_stale(*o)]
+    for m, old, _ in stale: print(f'{m}: not exactly once in the module and its notebook: {old!r}')
+    every = [o for o in every if o not in stale]
     if git('diff', '--quiet', 'HEAD', '--', 'nbs/api', 'resnet_course', 'tests').returncode:
         sys.exit('the record names a commit: commit nbs/api, resnet_course and tests first')
     record = Record(out, every)
@@ -185,7 +193,7 @@ def main(only, first, jobs, files, out):
     if broken: print(f'these fail without any mutation: {", ".join(broken)}')
     n, lost = len(record.rows), record.survivors()
     print(f'{n} of {len(every)} mutations tried, {len(lost)} survived')
-    return bool(broken) or len(lost) > 3
+    return bool(broken or stale) or len(lost) > 3
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__,

@@ -6,7 +6,7 @@ import pytest
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'tools'))
-import house
+import house, mutations
 
 def cells(f, kind='code'):
     "The sources of a notebook's cells of one kind"
@@ -22,6 +22,13 @@ def run(code):
 
 def test_imports_follow_the_numbers(): assert house.backward_imports(root) == []
 def test_numbers_are_unique(): assert house.double_numbers(root) == []
+
+def test_mutations_are_of_todays_code():
+    "Every module has some; a few lines may have been rewritten since the list was made"
+    listed = mutations.mutations()
+    assert {m for m, *_ in listed} == {m['name'] for m in house.modules(root)} - {'all'}
+    stale = [(m, old) for m, old, new in listed if mutations.is_stale(m, old, new)]
+    assert len(stale) <= len(listed)//10, stale
 
 def test_a_backward_import_is_noticed(tmp_path):
     "Both forms of import, in any cell"
