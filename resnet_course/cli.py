@@ -18,7 +18,7 @@ import typer
 
 from . import __version__
 from .core import (
-    CourseError, align, atomic_write, check_choice, default_device, memory_advice, printable)
+    CourseError, align, atomic_write, check_choice, memory_advice, printable)
 
 # %% ../nbs/api/71_cli.ipynb #1af1f168
 _typer = dict(rich_markup_mode='markdown',
@@ -322,17 +322,16 @@ def evaluate_cmd(
     report, averaged = evaluate_run(run, data, split, views, bs, setup, skip_bad, precision)
     if precision != 'fp32': say(f'computed with precision {precision}', err=True)
     _say_report(report, averaged, as_json)
-    if not out: return
-    _save_confusion(report, out)
-    if not as_json: say(f'confusion matrix: {out}')
+    if out: _save_confusion(report, out, as_json)
 
 # %% ../nbs/api/71_cli.ipynb #9385852f
 def _say_data(learn): say(learn.dls.describe())
 
-def _save_confusion(report, out):
+def _save_confusion(report, out, quiet):
     "Save a plot of the confusion matrix to the file `out`"
     fig = report.plot_confusion().figure
     with atomic_write(out) as tmp: fig.savefig(tmp, format=out.suffix[1:])
+    if not quiet: say(f'confusion matrix: {out}')
 
 # %% ../nbs/api/71_cli.ipynb #48252528
 def _say_report(report, averaged, as_json):
@@ -381,13 +380,6 @@ def report_cmd(
     from resnet_course.report import html_report
     say(html_report(run, out, data))
 
-# %% ../nbs/api/71_cli.ipynb #8de65ff4
-def _model_file(model):
-    "Find the weights file for `model`: a file, a run's folder, or by default the newest run"
-    from resnet_course.runs import newest_model
-    if model is None: return newest_model()
-    return model/'model.safetensors' if model.is_dir() else model
-
 # %% ../nbs/api/71_cli.ipynb #e8d36357
 @app.command(epilog=_examples(
     'resnet-course predict photo.jpg',
@@ -405,29 +397,18 @@ def predict(
     as_json:Annotated[bool, typer.Option('--json', help='print one JSON object per line')]=False,
 ):
     "Classify image files. Exit status 1 if any of them cannot be read."
-    from resnet_course.predict import find_images, predict_images, with_progress, write_csv
-    from resnet_course.export import OnnxModel
-    from resnet_course.saving import load_model
-    files = find_images(images)
-    if not files: raise CourseError(f"no image files in {', '.join(map(str, images))}")
-    model = _model_file(model)
-    is_onnx = str(model).endswith('.onnx')
-    net = OnnxModel(model) if is_onnx else load_model(model, default_device())
-    n_bad, rows = 0, []
-    top = top if csv is None else max(top, len(net.meta.get('vocab') or ()))
-    if not as_json:
-        say(f'{model}: {net.cfg["name"]}, {len(net.meta.get("vocab") or ())} classes', err=True)
-    found = predict_images(net, files, k=top, bs=bs, precision=precision)
-    for p in with_progress(found, len(files)):
-        n_bad += bool(p.error)
+    from resnet_course.predict import write_csv
+    from resnet_course.runs import predict_run
+    path, net, found = predict_run(images, model, None if csv else top, bs, precision)
+    vocab, preds = net.meta.get('vocab') or (), []
+    if not as_json: say(f'{path}: {net.cfg["name"]}, {len(vocab)} classes', err=True)
+    for p in found:
         if csv is None: _say_prediction(p, as_json)
-        else: rows.append(p)
+        preds.append(p)
     if csv is not None:
-        write_csv(rows, net.meta['vocab'], csv)
-        say(f'{len(rows):,} rows: {csv}')
-    if not n_bad: return
-    say(f'{n_bad} of {len(files)} files could not be read', err=True)
-    raise typer.Exit(1)
+        write_csv(preds, vocab, csv)
+        say(f'{len(preds):,} rows: {csv}')
+    _fail_if_unreadable(preds)
 
 # %% ../nbs/api/71_cli.ipynb #3ca44398
 def _say_prediction(p, as_json):
@@ -436,6 +417,13 @@ def _say_prediction(p, as_json):
     if as_json: say(json.dumps(asdict(p), ensure_ascii=False))
     elif p.error: say(f'{p.file}: cannot be read: {p.error}', err=True)
     else: say(f'{p.file}: ' + ', '.join(f'{c} {q:.1%}' for c, q in zip(p.classes, p.probs)))
+
+def _fail_if_unreadable(preds):
+    "Exit with status 1 if any file could not be read"
+    n_bad = sum(bool(p.error) for p in preds)
+    if not n_bad: return
+    say(f'{n_bad} of {len(preds)} files could not be read', err=True)
+    raise typer.Exit(1)
 
 # %% ../nbs/api/71_cli.ipynb #275d2fb4
 @app.command('export', epilog=_examples(
@@ -451,12 +439,9 @@ def export_cmd(
         help='side of the images in px, or HEIGHTxWIDTH [default: as in training]')]=None,
 ):
     "Write a trained network as an ONNX file, and check that onnxruntime computes the same scores."
-    from resnet_course.export import export_model
-    from resnet_course.saving import load_model
-    model = _model_file(model)
-    default = model if model.exists() else Path(model.name)
-    out = out or default.with_suffix('.onnx')
-    say(f'{out}\n{export_model(load_model(model), out, size)}')
+    from resnet_course.runs import export_run
+    res = export_run(model, out, size)
+    say(f'{res.path}\n{res}')
 
 # %% ../nbs/api/71_cli.ipynb #89092cd2
 data_app = typer.Typer(

@@ -7,12 +7,13 @@ __all__ = ['reinstall_command', 'printable', 'CourseError', 'MissingFileError', 
            'check_choice', 'is_whole', 'check_int', 'check_number', 'check_type', 'check_path', 'check_args', 'shorten',
            'default_device', 'check_device', 'use_device', 'remove_abandoned', 'remove_folder', 'atomic_write',
            'write_json', 'check_file', 'parse_json', 'read_json', 'asset', 'package_version', 'html_table', 'align',
-           'plot_text', 'can_show_bar', 'progress']
+           'plot_text', 'can_show_bar', 'progress', 'in_threads']
 
 # %% ../nbs/api/00_core.ipynb #0fd16cdb
 import difflib, errno, functools, glob, inspect, json, numbers, os, re, reprlib, shutil, stat
 import sys, tempfile, time, traceback, types, warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from html import escape
 from importlib import metadata, resources
@@ -617,3 +618,14 @@ def progress(
         if time.monotonic() < due: continue
         print(f'{what}: {i:,} of {n:,}', file=sys.stderr, flush=True)
         due += every
+
+# %% ../nbs/api/00_core.ipynb #b8430df3
+def in_threads(
+    f:Callable,     # Called with each item
+    items:Sequence, # What to process
+    what:str|None=None # What is being done, to show progress; None: show none
+)->Iterator: # The results, in order
+    "Apply `f` to each item in threads; its first exception is raised and stops the rest"
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as ex:
+        done = ex.map(f, items)
+        yield from progress(done, len(items), what) if what else done

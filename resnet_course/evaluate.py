@@ -30,6 +30,7 @@ from sklearn.metrics import (
     confusion_matrix, multilabel_confusion_matrix, precision_recall_fscore_support)
 from torch import Tensor, nn
 
+# %% ../nbs/api/40_evaluate.ipynb #22803be9
 from resnet_course.core import (
     CourseError, check_args, check_choice, check_int, html_table, memory_advice, plot_text,
     printable)

@@ -126,6 +126,9 @@ def _load_pt2(path):
     "Load a module in torch.export's format"
     with open(path, 'rb') as f: return torch.export.load(f).module()
 
+# how to write a file of each kind, and how to load it
+_formats = {'.onnx': (_write_onnx, OnnxModel), '.pt2': (_write_pt2, _load_pt2)}
+
 # %% ../nbs/api/29_export.ipynb #5ff05000
 @check_args
 def export_model(
@@ -137,7 +140,7 @@ def export_model(
 )->Exported: # File, image size, differences
     "Write `model` to a file; raises `CourseError`, and keeps no file, if the scores differ"
     path, start = check_path(path), time.perf_counter()
-    if path.suffix not in ('.onnx', '.pt2'):
+    if path.suffix not in _formats:
         raise CourseError(f'{path}: the file name must end in .onnx or .pt2')
     model = unwrap_model(model)
     shape = _image_shape(model, size, images)
@@ -146,12 +149,9 @@ def export_model(
     x = torch.zeros(2, *shape)  # a batch of one would become a constant
     with torch.no_grad(): net(x)  # unsuitable images: our message is clearer than the exporter's
     with atomic_write(path) as tmp:
-        if path.suffix == '.onnx':
-            _write_onnx(net, x, tmp)
-            other = OnnxModel(tmp)
-        else:
-            _write_pt2(net, x, tmp)
-            other = _load_pt2(tmp)
+        write, load = _formats[path.suffix]
+        write(net, x, tmp)
+        other = load(tmp)
         diff, scale = _compare(net, other, shape, images)
         if not diff <= tol:
             raise CourseError(f'{path}: the scores of the exported file differ by up to {diff:.1e},'

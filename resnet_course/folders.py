@@ -8,7 +8,6 @@ __all__ = ['export_set', 'make_subset', 'Finding', 'FolderReport', 'check_folder
 # %% ../nbs/api/17_folders.ipynb #46174d16
 import os, re, shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from fastcore.basics import patch
 from PIL import Image
 
 from .core import (
-    CourseError, MissingFileError, check_args, check_choice, check_path, html_table, progress,
+    CourseError, MissingFileError, check_args, check_choice, check_path, html_table, in_threads,
     remove_folder, shorten, write_json)
 from resnet_course.listing import (
     Listing, class_folders, count_text, format_of, list_folder, quiet_kinds, readable_formats,
@@ -51,12 +50,6 @@ def _new_folder(
 def _write_info(folder, **info):
     "Write `dataset.json`"
     write_json(info, folder/'dataset.json')
-
-def _in_threads(f, items, what=None):
-    "Apply `f` to each item in threads; the first error stops it. `what`: name of the task"
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as ex:
-        done = ex.map(f, items)
-        return list(progress(done, len(items), what) if what else done)
 
 # %% ../nbs/api/17_folders.ipynb #757923fd
 def _folder_names(vocab):
@@ -91,7 +84,7 @@ def export_set(
         for split, idxs in zip(('train', 'valid', 'test'), splits):
             jobs += [(i, tmp/split/labels[images.y[i]]/f'{i:06d}.png') for i in idxs]
         for d in {file.parent for _, file in jobs}: d.mkdir(parents=True)
-        _in_threads(write, jobs, 'writing' if progress else None)
+        list(in_threads(write, jobs, 'writing' if progress else None))
         _write_info(tmp, name=images.name, classes=dict(zip(labels, images.vocab)),
                     flip=images.flip, stats=images.stats)
     return dest
@@ -368,8 +361,8 @@ def check_folder(
     given = split_folders(o.path) if o.path.is_dir() else ()
     counts = {s: o.counts(s) for s in ('train', 'valid', 'test') if s in splits or s in given}
     if 'all' in splits or not counts: counts['all'] = o.counts()
-    scans = _in_threads(_scan, list(zip(o.files, splits, o.labels)),
-                        'checking' if progress else None)
+    jobs = list(zip(o.files, splits, o.labels))
+    scans = list(in_threads(_scan, jobs, 'checking' if progress else None))
     drawn = _draw_sides(o, scans)
     found = _class_findings(counts, o.empty) + _file_findings(scans, small, large)
     found += _left_out_findings(o) + _copy_findings(scans, near, drawn)

@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['imagenet_stats', 'UnreadableError', 'white_of', 'open_image', 'array_image', 'read_image', 'plain_tensor',
-           'as_channels', 'ImageSet', 'check_trainable', 'decode_all', 'find_bad', 'find_white', 'open_folder',
-           'open_csv', 'list_set', 'open_labeled', 'pixel_stats']
+           'as_channels', 'ImageSet', 'decode_all', 'find_white', 'open_folder', 'open_csv', 'list_set', 'open_labeled',
+           'pixel_stats']
 
 # %% ../nbs/api/10_images.ipynb #6a39e1dd
 import io, json, os, stat, struct, time, warnings
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from fastcore.basics import patch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from .core import CourseError, MissingFileError, check_args, progress, shorten
+from .core import CourseError, MissingFileError, check_args, in_threads, shorten
 from resnet_course.listing import (
     LeftOutWarning, Listing, list_folder, readable_formats, split_folders,
     warnings_about)
@@ -193,16 +192,20 @@ class ImageSet:
         self.stats, self.flip, self.white, self.listing = stats, flip, white, listing
         self.skip_bad, self.unreadable = skip_bad, {}   # number of the image → `CourseError`
         self._copies = {}   # device → images and classes
-    @property
-    def is_photos(self)->bool: # True for photos of any size and shape, which are read when needed
-        return self.load_size is None
     def __len__(self): return len(self.y)
     def __deepcopy__(self, memo): return self
-    def __repr__(self):
-        place = 'read from files' if self.x is None else 'in memory'
-        size = f'{self.n_in}×{self.load_size}×{self.load_size}'
-        what = 'photos' if self.is_photos else f'images of {size}'
-        return f'{self.name}: {len(self):,} {what}, {len(self.vocab)} classes, {place}'
+
+# %% ../nbs/api/10_images.ipynb #3ec7bc26
+@patch(as_prop=True)
+def is_photos(self:ImageSet)->bool: # True for photos of any size and shape, read when needed
+    return self.load_size is None
+
+@patch
+def __repr__(self:ImageSet):
+    place = 'read from files' if self.x is None else 'in memory'
+    size = f'{self.n_in}×{self.load_size}×{self.load_size}'
+    what = 'photos' if self.is_photos else f'images of {size}'
+    return f'{self.name}: {len(self):,} {what}, {len(self.vocab)} classes, {place}'
 
 # %% ../nbs/api/10_images.ipynb #dfbb98e4
 @patch
@@ -237,8 +240,7 @@ def _check_splits(o):
                           'folder')
 
 # %% ../nbs/api/10_images.ipynb #94a27720
-@check_args
-def check_trainable(
+def _check_trainable(
     o:Listing # From `list_folder` or `list_csv`
 )->list: # Names of the classes, sorted
     "Raise `CourseError` unless a classifier can be trained on the images"
@@ -280,12 +282,6 @@ def _common_format(files):
     return w, 1 if is_gray else 3, len(files) - n
 
 # %% ../nbs/api/10_images.ipynb #02e6853b
-def _in_threads(f, items, progress_of=None):
-    "Apply `f` to each item in threads; yields the results in order"
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as ex:
-        done = ex.map(f, items)
-        yield from progress(done, len(items), progress_of) if progress_of else done
-
 def _unreadable(files, errors):
     "The error that counts unreadable files and names the first"
     first = errors[min(errors)]
@@ -308,13 +304,12 @@ def decode_all(
         try: x[i] = read_image(files[i], size, n_in, white)
         except CourseError as e: errors[i] = e
     if show is None: show = len(files) >= 2000
-    for _ in _in_threads(read, range(len(files)), 'decoding' if show else None): pass
+    for _ in in_threads(read, range(len(files)), 'decoding' if show else None): pass
     if errors: raise _unreadable(files, errors)
     return x
 
 # %% ../nbs/api/10_images.ipynb #77f73891
-@check_args
-def find_bad(
+def _find_bad(
     files:Sequence, # Paths of images
     seconds:float|None=60, # Time to read all in, or else only 64 are read; None: any time
     size:int=64 # Short side (px); small ones are decoded faster
@@ -327,10 +322,10 @@ def find_bad(
         except CourseError as e: errors[i] = e
     order = np.random.default_rng(0).permutation(len(files)).tolist()
     start = time.monotonic()
-    for _ in _in_threads(read, order[:64]): pass
+    for _ in in_threads(read, order[:64]): pass
     fits = seconds is None or (time.monotonic() - start)*len(files) <= 64*seconds
     if fits:
-        for _ in _in_threads(read, order[64:], 'checking the images'): pass
+        for _ in in_threads(read, order[64:], 'checking the images'): pass
     return errors, fits or len(files) <= 64
 
 # %% ../nbs/api/10_images.ipynb #557420a0
@@ -350,7 +345,7 @@ def find_white(
                 return (im.mode, float(a.max())) if white_of(a.min(), a.max()) else None
         except Exception: return None   # decoding will report what is wrong
     deep, highs = [f for f in files if Path(f).suffix.lower() in _deep_endings], {}
-    for mode, v in filter(None, _in_threads(highest, deep)): highs.setdefault(mode, []).append(v)
+    for mode, v in filter(None, in_threads(highest, deep)): highs.setdefault(mode, []).append(v)
     white = {mode: white_of(0, max(vs)) for mode, vs in highs.items()}
     return white, [_about_white(vs, white[mode]) for mode, vs in highs.items()]
 
@@ -365,7 +360,7 @@ def _about_white(highs, white):
 def _check_files(o, skip_bad, in_memory):
     "Leave out unreadable files, or raise `CourseError` for them; decoding finds them, too"
     if in_memory and not skip_bad: return
-    bad, all_read = find_bad(o.files, None if in_memory else 60)   # the rest at first touch
+    bad, all_read = _find_bad(o.files, None if in_memory else 60)   # the rest at first touch
     if bad and not skip_bad: raise _unreadable(o.files, bad)
     if not all_read:
         o.notes.append('only 64 images were checked: reading all takes more than a minute')
@@ -410,7 +405,7 @@ def open_folder(
 )->ImageSet: # With the splits that the folder defines
     "Open class folders as an `ImageSet`; raises `CourseError` if they cannot be used"
     o = list_folder(path)
-    names = check_trainable(o)
+    names = _check_trainable(o)
     vocab, labels, kwargs = _told_by_json(o) or (names, names, {})
     return _make_image_set(o.path.resolve().name, o, vocab, labels, size, in_memory, skip_bad,
                            **{'flip': True, **kwargs})
@@ -453,7 +448,7 @@ def open_csv(
 )->ImageSet: # With the splits that the file defines
     "Open the images that a CSV file lists as an `ImageSet`; raises `CourseError` for invalid rows"
     o = list_csv(path)
-    return _make_image_set(o.path.stem, o, check_trainable(o), None, size, in_memory, skip_bad,
+    return _make_image_set(o.path.stem, o, _check_trainable(o), None, size, in_memory, skip_bad,
                            flip=True)
 
 # %% ../nbs/api/10_images.ipynb #89a1d3fe
@@ -465,7 +460,7 @@ def list_set(
 )->ImageSet: # With the names, classes and splits of the images
     "List an image set, without reading any image; raises `CourseError` if it cannot be trained on"
     o = _list(path)
-    names = check_trainable(o)
+    names = _check_trainable(o)
     vocab, labels, _ = _told_by_json(o) or (names, names, {})
     return ImageSet(o.path.stem, [labels.index(c) for c in o.labels], vocab, files=o.files,
                     splits=_splits_of(o), load_size=1)

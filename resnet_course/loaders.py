@@ -25,6 +25,7 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from torch import Tensor
 
+# %% ../nbs/api/16_loaders.ipynb #905f1096
 from .core import (
     CourseError, MissingFileError, check_args, check_choice, check_device, check_int, check_path,
     is_whole, plot_text, shorten)
@@ -80,17 +81,20 @@ class _ToImage(Transform):
             raise CourseError('an exported learner has no images: pass a file, image or array')
         return self.kept.get(o, self.images.files[o]) if augmented else self.images.files[o]
 
-    def without_images(self)->Transform:
-        "A copy that does not hold the images"
-        res = copy(self)
-        res.images, res.kept = None, {}
-        return res
+# %% ../nbs/api/16_loaders.ipynb #cac88cb1
+@patch
+def without_images(self:_ToImage)->Transform:
+    "A copy that does not hold the images"
+    res = copy(self)
+    res.images, res.kept = None, {}
+    return res
 
-    def with_borders(self)->Transform:
-        "A copy that keeps the borders of photos"
-        res = copy(self)
-        res.reader = replace(self.reader, size=self.reader.load_size, window=None, tfms=())
-        return res
+@patch
+def uncropped(self:_ToImage)->Transform:
+    "A copy that keeps the borders of photos"
+    res = copy(self)
+    res.reader = replace(self.reader, size=self.reader.load_size, window=None, tfms=())
+    return res
 
 # %% ../nbs/api/16_loaders.ipynb #1e253f01
 class _ToLabel(Transform):
@@ -236,14 +240,6 @@ class ImageSetDL(SeededDL):
         "Like fastai's"
         return super().new(dataset, cls, **dict(dict(num_workers=self.workers), **kwargs))
 
-    def _to_image(self):
-        "The `_ToImage` that makes the images, or None if other transforms take part"
-        ds = self.dataset
-        if not isinstance(ds, Datasets) or not len(ds): return None
-        if len(self.after_item.fs) or len(self.before_batch.fs): return None
-        tfms = ds.tls[0].tfms.fs
-        return tfms[0] if len(tfms) == 1 and isinstance(tfms[0], _ToImage) else None
-
     def get_idxs(self)->list: # Of positions in the dataset
         "Like `SeededDL`'s; evaluation leaves out what has been found to be unreadable"
         idxs, tfm = super().get_idxs(), self._to_image()
@@ -260,44 +256,62 @@ class ImageSetDL(SeededDL):
             yield from self._cut_batches(tfm, np.asarray(getattr(items, 'items', items)), samps)
         else: yield from self._read_batches(tfm, samps)
 
-    def _cut_batches(self, tfm, items, samps):
-        "Cut batches out of the images in memory"
-        x, y = tfm.images.on(self.device)
-        for idxs in self.chunkify(samps):
-            i = torch.from_numpy(items[idxs]).to(x.device, non_blocking=True)
-            xb = tfm.cls(as_channels(x.index_select(0, i), tfm.n_in))
-            yield (xb, TensorCategory(y.index_select(0, i)))[:len(self.dataset.tls)]
+# %% ../nbs/api/16_loaders.ipynb #554ff9a6
+@patch
+def _to_image(self:ImageSetDL):
+    "The `_ToImage` that makes the images, or None if other transforms take part"
+    ds = self.dataset
+    if not isinstance(ds, Datasets) or not len(ds): return None
+    if len(self.after_item.fs) or len(self.before_batch.fs): return None
+    tfms = ds.tls[0].tfms.fs
+    return tfms[0] if len(tfms) == 1 and isinstance(tfms[0], _ToImage) else None
 
-    def _read_batches(self, tfm, samps):
-        "Read batches of photos"
-        image_list, *label_lists = self.dataset.tls
-        trains, asked, times = image_list.tfms.split_idx == 0, deque(), Counter()
-        def request(o):
-            "A request to `PhotoBatches`; a repeated image is augmented differently"
-            if not (trains and tfm.augments(o)): return tfm.source(o, False), None, None
-            times[o] += 1
-            return tfm.source(o, True), int(o), self.key + times[o] - 1
-        def requests():
-            for idxs in self.chunkify(samps):
-                asked.append([image_list.items[i] for i in idxs])
-                yield list(map(request, asked[-1]))
-        if self._photos is None:
-            pin = torch.device(self.device or 'cpu').type == 'cuda'
-            self._photos = PhotoBatches(tfm.reader, self.workers, pin)
-        for x, errors in self._photos.read_some(requests()):
-            items = asked.popleft()
-            if errors: items = _leave_out(tfm.images, items, errors)
-            xb = tfm.cls(x.to(self.device, non_blocking=True))
-            labels = [torch.stack([tl.tfms(o) for o in items]) for tl in label_lists]
-            # fastai would send them, and wait
-            yield xb, *(y.to(self.device, non_blocking=True) for y in labels)
+@patch
+def _cut_batches(self:ImageSetDL, tfm, items, samps):
+    "Cut batches out of the images in memory"
+    x, y = tfm.images.on(self.device)
+    for idxs in self.chunkify(samps):
+        i = torch.from_numpy(items[idxs]).to(x.device, non_blocking=True)
+        xb = tfm.cls(as_channels(x.index_select(0, i), tfm.n_in))
+        yield (xb, TensorCategory(y.index_select(0, i)))[:len(self.dataset.tls)]
 
-    def one_batch(self)->tuple:
-        "Like fastai's, read in this process"
-        workers, photos = self.workers, self._photos
-        self.workers, self._photos = 0, None
-        try: return super().one_batch()
-        finally: self.workers, self._photos = workers, photos
+@patch
+def one_batch(self:ImageSetDL)->tuple: # On the loader's device
+    "Like fastai's, read in this process"
+    workers, photos = self.workers, self._photos
+    self.workers, self._photos = 0, None
+    try: return super(ImageSetDL, self).one_batch()
+    finally: self.workers, self._photos = workers, photos
+
+# %% ../nbs/api/16_loaders.ipynb #bb7418fb
+@patch
+def _requests(self:ImageSetDL, tfm, samps, asked):
+    "Requests to `PhotoBatches`; adds the items of each batch to `asked`"
+    images, times = self.dataset.tls[0], Counter()
+    trains = images.tfms.split_idx == 0
+    def request(o):
+        "A repeated image is augmented differently"
+        if not (trains and tfm.augments(o)): return tfm.source(o, False), None, None
+        times[o] += 1
+        return tfm.source(o, True), int(o), self.key + times[o] - 1
+    for idxs in self.chunkify(samps):
+        asked.append([images.items[i] for i in idxs])
+        yield list(map(request, asked[-1]))
+
+@patch
+def _read_batches(self:ImageSetDL, tfm, samps):
+    "Read batches of photos"
+    asked, label_lists = deque(), self.dataset.tls[1:]
+    if self._photos is None:
+        pin = torch.device(self.device or 'cpu').type == 'cuda'
+        self._photos = PhotoBatches(tfm.reader, self.workers, pin)
+    for x, errors in self._photos.read_some(self._requests(tfm, samps, asked)):
+        items = asked.popleft()
+        if errors: items = _leave_out(tfm.images, items, errors)
+        xb = tfm.cls(x.to(self.device, non_blocking=True))
+        labels = [torch.stack([tl.tfms(o) for o in items]) for tl in label_lists]
+        # fastai would send them, and wait
+        yield xb, *(y.to(self.device, non_blocking=True) for y in labels)
 
 # %% ../nbs/api/16_loaders.ipynb #d6069760
 def _bare(tfms):
@@ -342,11 +356,13 @@ class CourseDataLoaders(DataLoaders):
     def test_ds(self)->object: # Its dataset
         return self.test.dataset
 
-    def __repr__(self):
-        n = ' / '.join(f'{len(dl.dataset):,}' for dl in self.loaders)
-        by = '×'.join(map(str, height_width(self.size)))
-        return (f'{self.name}: {n} images to train / validate / test, '
-                f'{self.n_in}×{by}, {self.c} classes')
+# %% ../nbs/api/16_loaders.ipynb #53727391
+@patch
+def __repr__(self:CourseDataLoaders):
+    n = ' / '.join(f'{len(dl.dataset):,}' for dl in self.loaders)
+    by = '×'.join(map(str, height_width(self.size)))
+    return (f'{self.name}: {n} images to train / validate / test, '
+            f'{self.n_in}×{by}, {self.c} classes')
 
 # %% ../nbs/api/16_loaders.ipynb #e678a6e5
 @patch
@@ -722,7 +738,7 @@ def with_borders(
     "Create a loader of the same photos without cropping the center"
     image_list, *label_lists = dl.dataset.tls
     tfm, split = image_list.tfms.fs[0], image_list.tfms.split_idx
-    images = TfmdLists(image_list.items, Pipeline([tfm.with_borders()], split_idx=split),
+    images = TfmdLists(image_list.items, Pipeline([tfm.uncropped()], split_idx=split),
                        do_setup=False, split_idx=split)
     return dl.new(Datasets(tls=[images, *label_lists], n_inp=dl.dataset.n_inp))
 

@@ -159,6 +159,14 @@ def _trainable(t): return t.clone() if t.is_inference() else t
 # %% ../nbs/api/30_precision.ipynb #483d1f31
 _fastais = (MixedPrecision, ModelToHalf, NonNativeMixedPrecision)
 
+def _check_alone(cbs, precision):
+    "Raise `CourseError` if one of fastai's callbacks also sets the precision"
+    others = [cb for cb in cbs if isinstance(cb, _fastais)]
+    if not others or precision == 'fp32': return
+    raise CourseError(f"fastai's {type(others[0]).__name__} and precision={precision!r} would "
+                      "both choose the precision: leave the callback out, or train with "
+                      "precision='fp32'")
+
 # %% ../nbs/api/30_precision.ipynb #eee3a139
 class AutoPrecision(Callback):
     "Run the model in `precision`, channels-last where that is right, and the loss in float32"
@@ -184,29 +192,23 @@ class AutoPrecision(Callback):
     def resolved(self)->str: # 'fp32', 'tf32', 'bf16' or 'fp16'
         return resolve_precision(self.asked, self.device)
 
-    def _check_alone(self, precision):
-        "Raise `CourseError` if one of fastai's callbacks also sets the precision"
-        others = [cb for cb in self.learn.cbs if isinstance(cb, _fastais)]
-        if not others or precision == 'fp32': return
-        raise CourseError(f"fastai's {type(others[0]).__name__} and precision={precision!r} would "
-                          "both choose the precision: leave the callback out, or train with "
-                          "precision='fp32'")
-
     @property
     def layout(self)->torch.memory_format|None: # None: as it comes
         return layout_for(self.device) if self.channels_last else None
 
-    def before_fit(self):
-        "Convert the weights to the memory format and start with a fresh scaler"
-        precision, layout = self.resolved, self.layout
-        self._check_alone(precision)
-        if layout is not None: self.learn.model.to(memory_format=layout)
-        self.scaler = torch.amp.GradScaler(self.device.type) if precision == 'fp16' else None
-        self.n_skipped = self.in_a_row = 0
-        # Muon multiplies matrices, and declares in which precision
-        opt = getattr(self.opt, 'opt', None)
-        if hasattr(opt, 'matmul_dtype'):
-            opt.matmul_dtype = torch.bfloat16 if precision == 'bf16' else torch.float32
+# %% ../nbs/api/30_precision.ipynb #ee21f61c
+@patch
+def before_fit(self:AutoPrecision):
+    "Convert the weights to the memory format and start with a fresh scaler"
+    precision, layout = self.resolved, self.layout
+    _check_alone(self.learn.cbs, precision)
+    if layout is not None: self.learn.model.to(memory_format=layout)
+    self.scaler = torch.amp.GradScaler(self.device.type) if precision == 'fp16' else None
+    self.n_skipped = self.in_a_row = 0
+    # Muon multiplies matrices, and declares in which precision
+    opt = getattr(self.opt, 'opt', None)
+    if hasattr(opt, 'matmul_dtype'):
+        opt.matmul_dtype = torch.bfloat16 if precision == 'bf16' else torch.float32
 
 # %% ../nbs/api/30_precision.ipynb #1b0cfff6
 @patch

@@ -27,6 +27,15 @@ _presets = dict(default='crop+mirror', alexnet='central_crop+mirror+lighting',
                trivial='usual_crop+mirror+trivial', randaugment='usual_crop+mirror+randaugment',
                fast='shift+alternate', fast_cutout='shift+alternate+small_cutout')
 
+# %% ../nbs/api/15_presets.ipynb #bbe0345f
+def _lighting(images, size, n_in, train):
+    "AlexNet's color shift, from the principal components of up to 2,000 training images"
+    if n_in != 3: raise CourseError('lighting needs color images: n_in=3')
+    i = train[::-(-len(train)//2000)]
+    if images.x is not None: x = images.x[i]
+    else: x = decode_all([images.files[j] for j in i], max(height_width(size)), white=images.white)
+    return Lighting(*color_components(as_channels(x, 3)))
+
 # %% ../nbs/api/15_presets.ipynb #13f4d26e
 class _Augmenter:
     "Create transforms by name for one image set"
@@ -51,16 +60,7 @@ class _Augmenter:
     def erase(self): return RandomErasing()
     def trivial(self): return PerImage(v2.TrivialAugmentWide())
     def randaugment(self): return PerImage(v2.RandAugment())
-
-    def lighting(self):
-        "AlexNet's color shift, from the principal components of up to 2,000 training images"
-        if self.n_in != 3: raise CourseError('lighting needs color images: n_in=3')
-        i, images = self.train[::-(-len(self.train)//2000)], self.images
-        if images.x is not None: x = images.x[i]
-        else:
-            files, side = [images.files[j] for j in i], max(height_width(self.size))
-            x = decode_all(files, side, white=images.white)
-        return Lighting(*color_components(as_channels(x, 3)))
+    def lighting(self): return _lighting(self.images, self.size, self.n_in, self.train)
 
 # %% ../nbs/api/15_presets.ipynb #8fc18855
 _names = [name for name in vars(_Augmenter) if not name.startswith('_')]

@@ -434,6 +434,15 @@ def _loss_func(r, loss_func):
     return CrossEntropyLossFlat(axis=getattr(loss_func, 'axis', -1),
                                 label_smoothing=r.label_smoothing, **kept)
 
+# %% ../nbs/api/37_recipes.ipynb #be19c958
+def _divergence(ours, theirs, temperature):
+    "How far a network's scores are from its teacher's, per image, at a temperature"
+    if theirs.shape != ours.shape:
+        raise CourseError(f'the teacher has {theirs.shape[-1]} outputs, and the network '
+                          f'{ours.shape[-1]}: both need one for each class')
+    logs = [(o/temperature).log_softmax(1) for o in (ours, theirs)]
+    return nn.functional.kl_div(*logs, reduction='batchmean', log_target=True)
+
 # %% ../nbs/api/37_recipes.ipynb #6457ea8d
 class Distill(Callback):
     "Train with the scores of a larger network, too (Hinton et al. 2015)"
@@ -462,13 +471,8 @@ class Distill(Callback):
 
     def after_loss(self):
         "Add the comparison to the loss"
-        theirs, ours = self.scores(), plain_tensor(self.pred).float()
-        if theirs.shape != ours.shape:
-            raise CourseError(f'the teacher has {theirs.shape[-1]} outputs, and the network '
-                              f'{ours.shape[-1]}: both need one for each class')
-        t = self.temperature
-        apart = nn.functional.kl_div((ours/t).log_softmax(1), (theirs/t).log_softmax(1),
-                                     reduction='batchmean', log_target=True)
+        ours, t = plain_tensor(self.pred).float(), self.temperature
+        apart = _divergence(ours, self.scores(), t)
         loss = (1 - self.weight)*self.learn.loss_grad + self.weight*t**2*apart
         self.learn.loss_grad, self.learn.loss = loss, loss.detach().clone()
 

@@ -108,7 +108,7 @@ def _test_values(t):
 def _curves(rec): return _figure(plot_history(rec['history'])) if rec['history'] else None
 
 # %% ../nbs/api/52_report.ipynb #490dd6f3
-_tail = '''
+_per_class = '''
 {% if report %}
 <h2>Per class</h2>
 <table><tr><th>class</th><th>precision</th><th>recall</th><th>images</th></tr>
@@ -124,6 +124,10 @@ _tail = '''
 {% for row in metrics[1:] %}<tr>{% for o in row %}<td>{{ o }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
 <p>{{ about_intervals }}</p>
+'''
+
+# %% ../nbs/api/52_report.ipynb #a40c7179
+_tail = '''
 <h2>Confusion</h2>{{ wide(matrix, 'confusion matrix') }}
 <ol>{% for a, b, n in report.most_confused(8) %}<li>{{ a }} mistaken for {{ b }}: {{ n }}</li>
 {% endfor %}</ol>
@@ -187,6 +191,6 @@ def html_report(
         if data is not None: raise
         values['why'] = str(e)
         warnings.warn(f'the report shows no failures, because the network cannot be tested: {e}')
-    page = _jinja.from_string(_macros + _head + _tail).render(values)
+    page = _jinja.from_string(_macros + _head + _per_class + _tail).render(values)
     with atomic_write(out) as tmp: tmp.write_text(page, encoding='utf-8')
     return out

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['machine', 'source_commit', 'versions', 'plot_history', 'new_run_dir', 'save_run', 'load_run', 'list_runs',
            'runs_table', 'learner_from_checkpoint', 'train_run', 'finetune_run', 'mean_ci', 'kfold_run', 'stage_means',
-           'run_learner', 'evaluate_run', 'compare_runs', 'newest_model', 'find_run_lr']
+           'run_learner', 'evaluate_run', 'compare_runs', 'newest_model', 'predict_run', 'export_run', 'find_run_lr']
 
 # %% ../nbs/api/51_runs.ipynb #7571354a
 import csv, inspect, json, math, os, platform, re, reprlib, shutil, statistics, subprocess, warnings
@@ -20,13 +20,14 @@ from scipy import stats
 
 from .core import (
     CourseError, MissingFileError, atomic_write, check_args, check_device, check_path, check_type,
-    package_version, plot_text, printable, read_json, shorten, write_json)
+    default_device, package_version, plot_text, printable, read_json, shorten, write_json)
 from .augment import ResizeTo
 from .datasets import datasets
 from .loaders import get_dls, get_test_dls, holds_out_the_same, split_dl
 from .models import create_model
 from .weight_files import shipped_weights
 from .saving import load_model, save_weights
+from .export import Exported, OnnxModel, export_model
 from .distributed import broadcast_object, connect
 from .callbacks import check_logger, end_log, log_callback
 from .checkpoint import read_checkpoint
@@ -34,6 +35,7 @@ from .learner import course_learner
 from .recipes import change_recipe, check_recipe, fit_recipe, get_recipe, tunable
 from .lr_find import LRCurve, find_lr
 from .evaluate import Comparison, compare, evaluate, tta
+from .predict import find_images, predict_images, with_progress
 from .finetune import change_plan, finetune_learner, get_plan, plans, run_stages
 
 # %% ../nbs/api/51_runs.ipynb #79afed15
@@ -65,6 +67,7 @@ def source_commit()->str|None: # Such as '1f3a…'; '1f3a… with changes'; None
     "Return the git commit of this package's source, if it runs from a checkout"
     root = Path(__file__).resolve().parent.parent
     def git(*args):
+        "What a git command prints; None if it fails"
         done = subprocess.run(['git', '-C', str(root), *args], capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else None
     # an installed package may lie within the checkout of another project
@@ -299,6 +302,18 @@ def _table_row(r):
                 epochs=len(r['history']), seed=r['seed'], precision=r['precision'],
                 seconds=round(r['train_seconds'], 1), test=test.get('top1'), low=low, high=high)
 
+# %% ../nbs/api/51_runs.ipynb #a406a1e8
+def _recipe_again(r, path, again):
+    "The recipe and the batches per step that a checkpoint records"
+    get_recipe(r['name'])
+    changed = dict(r.get('changed') or {})
+    accumulate = changed.pop('accumulate', None)
+    other = [k for k in changed if k not in tunable]
+    if other:
+        raise CourseError(f"{path}: its recipe is {r['name']} with a changed {', '.join(other)}: "
+                          f'create the same learner and the same recipe, {again}')
+    return change_recipe(r['name'], **changed) if changed else r['name'], accumulate
+
 # %% ../nbs/api/51_runs.ipynb #f5468004
 @check_args
 def learner_from_checkpoint(
@@ -312,14 +327,7 @@ def learner_from_checkpoint(
         raise CourseError(f'{path} does not record how its data or network was created: create the '
                           f'same learner {again}')
     r = cfg['recipe']
-    get_recipe(r['name'])
-    changed = dict(r.get('changed') or {})
-    accumulate = changed.pop('accumulate', None)
-    other = [k for k in changed if k not in tunable]
-    if other:
-        raise CourseError(f"{path}: its recipe is {r['name']} with a changed {', '.join(other)}: "
-                          f'create the same learner and the same recipe, {again}')
-    recipe = change_recipe(r['name'], **changed) if changed else r['name']
+    recipe, accumulate = _recipe_again(r, path, again)
     cbs = _loggers_again(path, cfg.get('cbs') or [])
     try:
         learn = course_learner(get_dls(**cfg['data']), create_model(**cfg['model']),
@@ -608,6 +616,19 @@ def stage_means(
     return [dict(arm=arm, stage=stage) | {k: mean_ci([s[k] for s in seeds]) for k in numbers}
             for (arm, stage), seeds in rows.items()]
 
+# %% ../nbs/api/51_runs.ipynb #23037585
+def _own_data(rec, model, run):
+    "The arguments of `get_dls` that a run recorded, for the images that its network needs"
+    own = dict(rec.get('data') or {}, size=model.meta.get('size'), n_in=model.cfg['n_in'])
+    own['stats'] = model.meta.get('stats') or own.get('stats')
+    unknown = set(own) - set(inspect.signature(get_dls).parameters)
+    if unknown:
+        raise CourseError(f'{run}: this version does not know the settings of its data '
+                          f'{shorten(sorted(unknown))}')
+    # recorded by name only, and not needed for evaluation
+    if isinstance(own.get('augment'), list): own['augment'] = False
+    return own
+
 # %% ../nbs/api/51_runs.ipynb #3c8b3234
 @check_args
 def run_learner(
@@ -624,16 +645,9 @@ def run_learner(
         raise CourseError(f'{run}: {what} say which images to test on: name them with data=')
     model = load_model(run if is_file else Path(rec['path'])/'model.safetensors')
     _check_same_network(rec, model, run)
-    own = dict(rec.get('data') or {}, size=model.meta.get('size'), n_in=model.cfg['n_in'])
-    own['stats'] = model.meta.get('stats') or own.get('stats')
+    own = _own_data(rec, model, run)
     if bs: own['bs'] = bs
     if skip_bad: own['skip_bad'] = True
-    unknown = set(own) - set(inspect.signature(get_dls).parameters)
-    if unknown:
-        raise CourseError(f'{run}: this version does not know the settings of its data '
-                          f'{shorten(sorted(unknown))}')
-    # recorded by name only, and not needed for evaluation
-    if isinstance(own.get('augment'), list): own['augment'] = False
     dls = get_dls(**own) if data is None else _other_dls(data, own, rec, model.meta.get('vocab'))
     if data is None: _check_images(run, rec, dls)
     have = list(map(str, dls.vocab))
@@ -740,6 +754,42 @@ def newest_model(
     if runs: return Path(runs[-1]['path'])/'model.safetensors'
     raise CourseError(f'there is no run in {root}: train one with `resnet-course train`, or '
                       'name a model')
+
+# %% ../nbs/api/51_runs.ipynb #ef8b0a72
+def _weights_of(run):
+    "The weights file of a run's folder, of the newest run for None; other files as they are"
+    if run is None: return newest_model()
+    path = check_path(run, 'run')
+    return path/'model.safetensors' if path.is_dir() else path
+
+@check_args
+def predict_run(
+    images:list, # Files, and folders to search for images
+    run:str|Path|None=None, # A run's folder, or a weights or ONNX file; None: newest run in ./runs
+    k:int|None=3, # Number of classes for each image; None: all
+    bs:int=64, # Images per batch
+    precision:str='auto' # As for `predict_images`
+)->tuple: # The weights file, the network, and an iterator of `Prediction`, one for each image
+    "Classify files, and report progress; raises `CourseError` if there are none, or no network"
+    files, path = find_images(images), _weights_of(run)
+    if not files: raise CourseError(f"no image files in {', '.join(map(str, images))}")
+    is_onnx = str(path).endswith('.onnx')
+    net = OnnxModel(path) if is_onnx else load_model(path, default_device())
+    if k is None: k = max(1, len(net.meta.get('vocab') or ()))
+    found = predict_images(net, files, k=k, bs=bs, precision=precision)
+    return path, net, with_progress(found, len(files))
+
+# %% ../nbs/api/51_runs.ipynb #ad65446d
+@check_args
+def export_run(
+    run:str|Path|None=None, # A run's folder, or a weights file; None: newest run in ./runs
+    out:str|Path|None=None, # `.onnx`, or `.pt2` for torch.export; None: next to the weights
+    size:int|tuple|None=None # Side of the images, or (height, width) (px); None: as in training
+)->Exported: # Its `path` is the file
+    "Write a run's network as a file for other programs; raises `CourseError` if its scores differ"
+    path = _weights_of(run)
+    beside = path if path.exists() else Path(path.name)   # weights that ship with the package
+    return export_model(load_model(path), out or beside.with_suffix('.onnx'), size)
 
 # %% ../nbs/api/51_runs.ipynb #edb8a8ef
 @check_args

@@ -139,6 +139,13 @@ def _check_groups(groups, given):
 # %% ../nbs/api/14_splits.ipynb #ccf6fdf2
 _test_seed = 20151210   # the day the ResNet paper appeared
 
+def _check_classes(images, left):
+    "Raise `CourseError` unless every class is in `left`"
+    missing = set(range(len(images.vocab))) - left
+    if not missing: return
+    raise CourseError(f'{images.name}: no training images of {images.vocab[min(missing)]!r} are '
+                      'left: add images, or use a smaller valid_pct or a larger n_train')
+
 # %% ../nbs/api/14_splits.ipynb #4fa1a186
 @check_args
 def make_splits(
@@ -168,11 +175,7 @@ def make_splits(
         train, valid = _draw(y, train, n, seed, groups)
         if n_valid and n_valid < len(valid): _, valid = _draw(y, valid, n_valid, seed)
     if n_train and n_train < len(train): _, train = _draw(y, train, n_train, seed)
-    missing = set(range(len(images.vocab))) - set(y[train])
-    if missing:
-        name = images.vocab[min(missing)]
-        raise CourseError(f'{images.name}: no training images of {name!r} are left: add images, or '
-                          'use a smaller valid_pct or a larger n_train')
+    _check_classes(images, set(y[train]))
     return train, np.asarray(valid), np.asarray(test)
 
 # %% ../nbs/api/14_splits.ipynb #0f7a2f51
