@@ -161,7 +161,7 @@ def _(answer):
     if not zero.any():
         raise Hint('No channel is zero: the new channels are zeros, not copies or a projection.')
     if zero[:6].any():
-        raise Hint('Some of the zero channels are in front: all new channels belong behind the old '
+        raise Hint('Some of the zero channels are in front: all new channels belong after the old '
                    'ones. F.pad takes (front, back) for the channels in its last pair.')
     _try_kept(y[:, ~zero], x)
     if not close(answer(x, 6, 1), x):

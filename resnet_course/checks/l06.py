@@ -143,7 +143,7 @@ def _try_half(off, half, sd, n, level):
     for wrong, hint in mistakes:
         if math.isclose(half, wrong, rel_tol=1e-4): raise Hint(hint)
     raise Hint(f'For {n} numbers with the standard deviation {sd:.3f}, the {level:.0%} interval '
-               f'reaches {want:.3f} to each side; yours reaches {half:.3f}.')
+               f'extends {want:.3f} on either side; yours extends {half:.3f}.')
 
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #ee4905d4
 def _warm(pct, warm):
@@ -274,9 +274,9 @@ def _try_paired(got, diffs, a, b):
         raise Hint('The interval is far too wide: take the difference seed by seed first.')
     if math.isclose(half, 1.96*se, rel_tol=0.01) or math.isclose(half, 2*se, rel_tol=0.01):
         raise Hint("For five seeds Student's t is 2.78, not 2.")
-    if math.isclose(half, se, rel_tol=1e-4): raise Hint('That is one standard error to each side.')
-    raise Hint(f'The interval should reach {stats.t.ppf(0.975, n - 1)*se:.3f} to each side; '
-               f'yours reaches {half:.3f}.')
+    if math.isclose(half, se, rel_tol=1e-4): raise Hint('That is one standard error on either side.')
+    raise Hint(f'The interval should extend {stats.t.ppf(0.975, n - 1)*se:.3f} on either side; '
+               f'yours extends {half:.3f}.')
 
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #aafcff1a
 def _task(n=150):
@@ -297,7 +297,7 @@ def _(answer):
     again = [as_number(answer(_constant, s, (x, y, xv, yv))) for s in (0, 1, 2)]
     if max(accs) > 1: raise Hint('Return the accuracy as a fraction, from 0 to 1.')
     if accs[:3] != again:
-        raise Hint('The same seed gives another result: call `torch.manual_seed(seed)` before you '
+        raise Hint('The same seed gives different results: call `torch.manual_seed(seed)` before you '
                    'create the network.')
     if len(set(accs)) == 1 and accs[0] < 1:
         raise Hint('All seeds give the same result: use `seed`.')

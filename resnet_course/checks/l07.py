@@ -87,7 +87,7 @@ def _(answer):
         raise Hint('On overflow return None: check with `torch.isfinite(...).all()`.')
     again = answer(tiny, w, 2.**13)
     if again is None or not right(again):
-        raise Hint('A second call gives another gradient: `backward` adds to `w.grad`. '
+        raise Hint('A second call gives a different gradient: `backward` adds to `w.grad`. '
                    'Clear it, or use `torch.autograd.grad`.')
 
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #ed32c006
@@ -140,7 +140,7 @@ def _(answer):
     if not all(_is_cl(p) for p in m.parameters() if p.ndim == 4):
         raise Hint("The model's weights are still channel by channel: "
                    '`model.to(memory_format=...)`.')
-    if not close(m(x), want): raise Hint('The model gives other outputs now.')
+    if not close(m(x), want): raise Hint('The model now returns different outputs.')
 
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #a55fae58
 @exercise('07.5', 'A step on float32 weights, and their bfloat16 copy')
