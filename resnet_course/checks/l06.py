@@ -85,7 +85,7 @@ def _(answer):
         raise Hint('That is the validation accuracy of the best epoch: the epoch was chosen '
                    'because this number is high, so the number is too high.')
     if got == hist[-1]['test']:
-        raise Hint('The last epoch is honest, but the validation set is there to choose by: '
+        raise Hint('The last epoch is honest, but the validation set is there for choosing: '
                    'take the epoch with the best validation accuracy.')
     if got == best: raise Hint('That is the index of the epoch: return its test accuracy.')
     raise Hint('Find the epoch with the highest `valid`, and return its `test`.')
@@ -334,7 +334,7 @@ def _(answer):
         raise Hint('`lam` is the share of the image itself, 1 − `lam` that of its partner.')
     if close(x, xb): raise Hint('The images are unchanged: mix them, too.')
     if not close(x, want): raise Hint('The images should be lam·xb + (1 − lam)·xb[order].')
-    if close(y, hot): raise Hint('The targets are unchanged: mix them as the images.')
+    if close(y, hot): raise Hint('The targets are unchanged: mix them in the same way as the images.')
     if close(y, lam*hot + (1 - lam)*hot[order]): return
     if close(y, (1 - lam)*hot + lam*hot[order]):
         raise Hint('The shares of the targets are swapped.')

@@ -98,7 +98,7 @@ def _(answer):
     if near(12*p): return
     if near(4*p):
         raise Hint('Those are the weights alone: '
-                   'gradients and momentum take the same space again, each.')
+                   'gradients and momentum each take the same space again.')
     if near(8*p):
         raise Hint('Two of the three: weights, gradients, *and* one momentum for each weight.')
     if near(6*p) or near(2*p):
