@@ -398,7 +398,7 @@ def grad_cam(
     xb:Tensor, # Images (N,C,H,W), normalized
     cls:int|Tensor=None, # Class to explain, one for all images or N; None: the predicted ones
     name:str=None, # Name of a layer; None: the one that outputs the last map of the image
-    relu:bool=True # Keep only evidence for the class? False: negative values are evidence against it
+    relu:bool=True # Keep only evidence for the class? False: negative values speak against it
 )->Tensor: # N,H,W
     "Map how strongly each position in an image supports a class"
     net = _net(learn)

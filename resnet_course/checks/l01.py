@@ -202,7 +202,8 @@ def _(answer):
     if len(got.unique()) == 1:
         raise Hint('It gives the same class for every image: does it look at the image at all?')
     if torch.as_tensor(predict(x[60:61])).tolist() != got[:1].tolist():
-        raise Hint('It gives one answer for an image alone and another for the same image in a batch.')
+        raise Hint('It gives different answers for an image alone and for the same image '
+                   'in a batch.')
     other = answer(x[:60], (y[:60] + 1) % 3)
     if not torch.equal(torch.as_tensor(predict(x[60:])), got):
         raise Hint('After a second call, the first function answers differently: '

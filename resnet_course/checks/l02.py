@@ -106,7 +106,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #47768317
 def _try_quarter(answer, x):
-    "Raise a `Hint` unless `answer` flips a quarter of the images of `x`, different ones at each call"
+    "Raise a `Hint` unless `answer` flips a quarter of the images, different ones at each call"
     y = answer(x.clone(), 0.25)
     flipped = (y == x.flip(-1)).flatten(1).all(1)
     kept = (y == x).flatten(1).all(1)
