@@ -715,7 +715,8 @@ def draw_alexnet(
 )->Drawing: # One row for each layer with weights and each pooling
     "Draw the layers of an AlexNet with the shapes that the network itself computes"
     net, name, size = _network(name, size, dict(n_out=n_out) | kwargs)
-    if not hasattr(net, 'features'): raise CourseError(f'{name} is not an AlexNet: use draw_network')
+    if not hasattr(net, 'features'):
+        raise CourseError(f'{name} is not an AlexNet: use draw_network')
     rows = _number_layers(_merged(net, size, None, 2))
     rows = [r for r in rows if r['name'] != 'avgpool']
     for r in rows:
