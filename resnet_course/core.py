@@ -219,7 +219,7 @@ def _why_no_name(path):
     except ValueError: return 'a path has no null byte'
 
 def _refused(paths):
-    "What the system says about the first path that is no possible name, or None"
+    "What the system says about the first path whose name is impossible, or None"
     for p in paths:
         try: os.lstat(p)
         except OSError as e:

@@ -393,7 +393,7 @@ def draw_nchw(
 
 # %% ../nbs/api/63_drawings.ipynb #eab9d058
 _jobs = dict(training='the network learns from them',
-             validation='you look often, and choose by them',
+             validation='looked at often, to make choices',
              test='looked at once, at the end')
 
 @check_args
@@ -405,7 +405,7 @@ def draw_splits(
     if None in sets:
         raise CourseError('draw_splits needs loaders with train_ds, valid_ds and test_ds')
     n = dict(zip(_jobs, map(len, sets)))
-    said = '; '.join(f'{v:,} to {k}, {_jobs[k]}' for k, v in n.items())
+    said = '; '.join(f'{v:,} for {k} ({_jobs[k]})' for k, v in n.items())
     d = Drawing('Three parts, three jobs', f'The images are divided into three parts: {said}.', 178)
     for i, (k, kind) in enumerate(zip(n, ('conv', 'act', 'sum'))):
         y = 18 + 50*i
@@ -714,7 +714,8 @@ def draw_alexnet(
 )->Drawing: # One row for each layer with weights and each pooling
     "Draw the layers of an AlexNet with the shapes that the network itself computes"
     net, name, size = _network(name, size, dict(n_out=n_out) | kwargs)
-    if not hasattr(net, 'features'): raise CourseError(f'{name} is no AlexNet: use draw_network')
+    if not hasattr(net, 'features'):
+        raise CourseError(f'{name} is not an AlexNet: use draw_network')
     rows = _number_layers(_merged(net, size, None, 2))
     rows = [r for r in rows if r['name'] != 'avgpool']
     for r in rows:

@@ -689,7 +689,7 @@ def loss_surface(
     learn:Learner|nn.Module, # A learner or a model
     xb:Tensor, # Images (N,C,H,W), normalized
     yb:Tensor, # Class numbers (N)
-    span:float=1., # Length of the walk to each side, as a multiple of the weights' norm
+    span:float=1., # Length of the walk in either direction, as a multiple of the weights' norm
     n:int=11, # Points along each direction; odd, so that the middle one is the model itself
     dims:int=2, # Number of directions: 1 for a line, 2 for a plane
     seed:int=0 # Seed of the directions

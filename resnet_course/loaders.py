@@ -613,7 +613,7 @@ def get_dls(
     num_workers:int|None=None, # Processes that read photos; sets in memory need none
     root:str|Path|None=None, # Where the standard sets are; None: fastai's data folder
     skip_bad:bool=False, # Leave out files that cannot be read? They are counted
-    balance:str|None=None, # 'sample': draw training images so that all classes come equally often
+    balance:str|None=None, # 'sample': draw training images so that all classes are equally frequent
     group:object=None, # What stays in one split: 'copies' (equal and nearly equal images), a CSV
                        # column, a pattern of the path, or a function
     fold:object=None, # (i, k): test on the i-th of k folds of the training images; or None

@@ -450,7 +450,7 @@ class Distill(Callback):
 
     @check_args
     def __init__(self,
-        teacher:nn.Module,      # Trained network for the same classes; it stays as it is
+        teacher:nn.Module,      # Trained network for the same classes; it stays unchanged
         weight:float=0.9,       # Of the comparison with the teacher; the labels have the rest
         temperature:float=4.    # What the scores of both are divided by
     ):

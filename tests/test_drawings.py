@@ -168,7 +168,7 @@ def test_freezing_shows_the_flags():
     (lambda: draw_block(), '1 to 4'), (lambda: draw_nchw(99), 'n=99'),
     (lambda: draw_network('resnet999'), 'unknown model'), (lambda: draw_splits(3), 'train_ds'),
     (lambda: draw_network(create_model('resnet8'), n_out=3), 'name of a network'),
-    (lambda: draw_alexnet('resnet18'), 'no AlexNet'),
+    (lambda: draw_alexnet('resnet18'), 'not an AlexNet'),
     (lambda: draw_freezing('resnet8', {'a': 9}), 'stages'),
     (lambda: draw_data_parallel(3, 64), 'equally')])
 def test_errors(call, says):

@@ -60,8 +60,8 @@ def _(answer):
         def near(o): return math.isclose(got, o, rel_tol=0.01)
         if near(1.96*se): continue
         if near(se):
-            raise Hint('That is one standard error; a 95% interval reaches 1.96 of them '
-                       'to each side.')
+            raise Hint('That is one standard error; a 95% interval extends 1.96 of them '
+                       'on either side.')
         if near(3.92*se): raise Hint('That is the whole width; return half of it.')
         if near(1.96*p*(1 - p)/n) or near(p*(1 - p)/n): raise Hint('The square root is missing.')
         if near(1.96*math.sqrt(p*(1 - p))):
@@ -72,12 +72,12 @@ def _(answer):
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #71fb8115
 _sizes = {
     3457: 'With 3,457 images the interval is still a little wider than one point: round up.',
-    900: 'That is for one standard error; the interval reaches 1.96 of them.',
+    900: 'That is for one standard error; the interval extends 1.96 of them on either side.',
     3600: 'That is with 2 instead of 1.96 standard errors.',
     9604: 'That is for p = 0.5, the worst case; here p is 0.9.',
-    865: 'That gives two points to each side; the exercise asks for one to each side.',
-    13830: 'That gives half a point to each side: the interval is one point wide in all, '
-           'but it should extend one point to each side.',
+    865: 'That gives two points on either side; the exercise asks for one on either side.',
+    13830: 'That gives half a point on either side: the interval is one point wide in all, '
+           'but it should extend one point on either side.',
     35: 'p(1 − p) is divided by n under the square root: solve for n, and square the 0.01 too.',
     1764: 'The 1.96 has to be squared as well.'}
 
@@ -188,7 +188,7 @@ def _clothes():
              for dl in (dls.train, dls.valid)]
     return parts
 
-@exercise('01.8', 'Train a baseline and judge it on unseen images')
+@exercise('01.8', 'Train a baseline and test it on unseen images')
 def _(answer):
     x, y = _blobs(120, c=3, gap=3)
     predict = answer(x[:60], y[:60])
@@ -202,7 +202,8 @@ def _(answer):
     if len(got.unique()) == 1:
         raise Hint('It gives the same class for every image: does it look at the image at all?')
     if torch.as_tensor(predict(x[60:61])).tolist() != got[:1].tolist():
-        raise Hint('For an image alone it answers differently than for the same image in a batch.')
+        raise Hint('It gives different answers for an image alone and for the same image '
+                   'in a batch.')
     other = answer(x[:60], (y[:60] + 1) % 3)
     if not torch.equal(torch.as_tensor(predict(x[60:])), got):
         raise Hint('After a second call, the first function answers differently: '
@@ -238,5 +239,5 @@ def _(answer):
                    'which both are right.')
     if got == [int((~ra).sum()), int((~rb).sum())]: raise Hint('Those are the mistakes of each.')
     if got[0] == got[1] == int((a != b).sum()):
-        raise Hint('That is how often they disagree: tell apart which of the two is right.')
+        raise Hint('That is how often they disagree: count separately which of the two is right.')
     raise Hint(f'For one set of predictions it should be {want}, but is {got}.')

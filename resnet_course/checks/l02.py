@@ -106,7 +106,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #47768317
 def _try_quarter(answer, x):
-    "Raise a `Hint` unless `answer` flips a quarter of the images of `x`, others at each call"
+    "Raise a `Hint` unless `answer` flips a quarter of the images, different ones at each call"
     y = answer(x.clone(), 0.25)
     flipped = (y == x.flip(-1)).flatten(1).all(1)
     kept = (y == x).flatten(1).all(1)
@@ -292,7 +292,7 @@ def _try_sgd(answer):
     yn = torch.randint(4, (400,))
     acc = ((centers[yn] + torch.randn(400, 12)) @ w + b).argmax(1).eq(yn).float().mean()
     if acc < 0.8:
-        raise Hint(f'On new points it is right about {acc:.0%}, with 25% for guessing. Test the '
+        raise Hint(f'On new points it is right about {acc:.0%}, and guessing gets 25%. Test the '
                    'gradient (02.7) and the step (02.8) first, and subtract the step.')
     if not close(fit()[0], w): raise Hint('Two calls with the same seed give different weights.')
     if close(fit(seed=2)[0], w):

@@ -267,7 +267,7 @@ def _try_norm(answer, net):
         raise Hint(f'Only the first two convolutions are followed by `lrn()`; yours has {n}.')
     order = [type(m) for m in net.modules() if isinstance(m, (nn.Conv2d, nn.MaxPool2d, *kinds))]
     if n == 2 and [i for i, o in enumerate(order) if o in kinds] != [1, 4]:
-        raise Hint('The normalization stands between the ReLU and the pooling.')
+        raise Hint('The normalization comes between the ReLU and the pooling.')
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #cfe985c0
 def _easy(n=300):
@@ -320,7 +320,7 @@ def _easy_error(net):
     return (net.eval()(x).argmax(1) != y).float().mean().item()
 
 def _try_learns(answer):
-    "Raise a `Hint` unless the network learns an easy task; an unlucky start is tried again"
+    "Raise a `Hint` unless the network learns an easy task; unlucky starts are retried"
     errors = []
     while len(errors) < 4 and min(errors, default=1.) > 0.1:
         errors.append(_easy_error(answer(dropout=0.)))

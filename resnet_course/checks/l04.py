@@ -173,7 +173,7 @@ def _try_layers(net, x):
     if not isinstance(net, nn.Module):
         raise Hint(f'It should return a module, but returns a {type(net).__name__}.')
     convs = _modules(net, nn.Conv2d)
-    if len(convs) == 6: raise Hint('The first convolution, from one channel on, is missing.')
+    if len(convs) == 6: raise Hint('The first convolution, with one input channel, is missing.')
     if len(convs) == 4: raise Hint('Each unit has two convolutions.')
     if len(convs) != 7:
         raise Hint(f'With n=3 there should be 1 + 2·3 convolutions; yours has {len(convs)}. '

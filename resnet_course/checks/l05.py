@@ -161,7 +161,7 @@ def _(answer):
     if not zero.any():
         raise Hint('No channel is zero: the new channels are zeros, not copies or a projection.')
     if zero[:6].any():
-        raise Hint('Some of the zero channels are in front: all new channels belong behind the old '
+        raise Hint('Some of the zero channels are in front: all new channels belong after the old '
                    'ones. F.pad takes (front, back) for the channels in its last pair.')
     _try_kept(y[:, ~zero], x)
     if not close(answer(x, 6, 1), x):
@@ -191,17 +191,17 @@ def _(answer):
     n, weights = as_number(answer), 256*128*9
     right = 14*14*weights
     hints = {
-        4*right: 'With stride 2 the output map has 14 × 14 places, not 28 × 28.',
+        4*right: 'With stride 2 the output map has 14 × 14 positions, not 28 × 28.',
         2*right: 'A multiply-add is one product and one sum together: count them once.',
         right//256: 'That is for one filter: there are 256.',
         right//128: 'Each filter looks at all 128 channels.',
         right//9: 'Each filter has 3 × 3 weights for each channel.',
-        weights: 'Those are the weights. Each is used at every place of the output map.',
-        13*13*weights: 'With padding 1 the map has 14 × 14 places, not 13 × 13.',
+        weights: 'Those are the weights. Each is used at every position of the output map.',
+        13*13*weights: 'With padding 1 the map has 14 × 14 positions, not 13 × 13.',
     }
     if n in hints: raise Hint(hints[n])
     if n != right:
-        raise Hint('Places in the output map × filters × input channels × 3 × 3.')
+        raise Hint('Positions in the output map × filters × input channels × 3 × 3.')
 
 # %% ../../nbs/api/checks/05_residual_block.ipynb #be5db5c4
 def _halved(n, times):

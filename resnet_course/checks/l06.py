@@ -85,7 +85,7 @@ def _(answer):
         raise Hint('That is the validation accuracy of the best epoch: the epoch was chosen '
                    'because this number is high, so the number is too high.')
     if got == hist[-1]['test']:
-        raise Hint('The last epoch is honest, but the validation set is there to choose by: '
+        raise Hint('The last epoch is honest, but the validation set is there for choosing: '
                    'take the epoch with the best validation accuracy.')
     if got == best: raise Hint('That is the index of the epoch: return its test accuracy.')
     raise Hint('Find the epoch with the highest `valid`, and return its `test`.')
@@ -143,7 +143,7 @@ def _try_half(off, half, sd, n, level):
     for wrong, hint in mistakes:
         if math.isclose(half, wrong, rel_tol=1e-4): raise Hint(hint)
     raise Hint(f'For {n} numbers with the standard deviation {sd:.3f}, the {level:.0%} interval '
-               f'reaches {want:.3f} to each side; yours reaches {half:.3f}.')
+               f'extends {want:.3f} on either side; yours extends {half:.3f}.')
 
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #ee4905d4
 def _warm(pct, warm):
@@ -274,9 +274,10 @@ def _try_paired(got, diffs, a, b):
         raise Hint('The interval is far too wide: take the difference seed by seed first.')
     if math.isclose(half, 1.96*se, rel_tol=0.01) or math.isclose(half, 2*se, rel_tol=0.01):
         raise Hint("For five seeds Student's t is 2.78, not 2.")
-    if math.isclose(half, se, rel_tol=1e-4): raise Hint('That is one standard error to each side.')
-    raise Hint(f'The interval should reach {stats.t.ppf(0.975, n - 1)*se:.3f} to each side; '
-               f'yours reaches {half:.3f}.')
+    if math.isclose(half, se, rel_tol=1e-4):
+        raise Hint('That is one standard error on either side.')
+    raise Hint(f'The interval should extend {stats.t.ppf(0.975, n - 1)*se:.3f} on either side; '
+               f'yours extends {half:.3f}.')
 
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #aafcff1a
 def _task(n=150):
@@ -297,8 +298,8 @@ def _(answer):
     again = [as_number(answer(_constant, s, (x, y, xv, yv))) for s in (0, 1, 2)]
     if max(accs) > 1: raise Hint('Return the accuracy as a fraction, from 0 to 1.')
     if accs[:3] != again:
-        raise Hint('The same seed gives another result: call `torch.manual_seed(seed)` before you '
-                   'create the network.')
+        raise Hint('The same seed gives different results: call `torch.manual_seed(seed)` before '
+                   'you create the network.')
     if len(set(accs)) == 1 and accs[0] < 1:
         raise Hint('All seeds give the same result: use `seed`.')
     if np.mean(accs) < 0.5:
@@ -334,7 +335,8 @@ def _(answer):
         raise Hint('`lam` is the share of the image itself, 1 − `lam` that of its partner.')
     if close(x, xb): raise Hint('The images are unchanged: mix them, too.')
     if not close(x, want): raise Hint('The images should be lam·xb + (1 − lam)·xb[order].')
-    if close(y, hot): raise Hint('The targets are unchanged: mix them as the images.')
+    if close(y, hot):
+        raise Hint('The targets are unchanged: mix them in the same way as the images.')
     if close(y, lam*hot + (1 - lam)*hot[order]): return
     if close(y, (1 - lam)*hot + lam*hot[order]):
         raise Hint('The shares of the targets are swapped.')

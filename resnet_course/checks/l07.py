@@ -87,7 +87,7 @@ def _(answer):
         raise Hint('On overflow return None: check with `torch.isfinite(...).all()`.')
     again = answer(tiny, w, 2.**13)
     if again is None or not right(again):
-        raise Hint('A second call gives another gradient: `backward` adds to `w.grad`. '
+        raise Hint('A second call gives a different gradient: `backward` adds to `w.grad`. '
                    'Clear it, or use `torch.autograd.grad`.')
 
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #ed32c006
@@ -98,7 +98,7 @@ def _(answer):
     if near(12*p): return
     if near(4*p):
         raise Hint('Those are the weights alone: '
-                   'gradients and momentum take the same space again, each.')
+                   'gradients and momentum each take the same space again.')
     if near(8*p):
         raise Hint('Two of the three: weights, gradients, *and* one momentum for each weight.')
     if near(6*p) or near(2*p):
@@ -140,7 +140,7 @@ def _(answer):
     if not all(_is_cl(p) for p in m.parameters() if p.ndim == 4):
         raise Hint("The model's weights are still channel by channel: "
                    '`model.to(memory_format=...)`.')
-    if not close(m(x), want): raise Hint('The model gives other outputs now.')
+    if not close(m(x), want): raise Hint('The model now returns different outputs.')
 
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #a55fae58
 @exercise('07.5', 'A step on float32 weights, and their bfloat16 copy')

@@ -167,7 +167,7 @@ def _try_report(name, acc, table, by_train, by_valid, by_test, by_gap, _):
         raise Hint('The highest training accuracy shows the best memory, not the best network. '
                    'Choose on validation.')
     if name == by_gap:
-        raise Hint('The smallest gap belongs to a stage that is bad everywhere. '
+        raise Hint('The stage with the smallest gap is bad on every set. '
                    'The gap is a warning, not a goal: choose on validation.')
     if name != by_valid: raise Hint('Another stage has a higher validation accuracy.')
     _, valid, test = table[name]

@@ -163,7 +163,7 @@ def _try_folds(got, fit, groups, k, c):
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #5b5ccebc
 def _best_temperature(scores, y):
-    "The temperature with the smallest cross-entropy, by a golden search over its logarithm"
+    "The temperature with the smallest cross-entropy, by a golden-section search over its logarithm"
     low, high = math.log(0.02), math.log(50)
     def loss(t): return F.cross_entropy(scores/math.exp(t), y).item()
     for _ in range(80):
