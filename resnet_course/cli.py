@@ -160,13 +160,17 @@ def _one_line_per_epoch(learn):
     from resnet_course.callbacks import print_epochs
     if not sys.stdout.isatty(): print_epochs(learn, say)
 
+def _say_unused(dls):
+    "Print how many test images a fold leaves out"
+    if dls.unused: say(f"{dls.unused:,} test images of the set are not used: folds test on others")
+
 def _announce(learn):
     "Print what will be trained"
     dls = learn.dls
     say(dls.describe())
     if learn.weights_report: say(learn.weights_report)
     say(f"{learn.model.cfg['name']}, seed {learn.seed}, precision {learn.precision.resolved}")
-    if dls.unused: say(f"{dls.unused:,} test images of the set are not used: folds test on others")
+    _say_unused(dls)
     advice = _few_steps(len(dls.train_ds), dls.train.bs)
     if advice: say(advice)
     _one_line_per_epoch(learn)
@@ -195,33 +199,42 @@ def train(
     resume:Resume=None, out:Out=Path('runs'),
 ):
     "Train a network, test it once, and keep the record. By default: `resnet20` on Fashion-MNIST."
+    from resnet_course.recipes import change_recipe
     changes = dict(mixup=mixup, cutmix=cutmix, ema=ema, label_smoothing=label_smoothing,
                    early_stop=early_stop, clip=clip)
-    _train(range(seed, seed + (1 if resume else seeds)), folds, recipe, changes, data=data,
-           arch=arch, epochs=epochs, lr=lr, bs=bs, size=size, resize=resize, num_workers=workers,
-           n_train=n_train, skip_bad=skip_bad, weights=weights,
-           augment=False if augment == 'none' else augment or True, precision=precision,
-           compile=compile_mode or compile, deterministic=deterministic, accumulate=accumulate,
-           balance=balance, group=group, log=log, out=out, resume=resume)
+    settings = dict(
+        data=data, arch=arch, recipe=change_recipe(recipe, **changes), epochs=epochs, lr=lr, bs=bs,
+        size=size, resize=resize, num_workers=workers, n_train=n_train, skip_bad=skip_bad,
+        weights=weights, augment=False if augment == 'none' else augment or True,
+        precision=precision, compile=compile_mode or compile, deterministic=deterministic,
+        accumulate=accumulate, balance=balance, group=group, log=log, out=out, resume=resume,
+        setup=_announce)
+    _run_all('train', range(seed, seed + seeds), folds, _say_run, settings)
 
 # %% ../nbs/api/71_cli.ipynb #7e9285d2
-def _train(seeds, folds, recipe, changes, **kwargs):
-    "Train once for each of `seeds`, or for each fold, and print the results"
-    from resnet_course.recipes import change_recipe
-    from resnet_course.runs import kfold_run, mean_ci, train_run
-    kwargs |= dict(recipe=change_recipe(recipe, **changes), setup=_announce, command=_command())
-    if folds:
-        if len(seeds) > 1 or kwargs.pop('resume'):
-            raise CourseError('--folds trains each fold once: leave out --seeds and --resume')
-        with _resumable('train'): res = kfold_run(folds, each=_say_run, seed=seeds[0], **kwargs)
-        say(f"\nfolds    {Path(res['path'])/'folds.json'}")
-        return _say_mean(res['top1'], 'folds')
-    top1 = []
-    for seed in seeds:
-        with _resumable('train'): rec, report = train_run(seed=seed, **kwargs)
-        _say_run(rec, report)
-        top1.append(report.top1)
-    if len(top1) > 1: _say_mean(mean_ci(top1), 'seeds')
+def _run_all(command, seeds, folds, each, kwargs):
+    "Run once for each of `seeds`, or for each fold, and print the results and their mean"
+    from resnet_course import runs
+    kwargs['command'] = _command()
+    resume = kwargs['resume']
+    if folds or resume and (resume/'folds.json').is_file():
+        return _run_folds(command, seeds, folds, each, kwargs)
+    run, top1 = getattr(runs, f'{command}_run'), []
+    for seed in [seeds[0]] if resume else seeds:
+        with _resumable(command): done = run(seed=seed, **kwargs)
+        each(*done)
+        top1.append(done[-1].top1)   # of the report
+    if len(top1) > 1: _say_mean(runs.mean_ci(top1), 'seeds')
+
+def _run_folds(command, seeds, folds, each, kwargs):
+    "Run once for each fold, and print the mean"
+    from resnet_course.runs import kfold_run
+    if len(seeds) > 1: raise CourseError('--folds runs each fold once: leave out --seeds')
+    if folds: kwargs['k'] = folds
+    with _resumable(command):
+        res = kfold_run(each=each, finetune=command == 'finetune', seed=seeds[0], **kwargs)
+    say(f"\nfolds    {Path(res['path'])/'folds.json'}")
+    _say_mean(res['top1'], 'folds')
 
 def _say_run(rec, report):
     "Print the result of a run, and where its files are"
@@ -250,6 +263,7 @@ def _resumable(command):
 @app.command(epilog=_examples(
     'resnet-course finetune --data photos/ --weights torchvision --arch resnet50',
     'resnet-course finetune --data digits --weights resnet20-fashion_mnist --plan gradual',
+    'resnet-course finetune --data photos/ --folds 5',
     'resnet-course finetune --data photos/ --weights resnet50.pth --variant v1 --plan plan.yaml'))
 def finetune(
     weights:Pretrained='torchvision', data:Data='digits', plan:Plan='staged',
@@ -266,28 +280,29 @@ def finetune(
     deterministic:Deterministic=False, balance:Balance=None, mixup:Mixup=None,
     cutmix:Cutmix=None, ema:Ema=None,
     label_smoothing:Smoothing=None, early_stop:EarlyStop=None, clip:Clip=None,
-    accumulate:Accumulate=None, group:Group=None, log:Log=None, resume:Resume=None,
-    out:Out=Path('runs'),
+    accumulate:Accumulate=None, group:Group=None, log:Log=None, seeds:Seeds=1, folds:Folds=None,
+    resume:Resume=None, out:Out=Path('runs'),
 ):
     "Fine-tune pretrained weights in stages, with proof of what was frozen."
-    from resnet_course.runs import finetune_run
     changes = dict(mixup=mixup, cutmix=cutmix, ema=ema, label_smoothing=label_smoothing,
                    early_stop=early_stop, clip=clip, accumulate=accumulate)
-    rec, results, report = finetune_run(
+    settings = dict(
         data=data, weights=weights, plan=plan, arch=arch, variant=variant, epochs=epochs, lr=lr,
         bs=bs, size=size, resize=resize, num_workers=workers, n_train=n_train, skip_bad=skip_bad,
-        precision=precision, seed=seed, deterministic=deterministic, balance=balance, group=group,
-        changes=changes, log=log, out=out, resume=resume, setup=_say_loaded, command=_command())
-    _say_finetuned(Path(rec['path']), results, report)
+        precision=precision, deterministic=deterministic, balance=balance, group=group,
+        changes=changes, log=log, out=out, resume=resume, setup=_say_loaded)
+    _run_all('finetune', range(seed, seed + seeds), folds, _say_finetuned, settings)
 
 # %% ../nbs/api/71_cli.ipynb #03e40900
 def _say_loaded(learn):
     "Print what was loaded and where the run goes, and one line per epoch"
     say(f'{learn.dls.describe()}\n{learn.weights_report}\n{learn.path}')
+    _say_unused(learn.dls)
     _one_line_per_epoch(learn)
 
-def _say_finetuned(run, results, report):
+def _say_finetuned(rec, results, report):
     "Print the stages, and the test report of the best one"
+    run = Path(rec['path'])
     say(f"\n{results}\n\nbest stage by validation: {results.best['name']}\n{report}")
     say(f'model    {run/"model.safetensors"}\nstages   {run/"stages.png"}')
     if not all(r['ok'] for r in results.reports.values()):
