@@ -88,6 +88,14 @@ def _size(text):
 Size = Annotated[Optional[object], typer.Option(
     parser=_size, metavar='PX',
     help="side of the images in px, or HEIGHTxWIDTH [default: the set's own; 128 for photos]")]
+TestSize = Annotated[Optional[object], typer.Option(
+    parser=_size, metavar='PX',
+    help='size of photos for validation, tests and predictions [default: that of training]')]
+LoadSize = Annotated[Optional[object], typer.Option(
+    parser=_size, metavar='PX', help='what these photos are resized to cover before their center '
+                                     'is cropped [default: 256 for 224]')]
+Repeats = Annotated[int, typer.Option(
+    min=1, help='times that each training image comes in a row, augmented differently')]
 Resize = Annotated[str, typer.Option(
     help="how photos fit: 'crop' cuts off borders, 'squish' distorts, 'pad' adds black bars")]
 Workers = Annotated[Optional[int], typer.Option(
@@ -189,6 +197,7 @@ def train(
         '--arch', '-a', help='network: resnet18 … resnet152, resnet20 …, alexnet …')]='resnet20',
     epochs:Epochs=5,
     recipe:RecipeName='one_cycle', lr:Lr=None, bs:Batch=64, size:Size=None,
+    test_size:TestSize=None, load_size:LoadSize=None, repeats:Repeats=1,
     resize:Resize='crop', workers:Workers=None, n_train:NTrain=None, skip_bad:SkipBad=False,
     augment:Augment=None, weights:Start=None, precision:Precision='auto', device:Device=None,
     seed:Seed=42, deterministic:Deterministic=False, compile:Compile=False,
@@ -207,7 +216,8 @@ def train(
         size=size, resize=resize, num_workers=workers, n_train=n_train, skip_bad=skip_bad,
         weights=weights, augment=False if augment == 'none' else augment or True,
         precision=precision, compile=compile_mode or compile, deterministic=deterministic,
-        accumulate=accumulate, balance=balance, group=group, log=log, out=out, resume=resume,
+        accumulate=accumulate, balance=balance, group=group, log=log, test_size=test_size,
+        load_size=load_size, repeats=repeats, out=out, resume=resume,
         setup=_announce)
     _run_all('train', range(seed, seed + seeds), folds, _say_run, settings)
 
@@ -275,6 +285,7 @@ def finetune(
     lr:Annotated[float, typer.Option(
         help='highest learning rate of the head; later stages use a tenth')]=0.002,
     bs:Batch=64, size:Size=None,
+    test_size:TestSize=None, load_size:LoadSize=None, repeats:Repeats=1,
     resize:Resize='crop', workers:Workers=None, n_train:NTrain=None, skip_bad:SkipBad=False,
     precision:Precision='auto', device:Device=None, seed:Seed=42,
     deterministic:Deterministic=False, balance:Balance=None, mixup:Mixup=None,
@@ -290,7 +301,8 @@ def finetune(
         data=data, weights=weights, plan=plan, arch=arch, variant=variant, epochs=epochs, lr=lr,
         bs=bs, size=size, resize=resize, num_workers=workers, n_train=n_train, skip_bad=skip_bad,
         precision=precision, deterministic=deterministic, balance=balance, group=group,
-        changes=changes, log=log, out=out, resume=resume, setup=_say_loaded)
+        changes=changes, log=log, test_size=test_size,
+        load_size=load_size, repeats=repeats, out=out, resume=resume, setup=_say_loaded)
     _run_all('finetune', range(seed, seed + seeds), folds, _say_finetuned, settings)
 
 # %% ../nbs/api/71_cli.ipynb #03e40900

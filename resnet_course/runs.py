@@ -430,6 +430,9 @@ def train_run(
     balance:str|None=None,# Balance classes: 'loss' weights them, 'sample' draws them equally
     group:object=None,    # What stays in one split, as for `get_dls`
     fold:tuple|None=None, # (i, k): test on the i-th of k folds of the training images
+    test_size:int|tuple|None=None, # What the network sees outside training, as for `get_dls`
+    load_size:int|tuple|None=None, # What test photos are resized to cover, as for `get_dls`
+    repeats:int=1,        # Times that each training image comes in a row, as for `get_dls`
     log:str|None=None,    # Also log to 'tensorboard' or 'wandb', in the run's folder
     out:str|Path='runs',  # Folder of runs
     resume:str|Path|None=None, # Folder of an interrupted run; it records all of the above
@@ -439,7 +442,8 @@ def train_run(
     "Train, test once, and save a record in a new folder; raises `CourseError` for invalid input"
     images = dict(bs=bs, size=size, resize=resize, num_workers=num_workers, n_train=n_train,
                   augment=augment, group=group, fold=fold, skip_bad=skip_bad,
-                  n_valid=_few_valid(n_train))
+                  n_valid=_few_valid(n_train), test_size=test_size, load_size=load_size,
+                  repeats=repeats)
     net = dict(weights=weights, precision=precision, compile=compile,
                deterministic=deterministic)
     how = dict(recipe=recipe, epochs=epochs, lr=lr, accumulate=accumulate)
@@ -467,6 +471,9 @@ def finetune_run(
     balance:str|None=None,# Balance classes: 'loss' weights them, 'sample' draws them equally
     group:str|None=None,  # What stays in one split, as for `get_dls`
     fold:tuple|None=None, # (i, k): test on the i-th of k folds of the training images
+    test_size:int|tuple|None=None, # What the network sees outside training, as for `get_dls`
+    load_size:int|tuple|None=None, # What test photos are resized to cover, as for `get_dls`
+    repeats:int=1,        # Times that each training image comes in a row, as for `get_dls`
     log:str|None=None,    # Also log to 'tensorboard' or 'wandb', in the run's folder
     changes:dict|None=None, # Settings of every stage's recipe, for `change_plan`
     out:str|Path='runs',  # Folder of runs
@@ -480,7 +487,8 @@ def finetune_run(
                     size=size, resize=resize, num_workers=num_workers, n_train=n_train,
                     precision=precision, seed=seed, deterministic=deterministic,
                     balance=balance, group=group, fold=fold, skip_bad=skip_bad,
-                    n_valid=_few_valid(n_train))
+                    n_valid=_few_valid(n_train), test_size=test_size, load_size=load_size,
+                    repeats=repeats)
     asked = (_lasting(plan, plans), epochs, lr, settings, dict(changes=changes or {}, log=log))
     learn, stages, log = _finetuning(asked, resume, out)
     if setup: setup(learn)
@@ -731,6 +739,8 @@ def run_learner(
     _check_same_network(rec, model, run)
     own = dict(rec.get('data') or {}, size=model.meta.get('size'), n_in=model.cfg['n_in'])
     own['stats'] = model.meta.get('stats') or own.get('stats')
+    if is_file and model.meta.get('resize'):   # of photos, which no record describes
+        own |= dict(resize=model.meta['resize'], load_size=model.meta.get('side'))
     if bs: own['bs'] = bs
     if skip_bad: own['skip_bad'] = True
     unknown = set(own) - set(inspect.signature(get_dls).parameters)
@@ -760,7 +770,8 @@ def _other_dls(data, own, rec, vocab):
             warnings.warn(f'{data}: its images have changed since training: the network may have '
                           'been trained on some of those that it is tested on now')
         return dls
-    kept = ('bs', 'size', 'resize', 'n_in', 'stats', 'in_memory', 'num_workers', 'skip_bad')
+    kept = ('bs', 'size', 'load_size', 'resize', 'n_in', 'stats', 'in_memory', 'num_workers',
+            'skip_bad')
     return get_test_dls(data, vocab, **{k: own[k] for k in kept if own.get(k) is not None})
 
 def _is_same_place(a, b):
