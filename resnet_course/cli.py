@@ -114,6 +114,8 @@ Group = Annotated[Optional[str], typer.Option(
 AsJson = Annotated[bool, typer.Option('--json', help='print the result as JSON')]
 Start = Annotated[Optional[str], typer.Option(help="start from a file, or from 'torchvision'")]
 Split = Annotated[str, typer.Option(help="'train', 'valid' or 'test'")]
+Variant = Annotated[Optional[str], typer.Option(
+    help="'v1' for He et al.'s own weights, 'v1.5' for torchvision's")]
 
 # %% ../nbs/api/71_cli.ipynb #4564dca1
 def _number(flag, help, **kwargs):
@@ -279,8 +281,7 @@ def finetune(
     weights:Pretrained='torchvision', data:Data='digits', plan:Plan='staged',
     arch:Annotated[Optional[str], typer.Option(
         '--arch', '-a', help="network [default: the file's own; resnet34 for torchvision]")]=None,
-    variant:Annotated[Optional[str], typer.Option(
-        help="'v1' for He et al.'s own weights, 'v1.5' for torchvision's")]=None,
+    variant:Variant=None,
     epochs:Annotated[int, typer.Option('--epochs', '-e', help='epochs of each stage')]=5,
     lr:Annotated[float, typer.Option(
         help='highest learning rate of the head; later stages use a tenth')]=0.002,
@@ -324,9 +325,10 @@ def _say_finetuned(rec, results, report):
 @app.command('evaluate', epilog=_examples(
     'resnet-course evaluate runs/fashion_mnist_mini-resnet20-001',
     'resnet-course evaluate RUN --split valid', 'resnet-course evaluate RUN --tta',
-    'resnet-course evaluate model.safetensors --data photos/'))
+    'resnet-course evaluate model.safetensors --data photos/',
+    'resnet-course evaluate resnet50.pth --variant v1 --data imagenet/val/'))
 def evaluate_cmd(
-    run:Annotated[Path, typer.Argument(help="a run's folder, or a .safetensors file with --data")],
+    run:Annotated[Path, typer.Argument(help="a run's folder, or a weights file with --data")],
     data:Annotated[Optional[str], typer.Option(
         '--data', '-d',
         help='a dataset, or a folder of other images, all of which are tested '
@@ -337,7 +339,7 @@ def evaluate_cmd(
         '--tta', help='also average over each image and its mirror image')]=False,
     ten_crop:Annotated[bool, typer.Option(
         '--ten-crop', help='also average over ten crops, as in the AlexNet paper')]=False,
-    as_json:AsJson=False,
+    variant:Variant=None, as_json:AsJson=False,
     out:Annotated[Optional[Path], typer.Option(
         help='save a plot of the confusion matrix to this file (.png or .svg)')]=None,
 ):
@@ -346,7 +348,8 @@ def evaluate_cmd(
     if out: check_choice(out.suffix.lower(), ['.png', '.svg'], 'kind of figure')
     views = 'ten_crop' if ten_crop else 'flip' if flips else None
     setup = None if as_json else _say_data
-    report, averaged = evaluate_run(run, data, split, views, bs, setup, skip_bad, precision)
+    report, averaged = evaluate_run(run, data, split, views, bs, setup, skip_bad, precision,
+                                    variant)
     if precision != 'fp32': say(f'computed with precision {precision}', err=True)
     _say_report(report, averaged, as_json)
     if not out: return

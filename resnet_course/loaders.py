@@ -334,8 +334,8 @@ class CourseDataLoaders(DataLoaders):
     notes = ()       # Sentences about the images, such as what was left out
     files = None     # Paths of the images by number, unless the loaders were exported
     unused = 0       # Test images of the set that are not used because a fold is the test set
-    _facts = ('vocab', 'c', 'name', 'n_in', 'size', 'load_size', 'train_size', 'resize', 'stats', 'flip',
-              'source', 'cfg', 'split_id', 'counts', 'notes', 'unused')
+    _facts = ('vocab', 'c', 'name', 'n_in', 'size', 'load_size', 'train_size', 'resize', 'stats',
+              'flip', 'source', 'cfg', 'split_id', 'counts', 'notes', 'unused')
 
     @property
     def test(self)->TfmdDL: # The test loader
@@ -697,11 +697,12 @@ def get_test_dls(
     num_workers:int|None=None, # As for `get_dls`
     skip_bad:bool=False, # As for `get_dls`
     load_size:int|tuple|None=None, # As for `get_dls`
+    other_names:list|None=None, # Other names of the same classes, which the folders may have instead
     device:object=None # Where the batches go; None: fastai's default device
 )->CourseDataLoaders: # Each of the three has all the images
     "Load all labeled images of a folder to test a network; raises `CourseError` if it cannot"
     if size is not None: size = _as_size(size)
-    images = open_labeled(path, vocab, size, in_memory, skip_bad)
+    images = open_labeled(path, vocab, size, in_memory, skip_bad, other_names)
     splits = (np.arange(len(images)),)*3
     dls = _make_dls(images, splits, bs, size, n_in, stats, False, resize, 0, in_memory, num_workers,
                     device, load_size=load_size)

@@ -24,10 +24,12 @@ from .core import (
     CourseError, MissingFileError, atomic_write, check_args, check_device, check_path, check_type,
     package_version, plot_text, printable, read_json, shorten, write_json)
 from .augment import ResizeTo
-from .datasets import datasets
+from .datasets import datasets, imagenet_names
+from .images import imagenet_stats
 from .loaders import get_dls, get_test_dls, holds_out_the_same, split_dl
 from .models import create_model
-from .weight_files import shipped_weights
+from .weight_files import read_weights, shipped_weights
+from .weights import infer_arch, load_weights, variant_of
 from .saving import load_model, save_weights
 from .distributed import broadcast_object, connect
 from .callbacks import check_logger, end_log, log_callback
@@ -724,18 +726,21 @@ def stage_means(
 # %% ../nbs/api/51_runs.ipynb #3c8b3234
 @check_args
 def run_learner(
-    run:str|Path, # A run's folder; or a file that `save_weights` wrote, with `data` given
+    run:str|Path, # A run's folder; or, with `data` given, a file that `save_weights` wrote, or a
+                  # publisher's weights of a ResNet for ImageNet
     data:str|Path|None=None, # A dataset, or a folder of images (all are used); None: the run's
     bs:int|None=None, # Images per batch; None: as in training, or 64 for a file
-    skip_bad:bool=False # Leave out files that cannot be read? They are counted
+    skip_bad:bool=False, # Leave out files that cannot be read? They are counted
+    variant:str|None=None # 'v1' for He et al.'s own weights, 'v1.5' for torchvision's
 )->tuple: # The learner, and the run's record (empty for a file)
     "Load the network and images of a finished run; raises `CourseError` if they don't match"
-    is_file = Path(run).suffix == '.safetensors'
+    is_file = Path(run).suffix in ('.safetensors', '.pth', '.pt', '.bin')
     rec = {} if is_file else load_run(run)
     if data is None and not rec.get('data'):
         what = 'weights alone do not' if is_file else 'it does not'
         raise CourseError(f'{run}: {what} say which images to test on: name them with data=')
-    model = load_model(run if is_file else Path(rec['path'])/'model.safetensors')
+    if is_file: model = _model_in(run, variant)
+    else: model = load_model(Path(rec['path'])/'model.safetensors')
     _check_same_network(rec, model, run)
     own = dict(rec.get('data') or {}, size=model.meta.get('size'), n_in=model.cfg['n_in'])
     own['stats'] = model.meta.get('stats') or own.get('stats')
@@ -758,6 +763,36 @@ def run_learner(
                           f'trained for {shorten(want, 8)}')
     return course_learner(dls, model), rec
 
+# %% ../nbs/api/51_runs.ipynb #e8f4a5b6
+def _model_in(path, variant):
+    "The network in a file: one that `save_weights` wrote, or a publisher's, for ImageNet"
+    sd, meta = read_weights(path)
+    if isinstance(meta.get('cfg'), dict): return load_model(path)
+    found = infer_arch(sd)
+    if not found:
+        raise CourseError(f'{path}: these are not the weights of a ResNet; load them with '
+                          '`load_weights`, and save the network with `save_weights`')
+    n_out = len(list(sd.values())[-1])
+    if n_out != 1000:
+        raise CourseError(f'{path}: nobody says what its {n_out} classes are called: load it with '
+                          '`load_weights`, and save it with `save_weights(..., vocab=...)`')
+    model = create_model(**dict(found[0], n_out=n_out))
+    if variant is None and variant_of(model) in ('v1', 'v1.5'):
+        raise CourseError(f"{path}: say which variant these weights are for: 'v1' for He et al.'s "
+                          "own, 'v1.5' for torchvision's")
+    if variant_of(model): model = create_model(**dict(found[0], n_out=n_out, variant=variant))
+    load_weights(model, path, variant=variant)
+    model.meta = dict(vocab=list(imagenet_names().values()), size=224, side=256, resize='crop',
+                      stats=imagenet_stats)
+    return model.eval()
+
+def _other_names(vocab):
+    "WordNet ids of ImageNet's classes if `vocab` has their names, or the reverse; otherwise None"
+    ids, names = zip(*imagenet_names().items())
+    for ours, theirs in ((names, ids), (ids, names)):
+        other = dict(zip(ours, theirs))
+        if all(c in other for c in vocab): return [other[c] for c in vocab]
+
 # %% ../nbs/api/51_runs.ipynb #aea498ea
 def _other_dls(data, own, rec, vocab):
     "Loaders of all images of a folder, or of a dataset or the run's images, split as in training"
@@ -771,7 +806,8 @@ def _other_dls(data, own, rec, vocab):
                           'been trained on some of those that it is tested on now')
         return dls
     kept = ('bs', 'size', 'load_size', 'resize', 'n_in', 'stats', 'in_memory', 'num_workers',
-            'skip_bad')
+            'skip_bad', 'other_names')
+    own['other_names'] = _other_names(vocab)
     return get_test_dls(data, vocab, **{k: own[k] for k in kept if own.get(k) is not None})
 
 def _is_same_place(a, b):
@@ -803,17 +839,18 @@ def _check_images(run, rec, dls):
 # %% ../nbs/api/51_runs.ipynb #d545e425
 @check_args
 def evaluate_run(
-    run:str|Path, # A run's folder; or a file that `save_weights` wrote, with `data` given
+    run:str|Path, # A run's folder; or a file of weights, as for `run_learner`, with `data` given
     data:str|Path|None=None, # A dataset, or a folder of images (all are tested); None: the run's
     split:str='test',    # 'train', 'valid' or 'test'
     views:str|None=None, # Also average over several views: 'flip' or 'ten_crop'; None: no
     bs:int|None=None,    # Images per batch (does not change the result); None: as in training
     setup:callable=None, # Called with the learner before it is evaluated
     skip_bad:bool=False, # Leave out files that cannot be read? They are counted
-    precision:str='fp32' # 'fp32' gives the same result on any machine; or 'auto', 'bf16', 'fp16'
+    precision:str='fp32', # 'fp32' gives the same result on any machine; or 'auto', 'bf16', 'fp16'
+    variant:str|None=None # As for `run_learner`
 )->tuple: # The report, and the report over several views, or None
     "Evaluate a finished run; raises `CourseError` if its images or weights are missing"
-    learn, _ = run_learner(run, data, bs, skip_bad)
+    learn, _ = run_learner(run, data, bs, skip_bad, variant)
     if setup: setup(learn)
     report = evaluate(learn, split, precision, name='one view')
     if not views: return report, None
