@@ -10,7 +10,8 @@ pipelines take turns for several rounds, and the median of each counts; the reco
 decode: milliseconds for one photo, in one thread.
 train: images per second of training batches at 224 px, with a random resized crop and a flip.
 predict: images per second that ResNet-50 classifies at 224 px; random weights, which take as long.
-list: a million files, hard links to a thousand: seconds and memory until the loaders are there.
+list: a million files, hard links to the photos: seconds and memory until the loaders are there, and
+the memory after each of six epochs that draw their order and end after thirty batches.
 """
 import argparse, io, json, os, resource, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -198,11 +199,23 @@ def list_million(folder, tmp):
 
 def time_listing(folder):
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-    dls = get_dls(folder, 64, size=224, device='cpu')
+    dls = get_dls(folder, 64, size=224, device='cpu', num_workers=2)
     res = dict(files=sum(len(dl.dataset) for dl in dls.loaders),
                seconds=round(time.perf_counter() - start, 1))
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss   # KiB
-    print(json.dumps(dict(res, gb=round(after/1e6, 2), gb_before=round(before/1e6, 2))))
+    res |= dict(gb=round(after/1e6, 2), gb_before=round(before/1e6, 2), gb_after_epochs=[])
+    for _ in range(6):
+        for _ in zip(range(30), dls.train): pass
+        res['gb_after_epochs'].append(round(gigabytes_in_use(), 3))
+    print(json.dumps(res))
+
+def gigabytes_in_use():
+    "Memory of this process and of those that read photos, with shared pages counted once (Linux)"
+    children = Path(f'/proc/self/task/{os.getpid()}/children').read_text().split()
+    texts = [Path(f'/proc/{pid}/smaps_rollup').read_text() for pid in ['self', *children]]
+    pss = [int(line.split()[1]) for text in texts for line in text.splitlines()
+           if line.startswith('Pss:')]
+    return sum(pss)/1e6   # KiB
 
 def main():
     if a.listing: return time_listing(a.listing)
@@ -212,7 +225,9 @@ def main():
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
         small = write_photos(tmp/'500', 500, 375, a.photos)
-        large = write_photos(tmp/'2000', 2000, 1500, max(140, a.photos//10))
+        large = tmp/'2000'
+        if {'decode', 'train'} & set(a.parts):
+            write_photos(large, 2000, 1500, max(140, a.photos//10))
         for part, f in dict(decode=decode, train=train, predict=predict).items():
             if part not in a.parts: continue
             for px, folder in {'500 px': small, '2000 px': large}.items():

@@ -337,6 +337,10 @@ class _RandomBoxes(BatchAugment):
     "Base class that draws windows of random area and aspect ratio, like torchvision"
     def __init__(self, scale, ratio): self.scale, self.ratio = scale, ratio
 
+    def _fits(self, h, w, H, W):
+        "Which windows lie in an image of height `H` and width `W`"
+        return (w > 0) & (w <= W) & (h > 0) & (h <= H)
+
     def draw(self, x:Tensor)->tuple: # Top, left, height and width of each window (N each; px)
         "Draw ten windows per image and take the first that fits, or else the largest square"
         n, (H, W) = len(x), x.shape[-2:]
@@ -345,7 +349,7 @@ class _RandomBoxes(BatchAugment):
         ratio = self.rand(10*n, lo, hi).view(10, n).exp()
         w = (area*ratio).sqrt().round().long()
         h = (area/ratio).sqrt().round().long()
-        fits = (w > 0) & (w <= W) & (h > 0) & (h <= H)
+        fits = self._fits(h, w, H, W)
         first, some = fits.int().argmax(0), fits.any(0)
         images, side = torch.arange(n), min(H, W)
         w = torch.where(some, w[first, images], side)
@@ -649,20 +653,22 @@ class Cutout(BatchAugment):
 
 # %% ../nbs/api/11_augment.ipynb #0c0dd241
 class RandomErasing(_RandomBoxes):
-    "Hide a rectangle of random area and shape in a share `p` of the images"
+    "Hide a rectangle of random area and shape in a share `p` of the images, like torchvision"
     order = 100
     @check_args
     def __init__(self,
         p:float=0.5, # Probability of hiding anything
         scale:tuple=(0.02, 0.33), # Smallest and largest share of the area
-        ratio:tuple=(0.3, 3.3) # Smallest and largest width/height
+        ratio:tuple=(0.3, 3.3) # Smallest and largest height/width
     ):
-        super().__init__(scale, ratio)
+        super().__init__(scale, (1/ratio[1], 1/ratio[0]))
         self.p = p
+
+    def _fits(self, h, w, H, W): return (w > 0) & (w < W) & (h > 0) & (h < H)
 
     def draw(self, x:Tensor)->tuple: # Top, left, height and width of each rectangle (N each; px)
         top, left, h, w = super().draw(x)
-        hide = self.rand(len(x)) < self.p
+        hide = (self.rand(len(x)) < self.p) & self._fits(h, w, *x.shape[-2:])
         return top, left, h*hide, w*hide
 
     def apply(self, x:Tensor, *box:Tensor)->Tensor: # N,C,H,W

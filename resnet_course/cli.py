@@ -88,6 +88,14 @@ def _size(text):
 Size = Annotated[Optional[object], typer.Option(
     parser=_size, metavar='PX',
     help="side of the images in px, or HEIGHTxWIDTH [default: the set's own; 128 for photos]")]
+TestSize = Annotated[Optional[object], typer.Option(
+    parser=_size, metavar='PX',
+    help='size of photos for validation, tests and predictions [default: that of training]')]
+LoadSize = Annotated[Optional[object], typer.Option(
+    parser=_size, metavar='PX', help='what these photos are resized to cover before their center '
+                                     'is cropped [default: 256 for 224]')]
+Repeats = Annotated[int, typer.Option(
+    min=1, help='times that each training image comes in a row, augmented differently')]
 Resize = Annotated[str, typer.Option(
     help="how photos fit: 'crop' cuts off borders, 'squish' distorts, 'pad' adds black bars")]
 Workers = Annotated[Optional[int], typer.Option(
@@ -106,6 +114,8 @@ Group = Annotated[Optional[str], typer.Option(
 AsJson = Annotated[bool, typer.Option('--json', help='print the result as JSON')]
 Start = Annotated[Optional[str], typer.Option(help="start from a file, or from 'torchvision'")]
 Split = Annotated[str, typer.Option(help="'train', 'valid' or 'test'")]
+Variant = Annotated[Optional[str], typer.Option(
+    help="'v1' for He et al.'s own weights, 'v1.5' for torchvision's")]
 
 # %% ../nbs/api/71_cli.ipynb #4564dca1
 def _number(flag, help, **kwargs):
@@ -160,13 +170,17 @@ def _one_line_per_epoch(learn):
     from resnet_course.callbacks import print_epochs
     if not sys.stdout.isatty(): print_epochs(learn, say)
 
+def _say_unused(dls):
+    "Print how many test images a fold leaves out"
+    if dls.unused: say(f"{dls.unused:,} test images of the set are not used: folds test on others")
+
 def _announce(learn):
     "Print what will be trained"
     dls = learn.dls
     say(dls.describe())
     if learn.weights_report: say(learn.weights_report)
     say(f"{learn.model.cfg['name']}, seed {learn.seed}, precision {learn.precision.resolved}")
-    if dls.unused: say(f"{dls.unused:,} test images of the set are not used: folds test on others")
+    _say_unused(dls)
     advice = _few_steps(len(dls.train_ds), dls.train.bs)
     if advice: say(advice)
     _one_line_per_epoch(learn)
@@ -185,6 +199,7 @@ def train(
         '--arch', '-a', help='network: resnet18 … resnet152, resnet20 …, alexnet …')]='resnet20',
     epochs:Epochs=5,
     recipe:RecipeName='one_cycle', lr:Lr=None, bs:Batch=64, size:Size=None,
+    test_size:TestSize=None, load_size:LoadSize=None, repeats:Repeats=1,
     resize:Resize='crop', workers:Workers=None, n_train:NTrain=None, skip_bad:SkipBad=False,
     augment:Augment=None, weights:Start=None, precision:Precision='auto', device:Device=None,
     seed:Seed=42, deterministic:Deterministic=False, compile:Compile=False,
@@ -195,33 +210,43 @@ def train(
     resume:Resume=None, out:Out=Path('runs'),
 ):
     "Train a network, test it once, and keep the record. By default: `resnet20` on Fashion-MNIST."
+    from resnet_course.recipes import change_recipe
     changes = dict(mixup=mixup, cutmix=cutmix, ema=ema, label_smoothing=label_smoothing,
                    early_stop=early_stop, clip=clip)
-    _train(range(seed, seed + (1 if resume else seeds)), folds, recipe, changes, data=data,
-           arch=arch, epochs=epochs, lr=lr, bs=bs, size=size, resize=resize, num_workers=workers,
-           n_train=n_train, skip_bad=skip_bad, weights=weights,
-           augment=False if augment == 'none' else augment or True, precision=precision,
-           compile=compile_mode or compile, deterministic=deterministic, accumulate=accumulate,
-           balance=balance, group=group, log=log, out=out, resume=resume)
+    settings = dict(
+        data=data, arch=arch, recipe=change_recipe(recipe, **changes), epochs=epochs, lr=lr, bs=bs,
+        size=size, resize=resize, num_workers=workers, n_train=n_train, skip_bad=skip_bad,
+        weights=weights, augment=False if augment == 'none' else augment or True,
+        precision=precision, compile=compile_mode or compile, deterministic=deterministic,
+        accumulate=accumulate, balance=balance, group=group, log=log, test_size=test_size,
+        load_size=load_size, repeats=repeats, out=out, resume=resume,
+        setup=_announce)
+    _run_all('train', range(seed, seed + seeds), folds, _say_run, settings)
 
 # %% ../nbs/api/71_cli.ipynb #7e9285d2
-def _train(seeds, folds, recipe, changes, **kwargs):
-    "Train once for each of `seeds`, or for each fold, and print the results"
-    from resnet_course.recipes import change_recipe
-    from resnet_course.runs import kfold_run, mean_ci, train_run
-    kwargs |= dict(recipe=change_recipe(recipe, **changes), setup=_announce, command=_command())
-    if folds:
-        if len(seeds) > 1 or kwargs.pop('resume'):
-            raise CourseError('--folds trains each fold once: leave out --seeds and --resume')
-        with _resumable('train'): res = kfold_run(folds, each=_say_run, seed=seeds[0], **kwargs)
-        say(f"\nfolds    {Path(res['path'])/'folds.json'}")
-        return _say_mean(res['top1'], 'folds')
-    top1 = []
-    for seed in seeds:
-        with _resumable('train'): rec, report = train_run(seed=seed, **kwargs)
-        _say_run(rec, report)
-        top1.append(report.top1)
-    if len(top1) > 1: _say_mean(mean_ci(top1), 'seeds')
+def _run_all(command, seeds, folds, each, kwargs):
+    "Run once for each of `seeds`, or for each fold, and print the results and their mean"
+    from resnet_course import runs
+    kwargs['command'] = _command()
+    resume = kwargs['resume']
+    if folds or resume and (resume/'folds.json').is_file():
+        return _run_folds(command, seeds, folds, each, kwargs)
+    run, top1 = getattr(runs, f'{command}_run'), []
+    for seed in [seeds[0]] if resume else seeds:
+        with _resumable(command): done = run(seed=seed, **kwargs)
+        each(*done)
+        top1.append(done[-1].top1)   # of the report
+    if len(top1) > 1: _say_mean(runs.mean_ci(top1), 'seeds')
+
+def _run_folds(command, seeds, folds, each, kwargs):
+    "Run once for each fold, and print the mean"
+    from resnet_course.runs import kfold_run
+    if len(seeds) > 1: raise CourseError('--folds runs each fold once: leave out --seeds')
+    if folds: kwargs['k'] = folds
+    with _resumable(command):
+        res = kfold_run(each=each, finetune=command == 'finetune', seed=seeds[0], **kwargs)
+    say(f"\nfolds    {Path(res['path'])/'folds.json'}")
+    _say_mean(res['top1'], 'folds')
 
 def _say_run(rec, report):
     "Print the result of a run, and where its files are"
@@ -250,44 +275,47 @@ def _resumable(command):
 @app.command(epilog=_examples(
     'resnet-course finetune --data photos/ --weights torchvision --arch resnet50',
     'resnet-course finetune --data digits --weights resnet20-fashion_mnist --plan gradual',
+    'resnet-course finetune --data photos/ --folds 5',
     'resnet-course finetune --data photos/ --weights resnet50.pth --variant v1 --plan plan.yaml'))
 def finetune(
     weights:Pretrained='torchvision', data:Data='digits', plan:Plan='staged',
     arch:Annotated[Optional[str], typer.Option(
         '--arch', '-a', help="network [default: the file's own; resnet34 for torchvision]")]=None,
-    variant:Annotated[Optional[str], typer.Option(
-        help="'v1' for He et al.'s own weights, 'v1.5' for torchvision's")]=None,
+    variant:Variant=None,
     epochs:Annotated[int, typer.Option('--epochs', '-e', help='epochs of each stage')]=5,
     lr:Annotated[float, typer.Option(
         help='highest learning rate of the head; later stages use a tenth')]=0.002,
     bs:Batch=64, size:Size=None,
+    test_size:TestSize=None, load_size:LoadSize=None, repeats:Repeats=1,
     resize:Resize='crop', workers:Workers=None, n_train:NTrain=None, skip_bad:SkipBad=False,
     precision:Precision='auto', device:Device=None, seed:Seed=42,
     deterministic:Deterministic=False, balance:Balance=None, mixup:Mixup=None,
     cutmix:Cutmix=None, ema:Ema=None,
     label_smoothing:Smoothing=None, early_stop:EarlyStop=None, clip:Clip=None,
-    accumulate:Accumulate=None, group:Group=None, log:Log=None, resume:Resume=None,
-    out:Out=Path('runs'),
+    accumulate:Accumulate=None, group:Group=None, log:Log=None, seeds:Seeds=1, folds:Folds=None,
+    resume:Resume=None, out:Out=Path('runs'),
 ):
     "Fine-tune pretrained weights in stages, with proof of what was frozen."
-    from resnet_course.runs import finetune_run
     changes = dict(mixup=mixup, cutmix=cutmix, ema=ema, label_smoothing=label_smoothing,
                    early_stop=early_stop, clip=clip, accumulate=accumulate)
-    rec, results, report = finetune_run(
+    settings = dict(
         data=data, weights=weights, plan=plan, arch=arch, variant=variant, epochs=epochs, lr=lr,
         bs=bs, size=size, resize=resize, num_workers=workers, n_train=n_train, skip_bad=skip_bad,
-        precision=precision, seed=seed, deterministic=deterministic, balance=balance, group=group,
-        changes=changes, log=log, out=out, resume=resume, setup=_say_loaded, command=_command())
-    _say_finetuned(Path(rec['path']), results, report)
+        precision=precision, deterministic=deterministic, balance=balance, group=group,
+        changes=changes, log=log, test_size=test_size,
+        load_size=load_size, repeats=repeats, out=out, resume=resume, setup=_say_loaded)
+    _run_all('finetune', range(seed, seed + seeds), folds, _say_finetuned, settings)
 
 # %% ../nbs/api/71_cli.ipynb #03e40900
 def _say_loaded(learn):
     "Print what was loaded and where the run goes, and one line per epoch"
     say(f'{learn.dls.describe()}\n{learn.weights_report}\n{learn.path}')
+    _say_unused(learn.dls)
     _one_line_per_epoch(learn)
 
-def _say_finetuned(run, results, report):
+def _say_finetuned(rec, results, report):
     "Print the stages, and the test report of the best one"
+    run = Path(rec['path'])
     say(f"\n{results}\n\nbest stage by validation: {results.best['name']}\n{report}")
     say(f'model    {run/"model.safetensors"}\nstages   {run/"stages.png"}')
     if not all(r['ok'] for r in results.reports.values()):
@@ -297,9 +325,10 @@ def _say_finetuned(run, results, report):
 @app.command('evaluate', epilog=_examples(
     'resnet-course evaluate runs/fashion_mnist_mini-resnet20-001',
     'resnet-course evaluate RUN --split valid', 'resnet-course evaluate RUN --tta',
-    'resnet-course evaluate model.safetensors --data photos/'))
+    'resnet-course evaluate model.safetensors --data photos/',
+    'resnet-course evaluate resnet50.pth --variant v1 --data imagenet/val/'))
 def evaluate_cmd(
-    run:Annotated[Path, typer.Argument(help="a run's folder, or a .safetensors file with --data")],
+    run:Annotated[Path, typer.Argument(help="a run's folder, or a weights file with --data")],
     data:Annotated[Optional[str], typer.Option(
         '--data', '-d',
         help='a dataset, or a folder of other images, all of which are tested '
@@ -310,7 +339,7 @@ def evaluate_cmd(
         '--tta', help='also average over each image and its mirror image')]=False,
     ten_crop:Annotated[bool, typer.Option(
         '--ten-crop', help='also average over ten crops, as in the AlexNet paper')]=False,
-    as_json:AsJson=False,
+    variant:Variant=None, as_json:AsJson=False,
     out:Annotated[Optional[Path], typer.Option(
         help='save a plot of the confusion matrix to this file (.png or .svg)')]=None,
 ):
@@ -319,7 +348,8 @@ def evaluate_cmd(
     if out: check_choice(out.suffix.lower(), ['.png', '.svg'], 'kind of figure')
     views = 'ten_crop' if ten_crop else 'flip' if flips else None
     setup = None if as_json else _say_data
-    report, averaged = evaluate_run(run, data, split, views, bs, setup, skip_bad, precision)
+    report, averaged = evaluate_run(run, data, split, views, bs, setup, skip_bad, precision,
+                                    variant)
     if precision != 'fp32': say(f'computed with precision {precision}', err=True)
     _say_report(report, averaged, as_json)
     if out: _save_confusion(report, out, as_json)

@@ -296,11 +296,12 @@ def metrics_table(self:Report,
 )->list: # Rows of text: the header, a row for each class, and the macro row
     "Format the metrics of each class and their means, with 95% intervals"
     head = ['class', *_columns, 'images']
-    rows = []
-    for o in self.class_metrics()[:n]:
+    rows, classes = [], self.class_metrics()
+    if len(classes) > n: classes = [o for o in classes if o['support']]
+    for o in classes[:n]:
         cells = [_with_interval(o, k) for k in _columns.values()]
         rows.append([o['name'][:24], *cells, f"{o['support']:,}"])
-    n_more = len(self.vocab) - n
+    n_more = len(self.vocab) - len(rows)
     if n_more > 0: rows.append([f'… and {n_more} more', *['']*6])
     m = self.macro_metrics()
     m |= dict(sensitivity=m['balanced_accuracy'], sensitivity_ci=m['balanced_accuracy_ci'])
@@ -358,11 +359,12 @@ def _result(rep):
 
 def _rows(rep, n=20):
     "Formatted rows for the first `n` classes, and a last one that counts the others"
-    rows = []
-    for o in rep.per_class[:n]:
+    rows, classes = [], rep.per_class
+    if len(classes) > n: classes = [o for o in classes if o['support']]
+    for o in classes[:n]:
         p, r, support = o['precision'], o['recall'], o['support']
         rows.append((o['name'], f'{p:.1%}', f'{r:.1%}', f'{support:,}'))
-    n_more = len(rep.vocab) - n
+    n_more = len(rep.vocab) - len(rows)
     if n_more > 0: rows.append((f'… and {n_more} more classes', '', '', ''))
     return rows
 

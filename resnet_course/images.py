@@ -472,13 +472,15 @@ def open_labeled(
     vocab:Sequence, # Classes that a network knows; the set may lack some of them
     size:int|tuple=None, # As for `open_folder`
     in_memory:bool=None, # As for `open_folder`
-    skip_bad:bool=False # As for `open_folder`
+    skip_bad:bool=False, # As for `open_folder`
+    other_names:Sequence=None # Other names that the folders of these classes may have
 )->ImageSet: # All images are in the split 'test'
     "Open all labeled images, whatever their split, to test a network; raises `CourseError`"
     o = _list(path)
     names, labels, kwargs = _told_by_json(o) or (vocab, vocab, {})
     label_of = dict(zip(names, labels))
     labels = [label_of.get(c, c) for c in vocab]
+    if other_names and set(o.labels) <= set(other_names): labels = list(other_names)
     unknown = sorted(set(o.labels) - set(labels))
     if unknown:
         raise CourseError(f'{path} has the classes {shorten(sorted(set(o.labels)), 8)}; this '

@@ -93,7 +93,8 @@ def without_images(self:_ToImage)->Transform:
 def uncropped(self:_ToImage)->Transform:
     "A copy that keeps the borders of photos"
     res = copy(self)
-    res.reader = replace(self.reader, size=self.reader.load_size, window=None, tfms=())
+    res.reader = replace(self.reader, size=self.reader.load_size, window=None, tfms=(),
+                         train_size=None)
     return res
 
 # %% ../nbs/api/16_loaders.ipynb #1e253f01
@@ -133,6 +134,7 @@ class SeededDL(TfmdDL):
     sampler = None # A PyTorch sampler that draws the training order, for loaders from `as_dls`
     key = 0 # Drawn each epoch; photos are augmented by it
     chances = None # Probability of each image at every draw; None: each comes once in an epoch
+    repeats = 1 # Times that each image comes in a row; an epoch has fewer images instead
 
     def image_tfms(self)->list: # Of `ImageTransform`
         "The transforms of this loader's batches that are `ImageTransform`s"
@@ -140,9 +142,10 @@ class SeededDL(TfmdDL):
 
     def shuffle_fn(self, idxs):
         "Like fastai's, without a Python loop over images; with `chances`, draw with replacement"
-        rng = np.random.RandomState(self.rng.getrandbits(32))
-        if self.chances is not None: return rng.choice(idxs, len(idxs), p=self.chances).tolist()
-        return np.array(idxs)[rng.permutation(len(idxs))].tolist()
+        rng, n = np.random.RandomState(self.rng.getrandbits(32)), len(idxs)
+        if self.chances is None: order = np.array(idxs)[rng.permutation(n)]
+        else: order = rng.choice(idxs, n, p=self.chances)
+        return order.repeat(self.repeats)[:n].tolist()
 
     def before_iter(self):
         "Seed this epoch's augmentation; processes that share a run get different streams"
@@ -332,8 +335,9 @@ class CourseDataLoaders(DataLoaders):
     c = None         # Number of classes
     name = None      # Name of the set
     n_in = None      # Channels
-    size = None      # Side that the network sees, or (height, width) (px)
+    size = None      # Side that the network sees, or (height, width) (px); in training, see below
     load_size = None # Side of the images as loaded; what photos are resized to cover (px)
+    train_size = None # Side that the network sees in training, if it is another (px)
     resize = None    # How photos of another shape fit; None: the images are not photos
     stats = None     # (means, standard deviations) that images are normalized with
     flip = None      # Does an image keep its class when mirrored? None: unknown
@@ -344,8 +348,8 @@ class CourseDataLoaders(DataLoaders):
     notes = ()       # Sentences about the images, such as what was left out
     files = None     # Paths of the images by number, unless the loaders were exported
     unused = 0       # Test images of the set that are not used because a fold is the test set
-    _facts = ('vocab', 'c', 'name', 'n_in', 'size', 'load_size', 'resize', 'stats', 'flip',
-              'source', 'cfg', 'split_id', 'counts', 'notes', 'unused')
+    _facts = ('vocab', 'c', 'name', 'n_in', 'size', 'load_size', 'train_size', 'resize', 'stats',
+              'flip', 'source', 'cfg', 'split_id', 'counts', 'notes', 'unused')
 
     @property
     def test(self)->TfmdDL: # The test loader
@@ -405,10 +409,14 @@ def describe(self:CourseDataLoaders)->str: # A few lines
     if self.counts:
         total = sum(map(Counter, self.counts.values()), Counter())
         text += f', {count_text({c: total[c] for c in self.vocab})}'
-    return '\n'.join([f'{self.name}: {text}', *self.notes])
+    notes = list(self.notes)
+    if self.train_size:
+        sizes = ['×'.join(map(str, height_width(o))) for o in (self.train_size, self.size)]
+        notes.append(f'training on {sizes[0]} px, everything else on {sizes[1]} px')
+    return '\n'.join([f'{self.name}: {text}', *notes])
 
 # %% ../nbs/api/16_loaders.ipynb #d4a73328
-def _reader(images, size, n_in, resize, tfms):
+def _reader(images, size, n_in, resize, tfms, test_size=None, load_size=None):
     "How to read photos, and the transforms that remain for batches"
     if not images.is_photos:
         side = images.load_size
@@ -417,10 +425,12 @@ def _reader(images, size, n_in, resize, tfms):
     if len(windows) > 1: raise CourseError(f'augment has two crops, {windows[0].name} and '
                                            f'{windows[1].name}: leave one out')
     per_image = [tfm for tfm in tfms if isinstance(tfm, PerImage)]
-    reader = PhotoReader(size, n_in, resize, load_size_for(size), tfms=tuple(per_image),
-                         white=images.white)
+    seen = test_size or size
+    reader = PhotoReader(seen, n_in, resize, load_size or load_size_for(seen),
+                         tfms=tuple(per_image), white=images.white,
+                         train_size=None if seen == size else size)
     if windows: reader.window = windows[0].window
-    elif per_image: reader.whole = reader.crops_itself()
+    elif per_image: reader.whole = reader.in_training().crops_itself()
     return reader, [tfm for tfm in tfms if tfm not in windows + per_image]
 
 def _batch_tfms(images, size, stats, tfms):
@@ -467,6 +477,19 @@ def _as_size(size):
         raise CourseError(f'size={size!r}: give pixels, from 4 to 4096, or (height, width)')
     return int(pair[0]) if pair[0] == pair[1] else tuple(map(int, pair))
 
+def _test_sizes(images, size, test_size, load_size):
+    "Sizes of test images; raises `CourseError` if they cannot be cropped like that"
+    test_size, load_size = (o and _as_size(o) for o in (test_size, load_size))
+    given = [name for name, o in dict(test_size=test_size, load_size=load_size).items() if o]
+    if given and not images.is_photos:
+        raise CourseError(f'{images.name}: {given[0]} is for photos, but these images are small '
+                          'squares, which are tested as they are')
+    seen = height_width(test_size or size or images.crop_size)
+    if load_size and any(a < b for a, b in zip(height_width(load_size), seen)):
+        raise CourseError(f'load_size={load_size} is smaller than what is cropped from it: '
+                          f'{seen[0]}×{seen[1]} px')
+    return test_size, load_size
+
 def _check_balance(balance):
     "Raise `CourseError` unless a loader can do `balance`"
     if balance == 'loss':
@@ -506,7 +529,8 @@ def _as_record(**kwargs):
         if name == 'augment': return [repr(o) for o in (v if isinstance(v, (list, L)) else [v])]
         if name == 'fold': return list(v)
         if name == 'group': return f'<function {getattr(v, "__name__", "?")}>'
-        return np.asarray(v).tolist() if name in ('stats', 'size') else str(v)
+        is_list = name in ('stats', 'size', 'test_size', 'load_size')
+        return np.asarray(v).tolist() if is_list else str(v)
     return {name: as_json(name, v) for name, v in kwargs.items()}
 
 # %% ../nbs/api/16_loaders.ipynb #ef33f5bb
@@ -564,10 +588,10 @@ def _datasets(images, reader, splits):
 def _keep(dsets, in_memory):
     "Keep the training photos in memory if asked to, or if it pays"
     tfm, items = dsets.tls[0].tfms.fs[0], list(dsets.subset(0).items)
-    files = [tfm.images.files[i] for i in items]
-    if in_memory is None: in_memory = keeping_pays(files, tfm.reader.size)
+    files, size = [tfm.images.files[i] for i in items], tfm.reader.in_training().size
+    if in_memory is None: in_memory = keeping_pays(files, size)
     if in_memory:
-        kept = shrink_all(files, tfm.reader.size, tfm.images.white, skip_bad=tfm.images.skip_bad)
+        kept = shrink_all(files, size, tfm.images.white, skip_bad=tfm.images.skip_bad)
         tfm.kept = {i: o for i, o in zip(items, kept) if o is not None}
 
 def _workers(to_image, n_train, device):
@@ -617,12 +641,17 @@ def get_dls(
     group:object=None, # What stays in one split: 'copies' (equal and nearly equal images), a CSV
                        # column, a pattern of the path, or a function
     fold:object=None, # (i, k): test on the i-th of k folds of the training images; or None
-    n_valid:int|None=None # Keep only this many validation images, unless the set defines them
+    n_valid:int|None=None, # Keep only this many validation images, unless the set defines them
+    test_size:int|tuple|None=None, # What the network sees of photos outside training; None: `size`
+    load_size:int|tuple|None=None, # What photos are resized to cover before their center is cropped
+                                   # for tests; None: 256/224 of that size
+    repeats:int=1 # Times that each training image comes in a row, augmented differently
 )->CourseDataLoaders: # train, valid and test
     "Create training, validation and test loaders; raises `CourseError` for unusable data"
     _check_args(bs, valid_pct, n_train, n_in, seed, n_valid, num_workers)
     _check_balance(balance)
     _check_fold(fold)
+    check_int(repeats, 'repeats', 1, 100)
     if size is not None: size = _as_size(size)
     if seed is None: seed = random.SystemRandom().randrange(2**32)
     if root is not None: root = os.path.abspath(check_path(root, 'root'))
@@ -630,7 +659,9 @@ def get_dls(
                      seed=seed, n_train=n_train, augment=augment, n_in=n_in, stats=stats,
                      in_memory=in_memory, num_workers=num_workers, root=root, balance=balance,
                      group=group, fold=fold, n_valid=n_valid)
-    if skip_bad: cfg['skip_bad'] = True
+    more = dict(skip_bad=skip_bad, test_size=test_size, load_size=load_size,
+                repeats=repeats if repeats > 1 else None)
+    cfg |= {name: v for name, v in _as_record(**more).items() if v}
     images = open_image_set(name_or_path, size, in_memory, root, skip_bad)
     if images.is_photos or resize != 'crop': cfg['resize'] = resize
     whole = _with_unreadable(images, name_or_path)
@@ -638,30 +669,33 @@ def get_dls(
                                    n_train=n_train, fold=fold, n_valid=n_valid)
     id, splits = split_id(whole, splits), _readable(images, whole, splits)
     dls = _make_dls(images, splits, bs, size, n_in, stats, augment, resize, seed, in_memory,
-                    num_workers, device)
+                    num_workers, device, test_size, load_size)
     dls.set_facts(cfg=cfg, source=cfg['name_or_path'], notes=dls.notes + notes, split_id=id)
     if balance: _balance(dls)
+    dls.train.repeats = repeats
     if fold: dls.unused = len(images.splits.get('test', ()))
     return dls
 
 # %% ../nbs/api/16_loaders.ipynb #5a1ce001
 def _make_dls(images, splits, bs, size, n_in, stats, augment, resize, seed, in_memory, num_workers,
-              device):
+              device, test_size=None, load_size=None):
     "Create the loaders of an image set that has been split"
     check_choice(resize, resize_ways, 'way to resize')
     n_in, size, device = n_in or images.n_in, size or images.crop_size, check_device(device)
     if not images.is_photos and resize != 'squish' and not isinstance(size, int):
         raise CourseError(f"{images.name}: its images are square, so size={size} needs "
                           "resize='squish'")
+    test_size, load_size = _test_sizes(images, size, test_size, load_size)
     stats = _stats_for(images, splits[0], n_in, stats)
     tfms = augmentations(augment, images, size, n_in, splits[0])
-    reader, tfms = _reader(images, size, n_in, resize, tfms)
+    reader, tfms = _reader(images, size, n_in, resize, tfms, test_size, load_size)
     dsets = _datasets(images, reader, splits)
     if reader.window: _keep(dsets, in_memory)
     tfms = _batch_tfms(images, size, stats, tfms)
     dls = _loaders(dsets, bs, tfms, seed, num_workers, device)
     dls.files = images.files
-    return dls.set_facts(**_facts_of(images, splits), load_size=reader.load_size, size=size,
+    return dls.set_facts(**_facts_of(images, splits), load_size=reader.load_size,
+                         size=test_size or size, train_size=reader.train_size,
                          resize=resize if images.is_photos else None, n_in=n_in, stats=stats,
                          vocab=dls.train_ds.tls[1].vocab)
 
@@ -678,14 +712,16 @@ def get_test_dls(
     in_memory:bool|None=None, # As for `get_dls`
     num_workers:int|None=None, # As for `get_dls`
     skip_bad:bool=False, # As for `get_dls`
+    load_size:int|tuple|None=None, # As for `get_dls`
+    other_names:list|None=None, # Other names that the folders of these classes may have
     device:object=None # Where the batches go; None: fastai's default device
 )->CourseDataLoaders: # Each of the three has all the images
     "Load all labeled images of a folder to test a network; raises `CourseError` if it cannot"
     if size is not None: size = _as_size(size)
-    images = open_labeled(path, vocab, size, in_memory, skip_bad)
+    images = open_labeled(path, vocab, size, in_memory, skip_bad, other_names)
     splits = (np.arange(len(images)),)*3
     dls = _make_dls(images, splits, bs, size, n_in, stats, False, resize, 0, in_memory, num_workers,
-                    device)
+                    device, load_size=load_size)
     return dls.set_facts(counts=dict(test=dls.counts['test']), source=str(path))
 
 # %% ../nbs/api/16_loaders.ipynb #b8947bdb

@@ -9,7 +9,7 @@ __all__ = ['resize_ways', 'load_size_for', 'fit_photo', 'read_window', 'PhotoRea
 # %% ../nbs/api/12_photos.ipynb #ff182515
 import io, zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +158,13 @@ class PhotoReader:
     tfms:tuple=() # `PerImage` transforms of training images
     whole:bool=False # Do `tfms` get whole photos, and crop them?
     white:dict=None # Pillow's mode → value of white, as for `open_image`
+    train_size:int|tuple=None # Side in training, or (height, width) (px); None: `size`
+
+    def in_training(self)->object: # A `PhotoReader`; itself if there is one size only
+        "A reader whose `size` is that of training images"
+        if self.train_size is None: return self
+        return replace(self, size=self.train_size, load_size=load_size_for(self.train_size),
+                       train_size=None)
 
     def read(self,
         o:object # Path, encoded bytes, file object, Pillow image, array or tensor
@@ -174,6 +181,7 @@ def read_augmented(self:PhotoReader,
     key:int=0 # Stands for the seed and the epoch
 )->Tensor: # uint8 n_in,height,width
     "Read an image as training does; the same `number` and `key` give the same result"
+    if self.train_size is not None: return self.in_training().read_augmented(o, number, key)
     seed = zlib.crc32(f'{key} {number}'.encode())
     if self.whole: x = _with_channels(_to_tensor(_any_image(o, self.white)), self.n_in)
     elif self.window is None: x = self.read(o)

@@ -9,12 +9,13 @@ __all__ = ['augmentations']
 from fastai.data.all import Transform
 from fastai.vision import augment as fastai_augment
 from fastai.vision.core import PILImage
+from fastcore.basics import patch
 from fastcore.foundation import L
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from .core import CourseError, check_args, check_choice
-from .images import ImageSet, as_channels, decode_all
+from .images import ImageSet, as_channels, decode_all, imagenet_stats
 from resnet_course.augment import (
     AlternatingFlip, ColorJitter, Cutout, HorizontalFlip, Lighting, PadCrop, PerImage,
     RandomAffine, RandomCrop, RandomErasing, RandomResizedCrop, ScaleJitter, color_components,
@@ -25,6 +26,8 @@ from .photos import load_size_for
 _presets = dict(default='crop+mirror', alexnet='central_crop+mirror+lighting',
                imagenet='resized_crop+mirror', he2015='scale_jitter+mirror+lighting',
                trivial='usual_crop+mirror+trivial', randaugment='usual_crop+mirror+randaugment',
+               rsb_a3='resized_crop+mirror+rand-m6-mstd0.5-inc1',
+               torchvision2021='resized_crop+mirror+trivial+rare_erase',
                fast='shift+alternate', fast_cutout='shift+alternate+small_cutout')
 
 # %% ../nbs/api/15_presets.ipynb #bbe0345f
@@ -58,12 +61,44 @@ class _Augmenter:
     def cutout(self): return Cutout(self.seen//2)
     def small_cutout(self): return Cutout(round(0.3*self.seen))
     def erase(self): return RandomErasing()
-    def trivial(self): return PerImage(v2.TrivialAugmentWide())
+    def rare_erase(self): return RandomErasing(0.1)
+    def trivial(self):
+        return PerImage(v2.TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR))
     def randaugment(self): return PerImage(v2.RandAugment())
     def lighting(self): return _lighting(self.images, self.size, self.n_in, self.train)
 
+# %% ../nbs/api/15_presets.ipynb #7d1c5e20
+class _TimmRandAugment:
+    "timm's RandAugment for a tensor of bytes"
+    def __init__(self,
+        config, # Such as 'rand-m6-mstd0.5-inc1'
+        size # What the network sees: side, or (height, width) (px)
+    ):
+        try: from timm.data.auto_augment import rand_augment_transform
+        except ImportError:
+            raise CourseError(f'{config} is made by the package timm: pip install '
+                              '"resnet-course[recipes]"') from None
+        # what timm's loaders pass
+        mean = tuple(round(255*o) for o in imagenet_stats[0])
+        params = dict(translate_const=int(0.45*min(height_width(size))), img_mean=mean)
+        try: self.tfm = rand_augment_transform(config, params)
+        except (AssertionError, KeyError, ValueError) as e:
+            raise CourseError(f'augment: {config!r} is not a configuration of timm: give one such '
+                              "as 'rand-m6-mstd0.5-inc1'") from e
+
+    def __call__(self, x): return pil_to_tensor(self.tfm(to_pil_image(x)))
+    def __repr__(self): return repr(self.tfm)
+
 # %% ../nbs/api/15_presets.ipynb #8fc18855
 _names = [name for name in vars(_Augmenter) if not name.startswith('_')]
+
+@patch
+def named(self:_Augmenter, name):
+    "The transform called `name`; raises `CourseError` if there is none"
+    if not name.startswith('rand-'):
+        return getattr(self, check_choice(name, _names, 'augmentation'))()
+    if self.n_in != 3: raise CourseError(f'{name} needs color images: n_in=3')
+    return PerImage(_TimmRandAugment(name, self.size))
 
 _fastai_item_tfms = (
     fastai_augment.CropPad, fastai_augment.DihedralItem, fastai_augment.FlipItem,
@@ -101,5 +136,4 @@ def augmentations(
         tfms = augment if isinstance(augment, (list, tuple, L)) else [augment]
         return [_as_augment(o) for o in tfms]
     create = _Augmenter(images, size, n_in, train)
-    names = [name.strip() for name in _presets.get(augment, augment).split('+')]
-    return [getattr(create, check_choice(name, _names, 'augmentation'))() for name in names]
+    return [create.named(name.strip()) for name in _presets.get(augment, augment).split('+')]

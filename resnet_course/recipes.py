@@ -73,6 +73,7 @@ class Recipe:
     temperature:float = 4.       # With a teacher: what both networks' scores are divided by
     keep_best:bool = False       # Finish with the weights of the best epoch on validation?
     early_stop:dict|None = None  # Arguments of `EarlyStoppingCallback`
+    loaders:dict = field(default_factory=dict) # Arguments of `get_dls`, as published
     about:str = ''               # One-sentence description
 
 # %% ../nbs/api/37_recipes.ipynb #5b66e26c
@@ -220,15 +221,15 @@ _add('fast_cifar', 'after cifar10-fast and airbench', lr=0.4, bs=512, epochs=8, 
 _add('rsb_a3', 'Wightman et al. 2021, "ResNet strikes back", procedure A3', lr=8e-3, bs=2048,
      epochs=100, wd=0.02, opt_func=timm_lamb, lr_power=0.5, bce=True, mixup=0.1, cutmix=1.,
      shape=by_epoch(cosine(5/100, start=1e-4/8e-3, end=1e-6/8e-3, under=True), 100),
-     about="LAMB and binary cross-entropy; for get_dls(size=160, "
-           "augment='resized_crop+mirror+randaugment'), and size=224 to test")
+     loaders=dict(size=160, test_size=224, load_size=235, augment='rsb_a3'),
+     about='LAMB and binary cross-entropy, for photos loaded as `loaders` says')
 _tv_steps = 600*math.ceil(1_281_167/1024)   # of ImageNet's 1,281,167 training images
 _add('torchvision2021', 'Vryniotis 2021, torchvision\'s new training recipe', lr=0.5, bs=1024,
      epochs=600, wd=2e-5, opt_func=torch_sgd_no_norms, label_smoothing=0.1, mixup=0.2, cutmix=1.,
      ema=1 - (1 - 0.99998)*1024*32/600, ema_every=32, ema_steps=_tv_steps,
      shape=by_epoch(cosine(5/600), 600),
-     about="SGD, MixUp or CutMix, averaged weights; for get_dls(size=176, "
-           "augment='resized_crop+mirror+trivial+erase'), and size=224 to test")
+     loaders=dict(size=176, test_size=224, load_size=232, augment='torchvision2021', repeats=4),
+     about='SGD, MixUp or CutMix, averaged weights, for photos loaded as `loaders` says')
 
 # %% ../nbs/api/37_recipes.ipynb #0f3b2127
 @check_args

@@ -9,7 +9,9 @@ __all__ = ['machine', 'source_commit', 'versions', 'plot_history', 'new_run_dir'
 
 # %% ../nbs/api/51_runs.ipynb #7571354a
 import csv, inspect, json, math, os, platform, re, reprlib, shutil, statistics, subprocess, warnings
+from contextlib import nullcontext
 from datetime import datetime, timezone
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -22,17 +24,20 @@ from .core import (
     CourseError, MissingFileError, atomic_write, check_args, check_device, check_path, check_type,
     default_device, package_version, plot_text, printable, read_json, shorten, write_json)
 from .augment import ResizeTo
-from .datasets import datasets
+from .datasets import datasets, imagenet_names
+from .images import imagenet_stats
 from .loaders import get_dls, get_test_dls, holds_out_the_same, split_dl
 from .models import create_model
-from .weight_files import shipped_weights
+from .weight_files import read_weights, shipped_weights
+from .weights import infer_arch, load_weights, variant_of
 from .saving import load_model, save_weights
 from .export import Exported, OnnxModel, export_model
 from .distributed import broadcast_object, connect
 from .callbacks import check_logger, end_log, log_callback
-from .checkpoint import read_checkpoint
+from .checkpoint import Interrupted, read_checkpoint, run_lock
 from .learner import course_learner
-from .recipes import change_recipe, check_recipe, fit_recipe, get_recipe, tunable
+from .recipes import (
+    Recipe, change_recipe, check_recipe, fit_recipe, get_recipe, recipe_settings, tunable)
 from .lr_find import LRCurve, find_lr
 from .evaluate import Comparison, compare, evaluate, tta
 from .predict import find_images, predict_images, with_progress
@@ -65,7 +70,8 @@ _packages = ('resnet-course', 'fastai', 'fastcore', 'torch', 'torchvision', 'num
 
 def source_commit()->str|None: # Such as '1f3a…'; '1f3a… with changes'; None outside a checkout
     "Return the git commit of this package's source, if it runs from a checkout"
-    root = Path(__file__).resolve().parent.parent
+    package = Path(find_spec('resnet_course').origin).resolve().parent
+    root = package.parent
     def git(*args):
         "What a git command prints; None if it fails"
         done = subprocess.run(['git', '-C', str(root), *args], capture_output=True, text=True)
@@ -73,7 +79,7 @@ def source_commit()->str|None: # Such as '1f3a…'; '1f3a… with changes'; None
     # an installed package may lie within the checkout of another project
     if not (root/'settings.ini').is_file() or not shutil.which('git'): return None
     commit = git('rev-parse', 'HEAD')
-    changed = git('status', '--porcelain', '--untracked-files=no', '--', __package__)
+    changed = git('status', '--porcelain', '--untracked-files=no', '--', package.name)
     return f'{commit} with changes' if commit and changed else commit
 
 def versions()->dict: # Package → version, None where it is not installed
@@ -433,6 +439,9 @@ def train_run(
     balance:str|None=None,# Balance classes: 'loss' weights them, 'sample' draws them equally
     group:object=None,    # What stays in one split, as for `get_dls`
     fold:tuple|None=None, # (i, k): test on the i-th of k folds of the training images
+    test_size:int|tuple|None=None, # What the network sees outside training, as for `get_dls`
+    load_size:int|tuple|None=None, # What test photos are resized to cover, as for `get_dls`
+    repeats:int=1,        # Times that each training image comes in a row, as for `get_dls`
     log:str|None=None,    # Also log to 'tensorboard' or 'wandb', in the run's folder
     out:str|Path='runs',  # Folder of runs
     resume:str|Path|None=None, # Folder of an interrupted run; it records all of the above
@@ -442,7 +451,8 @@ def train_run(
     "Train, test once, and save a record in a new folder; raises `CourseError` for invalid input"
     images = dict(bs=bs, size=size, resize=resize, num_workers=num_workers, n_train=n_train,
                   augment=augment, group=group, fold=fold, skip_bad=skip_bad,
-                  n_valid=_few_valid(n_train))
+                  n_valid=_few_valid(n_train), test_size=test_size, load_size=load_size,
+                  repeats=repeats)
     net = dict(weights=weights, precision=precision, compile=compile,
                deterministic=deterministic)
     how = dict(recipe=recipe, epochs=epochs, lr=lr, accumulate=accumulate)
@@ -469,6 +479,10 @@ def finetune_run(
     skip_bad:bool=False,  # Leave out image files that cannot be read?
     balance:str|None=None,# Balance classes: 'loss' weights them, 'sample' draws them equally
     group:str|None=None,  # What stays in one split, as for `get_dls`
+    fold:tuple|None=None, # (i, k): test on the i-th of k folds of the training images
+    test_size:int|tuple|None=None, # What the network sees outside training, as for `get_dls`
+    load_size:int|tuple|None=None, # What test photos are resized to cover, as for `get_dls`
+    repeats:int=1,        # Times that each training image comes in a row, as for `get_dls`
     log:str|None=None,    # Also log to 'tensorboard' or 'wandb', in the run's folder
     changes:dict|None=None, # Settings of every stage's recipe, for `change_plan`
     out:str|Path='runs',  # Folder of runs
@@ -481,12 +495,16 @@ def finetune_run(
     settings = dict(data=data, weights=weights, arch=arch, variant=variant, bs=bs,
                     size=size, resize=resize, num_workers=num_workers, n_train=n_train,
                     precision=precision, seed=seed, deterministic=deterministic,
-                    balance=balance, group=group, skip_bad=skip_bad,
-                    n_valid=_few_valid(n_train))
+                    balance=balance, group=group, fold=fold, skip_bad=skip_bad,
+                    n_valid=_few_valid(n_train), test_size=test_size, load_size=load_size,
+                    repeats=repeats)
     asked = (_lasting(plan, plans), epochs, lr, settings, dict(changes=changes or {}, log=log))
     learn, stages, log = _finetuning(asked, resume, out)
     if setup: setup(learn)
-    results = run_stages(learn, stages, learn.path/'stages', log=log)
+    try: results = run_stages(learn, stages, learn.path/'stages', log=log)
+    except KeyboardInterrupt:
+        raise Interrupted(f'stopped; {learn.path} holds the finished stages',
+                          learn.path/'finetune.json') from None
     return _finish_finetuning(learn, results, extra)
 
 # %% ../nbs/api/51_runs.ipynb #d4b901f8
@@ -558,47 +576,143 @@ def mean_ci(
 def kfold_run(
     k:int=5,        # Number of folds
     data:object='digits', # A set's name or a folder
-    arch:str='resnet20', # A name from `list_models()`
+    arch:str|None=None, # A name from `list_models()`; None: resnet20, or that of the weights
     out:object='runs', # Folder of runs, in which the folds get their own folder
-    each:callable=None, # Called with the record and the report of each fold
-    **kwargs        # For `train_run`
+    each:callable=None, # Called with what the run of each fold returns
+    finetune:bool=False, # Fine-tune with `finetune_run`? Or train with `train_run`
+    resume:str|Path|None=None, # Folder of interrupted folds; it records the other arguments
+    setup:callable=None, # As for `train_run`
+    **kwargs        # For `train_run` or `finetune_run`
 )->dict: # Contents of `folds.json`: a row per fold, and mean, sd and ci of each metric
     "Train and test once per fold, and save the mean; raises `CourseError` for invalid input"
     if not 2 <= k <= 100: raise CourseError(f'{k} folds: give a number from 2 to 100')
     connect()
-    folder, rows = _fold_folder(data, arch, k, out), []
+    if resume: folder, state = _read_folds(Path(resume), finetune, kwargs)
+    else: folder, state = _new_folds(k, data, arch, out, finetune, kwargs)
     try:
-        for i in range(1, k + 1):
-            rec, report = train_run(data, arch, out=folder, fold=(i, k), **kwargs)
-            m = report.macro_metrics()
-            row = dict(fold=i, run=Path(rec['path']).name, n=report.n, top1=report.top1)
-            rows.append(row | {name: m[name] for name in _of_folds})
-            if each: each(rec, report)
-    finally: _remove_if_empty(folder)
-    return _save_folds(folder, rows)
+        with nullcontext() if rank_distrib() else run_lock(folder):
+            return _run_folds(folder, state, each, setup, kwargs)
+    except KeyboardInterrupt as e:
+        done = f"{len(state['folds'])} of {state['k']} folds are finished"
+        raise Interrupted(f"{e or 'stopped'}; {done}", folder/'folds.json') from None
+    except CourseError:
+        if not resume: _remove_if_unbegun(folder)
+        raise
 
 # %% ../nbs/api/51_runs.ipynb #e44198d1
-def _fold_folder(data, arch, k, out):
-    "A new folder for the folds, in one process"
-    name = f'{Path(str(data)).stem}-{arch}-{k}folds'
-    return Path(broadcast_object(None if rank_distrib() else str(new_run_dir(name, out))))
+def _as_json(value):
+    "A setting in a form that JSON can hold; raises `TypeError` if there is none"
+    if isinstance(value, Path): return str(value)
+    if isinstance(value, Recipe):
+        changed = recipe_settings(value)
+        if change_recipe(value.name, **changed) != value: raise TypeError
+        return dict(name=value.name, changed=changed)
+    json.dumps(value)
+    return value
 
-def _remove_if_empty(folder):
+def _from_json(name, value):
+    "The setting that `_as_json` has converted"
+    if name == 'recipe' and isinstance(value, dict):
+        return change_recipe(value['name'], **value['changed'])
+    return tuple(value) if isinstance(value, list) else value
+
+# %% ../nbs/api/51_runs.ipynb #a4f0c1d2
+def _new_folds(k, data, arch, out, finetune, kwargs):
+    "A new folder for the folds, in one process, and what its `folds.json` says"
+    if not (arch or finetune): arch = 'resnet20'
+    name = f"{Path(str(data)).stem}-{arch or 'finetune'}-{k}folds"
+    folder = Path(broadcast_object(None if rank_distrib() else str(new_run_dir(name, out))))
+    known = dict(data=datasets, weights=('torchvision', *shipped_weights()), plan=plans)
+    asked, lost = {}, []
+    for key, value in dict(kwargs, data=data, arch=arch).items():
+        if key in known and isinstance(value, (str, Path)): value = _lasting(value, known[key])
+        try: asked[key] = _as_json(value)
+        except (TypeError, CourseError): lost.append(key)
+    state = dict(schema=1, k=k, finetune=finetune, asked=asked, not_recorded=lost, folds=[])
+    _write_folds(folder, state)
+    return folder, state
+
+def _write_folds(folder, state):
+    if not rank_distrib(): write_json(state, folder/'folds.json')
+
+def _remove_if_unbegun(folder):
     "Remove the folder if no fold has begun"
-    if not rank_distrib() and not any(folder.iterdir()): folder.rmdir()
+    if rank_distrib() or {f.name for f in folder.iterdir()} != {'folds.json'}: return
+    (folder/'folds.json').unlink()
+    folder.rmdir()
 
+# %% ../nbs/api/51_runs.ipynb #b5e1d2c3
+def _read_folds(folder, finetune, kwargs):
+    "The folder of interrupted folds, and what its `folds.json` says"
+    f = folder/'folds.json'
+    if not f.is_file(): raise CourseError(f'{folder}: no interrupted folds are here')
+    state = read_json(f)
+    if not _is_folds(state): raise CourseError(f'{f} is damaged; start the folds again')
+    if len(state['folds']) == state['k']: raise CourseError(f'{folder}: all folds are finished')
+    if state['finetune'] != finetune:
+        command = 'finetune' if state['finetune'] else 'train'
+        raise CourseError(f'{folder}: these folds belong to `{command}`: resume them with it')
+    lost = [name for name in state['not_recorded'] if name not in kwargs]
+    if lost:
+        raise CourseError(f'{f} could not record {", ".join(lost)}: call `kfold_run` with the '
+                          'same again, and with `resume`')
+    return folder, state
+
+def _is_folds(state):
+    "Whether `state` is what an interrupted `kfold_run` wrote"
+    kinds = dict(schema=int, k=int, asked=dict, not_recorded=list, folds=list)
+    if not isinstance(state, dict) or not all(_is_a(state.get(k), t) for k, t in kinds.items()):
+        return False
+    row = dict(n=int, top1=_number)
+    ok = isinstance(state.get('finetune'), bool) and len(state['folds']) <= state['k'] <= 100
+    reserved = {'out', 'fold', 'resume', 'setup'} & set(state['asked'])
+    return ok and not reserved and all(
+        isinstance(r, dict) and all(_is_a(r.get(k), t) for k, t in row.items())
+        for r in state['folds'])
+
+# %% ../nbs/api/51_runs.ipynb #c6d2e3f4
+def _run_folds(folder, state, each, setup, kwargs):
+    "Run the folds that are not finished"
+    run, k, rows = finetune_run if state['finetune'] else train_run, state['k'], state['folds']
+    settings = {name: _from_json(name, value) for name, value in state['asked'].items()}
+    settings |= {name: kwargs[name] for name in state['not_recorded'] if name in kwargs}
+    for i in range(len(rows) + 1, k + 1):
+        own = folder/f'fold{i}'
+        begun = broadcast_object(None if rank_distrib() else _begun(own))
+        if begun and (begun/'run.json').is_file(): rec = load_run(begun)
+        else:
+            done = run(fold=(i, k), out=own, resume=begun, setup=setup, **settings)
+            if each: each(*done)
+            rec = done[0]
+        rows.append(_fold_row(i, rec))
+        _write_folds(folder, state)
+    state |= _fold_means(rows)
+    _write_folds(folder, state)
+    return dict(state, path=str(folder))
+
+def _begun(folder):
+    "The newest run in `folder` that is finished, or can be resumed; None if there is none"
+    names = ('run.json', 'checkpoint.pt', 'finetune.json')
+    return max((f.parent for name in names for f in folder.glob(f'*/{name}')), default=None)
+
+# %% ../nbs/api/51_runs.ipynb #d7e3f4a5
 _of_folds = ('balanced_accuracy', 'f1', 'roc_auc')
 
-def _save_folds(folder, rows):
-    "Write `folds.json`: the folds, and the means over them"
+def _fold_row(i, rec):
+    "A row of `folds.json`"
+    test, run = rec['test'], Path(rec['path'])
+    metrics = {name: test['macro'][name] for name in _of_folds}
+    return dict(fold=i, run=f'{run.parent.name}/{run.name}', n=test['n'], top1=test['top1'],
+                **metrics)
+
+def _fold_means(rows):
+    "The means over the folds"
     means = {}
     for name in ('top1', *_of_folds):
         values = [r[name] for r in rows if r[name] is not None]
         means[name] = mean_ci(values) if values else None
-    res = dict(schema=1, folds=rows, n=sum(r['n'] for r in rows), **means,
-               interval='95%, of the mean over folds, by Student\'s t')
-    if not rank_distrib(): write_json(res, folder/'folds.json')
-    return dict(res, path=str(folder))
+    return dict(n=sum(r['n'] for r in rows), **means,
+                interval="95%, of the mean over folds, by Student's t")
 
 # %% ../nbs/api/51_runs.ipynb #0bb41340
 @check_args
@@ -632,20 +746,25 @@ def _own_data(rec, model, run):
 # %% ../nbs/api/51_runs.ipynb #3c8b3234
 @check_args
 def run_learner(
-    run:str|Path, # A run's folder; or a file that `save_weights` wrote, with `data` given
+    run:str|Path, # A run's folder; or, with `data` given, a file that `save_weights` wrote, or a
+                  # publisher's weights of a ResNet for ImageNet
     data:str|Path|None=None, # A dataset, or a folder of images (all are used); None: the run's
     bs:int|None=None, # Images per batch; None: as in training, or 64 for a file
-    skip_bad:bool=False # Leave out files that cannot be read? They are counted
+    skip_bad:bool=False, # Leave out files that cannot be read? They are counted
+    variant:str|None=None # 'v1' for He et al.'s own weights, 'v1.5' for torchvision's
 )->tuple: # The learner, and the run's record (empty for a file)
     "Load the network and images of a finished run; raises `CourseError` if they don't match"
-    is_file = Path(run).suffix == '.safetensors'
+    is_file = Path(run).suffix in ('.safetensors', '.pth', '.pt', '.bin')
     rec = {} if is_file else load_run(run)
     if data is None and not rec.get('data'):
         what = 'weights alone do not' if is_file else 'it does not'
         raise CourseError(f'{run}: {what} say which images to test on: name them with data=')
-    model = load_model(run if is_file else Path(rec['path'])/'model.safetensors')
+    if is_file: model = _model_in(run, variant)
+    else: model = load_model(Path(rec['path'])/'model.safetensors')
     _check_same_network(rec, model, run)
     own = _own_data(rec, model, run)
+    if is_file and model.meta.get('resize'):   # of photos, which no record describes
+        own |= dict(resize=model.meta['resize'], load_size=model.meta.get('side'))
     if bs: own['bs'] = bs
     if skip_bad: own['skip_bad'] = True
     dls = get_dls(**own) if data is None else _other_dls(data, own, rec, model.meta.get('vocab'))
@@ -656,6 +775,36 @@ def run_learner(
         raise CourseError(f'{dls.name} has the classes {shorten(have, 8)}; this network was '
                           f'trained for {shorten(want, 8)}')
     return course_learner(dls, model), rec
+
+# %% ../nbs/api/51_runs.ipynb #e8f4a5b6
+def _model_in(path, variant):
+    "The network in a file: one that `save_weights` wrote, or a publisher's, for ImageNet"
+    sd, meta = read_weights(path)
+    if isinstance(meta.get('cfg'), dict): return load_model(path)
+    found = infer_arch(sd)
+    if not found:
+        raise CourseError(f'{path}: these are not the weights of a ResNet; load them with '
+                          '`load_weights`, and save the network with `save_weights`')
+    n_out = len(list(sd.values())[-1])
+    if n_out != 1000:
+        raise CourseError(f'{path}: nobody says what its {n_out} classes are called: load it with '
+                          '`load_weights`, and save it with `save_weights(..., vocab=...)`')
+    model = create_model(**dict(found[0], n_out=n_out))
+    if variant is None and variant_of(model) in ('v1', 'v1.5'):
+        raise CourseError(f"{path}: say which variant these weights are for: 'v1' for He et al.'s "
+                          "own, 'v1.5' for torchvision's")
+    if variant_of(model): model = create_model(**dict(found[0], n_out=n_out, variant=variant))
+    load_weights(model, path, variant=variant)
+    model.meta = dict(vocab=list(imagenet_names().values()), size=224, side=256, resize='crop',
+                      stats=imagenet_stats)
+    return model.eval()
+
+def _other_names(vocab):
+    "WordNet ids of ImageNet's classes if `vocab` has their names, or the reverse; otherwise None"
+    ids, names = zip(*imagenet_names().items())
+    for ours, theirs in ((names, ids), (ids, names)):
+        other = dict(zip(ours, theirs))
+        if all(c in other for c in vocab): return [other[c] for c in vocab]
 
 # %% ../nbs/api/51_runs.ipynb #aea498ea
 def _other_dls(data, own, rec, vocab):
@@ -669,7 +818,9 @@ def _other_dls(data, own, rec, vocab):
             warnings.warn(f'{data}: its images have changed since training: the network may have '
                           'been trained on some of those that it is tested on now')
         return dls
-    kept = ('bs', 'size', 'resize', 'n_in', 'stats', 'in_memory', 'num_workers', 'skip_bad')
+    kept = ('bs', 'size', 'load_size', 'resize', 'n_in', 'stats', 'in_memory', 'num_workers',
+            'skip_bad', 'other_names')
+    own['other_names'] = _other_names(vocab)
     return get_test_dls(data, vocab, **{k: own[k] for k in kept if own.get(k) is not None})
 
 def _is_same_place(a, b):
@@ -701,17 +852,18 @@ def _check_images(run, rec, dls):
 # %% ../nbs/api/51_runs.ipynb #d545e425
 @check_args
 def evaluate_run(
-    run:str|Path, # A run's folder; or a file that `save_weights` wrote, with `data` given
+    run:str|Path, # A run's folder; or a file of weights, as for `run_learner`, with `data` given
     data:str|Path|None=None, # A dataset, or a folder of images (all are tested); None: the run's
     split:str='test',    # 'train', 'valid' or 'test'
     views:str|None=None, # Also average over several views: 'flip' or 'ten_crop'; None: no
     bs:int|None=None,    # Images per batch (does not change the result); None: as in training
     setup:callable=None, # Called with the learner before it is evaluated
     skip_bad:bool=False, # Leave out files that cannot be read? They are counted
-    precision:str='fp32' # 'fp32' gives the same result on any machine; or 'auto', 'bf16', 'fp16'
+    precision:str='fp32', # 'fp32' gives the same result on any machine; or 'auto', 'bf16', 'fp16'
+    variant:str|None=None # As for `run_learner`
 )->tuple: # The report, and the report over several views, or None
     "Evaluate a finished run; raises `CourseError` if its images or weights are missing"
-    learn, _ = run_learner(run, data, bs, skip_bad)
+    learn, _ = run_learner(run, data, bs, skip_bad, variant)
     if setup: setup(learn)
     report = evaluate(learn, split, precision, name='one view')
     if not views: return report, None

@@ -18,6 +18,7 @@ import resnet_course
 from resnet_course.core import (
     CourseError, atomic_write, check_args, check_choice, check_device, check_path, check_type,
     shorten)
+from .augment import height_width
 from .models import create_model, list_models, options, registry, unwrap_model
 from .weight_files import check_meta, read_weights, tensor_checksum, usual_names
 from .weights import infer_arch, variant_of
@@ -63,18 +64,22 @@ def _timm_config(cfg, sd, meta):
     "timm's config.json"
     _check_name('timm', cfg, _shared)
     _needs('timm', cfg, stem=['imagenet', 'deep'], **_usual)
-    n_in, n_out, size = cfg['n_in'], len(sd['fc.weight']), meta.get('size') or 224
+    n_in, n_out, size = cfg['n_in'], len(sd['fc.weight']), _saved_size(meta)
     args = {} if n_in == 3 else dict(in_chans=n_in)
     if cfg['stem'] == 'deep': args |= dict(stem_type='deep', stem_width=32)
     mean, std = _stats(meta, n_in)
-    pre = dict(input_size=[n_in, size, size], fixed_input_size=False, interpolation='bilinear',
-               crop_pct=size/max(size, meta.get('side') or size), crop_mode='center', mean=mean,
-               std=std, num_classes=n_out, pool_size=[7, 7], classifier='fc',
+    crop = dict(crop='center', squish='squash', pad='border')[meta.get('resize') or 'crop']
+    part = size[0]/max(size[0], height_width(meta.get('side') or size)[0])
+    pre = dict(input_size=[n_in, *size], fixed_input_size=False, interpolation='bilinear',
+               crop_pct=part if crop == 'center' else 1., crop_mode=crop, mean=mean, std=std,
+               num_classes=n_out, pool_size=[7, 7], classifier='fc',
                first_conv='conv1.0' if cfg['stem'] == 'deep' else 'conv1')
     config = dict(architecture=cfg['name'], num_classes=n_out, global_pool='avg', model_args=args,
                   num_features=sd['fc.weight'].shape[1], pretrained_cfg=pre)
     if meta.get('vocab'): config['label_names'] = list(map(str, meta['vocab']))
     return {'config.json': config}
+
+def _saved_size(meta): return height_width(meta.get('size') or 224)
 
 def _stats(meta, n_in):
     "Mean and standard deviation per channel; ImageNet's if none are saved with the weights"
@@ -91,7 +96,13 @@ def _hugging_face_config(cfg, sd, meta):
     nf, depths = cfg['nf'], registry[cfg['name']][1]['n_blocks']
     basic = not _is_bottleneck(sd)
     vocab = list(map(str, meta.get('vocab') or range(len(sd['fc.weight']))))
-    size = meta.get('size') or 224
+    (height, width), how = _saved_size(meta), meta.get('resize') or 'crop'
+    side, other = height_width(meta.get('side') or (height, width))
+    if how == 'pad' or how == 'crop' and (height, side) != (width, other):
+        raise CourseError(f'transformers cannot fit photos to {height}×{width} px by {how!r} as '
+                          "this network's training did: save it with layout='timm'")
+    resized = dict(height=height, width=width)
+    if how == 'crop': resized = dict(shortest_edge=side)
     mean, std = _stats(meta, cfg['n_in'])
     config = dict(
         architectures=['ResNetForImageClassification'], model_type='resnet',
@@ -103,8 +114,8 @@ def _hugging_face_config(cfg, sd, meta):
         label2id={o: i for i, o in enumerate(vocab)})
     prepare = dict(
         image_processor_type='BitImageProcessor', do_convert_rgb=cfg['n_in'] == 3, do_resize=True,
-        size=dict(shortest_edge=meta.get('side') or size), resample=2, do_center_crop=True,
-        crop_size=dict(height=size, width=size), do_rescale=True, rescale_factor=1/255,
+        size=resized, resample=2, do_center_crop=True,
+        crop_size=dict(height=height, width=width), do_rescale=True, rescale_factor=1/255,
         do_normalize=True, image_mean=mean, image_std=std)
     return {'config.json': config, 'preprocessor_config.json': prepare}
 
@@ -154,11 +165,12 @@ def _card(layout, cfg, sd, meta, file):
     lines += ['## Load it', '', '```py',
               _load_by[layout].format(arch=arch, n_out=n_out, file=file), '```', '']
     lines += ['## Prepare images', '', f'{cfg["n_in"]} channels']
-    if meta.get('size'): lines[-1] += f', {meta["size"]}×{meta["size"]} px'
+    if meta.get('size'): lines[-1] += ', {}×{} px'.format(*_saved_size(meta))
+    if meta.get('resize'): lines[-1] += f', fitted by {meta["resize"]!r}'
     stats = f'mean {mean}, standard deviation {std}'
     lines[-1] += f'; {stats}.' if known else '. The normalization is not recorded.'
     more = {k: v for k, v in meta.items()
-            if k not in ('vocab', 'size', 'side', 'stats', 'mean', 'std', 'crop')}
+            if k not in ('vocab', 'size', 'side', 'resize', 'stats', 'mean', 'std', 'crop')}
     if more: lines += ['', '## More', '', *(f'- {k}: {v}' for k, v in more.items())]
     return '\n'.join(lines) + '\n'
 

@@ -4,15 +4,17 @@ import csv, json, re
 import numpy as np
 import pytest
 import torch
-from helpers import bits, cut, noise, photos, quiet, run_command
+from helpers import CtrlC, bits, cut, noise, photos, quiet, run_command
 
+from resnet_course.checkpoint import Interrupted
 from resnet_course.core import CourseError
 from resnet_course.splits import group_splits, kfold_splits
 from resnet_course.loaders import get_dls
 from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe
 from resnet_course.runs import (
-    compare_runs, evaluate_run, learner_from_checkpoint, list_runs, load_run, mean_ci, train_run)
+    compare_runs, evaluate_run, kfold_run, learner_from_checkpoint, list_runs, load_run, mean_ci,
+    train_run)
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 N_PATIENTS, EACH = 24, 5
@@ -190,3 +192,84 @@ def test_impossible_folds(args, says, scans, tmp_path, capfd):
     with pytest.raises(CourseError, match='from 1 to 3'): get_dls('digits', fold=(4, 3))
     with pytest.raises(CourseError, match='groups or images'):
         kfold_splits([0, 1]*9, 1, 5, groups=[0]*9 + [1]*9)
+
+HOW = dict(size=8, bs=8, epochs=1, precision='fp32')
+TUNE = dict(weights='resnet20-fashion_mnist', plan='head', n_train=48, bs=8, epochs=1,
+            precision='fp32', finetune=True)
+KINDS = [('scans', dict(HOW, arch='resnet8')), ('digits', TUNE)]
+
+def numbers(res): return [{k: v for k, v in row.items() if k != 'run'} for row in res['folds']]
+
+def cut_folds(folder, data, at=2, **how):
+    "Folds that are interrupted while the fold `at` trains; their folder"
+    begun = []
+    def setup(learn):
+        begun.append(quiet(learn))
+        if len(begun) == at: learn.add_cb(CtrlC(0, 3))
+    with pytest.raises(KeyboardInterrupt) as e:
+        kfold_run(3, data, out=folder, setup=setup, **how)
+    assert e.type is Interrupted and f'{at - 1} of 3 folds are finished' in str(e.value)
+    assert len(begun) == at
+    return e.value.path.parent
+
+@pytest.mark.parametrize('data, how', KINDS)
+@pytest.mark.filterwarnings('ignore:.*was also trained with')
+def test_interrupted_folds_continue(data, how, scans, tmp_path):
+    "Finished folds are not repeated, and the result is that of folds that were left alone"
+    data = scans if data == 'scans' else data
+    whole = kfold_run(3, data, out=tmp_path/'whole', setup=quiet, **how)
+    folder, trained = cut_folds(tmp_path/'cut', data, **how), []
+    def setup(learn): trained.append(quiet(learn).dls.cfg['fold'])
+    again = kfold_run(resume=folder, setup=setup, finetune=how.get('finetune', False))
+    assert trained == [[2, 3], [3, 3]]
+    assert numbers(again) == numbers(whole) and again['top1'] == whole['top1']
+    assert again == dict(json.loads((folder/'folds.json').read_text()), path=str(folder))
+    with pytest.raises(CourseError, match='all folds are finished'):
+        kfold_run(resume=folder, finetune=how.get('finetune', False))
+
+def test_a_fold_that_was_finished_but_not_noted_is_not_repeated(scans, tmp_path):
+    def setup(learn): raise AssertionError('trained again')
+    whole = kfold_run(2, scans, 'resnet8', tmp_path, setup=quiet, **HOW)
+    f = tmp_path/'scans-resnet8-2folds-001'/'folds.json'
+    f.write_text(json.dumps(dict(json.loads(f.read_text()), folds=[])))
+    assert kfold_run(resume=f.parent, setup=setup) == whole
+
+def test_what_cannot_be_recorded_is_given_again(scans, tmp_path):
+    how = dict(HOW, group=patient_of)
+    folder = cut_folds(tmp_path, scans, at=1, arch='resnet8', **how)
+    with pytest.raises(CourseError, match='could not record group'):
+        kfold_run(resume=folder, setup=quiet)
+    # the interrupted fold was grouped by the function, too
+    with pytest.raises(CourseError, match='grouped by <function patient_of>'):
+        kfold_run(resume=folder, setup=quiet, group=patient_of)
+
+@pytest.mark.filterwarnings('ignore:.*was also trained with')
+def test_resumed_folds_on_the_command_line(scans, tmp_path, capfd):
+    recipe = ['--recipe', 'step', '--mixup', 0.3]
+    folder = cut_folds(tmp_path, scans, arch='resnet8', recipe='step', **HOW)
+    assert run_command('finetune', '--resume', folder) == 1
+    assert 'belong to `train`' in capfd.readouterr().err
+    assert run_command('train', '--resume', folder, *recipe) == 0
+    out = capfd.readouterr().out
+    assert '3 folds: test accuracy' in out and f"{folder/'folds.json'}" in out
+    runs = sorted(list_runs(folder), key=lambda r: r['path'])
+    assert [r['data']['fold'] for r in runs] == [[1, 3], [2, 3], [3, 3]]
+    assert {r['recipe']['name'] for r in runs} == {'step'}   # its own, not that of the command
+    for text in ('{}', '[]', '{"schema": 1, "k": 3}'):
+        (folder/'folds.json').write_text(text)
+        assert run_command('train', '--resume', folder) == 1
+        assert 'is damaged' in capfd.readouterr().err
+
+def test_finetuning_in_folds_and_with_seeds(tmp_path, capfd):
+    args = ['--data', 'digits', '--weights', 'resnet20-fashion_mnist', '--plan', 'head', '--bs', 8,
+            '--epochs', 1, '--n-train', 48, '--out', tmp_path]
+    assert run_command('finetune', *args, '--folds', 2) == 0
+    out = capfd.readouterr().out
+    res = json.loads((tmp_path/'digits-finetune-2folds-001'/'folds.json').read_text())
+    assert res['n'] == 1797 and f"2 folds: test accuracy {res['top1']['mean']:.2%}" in out
+    assert run_command('finetune', *args, '--seeds', 2) == 0
+    tops = [r['test']['top1'] for r in list_runs(tmp_path) if not r['data']['fold']]
+    m = mean_ci(tops)
+    assert f"2 seeds: test accuracy {m['mean']:.2%}" in capfd.readouterr().out
+    assert run_command('finetune', *args, '--seeds', 2, '--folds', 2) == 1
+    assert 'leave out --seeds' in capfd.readouterr().err

@@ -2,10 +2,13 @@
 import json
 
 import numpy as np, pytest, torch, torchvision
+from PIL import Image
 from safetensors.torch import load_file
+from sklearn.datasets import load_sample_images
 
 from resnet_course.core import CourseError
 from resnet_course.models import create_model
+from resnet_course.photos import fit_photo
 from resnet_course.weights import load_weights
 from resnet_course.saving import save_weights
 
@@ -72,6 +75,37 @@ def test_preparation_of_transformers(tmp_path):
     prepare = transformers.BitImageProcessor.from_pretrained(file.parent)
     x = prepare(np.full((80, 100, 3), 255, np.uint8), return_tensors='pt')['pixel_values']
     assert x.shape == (1, 3, 64, 64) and torch.allclose(x, torch.full_like(x, 2.))
+
+def as_trained(im, **meta):
+    "A photo as our own evaluation prepares it, in the normalization of `META`"
+    x = torch.tensor(np.asarray(fit_photo(im, meta['size'], meta['resize'], meta['side'])))
+    mean, std = (torch.tensor(o)[:, None, None] for o in META['stats'])
+    return (x.movedim(2, 0)/255 - mean)/std
+
+PHOTO = Image.fromarray(load_sample_images().images[0])
+PREPARED = [dict(size=(64, 96), resize='crop', side=(73, 110)),
+            dict(size=(64, 96), resize='squish', side=(73, 110)),
+            dict(size=64, resize='squish', side=73), dict(size=64, resize='crop', side=70)]
+
+@pytest.mark.parametrize('meta', PREPARED, ids=str)
+def test_photos_are_prepared_as_in_training(meta, tmp_path):
+    "By timm and by transformers, whatever their size; or the layout is refused"
+    timm, net = pytest.importorskip('timm'), network('resnet18')
+    file = save_weights(net, tmp_path/'timm', layout='timm', **dict(META, **meta))
+    theirs = timm.create_model(f'local-dir:{file.parent}', pretrained=True)
+    prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(theirs))
+    # timm rounds oblong sizes down, which shifts the image by part of a pixel
+    assert (prepare(PHOTO) - as_trained(PHOTO, **meta)).abs().mean() < .1
+    assert 'fitted by' in (file.parent/'README.md').read_text()
+    transformers = pytest.importorskip('transformers')
+    if meta['resize'] == 'crop' and isinstance(meta['size'], tuple):
+        with pytest.raises(CourseError, match='save it with layout='):
+            save_weights(net, tmp_path/'hf', layout='huggingface', **dict(META, **meta))
+        return
+    file = save_weights(net, tmp_path/'hf', layout='huggingface', **dict(META, **meta))
+    prepare = transformers.BitImageProcessor.from_pretrained(file.parent)
+    x = prepare(PHOTO, return_tensors='pt')['pixel_values'][0]
+    assert (x - as_trained(PHOTO, **meta)).abs().mean() < .05
 
 @pytest.mark.parametrize('layout', ['torchvision', 'timm', 'huggingface'])
 def test_card(layout, tmp_path):

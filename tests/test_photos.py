@@ -1,10 +1,11 @@
 "Photos of any size: the same pixels as torchvision, the same batches with any number of processes"
 import io
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np, pytest, torch
 from fastai.vision.augment import FlipItem, RandomResizedCrop as FastaiCrop, aug_transforms
-from helpers import CtrlC, bits, needs_fork, photos, quiet
+from helpers import CtrlC, bits, needs_fork, photos, quiet, run_command
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from scipy import stats
@@ -13,17 +14,21 @@ from torchvision import transforms as T
 from torchvision.transforms import v2
 
 from resnet_course.augment import (
-    HorizontalFlip, RandomCrop, RandomResizedCrop, ScaleJitter, covering, height_width,
-    torch_seeded)
+    HorizontalFlip, RandomCrop, RandomErasing, RandomResizedCrop, ScaleJitter, Standardize,
+    covering, height_width, seeded, torch_seeded)
 from resnet_course.checkpoint import Interrupted, read_checkpoint
 from resnet_course.core import CourseError
 from resnet_course.evaluate import evaluate
 from resnet_course.images import plain_tensor
 from resnet_course.interpret import grad_cam
 from resnet_course.learner import course_learner
-from resnet_course.loaders import get_dls, raw_image, split_dl
+from resnet_course.loaders import get_dls, raw_image, split_dl, unaugmented
 from resnet_course.photos import PhotoBatches, PhotoReader, fit_photo, load_size_for, read_window
-from resnet_course.recipes import fit_recipe
+from resnet_course.predict import predict_images
+from resnet_course.presets import augmentations
+from resnet_course.recipes import fit_recipe, recipes
+from resnet_course.runs import load_run, run_learner, train_run
+from resnet_course.saving import load_model
 
 @pytest.fixture(scope='module')
 def real_photos(tmp_path_factory):
@@ -323,3 +328,134 @@ def test_few_photos_need_no_processes(real_photos):
     dls = get_dls(photos(real_photos.parent/'few', 6, (40, 30)), size=16, bs=4, device='cpu')
     assert [dl.workers for dl in dls.loaders] == [0, 0, 0]
     assert dls.train.new(num_workers=3).workers == 3
+
+# Other sizes for tests, and repeated augmentation
+
+SIZES = dict(size=32, test_size=48, load_size=51)
+
+def test_tests_at_another_size(real_photos, tmp_path):
+    "FixRes: everything but training sees `test_size`, and the record says so"
+    rec, report = train_run(real_photos, 'resnet8', epochs=1, bs=4, out=tmp_path, precision='fp32',
+                            setup=quiet, augment='imagenet', **SIZES)
+    assert {k: rec['data'][k] for k in SIZES} == SIZES
+    run = Path(rec['path'])
+    meta = load_model(run/'model.safetensors').meta
+    assert (meta['size'], meta['side']) == (48, 51)
+    learn, _ = run_learner(run)
+    assert evaluate(learn).losses.tolist() == report.losses.tolist()
+    dls = get_dls(**rec['data'])
+    assert [dl.one_batch()[0].shape[-1] for dl in dls.loaders] == [32, 48, 48]
+    with unaugmented(dls.train): assert dls.train.one_batch()[0].shape[-1] == 48
+    tfm = T.Compose([T.Resize(51), T.CenterCrop(48), T.PILToTensor()])
+    ds = dls.test_ds
+    files = [dls.files[i] for i in ds.items]
+    assert all(torch.equal(plain_tensor(ds[i][0]), tfm(Image.open(f).convert('RGB')))
+               for i, f in enumerate(files))
+    # the same probabilities from files, and the same sizes with the weights alone
+    probs = torch.stack([torch.tensor(sorted_probs(p))
+                         for p in predict_images(load_model(run/'model.safetensors'), files,
+                                                 precision='fp32')])
+    torch.testing.assert_close(probs, report.probs, atol=1e-5, rtol=0)
+    alone, _ = run_learner(run/'model.safetensors', real_photos)
+    assert (alone.dls.size, alone.dls.load_size, alone.dls.resize) == (48, 51, 'crop')
+    xb = learn.dls.test.one_batch()[0]
+    assert grad_cam(learn, xb).shape[-2:] == xb.shape[-2:] == (48, 48)
+
+def sorted_probs(p): return [q for _, q in sorted(zip(p.classes, p.probs))]
+
+def test_sizes_for_tests_on_the_command_line(real_photos, tmp_path, capfd):
+    args = ['--data', real_photos, '--arch', 'resnet8', '--bs', 4, '--epochs', 1, '--size', '32x40',
+            '--test-size', '48x56', '--load-size', 60, '--repeats', 2, '--out', tmp_path]
+    assert run_command('train', *args) == 0
+    assert 'training on 32×40 px, everything else on 48×56 px' in capfd.readouterr().out
+    run = tmp_path/f'{real_photos.name}-resnet8-001'
+    assert load_run(run)['data']['repeats'] == 2
+    assert run_command('evaluate', run) == run_command('evaluate', run, '--ten-crop') == 0
+    assert run_command('predict', real_photos/'a', '--model', run) == 0
+    if find_spec('onnxruntime'):
+        assert run_command('export', run) == 0
+        assert '3×48×56 images' in capfd.readouterr().out
+    with pytest.raises(CourseError, match='test_size is for photos'):
+        get_dls('digits', test_size=32)
+    with pytest.raises(CourseError, match='smaller than what is cropped'):
+        get_dls(real_photos, size=32, load_size=(40, 31))
+    with pytest.raises(CourseError, match='repeats'): get_dls(real_photos, repeats=0)
+
+@needs_fork
+@pytest.mark.parametrize('balance', [None, 'sample'])
+def test_repeated_augmentation(real_photos, balance):
+    "Each image comes three times in a row, augmented differently, in an epoch of the same length"
+    def loaders(repeats=3, num_workers=0):
+        return get_dls(real_photos, size=32, bs=6, seed=3, augment='imagenet', device='cpu',
+                       num_workers=num_workers, repeats=repeats, balance=balance)
+    dls = loaders()
+    order = dls.train.get_idxs()
+    assert len(order) == len(dls.train_ds) == len(loaders(1).train.get_idxs())
+    assert all(len({*order[i:i + 3]}) == 1 for i in range(0, len(order) - 2, 3))
+    assert order != dls.train.get_idxs()
+    if not balance: assert len({*order}) == -(-len(order)//3)
+    alone = batches(loaders().train)
+    same(alone, batches(loaders(num_workers=2).train))
+    x, y = alone[0]
+    assert y[0] == y[1] == y[2] and not any(torch.equal(x[i], x[i + 1]) for i in range(5))
+
+def test_resuming_repeated_augmentation(real_photos, tmp_path):
+    def learner():
+        dls = get_dls(real_photos, size=32, bs=4, augment='imagenet', device='cpu', repeats=3)
+        return quiet(course_learner(dls, 'resnet8', seed=3, precision='fp32'))
+    whole, again = learner(), learner()
+    fit_recipe(whole, epochs=2)
+    file = tmp_path/'checkpoint.pt'
+    with pytest.raises(Interrupted):
+        fit_recipe(learner(), epochs=2, cbs=CtrlC(1, 1), checkpoint=file)
+    fit_recipe(again, epochs=2, checkpoint=file, resume=True)
+    assert torch.equal(bits(whole), bits(again))
+
+# Published augmentation
+
+def test_erased_rectangles_have_torchvisions_distribution():
+    x, n = torch.ones(1, 40, 70), 4000
+    torch.manual_seed(0)
+    theirs = np.array([T.RandomErasing.get_params(x, (.02, .33), (.3, 3.3), [0])[:4]
+                       for _ in range(n)])
+    erase = RandomErasing(p=1.)
+    erase.gen = torch.Generator().manual_seed(1)
+    ours = torch.stack(erase.draw(x.expand(n, 1, 40, 70)), 1).numpy()
+    for i in range(4): assert stats.ks_2samp(ours[:, i], theirs[:, i]).pvalue > 1e-3
+    rare = augmentations('torchvision2021', get_dls_images(), 32, 3, np.arange(4))[-1]
+    rare.gen = torch.Generator().manual_seed(2)
+    erased = (rare.apply(torch.ones(n, 3, 32, 32), *rare.draw(torch.ones(n, 3, 32, 32))) == 0)
+    assert 0.085 < erased.flatten(1).any(1).float().mean() < 0.115
+    assert rare.order > Standardize.order   # 0 is the mean of the normalized images
+
+def get_dls_images(): return get_dls('digits').train_ds.tls[1].tfms.fs[0].images
+
+@pytest.mark.skipif(not find_spec('timm'), reason='needs timm')
+@pytest.mark.parametrize('config', ['rand-m6-mstd0.5-inc1', 'rand-m9-n3-mstd0.5'])
+def test_timms_randaugment(real_photos, config):
+    "What timm's own training transforms contain does the same to a photo"
+    from timm.data.auto_augment import RandAugment
+    from timm.data.transforms_factory import transforms_imagenet_train
+    tfms = transforms_imagenet_train(160, auto_augment=config, interpolation='random').transforms
+    theirs, = [t for t in tfms if isinstance(t, RandAugment)]
+    ours = augmentations(f'resized_crop+{config}', get_dls_images(), 160, 3, np.arange(4))[-1]
+    im = Image.open(real_photos/'a'/'0.jpg').resize((160, 160))
+    x = T.functional.pil_to_tensor(im)
+    for seed in range(40):
+        with seeded(seed): want = T.functional.pil_to_tensor(theirs(im))
+        assert torch.equal(ours.one(x, seed), want)
+    with pytest.raises(CourseError, match='is not a configuration'):
+        get_dls(real_photos, size=32, augment='rand-quux9')
+
+@needs_fork
+@pytest.mark.parametrize('name', ['rsb_a3', 'torchvision2021'])
+def test_loaders_as_published(real_photos, name):
+    "Small, but with the published proportions; workers make the same batches"
+    if name == 'rsb_a3': pytest.importorskip('timm')
+    how = dict(recipes[name].loaders)
+    assert (how['size'], how['test_size']) == (160 if name == 'rsb_a3' else 176, 224)
+    how |= dict(size=32, test_size=48, load_size=51)
+    def epoch(workers):
+        return batches(get_dls(real_photos, bs=5, device='cpu', num_workers=workers, **how).train)
+    same(epoch(0), epoch(2))
+    assert epoch(0)[0][0].shape[-1] == 32

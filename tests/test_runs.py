@@ -2,16 +2,22 @@
 import os, shutil, subprocess, sys
 from pathlib import Path
 
-import pytest
+import numpy as np, pytest, torch
 from helpers import noise, noise_learner, photos, quiet, run_command
+from PIL import Image
+from torchvision import transforms as T
 
 from resnet_course.core import CourseError
 from resnet_course.augment import HorizontalFlip
+from resnet_course.datasets import imagenet_names
+from resnet_course.images import imagenet_stats
+from resnet_course.models import create_model
 from resnet_course.loaders import get_dls
 from resnet_course.saving import load_model
 from resnet_course.recipes import fit_recipe
 from resnet_course.evaluate import evaluate
-from resnet_course.runs import list_runs, run_learner, runs_table, save_run, train_run, versions
+from resnet_course.runs import (
+    evaluate_run, list_runs, run_learner, runs_table, save_run, train_run, versions)
 
 @pytest.fixture
 def photo_run(photo_folder, tmp_path):
@@ -137,3 +143,53 @@ def test_a_record_holds_the_commit(tmp_path):
     assert len(commit()) == 40
     with open(tmp_path/'resnet_course/core.py', 'a') as f: f.write('\n# changed\n')
     assert commit().endswith(' with changes')
+
+# Publishers' weights for ImageNet
+
+WNIDS = dict(n01440764='tench', n11939491='daisy', n02012849='crane bird')
+
+@pytest.fixture(scope='module')
+def imagenet_like(tmp_path_factory):
+    "Random weights for 1,000 classes, and photos in folders named by WordNet ids and by names"
+    folder, rng = tmp_path_factory.mktemp('published'), np.random.RandomState(0)
+    torch.manual_seed(0)
+    net = create_model('resnet18', n_out=1000).eval()
+    torch.save(net.state_dict(), folder/'resnet18.pth')
+    for wnid, name in WNIDS.items():
+        for c in (f'ids/{wnid}', f'names/{name}'): (folder/c).mkdir(parents=True)
+        for i in range(3):
+            im = noise((240 + 20*i, 300), rng)
+            for c in (f'ids/{wnid}', f'names/{name}'): im.save(folder/c/f'{i}.png')
+    return folder, net
+
+def test_published_weights_on_folders_of_imagenets_classes(imagenet_like):
+    "Evaluated as torchvision does it, whether folders have names or WordNet ids, or miss classes"
+    folder, net = imagenet_like
+    tfm = T.Compose([T.Resize(256), T.CenterCrop(224), T.ToTensor(), T.Normalize(*imagenet_stats)])
+    place = {name: i for i, name in enumerate(imagenet_names())}
+    for kind, classes in (('ids', WNIDS), ('names', WNIDS.values())):
+        report, _ = evaluate_run(folder/'resnet18.pth', folder/kind)
+        want, targets = [], []
+        for c, wnid in sorted(zip(classes, WNIDS), key=lambda o: place[o[1]]):
+            files = sorted((folder/kind/c).iterdir())
+            with torch.no_grad():
+                want.append(net(torch.stack([tfm(Image.open(f)) for f in files])).softmax(1))
+            targets += [place[wnid]]*len(files)
+        order = report.targets.argsort(stable=True)
+        assert report.targets[order].tolist() == targets
+        torch.testing.assert_close(report.probs[order], torch.cat(want), atol=1e-5, rtol=1e-3)
+        assert [report.vocab[i] for i in targets[::3]] == ['tench', 'crane bird', 'daisy']
+
+def test_published_weights_on_the_command_line(imagenet_like, tmp_path, capfd):
+    folder, net = imagenet_like
+    assert run_command('evaluate', folder/'resnet18.pth', '--data', folder/'ids') == 0
+    out = capfd.readouterr().out
+    assert 'all 9 images as a test set, 1000 classes' in out and 'and 997 more classes' in out
+    torch.save(create_model('resnet50', n_out=1000).state_dict(), tmp_path/'r50.pth')
+    torch.save(create_model('resnet18', n_out=7).state_dict(), tmp_path/'seven.pth')
+    for file, says in (('r50.pth', 'which variant'), ('seven.pth', 'what its 7 classes are')):
+        assert run_command('evaluate', tmp_path/file, '--data', folder/'ids') == 1
+        assert says in capfd.readouterr().err
+    shutil.copytree(folder/'ids'/'n01440764', tmp_path/'flowers'/'rose')
+    assert run_command('evaluate', folder/'resnet18.pth', '--data', tmp_path/'flowers') == 1
+    assert 'this network was trained for' in capfd.readouterr().err
