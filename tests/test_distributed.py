@@ -5,6 +5,7 @@ The result is that of one process, every image counts once, and one process writ
 import json, os, signal, socket, subprocess, sys, time
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -15,14 +16,18 @@ from helpers import exit_status, fork, kill, needs_fork, quiet, wait_for
 from torch import nn
 
 from resnet_course.core import CourseError
+from resnet_course.augment import BatchAugment
 from resnet_course.loaders import get_dls
 from resnet_course.models import create_model
-from resnet_course.distributed import _norms_of, _sync_norms, _undo_sync
+from resnet_course.weight_files import read_weights
+from resnet_course.distributed import (
+    DDPCallback, ShardedDL, _norms_of, _sync_norms, _undo_sync, connect)
 from resnet_course.checkpoint import read_checkpoint
 from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe, get_recipe
 from resnet_course.evaluate import evaluate
-from resnet_course.runs import list_runs, train_run
+from resnet_course.finetune import Stage, _FeatureDL, _head_inputs, run_stages
+from resnet_course.runs import finetune_run, list_runs, train_run
 
 def free_port():
     with socket.socket() as s:
@@ -156,6 +161,125 @@ def test_accumulated_gradients_are_exchanged_once(tmp_path):
     for res in results(tmp_path, 2):
         assert same(res['model'], alone['model'], 1e-6)
         assert res['seen'] == 2*ends
+
+def test_photo_processes_are_kept():
+    "A shard that is made anew in each epoch would start its processes anew"
+    cb, dls = DDPCallback(), get_dls('digits', bs=8, n_train=32)
+    cb.shards = {}
+    assert cb.shard(dls.train, 0, 2) is cb.shard(dls.train, 0, 2)
+    assert cb.shard(dls.train, 0, 2) is not cb.shard(dls.train, 0, 1)
+
+# Fine-tuning in stages
+
+def two_groups(m): return [params(m[0]), params(m[-1])]
+
+def stage_learner(augment=False):
+    "A learner with a head, and without BatchNorm"
+    dls = get_dls('digits', bs=16, n_train=67, valid_pct=0.0295, augment=augment, seed=42)
+    return quiet(course_learner(dls, net(), seed=1, precision='fp32', splitter=two_groups))
+
+plan = [Stage('head', -1, 3, 0.05, cache=2), Stage('all', 0, 3, 0.02),
+        Stage('all at once', 0, 2, 0.02, start_from='initial', monitor='accuracy', patience=1)]
+
+def fit_stages(rank, out, path=None):
+    "Fine-tune; every process writes its weights and results to `out`"
+    learn = stage_learner()
+    res = run_stages(learn, plan, path)
+    rows = [{k: v for k, v in r.items() if k != 'seconds'} for r in res.rows]
+    torch.save(dict(model=learn.model.state_dict(), rows=rows,
+                    seconds=[r['seconds'] for r in res.rows], ok=res.reports), out/f'{rank}.pt')
+
+@needs_fork
+@pytest.mark.parametrize('n', [2, 3])
+def test_stages_are_those_of_one_process(tmp_path, n):
+    "The head on shared features, and two stages after it"
+    fit_stages('alone', tmp_path)
+    assert wait(start(n, fit_stages, tmp_path)) == [0]*n
+    alone, each = load(tmp_path/'alone.pt'), results(tmp_path, n)
+    assert not same(alone['model'], net().state_dict(), 1e-2)  # it did train
+    for res in each:
+        assert same(res['model'], alone['model'], 1e-6) and res['rows'] == alone['rows']
+        assert res['seconds'] == each[0]['seconds'] and res['ok'] == each[0]['ok']
+
+def cache_features(rank, out):
+    "Every process writes the features of all images, and how many it computed"
+    connect()
+    learn, n_seen = stage_learner(), []
+    learn.create_opt()
+    learn.model[0].register_forward_pre_hook(lambda m, inp: n_seen.append(len(inp[0])))
+    x, y = _head_inputs(learn, learn.dls.train.new(shuffle=False, drop_last=False))
+    torch.save(dict(x=x, y=y, n=sum(n_seen)), out/f'{rank}.pt')
+
+@needs_fork
+@pytest.mark.parametrize('n', [2, 3])
+def test_features_are_shared_out(tmp_path, n):
+    "Each process computes its part, and gets the rest"
+    cache_features('alone', tmp_path)
+    assert wait(start(n, cache_features, tmp_path)) == [0]*n
+    alone, each = load(tmp_path/'alone.pt'), results(tmp_path, n)
+    assert sum(res['n'] for res in each) == alone['n'] == 67
+    assert max(res['n'] for res in each) - min(res['n'] for res in each) <= len(range(0, 67, 16))
+    for res in each:
+        assert (res['x'] - alone['x']).abs().max() < 1e-6 and torch.equal(res['y'], alone['y'])
+
+def test_shards_of_features_take_turns():
+    "Every epoch has the next view, also if each makes a new shard"
+    dl = _FeatureDL([torch.zeros(8, 1), torch.ones(8, 1)], torch.arange(8), 4, True, 'cpu')
+    seen = []
+    for _ in range(3):
+        shard = ShardedDL(dl, 0, 2)
+        with mock.patch('resnet_course.distributed.broadcast_object', lambda o: o):
+            seen.append({float(v) for x, _ in shard for v in x})
+    assert seen == [{0.}, {1.}, {0.}]
+
+def stop_after_head(rank, out):
+    "Every process ends when the second stage begins"
+    class Stop(Callback):
+        def before_fit(self):
+            if self.n_epoch == 3 and not self.learn.opt.frozen_idx: raise KeyboardInterrupt
+    learn = stage_learner()
+    learn.add_cb(Stop())
+    with pytest.raises(KeyboardInterrupt): run_stages(learn, plan, out/'stages')
+    fit_stages(rank, out, out/'stages')
+
+@needs_fork
+def test_stages_are_resumed_by_several_processes(tmp_path):
+    for name in ('whole', 'cut'): (tmp_path/name).mkdir()
+    assert wait(start(2, fit_stages, tmp_path/'whole')) == [0, 0]
+    assert wait(start(2, stop_after_head, tmp_path/'cut')) == [0, 0]
+    (a, _), cut = results(tmp_path/'whole', 2), results(tmp_path/'cut', 2)
+    for res in cut: assert same(res['model'], a['model']) and res['rows'] == a['rows']
+    assert sorted(f.name for f in (tmp_path/'cut'/'stages').iterdir()) == [
+        'all at once.safetensors', 'all.safetensors', 'head.safetensors', 'initial.safetensors',
+        'stages.json']
+
+def finetune_head(rank, out):
+    "A whole run, with BatchNorm as it was in training; images are not augmented"
+    def setup(learn):
+        quiet(learn)
+        fs = learn.dls.train.after_batch.fs
+        fs[:] = [tfm for tfm in fs if not isinstance(tfm, BatchAugment)]
+    how = dict(plan='head', epochs=2, bs=16, n_train=64, precision='fp32', out=out/f'runs{rank}')
+    if rank != 'alone': how['out'] = out/'runs'
+    rec, stages, report = finetune_run('digits', 'resnet20-fashion_mnist', setup=setup, **how)
+    res = dict(path=rec['path'], rows=stages.rows, top1=report.top1)
+    (out/f'{rank}.json').write_text(json.dumps(res))
+
+@needs_fork
+def test_fine_tuning_writes_one_record(tmp_path):
+    "The record and the weights are those of one process"
+    finetune_head('alone', tmp_path)
+    assert wait(start(2, finetune_head, tmp_path)) == [0, 0]
+    alone, a, b = (json.loads((tmp_path/f'{o}.json').read_text()) for o in ('alone', 0, 1))
+    rec, = list_runs(tmp_path/'runs')
+    assert a == b and a['path'] == rec['path'] and rec['processes'] == 2
+    assert sorted(f.name for f in Path(a['path']).iterdir()) == sorted(
+        f.name for f in Path(alone['path']).iterdir())
+    assert a['top1'] == alone['top1'] == rec['test']['top1']
+    for key in ('train', 'valid', 'test', 'n_train', 'best_epoch'):
+        assert a['rows'][0][key] == alone['rows'][0][key]
+    weights = [read_weights(Path(o['path'])/'model.safetensors')[0] for o in (a, alone)]
+    assert same(*weights, 1e-6)
 
 # Interruptions
 
