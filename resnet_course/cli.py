@@ -564,8 +564,8 @@ def runs(out:Out=Path('runs')):
             f"seed {r['seed']} {r['precision']} {r['seconds']:8.1f} s  {test}")
 
 # %% ../nbs/api/71_cli.ipynb #1625b47e
-@app.command(epilog=_examples('resnet-course doctor'))
-def doctor():
+@app.command(epilog=_examples('resnet-course doctor', 'resnet-course doctor --device cuda:1'))
+def doctor(device:Device=None):
     "Check whether this machine is ready to train. Exit status 1 if there are problems."
     from resnet_course.doctor import diagnose
     checks = diagnose()

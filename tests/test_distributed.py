@@ -390,15 +390,37 @@ def fit_without_seed(rank):
 def test_processes_that_split_the_images_differently():
     assert wait(start(2, fit_without_seed)) == [0, 0]
 
-# torchrun
+# From the command line
 
-def torchrun(folder, *args):
+launchers = dict(
+    torchrun=['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2'],
+    # that it is told of GPUs that are not there does no harm
+    accelerate=['-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', '2'])
+
+def launch(launcher, folder, *args):
     "What two processes print"
-    cmd = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
     env = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1]), 'OMP_NUM_THREADS': '1'}
-    p = subprocess.run([*cmd, *args], cwd=folder, env=env, capture_output=True, text=True)
+    if launcher == 'accelerate': args = (f'--main_process_port={free_port()}', *args)
+    p = subprocess.run([sys.executable, *launchers[launcher], *args], cwd=folder, env=env,
+                       capture_output=True, text=True)
     assert p.returncode == 0, p.stderr[-3000:]
     return p.stdout
+
+def torchrun(folder, *args): return launch('torchrun', folder, *args)
+
+@pytest.mark.parametrize('launcher', launchers)
+def test_fine_tuning_from_the_command_line(tmp_path, launcher):
+    "One line per epoch (of images, not of features), one table of stages, one record"
+    (tmp_path/'plan.yaml').write_text(
+        '- {name: head, freeze_to: -1, epochs: 1, lr: .02, cache: 1}\n'
+        '- {name: more, freeze_to: -2, epochs: 1, lr: .002}\n')
+    out = launch(launcher, tmp_path, '-m', 'resnet_course', 'finetune', '--data', 'digits',
+                 '--weights', 'resnet20-fashion_mnist', '--plan', 'plan.yaml', '--n-train', '64',
+                 '--bs', '16')
+    assert out.count('epoch 1/1') == out.count('best stage by validation') == 1
+    rec, = list_runs(tmp_path/'runs')
+    assert rec['processes'] == 2 and [s['name'] for s in rec['finetune']['stages']] == [
+        'head', 'more']
 
 def test_torchrun(tmp_path):
     "One line per epoch, one record"
