@@ -282,8 +282,9 @@ def finetune(
 
 # %% ../nbs/api/71_cli.ipynb #03e40900
 def _say_loaded(learn):
-    "Print what was loaded and where the run goes, and one line per epoch"
-    say(f'{learn.dls.describe()}\n{learn.weights_report}\n{learn.path}')
+    "Print what was loaded, how it is computed and where the run goes, and one line per epoch"
+    say(f'{learn.dls.describe()}\n{learn.weights_report}')
+    say(f'seed {learn.seed}, precision {learn.precision.resolved}\n{learn.path}')
     _one_line_per_epoch(learn)
 
 def _say_finetuned(run, results, report):

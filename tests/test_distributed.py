@@ -12,8 +12,10 @@ import torch
 from fastai.callback.core import Callback
 from fastai.metrics import F1Score, accuracy
 from fastai.torch_core import params, rank_distrib
+from fastcore.basics import noop
 from helpers import exit_status, fork, kill, needs_fork, quiet, wait_for
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from resnet_course.core import CourseError
 from resnet_course.augment import BatchAugment
@@ -21,7 +23,7 @@ from resnet_course.loaders import get_dls
 from resnet_course.models import create_model
 from resnet_course.weight_files import read_weights
 from resnet_course.distributed import (
-    DDPCallback, ShardedDL, _norms_of, _sync_norms, _undo_sync, connect)
+    DDPCallback, ShardedDL, _destroy_group, _norms_of, _sync_norms, _undo_sync, connect)
 from resnet_course.checkpoint import read_checkpoint
 from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe, get_recipe
@@ -201,6 +203,30 @@ def test_stages_are_those_of_one_process(tmp_path, n):
         assert same(res['model'], alone['model'], 1e-6) and res['rows'] == alone['rows']
         assert res['seconds'] == each[0]['seconds'] and res['ok'] == each[0]['ok']
 
+def with_norms(m): return [params(m[:-1]), params(m[-1])]
+
+def sync_here(model): return DistributedDataParallel(_sync_norms(model))
+
+def fit_head_as_on_gpus(rank, out):
+    "Train a head while BatchNorm is frozen, and is SyncBatchNorm while it trains"
+    dls = get_dls('digits', bs=16, n_train=67, valid_pct=0.0295, augment=False, seed=42)
+    learn = quiet(course_learner(dls, net(nn.BatchNorm2d(4)), seed=1, precision='fp32',
+                                 splitter=with_norms))
+    # DDP refuses it on a CPU, where it cannot train; but here it does not
+    alone = mock.patch.object(DistributedDataParallel, '_passing_sync_batchnorm_handle', noop)
+    with alone, mock.patch('resnet_course.distributed._wrap_model', sync_here):
+        run_stages(learn, [Stage('head', -1, 3, 0.05)])
+    assert type(learn.model[1]) is nn.BatchNorm2d
+    torch.save(dict(model=learn.model.state_dict()), out/f'{rank}.pt')
+
+@needs_fork
+def test_frozen_batchnorm_as_on_gpus(tmp_path):
+    "In evaluation mode SyncBatchNorm runs on a CPU, too: the weights are those of one process"
+    fit_head_as_on_gpus('alone', tmp_path)
+    assert wait(start(2, fit_head_as_on_gpus, tmp_path)) == [0, 0]
+    alone = load(tmp_path/'alone.pt')
+    for res in results(tmp_path, 2): assert same(res['model'], alone['model'], 1e-6)
+
 def cache_features(rank, out):
     "Every process writes the features of all images, and how many it computed"
     connect()
@@ -351,6 +377,20 @@ def fit_poisoned(rank, ranks):
 @pytest.mark.parametrize('ranks', [(0, 1), (0,), (1,)], ids=['both', 'first', 'second'])
 def test_nan_in_one_process_stops_both(ranks):
     assert wait(start(2, fit_poisoned, ranks)) == [0, 0]
+
+# The end
+
+@pytest.mark.parametrize('backend,failed,destroyed', [
+    ('nccl', False, True), ('nccl', True, False), ('gloo', False, True), ('gloo', True, True)])
+def test_shutdown(backend, failed, destroyed, monkeypatch):
+    "Destroying NCCL's group waits for all processes: not after an error, which they do not share"
+    monkeypatch.setattr('torch.distributed.is_initialized', lambda: True)
+    monkeypatch.setattr('torch.distributed.get_backend', lambda: backend)
+    done = mock.Mock()
+    monkeypatch.setattr('torch.distributed.destroy_process_group', done)
+    monkeypatch.setattr(sys, 'last_value', ValueError() if failed else None, raising=False)
+    _destroy_group()
+    assert done.called == destroyed
 
 # What is written, and by whom
 

@@ -1,5 +1,5 @@
 "What a GPU would do, on a GPU where there is one, and imitated where there is none"
-import json, runpy
+import json, runpy, time
 from types import SimpleNamespace
 from unittest import mock
 
@@ -19,7 +19,7 @@ from resnet_course.augment import (
     AlternatingFlip, ColorJitter, Cutout, HorizontalFlip, Lighting, PadCrop, RandomAffine,
     RandomErasing, RandomResizedCrop, ScaleJitter, ToFloat, resize_smoothly)
 from resnet_course.callbacks import (
-    EMA, CourseCutMix, CourseMixUp, TerminateOnNaN, _DeviceLoss, _DeviceMean)
+    EMA, CourseCutMix, CourseMixUp, TerminateOnNaN, _DeviceLoss, _DeviceMean, synchronize)
 from resnet_course.checkpoint import Checkpoint, Interrupted, read_checkpoint
 from resnet_course.evaluate import evaluate
 from resnet_course.fastresnet import whitening
@@ -198,6 +198,20 @@ def test_float32_is_not_tf32():
     evaluate(learn)
     assert seen[0] == (True, True) and set(seen[1:]) == {(False, False)}
     assert torch.backends.cudnn.allow_tf32 == before
+
+def test_training_time_includes_what_the_gpu_still_computes():
+    "The clock is read after waiting for the device of the batches"
+    learn, seen = digits_learner(n_train=64), []
+    def wait(device):
+        seen.append(torch.device(device))
+        time.sleep(0.3)
+    with mock.patch('resnet_course.callbacks.synchronize', wait): learn.fit(1, 0.01)
+    assert seen == [torch.device(learn.dls.device)]
+    row, = learn.history.rows
+    assert row['train_seconds'] > 0.3
+    with mock.patch('torch.cuda.synchronize') as cuda, mock.patch('torch.mps.synchronize') as mps:
+        for device in ('cpu', None, 'cuda:1', 'mps'): synchronize(device)
+    assert cuda.call_args.args == ('cuda:1',) and cuda.call_count == mps.call_count == 1
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.float32])
 def test_response_norm_in_half_precision(dtype):
