@@ -378,6 +378,43 @@ def fit_poisoned(rank, ranks):
 def test_nan_in_one_process_stops_both(ranks):
     assert wait(start(2, fit_poisoned, ranks)) == [0, 0]
 
+# Devices that are not here
+
+@pytest.fixture
+def second_of_two(monkeypatch):
+    "This is process 1 of 2 on a machine with GPUs; what it does is noted"
+    for name, value in dict(WORLD_SIZE=2, LOCAL_WORLD_SIZE=2, RANK=1, LOCAL_RANK=1).items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv('RESNET_COURSE_DEVICE', '')
+    calls = mock.Mock()
+    monkeypatch.setattr('torch.cuda.is_available', lambda: True)
+    monkeypatch.setattr('torch.cuda.set_device', calls.set_device)
+    monkeypatch.setattr('torch.distributed.init_process_group', calls.join)
+    monkeypatch.setattr('torch.distributed.get_world_size', lambda: 2)
+    monkeypatch.setattr('accelerate.PartialState', calls.by_accelerate)
+    monkeypatch.setattr('atexit.register', calls.at_exit)
+    return calls
+
+def test_processes_that_share_a_gpu(second_of_two, monkeypatch):
+    "Two on one card talk through gloo, because NCCL wants a card for each"
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 1)
+    assert connect() == 2
+    assert second_of_two.mock_calls == [
+        mock.call.set_device(0), mock.call.join('gloo'), mock.call.at_exit(_destroy_group)]
+
+def test_processes_with_a_gpu_each(second_of_two, monkeypatch):
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 2)
+    assert connect() == 2
+    assert second_of_two.mock_calls == [
+        mock.call.by_accelerate(cpu=False), mock.call.at_exit(_destroy_group)]
+
+@pytest.mark.parametrize('device', ['cuda:1', 'mps'])
+def test_one_device_for_all_processes_is_refused(second_of_two, monkeypatch, device):
+    monkeypatch.setenv('RESNET_COURSE_DEVICE', device)
+    with pytest.raises(CourseError, match=f'device={device}: 2 processes.*CUDA_VISIBLE_DEVICES'):
+        connect()
+    assert not second_of_two.mock_calls
+
 # The end
 
 @pytest.mark.parametrize('backend,failed,destroyed', [
