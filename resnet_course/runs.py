@@ -18,6 +18,7 @@ from fastai.torch_core import num_distrib, rank_distrib
 from matplotlib.figure import Figure
 from scipy import stats
 
+from . import __file__ as package_file   # a notebook has no `__file__`
 from .core import (
     CourseError, MissingFileError, atomic_write, check_args, check_device, check_path, check_type,
     package_version, plot_text, printable, read_json, shorten, write_json)
@@ -63,14 +64,15 @@ _packages = ('resnet-course', 'fastai', 'fastcore', 'torch', 'torchvision', 'num
 
 def source_commit()->str|None: # Such as '1f3a…'; '1f3a… with changes'; None outside a checkout
     "Return the git commit of this package's source, if it runs from a checkout"
-    root = Path(__file__).resolve().parent.parent
+    package = Path(package_file).resolve().parent
+    root = package.parent
     def git(*args):
         done = subprocess.run(['git', '-C', str(root), *args], capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else None
     # an installed package may lie within the checkout of another project
     if not (root/'settings.ini').is_file() or not shutil.which('git'): return None
     commit = git('rev-parse', 'HEAD')
-    changed = git('status', '--porcelain', '--untracked-files=no', '--', __package__)
+    changed = git('status', '--porcelain', '--untracked-files=no', '--', package.name)
     return f'{commit} with changes' if commit and changed else commit
 
 def versions()->dict: # Package → version, None where it is not installed
