@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['check_cbs', 'TerminateOnNaN', 'synchronize', 'History', 'use_device_metrics', 'CourseProgress', 'print_epochs',
            'RetainHeap', 'EMA', 'SWA', 'GradientAccumulation', 'FitWhiten', 'ProgressiveResize', 'RestoreBest',
-           'TorchPlateau', 'MixUpOrCutMix', 'log_callback', 'check_logger', 'end_log']
+           'TorchPlateau', 'CourseMixUp', 'CourseCutMix', 'rectangle', 'MixUpOrCutMix', 'log_callback', 'check_logger',
+           'end_log']
 
 # %% ../nbs/api/33_callbacks.ipynb #44851d96
 import copy, ctypes, math, sys, time
@@ -576,15 +577,71 @@ class TorchPlateau(Callback):
     def load_state_dict(self, s): self.sched.load_state_dict(s)
 
 # %% ../nbs/api/33_callbacks.ipynb #0f309f18
+def _send(t, like):
+    "Send random numbers to the device of a batch, without waiting for a GPU"
+    return t.to(like.device, non_blocking=True)
+
+class CourseMixUp(MixUp):
+    "fastai's `MixUp`, but its random numbers do not wait for a GPU"
+    name = 'mix_up'
+
+    def before_batch(self):
+        "Blend each image with another, and its target too unless losses are blended"
+        n = len(self.y)
+        lam = self.distrib.sample((n,))
+        self.lam = _send(torch.maximum(lam, 1 - lam), self.x)
+        other = _send(torch.randperm(n), self.x)
+        self.yb1 = tuple(o[other] for o in self.yb)
+        self.learn.xb = self.mix([o[other] for o in self.xb], self.xb)
+        if not self.stack_y: self.learn.yb = self.mix(self.yb1, self.yb)
+
+    def mix(self,
+        others:tuple, # Tensors with a row for each image
+        mine:tuple    # The same, which have the larger share
+    )->tuple: # Tensors
+        "Blend rows of tensors"
+        return tuple(torch.lerp(a, b, self.lam.view(-1, *[1]*(b.ndim - 1)))
+                     for a, b in zip(others, mine))
+
+class CourseCutMix(CutMix):
+    "fastai's `CutMix`, but it draws its rectangle on the CPU, and so does not wait for a GPU"
+    name = 'cut_mix'
+
+    def before_batch(self):
+        "Paste a rectangle of another image into each image"
+        (n, _, h, w), lam = self.x.shape, self.distrib.sample((1,))
+        other = _send(torch.randperm(n), self.x)
+        self.yb1 = (self.y[other],)
+        x1, y1, x2, y2 = rectangle(w, h, lam)
+        self.x[..., y1:y2, x1:x2] = self.x[other][..., y1:y2, x1:x2]
+        area = torch.tensor([(x2 - x1)*(y2 - y1)])
+        self.lam = _send(1 - area/float(w*h), self.x)
+        if not self.stack_y:
+            self.learn.yb = tuple(torch.lerp(a, b, self.lam) for a, b in zip(self.yb1, self.yb))
+
+def rectangle(
+    w:int, # Width of the images (px)
+    h:int, # Their height (px)
+    lam:torch.Tensor # Share of the image that is kept (1), on the CPU
+)->tuple: # x1, y1, x2, y2 (px)
+    "Draw a rectangle with the share `1 - lam` of the image, cut off at the image's border"
+    def span(side):
+        half = int(torch.round(side*torch.sqrt(1 - lam)))//2
+        middle = int(torch.randint(0, side, (1,)))
+        return max(0, middle - half), min(side, middle + half)
+    (x1, x2), (y1, y2) = span(w), span(h)
+    return x1, y1, x2, y2
+
+# %% ../nbs/api/33_callbacks.ipynb #8266b130
 class MixUpOrCutMix(MixHandler):
-    "For each batch, either fastai's `MixUp` or its `CutMix`, with equal chances"
-    rand_bbox = CutMix.rand_bbox
+    "For each batch, either `CourseMixUp` or `CourseCutMix`, with equal chances"
+    mix = CourseMixUp.mix
 
     def __init__(self,
         mixup:float=0.2, # MixUp's alpha
         cutmix:float=1.  # CutMix's alpha
     ):
-        self.kinds = [MixUp(mixup), CutMix(cutmix)]
+        self.kinds = [CourseMixUp(mixup), CourseCutMix(cutmix)]
 
     def before_batch(self):
         "Mix a batch"

@@ -308,8 +308,9 @@ def finetune(
 
 # %% ../nbs/api/71_cli.ipynb #03e40900
 def _say_loaded(learn):
-    "Print what was loaded and where the run goes, and one line per epoch"
-    say(f'{learn.dls.describe()}\n{learn.weights_report}\n{learn.path}')
+    "Print what was loaded, how it is computed and where the run goes, and one line per epoch"
+    say(f'{learn.dls.describe()}\n{learn.weights_report}')
+    say(f'seed {learn.seed}, precision {learn.precision.resolved}\n{learn.path}')
     _say_unused(learn.dls)
     _one_line_per_epoch(learn)
 
@@ -579,8 +580,8 @@ def runs(out:Out=Path('runs')):
             f"seed {r['seed']} {r['precision']} {r['seconds']:8.1f} s  {test}")
 
 # %% ../nbs/api/71_cli.ipynb #1625b47e
-@app.command(epilog=_examples('resnet-course doctor'))
-def doctor():
+@app.command(epilog=_examples('resnet-course doctor', 'resnet-course doctor --device cuda:1'))
+def doctor(device:Device=None):
     "Check whether this machine is ready to train. Exit status 1 if there are problems."
     from resnet_course.doctor import diagnose
     checks = diagnose()

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 from fastai.data.all import DataLoaders
 from fastai.learner import Learner
+from fastai.torch_core import num_distrib
 from fastcore.basics import noop, patch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -463,7 +464,8 @@ def evaluate(
     model, dls = model_and_dls(learn, dls)
     dl = split_dl(dls, split)
     with memory_advice(getattr(dl, 'bs', None)), unaugmented(dl):
-        if isinstance(learn, Learner):
+        # fastai's predictions wait for those of other processes, which may not evaluate
+        if isinstance(learn, Learner) and num_distrib() < 2:
             with using_precision(learn, precision), learn.no_bar():
                 # in order, unless the loader has one of its own; fewer if files are unreadable
                 again = not isinstance(dl, ImageSetDL)

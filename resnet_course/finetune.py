@@ -7,7 +7,7 @@ __all__ = ['plans', 'Stage', 'StageResults', 'run_stages', 'get_plan', 'change_p
            'finetune_learner']
 
 # %% ../nbs/api/50_finetune.ipynb #3c478bbe
-import json, re, time
+import itertools, json, re, time
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ import yaml
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
+from fastai.torch_core import rank_distrib
 from fastcore.basics import noop, patch
 from matplotlib.figure import Figure
 from torch import nn
@@ -25,11 +26,14 @@ from torch import nn
 from .core import (
     CourseError, MissingFileError, align, atomic_write, check_args, check_choice, check_file,
     check_int, html_table, memory_advice, read_json, write_json)
+from .images import plain_tensor
 from .loaders import ImageSetDL, get_dls, split_dl
 from .models import options, unwrap_model
 from .weight_files import read_weights, shipped_weights, weight_sets
 from .weights import infer_arch, load_weights
 from .saving import save_weights
+from .distributed import (
+    agree_on_precision, broadcast_object, connect, gather_rows, share)
 from .freeze import (
     bn_modes, freeze_report, freeze_to, group_number, optimizer_groups, snapshot)
 from .callbacks import History, RestoreBest, check_logger, log_callback
@@ -137,13 +141,14 @@ def _head_inputs(
     dl:object      # Loader of the images
 )->tuple: # N,F features and N targets
     "Compute the input of the head for every image of `dl`, in evaluation mode"
-    kept = []
+    own, kept = share(dl), []
     def keep(m, inp): kept.append(inp[0].detach().float().cpu())
     hook = _head(learn).register_forward_pre_hook(keep)
     try:
-        with learn.no_bar(), learn.no_logging(): _, ys = learn.get_preds(dl=dl, act=noop)
+        with learn.no_bar(), learn.no_logging():
+            _, ys = learn.get_preds(dl=own, act=noop, reorder=False)
     finally: hook.remove()
-    return torch.cat(kept), ys
+    return gather_rows(torch.cat(kept), own), gather_rows(plain_tensor(ys), own)
 
 # %% ../nbs/api/50_finetune.ipynb #1c782ba3
 class _FeatureDL(DataLoader):
@@ -157,7 +162,8 @@ class _FeatureDL(DataLoader):
     ):
         super().__init__(range(len(ys)), bs=bs, shuffle=shuffle, drop_last=shuffle, num_workers=0,
                          device=device)
-        self.views, self.ys, self.n_iter = views, ys, 0
+        self.views, self.ys = views, ys
+        self.turns = itertools.count()   # also those of the shards, which are copies
 
     chances = None # As in the loader of images
 
@@ -167,8 +173,7 @@ class _FeatureDL(DataLoader):
 
     def create_batches(self, samps):
         "Look up features by index"
-        x = self.views[self.n_iter % len(self.views)]
-        self.n_iter += 1
+        x = self.views[next(self.turns)%len(self.views)]
         for idxs in self.chunkify(samps):
             i = torch.tensor(list(idxs))
             yield tuple(o[i].to(self.device, non_blocking=True) for o in (x, self.ys))
@@ -315,7 +320,7 @@ class _Store:
     def __init__(self, learn, stages, path):
         self.path, self.weights, self.done = Path(path) if path else None, {}, {}
         self.plan = _plan_record(learn, stages)
-        if self.path and self._index.exists(): self._resume()
+        if self.path and broadcast_object(self._index.exists()): self._resume()
         else: self.put(learn, 'initial', None)
 
     @property
@@ -348,8 +353,10 @@ def put(self:_Store, learn, name, result):
     if not self.path:
         self.weights[name] = snapshot(learn)
         return
-    save_weights(unwrap_model(learn.model), self._file(name))
-    write_json(dict(plan=self.plan, done=self.done), self._index)
+    if not rank_distrib():
+        save_weights(unwrap_model(learn.model), self._file(name))
+        write_json(dict(plan=self.plan, done=self.done), self._index)
+    broadcast_object(None)   # until then, there is nothing for the others to read
 
 @patch
 def get(self:_Store, learn, name):
@@ -382,7 +389,8 @@ def _trains(learn):
     return ' + '.join(names[first:]) if first else 'all'
 
 def _accuracies(learn, test):
-    "Top-1 accuracy on the three splits, and the interval of the test accuracy"
+    "Top-1 accuracy on the three splits, and the interval of the test accuracy; by one process"
+    if rank_distrib(): return None
     train, valid = evaluate(learn, 'train').top1, evaluate(learn, 'valid').top1
     report = evaluate(learn, 'test') if test else None
     return dict(train=train, valid=valid, test=report.top1 if test else None,
@@ -395,7 +403,7 @@ def _run_stage(learn, stage, start, test, log=None):
     history, best = _fit_stage(learn, stage, log)
     seconds = time.perf_counter() - began
     report = freeze_report(learn, before).check()
-    acc = _accuracies(learn, test)
+    acc = broadcast_object(_accuracies(learn, test))
     row = dict(name=stage.name, start_from=start, trains=_trains(learn), epochs=len(history),
                best_epoch=best, lr=learn.recipe['lr'], **acc, gap=acc['train'] - acc['valid'],
                n_train=sum(r['n_train'] for r in report.rows), seconds=seconds)
@@ -412,13 +420,15 @@ def run_stages(
     log:str|None=None # Also log to 'tensorboard' or 'wandb', in the folder `learn.path`
 )->StageResults: # With a freeze report for each stage
     "Fine-tune by a plan; raises `CourseError` before training if a stage does not suit `learn`"
+    connect()
     stages = _stages_for(learn, stages, keep, log)
-    with run_lock(path) if path else nullcontext():
+    with run_lock(path) if path and not rank_distrib() else nullcontext():
         return _run_all(learn, stages, path, test, keep, log)
 
 # %% ../nbs/api/50_finetune.ipynb #5e91c0a7
 def _run_all(learn, stages, path, test, keep, log):
     "Run the stages that are not complete"
+    agree_on_precision(learn)
     store, previous = _Store(learn, stages, path), 'initial'
     if hasattr(learn, 'history') and not learn.history.rows:
         learn.history.rows = store.history(stages)
@@ -429,7 +439,7 @@ def _run_all(learn, stages, path, test, keep, log):
         if getattr(learn, 'seed', None) is not None: set_seeds(learn.seed + i, learn.dls)
         with memory_advice(getattr(learn.dls.train, 'bs', None)):
             result = _run_stage(learn, s, start, test, log)
-        store.put(learn, s.name, result)
+        store.put(learn, s.name, broadcast_object(result))   # one process's seconds, for all
     done = {s.name: store.done[s.name] for s in stages}
     reports, histories = ({name: d[k] for name, d in done.items()} for k in ('report', 'history'))
     res = StageResults([d['row'] for d in done.values()], reports, histories)

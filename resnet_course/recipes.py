@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
-from fastai.callback.mixup import CutMix, MixUp
+from fastai.callback.mixup import MixUp
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.callback.training import GradientClip
@@ -35,8 +35,8 @@ from .precision import precisions
 from .distributed import in_step
 from .freeze import freeze_at_fit
 from .callbacks import (
-    EMA, SWA, FitWhiten, GradientAccumulation, MixUpOrCutMix, ProgressiveResize, RestoreBest,
-    TorchPlateau, check_cbs)
+    EMA, SWA, CourseCutMix, CourseMixUp, FitWhiten, GradientAccumulation, MixUpOrCutMix,
+    ProgressiveResize, RestoreBest, TorchPlateau, check_cbs)
 from .optimizers import (
     check_timm, timm_lamb, torch_adam, torch_adamw, torch_muon, torch_sgd, torch_sgd_no_norms)
 from .checkpoint import resumable, restore_learner
@@ -257,8 +257,8 @@ def _recipe_cbs(
     "Create the callbacks of a recipe"
     cbs = _schedule(r, lr)
     if r.mixup and r.cutmix: cbs.append(MixUpOrCutMix(r.mixup, r.cutmix))
-    elif r.mixup: cbs.append(MixUp(r.mixup))
-    elif r.cutmix: cbs.append(CutMix(r.cutmix))
+    elif r.mixup: cbs.append(CourseMixUp(r.mixup))
+    elif r.cutmix: cbs.append(CourseCutMix(r.cutmix))
     if r.bce: cbs.append(OneHot())
     if r.ema: cbs.append(EMA(r.ema, r.ema_every, r.ema_steps))
     if r.swa: cbs.append(SWA(r.swa))

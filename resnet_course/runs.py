@@ -389,7 +389,7 @@ def _finish(learn, extra):
     "Test and write the record in one process, with loaders that have every image once"
     run, n = learn.path, num_distrib()
     if n > 1: extra = dict(extra, processes=n)
-    report = evaluate(learn) if n < 2 else evaluate(learn.model, dls=learn.dls)
+    report = evaluate(learn)
     rec = save_run(learn, run, [report], **extra)
     (run/'checkpoint.pt').unlink(missing_ok=True)
     return {**rec, 'path': str(run)}, report
@@ -505,7 +505,9 @@ def finetune_run(
     except KeyboardInterrupt:
         raise Interrupted(f'stopped; {learn.path} holds the finished stages',
                           learn.path/'finetune.json') from None
-    return _finish_finetuning(learn, results, extra)
+    rec, report = broadcast_object(
+        None if rank_distrib() else _finish_finetuning(learn, results, extra))
+    return rec, results, report
 
 # %% ../nbs/api/51_runs.ipynb #d4b901f8
 def _lasting(name, known):
@@ -515,8 +517,7 @@ def _lasting(name, known):
 
 def _finetuning(asked, resume, out):
     "The learner, the stages and the logger of a new or interrupted run"
-    if num_distrib() > 1:
-        raise CourseError('fine-tuning in stages runs in one process: start it without a launcher')
+    connect()
     plan, epochs, lr, settings, more = _read_asked(Path(resume)) if resume else asked
     check_recipe('one_cycle', epochs, lr)   # before there is a folder
     if more['log']: check_logger(more['log'])
@@ -527,9 +528,10 @@ def _finetuning(asked, resume, out):
 
 def _new_finetuning(learn, asked, out):
     "Create a folder that records the arguments"
+    if rank_distrib(): return broadcast_object(None)
     run = new_run_dir(f"{learn.dls.name}-{learn.model.cfg['name']}-finetune", out)
     write_json(list(asked), run/'finetune.json')
-    return run
+    return broadcast_object(run)
 
 # %% ../nbs/api/51_runs.ipynb #5fe5bb5c
 def _read_asked(run):
@@ -553,11 +555,12 @@ def _read_asked(run):
 def _finish_finetuning(learn, results, extra):
     "Test the best stage, and write the record"
     end_log()
+    if num_distrib() > 1: extra = dict(extra, processes=num_distrib())
     report = evaluate(learn)
     rec = save_run(learn, learn.path, [report], finetune=results.to_dict(), **extra)
     with atomic_write(learn.path/'stages.png') as tmp:
         results.plot().savefig(tmp, format='png', dpi=110)
-    return {**rec, 'path': str(learn.path)}, results, report
+    return {**rec, 'path': str(learn.path)}, report
 
 # %% ../nbs/api/51_runs.ipynb #7ead6ed6
 @check_args

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from helpers import photos, quiet, run_command
 from PIL import Image
 
@@ -329,7 +330,7 @@ def test_sizes_that_are_none(size, capsys):
 
 @pytest.mark.parametrize('command', [
     ['train', '--data', 'digits'], ['finetune'], ['evaluate', 'run'], ['compare', 'a', 'b'],
-    ['report', 'run'], ['predict', 'x.png'], ['lr-find']], ids=lambda o: o[0])
+    ['report', 'run'], ['predict', 'x.png'], ['lr-find'], ['doctor']], ids=lambda o: o[0])
 @pytest.mark.parametrize('device, why', [
     ('cuda:99', 'cuda:99'), ('gpu', "give a torch.device, or a name: 'cpu', 'cuda', 'cuda:1' or")])
 def test_a_device_that_is_not_there(command, device, why, capsys, monkeypatch):
@@ -339,6 +340,14 @@ def test_a_device_that_is_not_there(command, device, why, capsys, monkeypatch):
     err = capsys.readouterr().err
     assert err.startswith('error: device=') and why in err and err.count('\n') == 1
     assert 'RESNET_COURSE_DEVICE' not in os.environ
+
+def test_commands_that_compute_take_a_device():
+    "Of the others, `export` compares with onnxruntime, on the CPU, and the rest have no network"
+    commands = typer.main.get_command(cli.app).commands
+    def has_device(c): return any('--device' in p.opts for p in c.params)
+    assert {name for name, c in commands.items() if not has_device(c)} == {
+        'export', 'data', 'runs', 'lessons'}
+    assert not any(map(has_device, commands['data'].commands.values()))
 
 def test_train_on_a_device_and_deterministically(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv('RESNET_COURSE_DEVICE', '')   # put back after the test

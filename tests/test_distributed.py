@@ -5,24 +5,31 @@ The result is that of one process, every image counts once, and one process writ
 import json, os, signal, socket, subprocess, sys, time
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from fastai.callback.core import Callback
 from fastai.metrics import F1Score, accuracy
 from fastai.torch_core import params, rank_distrib
+from fastcore.basics import noop
 from helpers import exit_status, fork, kill, needs_fork, quiet, wait_for
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from resnet_course.core import CourseError
+from resnet_course.augment import BatchAugment
 from resnet_course.loaders import get_dls
 from resnet_course.models import create_model
-from resnet_course.distributed import _norms_of, _sync_norms, _undo_sync
+from resnet_course.weight_files import read_weights
+from resnet_course.distributed import (
+    DDPCallback, _ShardedDL, _destroy_group, _norms_of, _sync_norms, _undo_sync, connect)
 from resnet_course.checkpoint import read_checkpoint
 from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe, get_recipe
 from resnet_course.evaluate import evaluate
-from resnet_course.runs import list_runs, train_run
+from resnet_course.finetune import Stage, _FeatureDL, _head_inputs, run_stages
+from resnet_course.runs import finetune_run, list_runs, train_run
 
 def free_port():
     with socket.socket() as s:
@@ -157,6 +164,149 @@ def test_accumulated_gradients_are_exchanged_once(tmp_path):
         assert same(res['model'], alone['model'], 1e-6)
         assert res['seen'] == 2*ends
 
+def test_photo_processes_are_kept():
+    "A shard that is made anew in each epoch would start its processes anew"
+    cb, dls = DDPCallback(), get_dls('digits', bs=8, n_train=32)
+    cb.shards = {}
+    assert cb.shard(dls.train, 0, 2) is cb.shard(dls.train, 0, 2)
+    assert cb.shard(dls.train, 0, 2) is not cb.shard(dls.train, 0, 1)
+
+# Fine-tuning in stages
+
+def two_groups(m): return [params(m[0]), params(m[-1])]
+
+def stage_learner(augment=False):
+    "A learner with a head, and without BatchNorm"
+    dls = get_dls('digits', bs=16, n_train=67, valid_pct=0.0295, augment=augment, seed=42)
+    return quiet(course_learner(dls, net(), seed=1, precision='fp32', splitter=two_groups))
+
+plan = [Stage('head', -1, 3, 0.05, cache=2), Stage('all', 0, 3, 0.02),
+        Stage('all at once', 0, 2, 0.02, start_from='initial', monitor='accuracy', patience=1)]
+
+def fit_stages(rank, out, path=None):
+    "Fine-tune; every process writes its weights and results to `out`"
+    learn = stage_learner()
+    res = run_stages(learn, plan, path)
+    rows = [{k: v for k, v in r.items() if k != 'seconds'} for r in res.rows]
+    torch.save(dict(model=learn.model.state_dict(), rows=rows,
+                    seconds=[r['seconds'] for r in res.rows], ok=res.reports), out/f'{rank}.pt')
+
+@needs_fork
+@pytest.mark.parametrize('n', [2, 3])
+def test_stages_are_those_of_one_process(tmp_path, n):
+    "The head on shared features, and two stages after it"
+    fit_stages('alone', tmp_path)
+    assert wait(start(n, fit_stages, tmp_path)) == [0]*n
+    alone, each = load(tmp_path/'alone.pt'), results(tmp_path, n)
+    assert not same(alone['model'], net().state_dict(), 1e-2)  # it did train
+    for res in each:
+        assert same(res['model'], alone['model'], 1e-6) and res['rows'] == alone['rows']
+        assert res['seconds'] == each[0]['seconds'] and res['ok'] == each[0]['ok']
+
+def with_norms(m): return [params(m[:-1]), params(m[-1])]
+
+def sync_here(model): return DistributedDataParallel(_sync_norms(model))
+
+def fit_head_as_on_gpus(rank, out):
+    "Train a head while BatchNorm is frozen, and is SyncBatchNorm while it trains"
+    dls = get_dls('digits', bs=16, n_train=67, valid_pct=0.0295, augment=False, seed=42)
+    learn = quiet(course_learner(dls, net(nn.BatchNorm2d(4)), seed=1, precision='fp32',
+                                 splitter=with_norms))
+    # DDP refuses it on a CPU, where it cannot train; but here it does not
+    alone = mock.patch.object(DistributedDataParallel, '_passing_sync_batchnorm_handle', noop)
+    with alone, mock.patch('resnet_course.distributed._wrap_model', sync_here):
+        run_stages(learn, [Stage('head', -1, 3, 0.05)])
+    assert type(learn.model[1]) is nn.BatchNorm2d
+    torch.save(dict(model=learn.model.state_dict()), out/f'{rank}.pt')
+
+@needs_fork
+def test_frozen_batchnorm_as_on_gpus(tmp_path):
+    "In evaluation mode SyncBatchNorm runs on a CPU, too: the weights are those of one process"
+    fit_head_as_on_gpus('alone', tmp_path)
+    assert wait(start(2, fit_head_as_on_gpus, tmp_path)) == [0, 0]
+    alone = load(tmp_path/'alone.pt')
+    for res in results(tmp_path, 2): assert same(res['model'], alone['model'], 1e-6)
+
+def cache_features(rank, out):
+    "Every process writes the features of all images, and how many it computed"
+    connect()
+    learn, n_seen = stage_learner(), []
+    learn.create_opt()
+    learn.model[0].register_forward_pre_hook(lambda m, inp: n_seen.append(len(inp[0])))
+    x, y = _head_inputs(learn, learn.dls.train.new(shuffle=False, drop_last=False))
+    torch.save(dict(x=x, y=y, n=sum(n_seen)), out/f'{rank}.pt')
+
+@needs_fork
+@pytest.mark.parametrize('n', [2, 3])
+def test_features_are_shared_out(tmp_path, n):
+    "Each process computes its part, and gets the rest"
+    cache_features('alone', tmp_path)
+    assert wait(start(n, cache_features, tmp_path)) == [0]*n
+    alone, each = load(tmp_path/'alone.pt'), results(tmp_path, n)
+    assert sum(res['n'] for res in each) == alone['n'] == 67
+    assert max(res['n'] for res in each) - min(res['n'] for res in each) <= len(range(0, 67, 16))
+    for res in each:
+        assert (res['x'] - alone['x']).abs().max() < 1e-6 and torch.equal(res['y'], alone['y'])
+
+def test_shards_of_features_take_turns():
+    "Every epoch has the next view, also if each makes a new shard"
+    dl = _FeatureDL([torch.zeros(8, 1), torch.ones(8, 1)], torch.arange(8), 4, True, 'cpu')
+    seen = []
+    for _ in range(3):
+        shard = _ShardedDL(dl, 0, 2)
+        with mock.patch('resnet_course.distributed.broadcast_object', lambda o: o):
+            seen.append({float(v) for x, _ in shard for v in x})
+    assert seen == [{0.}, {1.}, {0.}]
+
+def stop_after_head(rank, out):
+    "Every process ends when the second stage begins"
+    class Stop(Callback):
+        def before_fit(self):
+            if self.n_epoch == 3 and not self.learn.opt.frozen_idx: raise KeyboardInterrupt
+    learn = stage_learner()
+    learn.add_cb(Stop())
+    with pytest.raises(KeyboardInterrupt): run_stages(learn, plan, out/'stages')
+    fit_stages(rank, out, out/'stages')
+
+@needs_fork
+def test_stages_are_resumed_by_several_processes(tmp_path):
+    for name in ('whole', 'cut'): (tmp_path/name).mkdir()
+    assert wait(start(2, fit_stages, tmp_path/'whole')) == [0, 0]
+    assert wait(start(2, stop_after_head, tmp_path/'cut')) == [0, 0]
+    (a, _), cut = results(tmp_path/'whole', 2), results(tmp_path/'cut', 2)
+    for res in cut: assert same(res['model'], a['model']) and res['rows'] == a['rows']
+    assert sorted(f.name for f in (tmp_path/'cut'/'stages').iterdir()) == [
+        'all at once.safetensors', 'all.safetensors', 'head.safetensors', 'initial.safetensors',
+        'stages.json']
+
+def finetune_head(rank, out):
+    "A whole run, with BatchNorm as it was in training; images are not augmented"
+    def setup(learn):
+        quiet(learn)
+        fs = learn.dls.train.after_batch.fs
+        fs[:] = [tfm for tfm in fs if not isinstance(tfm, BatchAugment)]
+    how = dict(plan='head', epochs=2, bs=16, n_train=64, precision='fp32', out=out/f'runs{rank}')
+    if rank != 'alone': how['out'] = out/'runs'
+    rec, stages, report = finetune_run('digits', 'resnet20-fashion_mnist', setup=setup, **how)
+    res = dict(path=rec['path'], rows=stages.rows, top1=report.top1)
+    (out/f'{rank}.json').write_text(json.dumps(res))
+
+@needs_fork
+def test_fine_tuning_writes_one_record(tmp_path):
+    "The record and the weights are those of one process"
+    finetune_head('alone', tmp_path)
+    assert wait(start(2, finetune_head, tmp_path)) == [0, 0]
+    alone, a, b = (json.loads((tmp_path/f'{o}.json').read_text()) for o in ('alone', 0, 1))
+    rec, = list_runs(tmp_path/'runs')
+    assert a == b and a['path'] == rec['path'] and rec['processes'] == 2
+    assert sorted(f.name for f in Path(a['path']).iterdir()) == sorted(
+        f.name for f in Path(alone['path']).iterdir())
+    assert a['top1'] == alone['top1'] == rec['test']['top1']
+    for key in ('train', 'valid', 'test', 'n_train', 'best_epoch'):
+        assert a['rows'][0][key] == alone['rows'][0][key]
+    weights = [read_weights(Path(o['path'])/'model.safetensors')[0] for o in (a, alone)]
+    assert same(*weights, 1e-6)
+
 # Interruptions
 
 def fit_or_resume(rank, folder):
@@ -228,6 +378,57 @@ def fit_poisoned(rank, ranks):
 def test_nan_in_one_process_stops_both(ranks):
     assert wait(start(2, fit_poisoned, ranks)) == [0, 0]
 
+# Devices that are not here
+
+@pytest.fixture
+def second_of_two(monkeypatch):
+    "This is process 1 of 2 on a machine with GPUs; what it does is noted"
+    for name, value in dict(WORLD_SIZE=2, LOCAL_WORLD_SIZE=2, RANK=1, LOCAL_RANK=1).items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv('RESNET_COURSE_DEVICE', '')
+    calls = mock.Mock()
+    monkeypatch.setattr('torch.cuda.is_available', lambda: True)
+    monkeypatch.setattr('torch.cuda.set_device', calls.set_device)
+    monkeypatch.setattr('torch.distributed.init_process_group', calls.join)
+    monkeypatch.setattr('torch.distributed.get_world_size', lambda: 2)
+    monkeypatch.setattr('accelerate.PartialState', calls.by_accelerate)
+    monkeypatch.setattr('atexit.register', calls.at_exit)
+    return calls
+
+def test_processes_that_share_a_gpu(second_of_two, monkeypatch):
+    "Two on one card talk through gloo, because NCCL wants a card for each"
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 1)
+    assert connect() == 2
+    assert second_of_two.mock_calls == [
+        mock.call.set_device(0), mock.call.join('gloo'), mock.call.at_exit(_destroy_group)]
+
+def test_processes_with_a_gpu_each(second_of_two, monkeypatch):
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 2)
+    assert connect() == 2
+    assert second_of_two.mock_calls == [
+        mock.call.by_accelerate(cpu=False), mock.call.at_exit(_destroy_group)]
+
+@pytest.mark.parametrize('device', ['cuda:1', 'mps'])
+def test_one_device_for_all_processes_is_refused(second_of_two, monkeypatch, device):
+    monkeypatch.setenv('RESNET_COURSE_DEVICE', device)
+    with pytest.raises(CourseError, match=f'device={device}: 2 processes.*CUDA_VISIBLE_DEVICES'):
+        connect()
+    assert not second_of_two.mock_calls
+
+# The end
+
+@pytest.mark.parametrize('backend,failed,destroyed', [
+    ('nccl', False, True), ('nccl', True, False), ('gloo', False, True), ('gloo', True, True)])
+def test_shutdown(backend, failed, destroyed, monkeypatch):
+    "Destroying NCCL's group waits for all processes: not after an error, which they do not share"
+    monkeypatch.setattr('torch.distributed.is_initialized', lambda: True)
+    monkeypatch.setattr('torch.distributed.get_backend', lambda: backend)
+    done = mock.Mock()
+    monkeypatch.setattr('torch.distributed.destroy_process_group', done)
+    monkeypatch.setattr(sys, 'last_value', ValueError() if failed else None, raising=False)
+    _destroy_group()
+    assert done.called == destroyed
+
 # What is written, and by whom
 
 def whole_run(rank, out):
@@ -266,15 +467,37 @@ def fit_without_seed(rank):
 def test_processes_that_split_the_images_differently():
     assert wait(start(2, fit_without_seed)) == [0, 0]
 
-# torchrun
+# From the command line
 
-def torchrun(folder, *args):
+launchers = dict(
+    torchrun=['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2'],
+    # that it is told of GPUs that are not there does no harm
+    accelerate=['-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', '2'])
+
+def launch(launcher, folder, *args):
     "What two processes print"
-    cmd = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
     env = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1]), 'OMP_NUM_THREADS': '1'}
-    p = subprocess.run([*cmd, *args], cwd=folder, env=env, capture_output=True, text=True)
+    if launcher == 'accelerate': args = (f'--main_process_port={free_port()}', *args)
+    p = subprocess.run([sys.executable, *launchers[launcher], *args], cwd=folder, env=env,
+                       capture_output=True, text=True)
     assert p.returncode == 0, p.stderr[-3000:]
     return p.stdout
+
+def torchrun(folder, *args): return launch('torchrun', folder, *args)
+
+@pytest.mark.parametrize('launcher', launchers)
+def test_fine_tuning_from_the_command_line(tmp_path, launcher):
+    "One line per epoch (of images, not of features), one table of stages, one record"
+    (tmp_path/'plan.yaml').write_text(
+        '- {name: head, freeze_to: -1, epochs: 1, lr: .02, cache: 1}\n'
+        '- {name: more, freeze_to: -2, epochs: 1, lr: .002}\n')
+    out = launch(launcher, tmp_path, '-m', 'resnet_course', 'finetune', '--data', 'digits',
+                 '--weights', 'resnet20-fashion_mnist', '--plan', 'plan.yaml', '--n-train', '64',
+                 '--bs', '16')
+    assert out.count('epoch 1/1') == out.count('best stage by validation') == 1
+    rec, = list_runs(tmp_path/'runs')
+    assert rec['processes'] == 2 and [s['name'] for s in rec['finetune']['stages']] == [
+        'head', 'more']
 
 def test_torchrun(tmp_path):
     "One line per epoch, one record"

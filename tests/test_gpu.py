@@ -1,4 +1,5 @@
 "What a GPU would do, on a GPU where there is one, and imitated where there is none"
+import json, runpy, time
 from types import SimpleNamespace
 from unittest import mock
 
@@ -6,7 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback
+from fastai.callback.mixup import CutMix, MixUp
 from fastai.metrics import accuracy
+from conftest import root
 from helpers import CtrlC, bits, digits_learner, exit_status, fork, needs_fork, quiet
 from imitation import imitate
 from torch.torch_version import TorchVersion
@@ -15,7 +18,8 @@ from resnet_course import optimizers
 from resnet_course.augment import (
     AlternatingFlip, ColorJitter, Cutout, HorizontalFlip, Lighting, PadCrop, RandomAffine,
     RandomErasing, RandomResizedCrop, ScaleJitter, ToFloat, resize_smoothly)
-from resnet_course.callbacks import EMA, TerminateOnNaN, _DeviceLoss, _DeviceMean
+from resnet_course.callbacks import (
+    EMA, CourseCutMix, CourseMixUp, TerminateOnNaN, _DeviceLoss, _DeviceMean, synchronize)
 from resnet_course.checkpoint import Checkpoint, Interrupted, read_checkpoint
 from resnet_course.evaluate import evaluate
 from resnet_course.fastresnet import whitening
@@ -101,6 +105,31 @@ def check_steps(opt_func):
 def test_steps_do_not_wait_and_are_fused(name):
     in_a_process(check_steps, getattr(optimizers, name))
 
+def check_mixing(ours, theirs, is_rows):
+    "A batch is mixed, and its loss computed, as by fastai's own callback on the CPU"
+    x, y = torch.rand(6, 3, 17, 12), torch.randint(3, (6,))
+    if is_rows: y = F.one_hot(y, 3).float()
+    def mix(cb, x, y):
+        cb.learn = SimpleNamespace(x=x, y=y, xb=(x,), yb=(y,), training=True)
+        cb.stack_y, cb.old_lf = not is_rows, torch.nn.CrossEntropyLoss()
+        torch.manual_seed(5)
+        cb.before_batch()
+        loss = [] if is_rows else [cb.lf(cb.learn.xb[0].mean((2, 3)), *cb.learn.yb)]
+        return [*cb.learn.xb, *cb.learn.yb, *loss]
+    want = mix(theirs(0.7), x.clone(), y.clone())
+    with imitate('cuda') as device:
+        sent = [o.to('cuda', non_blocking=True) for o in (x.clone(), y.clone())]
+        got = mix(ours(0.7), *sent)
+        assert device.waits == [], device.waits
+        for a, b in zip(got, want, strict=True):
+            assert a.device.type == 'cuda' and (a.cpu() - b).abs().max() < 1e-6
+
+@needs_fork
+@pytest.mark.parametrize('is_rows', [False, True], ids=['classes', 'rows'])
+@pytest.mark.parametrize('ours,theirs', [(CourseMixUp, MixUp), (CourseCutMix, CutMix)])
+def test_mixing_does_not_wait(ours, theirs, is_rows):
+    in_a_process(check_mixing, ours, theirs, is_rows)
+
 def check_order_of_colors():
     "The imitation sees what it is for: an order that is read back from the device"
     x = torch.rand(4, 3, 8, 8)
@@ -170,6 +199,20 @@ def test_float32_is_not_tf32():
     assert seen[0] == (True, True) and set(seen[1:]) == {(False, False)}
     assert torch.backends.cudnn.allow_tf32 == before
 
+def test_training_time_includes_what_the_gpu_still_computes():
+    "The clock is read after waiting for the device of the batches"
+    learn, seen = digits_learner(n_train=64), []
+    def wait(device):
+        seen.append(torch.device(device))
+        time.sleep(0.3)
+    with mock.patch('resnet_course.callbacks.synchronize', wait): learn.fit(1, 0.01)
+    assert seen == [torch.device(learn.dls.device)]
+    row, = learn.history.rows
+    assert row['train_seconds'] > 0.3
+    with mock.patch('torch.cuda.synchronize') as cuda, mock.patch('torch.mps.synchronize') as mps:
+        for device in ('cpu', None, 'cuda:1', 'mps'): synchronize(device)
+    assert cuda.call_args.args == ('cuda:1',) and cuda.call_count == mps.call_count == 1
+
 @pytest.mark.parametrize('dtype', [torch.float16, torch.float32])
 def test_response_norm_in_half_precision(dtype):
     "Activations of hundreds: their squares are beyond float16"
@@ -202,3 +245,31 @@ def checkpoint_init(behind):
         init(self, *args, **kwargs)
         self.behind = behind
     return f
+
+# What it costs
+
+def gpu_table(): return runpy.run_path(str(root/'tools/gpu_table.py'))
+
+def test_costs_in_the_guide_are_those_of_the_record():
+    "And without one, the guide says that nothing has been measured"
+    tool, file = gpu_table(), root/'results/gpu.json'
+    record = json.loads(file.read_text(encoding='utf-8')) if file.exists() else None
+    guide = (root/'nbs/guides/several_gpus.qmd').read_text(encoding='utf-8')
+    assert tool['updated'](guide, record) == guide
+    nothing = tool['table'](None)
+    assert sum('not measured' in line for line in nothing) == 5 and 'No GPU' in nothing[0]
+
+def test_costs_of_a_record():
+    "Parts that failed do not count, and rehearsals not at all"
+    tool = gpu_table()
+    fast = dict(test=0.9412, epochs=8, precision='bf16', train_seconds=14.)
+    rates = dict(resnet50=dict(images_per_second=dict(ours=2000., hand=2100.)))
+    record = dict(machine=dict(device='H200'), parts=dict(
+        cifar94=dict(state='ok', found=fast), cifar96=dict(state='out of time', found=fast),
+        throughput=dict(state='ok', found=rates)))
+    text = '\n'.join(tool['table'](record))
+    assert 'One H200' in text and '94.12% correct after 8 epochs, bf16 | 14.0 s | 0.01' in text
+    # 1,281,167 images 90 times, 2,000 a second, 2 dollars an hour
+    assert '2,000 images/s, bf16 | 16.0 hours | 32.03 dollars' in text
+    assert text.count('not measured') == 3
+    with pytest.raises(SystemExit): tool['table'](dict(record, quick=True))

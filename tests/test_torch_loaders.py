@@ -1,4 +1,6 @@
 "PyTorch's own loaders do what fastai's do, or are refused"
+import os, sys
+
 import pytest, torch
 from fastai.vision.all import ClassificationInterpretation, DataLoaders, load_learner, plt
 from faults import Faults
@@ -8,6 +10,7 @@ from torch.utils.data import (BatchSampler, DataLoader, SequentialSampler, Subse
 from torchvision import transforms as T
 from torchvision.datasets import ImageFolder
 
+from resnet_course import torch_loaders
 from resnet_course.core import CourseError
 from resnet_course.datasets import open_image_set
 from resnet_course.torch_loaders import as_dls
@@ -94,3 +97,53 @@ def test_course_learner_takes_pytorch_loaders(digits_loader, tmp_path):
 def test_evaluate_takes_pytorch_loaders(digits_loader):
     report = evaluate(course_learner([digits_loader]*3, 'resnet20'), 'test')
     assert report.n == 200 and list(report.vocab) == digits_loader.dataset.classes
+
+class Where(torch.utils.data.Dataset):
+    "Images of the process that reads them"
+    bad = None
+    def __init__(self): self.classes, self.targets = ['a', 'b'], [0, 1]*20
+    def __len__(self): return 40
+    def __getitem__(self, i):
+        if i == self.bad: raise CourseError('number 7 is damaged')
+        return torch.full((1, 8, 8), float(os.getpid())), i%2
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='fastai has no such processes elsewhere')
+@pytest.mark.parametrize('persistent', [False, True])
+def test_processes_of_the_loader_read_the_images(persistent):
+    "Two of them, as asked; they are started anew in each epoch, or not, as asked"
+    ds = Where()
+    loader = DataLoader(ds, 4, num_workers=2, persistent_workers=persistent, shuffle=True)
+    dls = as_dls(loader, DataLoader(ds, 4), device='cpu')
+    epochs = [{int(v) for xb, _ in dls.train for v in xb[:, 0, 0, 0]} for _ in range(2)]
+    assert all(len(pids) == 2 and os.getpid() not in pids for pids in epochs)
+    assert (epochs[0] == epochs[1]) == persistent
+    assert {int(v) for xb, _ in dls.valid for v in xb[:, 0, 0, 0]} == {os.getpid()}
+
+def test_processes_give_the_same_batches(subsets):
+    "In the same order, of the same types, and all of them"
+    train, valid = subsets
+    def batches(n):
+        torch.manual_seed(0)
+        dls = as_dls(DataLoader(train, 8, shuffle=True, num_workers=n),
+                     DataLoader(valid, 8, num_workers=n), device='cpu')
+        return [*dls.train, *dls.valid, *dls.train.new(shuffle=False, drop_last=False)]
+    for a, b in zip(batches(0), batches(2), strict=True):
+        assert [type(o) for o in a] == [type(o) for o in b]
+        assert all(torch.equal(p, q) for p, q in zip(a, b))
+
+def test_errors_of_the_processes_arrive():
+    ds = Where()
+    ds.bad = 7
+    dls = as_dls(DataLoader(ds, 4, num_workers=1), DataLoader(ds, 4), device='cpu')
+    with pytest.raises(CourseError, match='number 7 is damaged'): list(dls.train)
+
+def test_batches_for_a_gpu_are_pinned_and_sent_without_waiting(monkeypatch):
+    "For a GPU that is not here: what would be sent, and how"
+    sent = []
+    monkeypatch.setattr(torch.Tensor, 'pin_memory', lambda o: o.clone())
+    monkeypatch.setattr(torch_loaders, 'to_device', lambda b, *a, **kw: sent.append((a, kw)) or b)
+    ds = Where()
+    dls = as_dls(DataLoader(ds, 4), DataLoader(ds, 4), device='cpu')
+    dls.train.device = torch.device('cuda')
+    n = len(list(dls.train.create_batches(range(8))))
+    assert sent == n*[((torch.device('cuda'),), dict(non_blocking=True))] and n == 2

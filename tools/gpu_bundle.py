@@ -33,7 +33,8 @@ import numpy as np
 from PIL import Image
 
 root = Path(__file__).resolve().parents[1]
-# what the machine lacks; with --no-deps, because it has the rest. fastprogress imports fasthtml
+# what the machine lacks; with --no-deps, because it has the rest. fastprogress imports fasthtml,
+# fastai imports requests, which older versions of huggingface_hub have brought along, but not all
 wheels = (
     'fastai>=2.8.7,<2.9',
     'fastcore',
@@ -46,6 +47,11 @@ wheels = (
     'starlette',
     'itsdangerous',
     'python-multipart',
+    'requests',
+    'urllib3',
+    'charset-normalizer',
+    'idna',
+    'certifi',
     'simplejpeg',
 )
 # CIFAR-10's binary version, with its publisher's checksums. `resnet_course.datasets` has them too,
