@@ -155,7 +155,7 @@ def collect(folders, file):
                           train_seconds=mean_ci([r['train_seconds'] for r in rs]))
                for name, rs in done.items() if rs}
     missing = [name for name in networks if name not in summary]
-    write_json(dict(schema=1, kind='source_networks', summary=summary, not_measured=missing,
+    write_json(dict(schema=1, kind='source_networks', networks=summary, not_measured=missing,
                     runs=rows), file)
     for name, s in summary.items(): print(f"{name}: {s['test']['mean']:.2%}, seeds {s['seeds']}")
     print(f"not measured yet: {', '.join(missing) or 'nothing'}\n{file}")

@@ -82,6 +82,19 @@ figure img{width:112px;height:112px;object-fit:contain;image-rendering:pixelated
 @media(max-width:640px){.wide img{max-width:none;width:640px} td,th{padding:.2rem .4rem}}
 '''
 
+# %% ../nbs/api/52_report.ipynb #stagepr1
+_stage_part = '''{% if stages %}<h2>Stages</h2>
+<div class="wide" tabindex="0" role="region" aria-label="stages"><table>
+<tr>{% for o in stages.table[0] %}<th>{{ o }}</th>{% endfor %}</tr>
+{% for row in stages.table[1:] %}<tr>{% for o in row %}<td>{{ o }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>
+<p>The weights are those of the stage <b>{{ stages.best }}</b>, the best by validation.</p>
+<h2>What was frozen</h2>
+<ul>{% for line in stages.proof %}<li>{{ line }}</li>
+{% endfor %}</ul>{% endif %}
+'''
+
+
 # %% ../nbs/api/52_report.ipynb #ff5c0f20
 _head = '''<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
@@ -97,15 +110,7 @@ validation, never by the test set.{% else %}The test set was evaluated once, aft
 {% if rec.command %}<pre>{{ rec.command }}</pre>{% endif %}
 <p>Seed {{ rec.seed }}, precision {{ rec.precision }}; {{ versions }}. The same command, seed,
 versions and kind of processor give the same run; with others, the result is similar.</p>
-{% if stages %}<h2>Stages</h2>
-<div class="wide" tabindex="0" role="region" aria-label="stages"><table>
-<tr>{% for o in stages.table[0] %}<th>{{ o }}</th>{% endfor %}</tr>
-{% for row in stages.table[1:] %}<tr>{% for o in row %}<td>{{ o }}</td>{% endfor %}</tr>
-{% endfor %}</table></div>
-<p>The weights are those of the stage <b>{{ stages.best }}</b>, the best by validation.</p>
-<h2>What was frozen</h2>
-<ul>{% for line in stages.proof %}<li>{{ line }}</li>
-{% endfor %}</ul>{% endif %}
+''' + _stage_part + '''
 {% if curves %}<h2>Curves</h2>{{ wide(curves, 'losses and accuracy') }}{% endif %}
 '''
 
