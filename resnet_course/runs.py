@@ -291,6 +291,10 @@ def rate_cuts(
     rows:list # A run's history: one dictionary per epoch, with `lr` and `accuracy`
 )->list: # Dicts: epoch (from 1) with the new rate, lr, last_lr, accuracy, last_accuracy
     "Find the epochs with at most half of the rate that the two epochs before them had"
+    problems = _history_problems(rows)
+    if not problems and not all({'lr', 'accuracy'} <= set(r) for r in rows):
+        problems = ['its rows have no lr or no accuracy']
+    if problems: raise CourseError(f'no cuts can be found in this history: {problems[0]}')
     cuts = []
     for i in range(2, len(rows)):
         older, old, new = (rows[j]['lr'] for j in (i - 2, i - 1, i))
@@ -308,15 +312,13 @@ def plot_rate_cuts(
     fig:Figure=None  # Where to draw; None: a new figure
 )->Figure:
     "Plot validation accuracy, with each cut of the rate and the points gained in that epoch"
-    problems = _history_problems(rows) if rows else ['it has no epochs']
-    if not problems and not all({'lr', 'accuracy'} <= set(r) for r in rows):
-        problems = ['its rows have no lr or no accuracy']
-    if problems: raise CourseError(f'cannot plot the cuts of this history: {problems[0]}')
+    if not rows: raise CourseError('this history has no epochs: there is nothing to plot')
+    cuts = rate_cuts(rows)
     fig = fig or Figure(figsize=(7, 3.2), layout='constrained')
     ax = fig.subplots()
     ax.plot([r['epoch'] + 1 for r in rows], [100*r['accuracy'] for r in rows], 'o-', ms=3,
             color='#0072b2')
-    for cut in rate_cuts(rows):
+    for cut in cuts:
         ax.axvline(cut['epoch'] - .5, color='#d55e00', ls='--', lw=1)
         gained = 100*(cut['accuracy'] - cut['last_accuracy'])
         ax.annotate(f" {cut['last_lr']:g} → {cut['lr']:g}\n {gained:+.1f} points",
