@@ -1,6 +1,6 @@
 """Training throughput in images per second: this course and the alternatives on one machine.
 
-    python benchmarks/throughput.py [--nets resnet20 ...] [--seconds 4] [--rounds 2]
+    python benchmarks/throughput.py [--nets resnet20 ...] [--seconds 4] [--rounds 3]
 
 Every network trains on the same batches of 128 images of 32×32 in five ways, each time in a
 fresh process:
@@ -16,14 +16,17 @@ fresh process:
 The networks are the same functions with the same weights. `plain` and `fastai` use PyTorch's
 response normalization for AlexNet, the others `layers.LRN`; `alexnet_no_lrn` has none, as in
 many tutorials. The ways take turns in every round, so that a slow minute of the machine affects
-all of them, and the fastest round of each counts. With `--nets`, the record keeps the rows of
-the other networks if they were measured on this machine with these versions.
+all of them. The median of the rounds counts; the record has all of them, and for each comparison
+the ratio of the medians with the lowest and highest ratio within a round. With `--nets`, the
+record keeps the rows of the other networks if they were measured on this machine with these
+versions.
 """
 import argparse, json, time, warnings
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from operator import getitem
 from pathlib import Path
+from statistics import median
 
 import torch, torch.nn.functional as F
 from torch import nn
@@ -165,16 +168,27 @@ def measure_all(net, seconds, n_rounds):
         for way in ways:
             with ProcessPoolExecutor(1) as fresh:
                 rates[way].append(fresh.submit(measure, way, net, seconds).result())
-    best = {k: max(v) for k, v in rates.items()}
-    over = {f'ours_over_{k}': round(best['ours']/v, 3) for k, v in best.items() if k != 'ours'}
-    print(f'{net:14}', *(f'{k} {v}' for k, v in (best | over).items()), sep='  ', flush=True)
-    return dict(net=net, seconds_each=seconds, images_per_second=best, rounds=rates, **over)
+    usual = {k: round(median(v), 1) for k, v in rates.items()}
+    over = {f'ours_over_{k}': compare(rates['ours'], v) for k, v in rates.items() if k != 'ours'}
+    shown = usual | {k: v['median'] for k, v in over.items()}
+    print(f'{net:14}', *(f'{k} {v}' for k, v in shown.items()), sep='  ', flush=True)
+    return dict(net=net, seconds_each=seconds, images_per_second=usual, rounds=rates, **over)
+
+def compare(ours, theirs):
+    "Ratio of the medians; lowest and highest ratio within a round"
+    each = [a/b for a, b in zip(ours, theirs)]
+    return dict(median=round(median(ours)/median(theirs), 3), low=round(min(each), 3),
+                high=round(max(each), 3))
+
+def without_commit(d):
+    "An entry of the record that tells whether two measurements are comparable"
+    return {k: v for k, v in d.items() if k != 'commit'} if isinstance(d, dict) else d
 
 def main():
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--seconds', type=float, default=4, help='at least, for each measurement')
-    p.add_argument('--rounds', type=int, default=2)
+    p.add_argument('--rounds', type=int, default=3)
     p.add_argument('--nets', nargs='+', default=list(nets), choices=list(nets))
     p.add_argument('--out', type=Path,
                    default=Path(__file__).resolve().parent.parent/'results/throughput.json')
@@ -182,9 +196,11 @@ def main():
     head = dict(what='training throughput, images a second, batches of 128 of 3×32×32',
                 machine=machine(), versions=versions())
     old = json.loads(a.out.read_text(encoding='utf-8')) if a.out.is_file() else {}
-    comparable = all(old.get(k) == v for k, v in head.items())
+    # rows of different commits may stand side by side: each row has its own
+    comparable = all(without_commit(old.get(k)) == without_commit(v) for k, v in head.items())
     rows = [r for r in old['rows'] if r['net'] not in a.nets] if comparable else []
-    rows += [measure_all(net, a.seconds, a.rounds) for net in a.nets]
+    commit = versions().get('commit')
+    rows += [dict(measure_all(net, a.seconds, a.rounds), commit=commit) for net in a.nets]
     write_json(dict(head, rows=sorted(rows, key=lambda r: list(nets).index(r['net']))), a.out)
 
 if __name__ == '__main__': main()

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'data_app', 'Root', 'Name', 'Dest', 'Folder', 'say', 'train', 'finetune', 'evaluate_cmd', 'compare_cmd',
-           'report_cmd', 'predict', 'export_cmd', 'data', 'data_get', 'data_export', 'data_subset', 'data_check',
-           'lr_find', 'runs', 'doctor', 'lessons', 'main']
+           'report_cmd', 'predict', 'draw_cmd', 'export_cmd', 'data', 'data_get', 'data_export', 'data_subset',
+           'data_check', 'lr_find', 'runs', 'doctor', 'lessons', 'main']
 
 # %% ../nbs/api/71_cli.ipynb #1b43095e
 import errno, json, os, shlex, sys, time, warnings
@@ -317,7 +317,9 @@ def _say_loaded(learn):
 def _say_finetuned(rec, results, report):
     "Print the stages, and the test report of the best one"
     run = Path(rec['path'])
-    say(f"\n{results}\n\nbest stage by validation: {results.best['name']}\n{report}")
+    say(f'\n{results}\n')
+    for line in results.proof(): say(line)
+    say(f"\nbest stage by validation: {results.best['name']}\n{report}")
     say(f'model    {run/"model.safetensors"}\nstages   {run/"stages.png"}')
     if not all(r['ok'] for r in results.reports.values()):
         say('some tensors that should train did not move: see  finetune.freeze_reports in run.json')
@@ -455,6 +457,33 @@ def _fail_if_unreadable(preds):
     if not n_bad: return
     say(f'{n_bad} of {len(preds)} files could not be read', err=True)
     raise typer.Exit(1)
+
+# %% ../nbs/api/71_cli.ipynb #765c72f6
+@app.command('draw', epilog=_examples(
+    'resnet-course draw resnet50', 'resnet-course draw alexnet --out alexnet.svg',
+    'resnet-course draw runs/cifar10-resnet18-001 --size 32'))
+def draw_cmd(
+    model:Annotated[str, typer.Argument(
+        help="a network's name (resnet18, alexnet …), a run's folder or a .safetensors file")],
+    size:Annotated[Optional[int], typer.Option(
+        min=1, help="side of the images in pixels [default: the network's usual one]")]=None,
+    n_in:Annotated[Optional[int], typer.Option(
+        min=1, help='channels of the images, for a name [default: 3]')]=None,
+    out:Annotated[Optional[Path], typer.Option(
+        help='the SVG file to write [default: NAME.svg]')]=None,
+):
+    "Draw a network by its stages, with the shape of each output, as an SVG file for any browser."
+    from resnet_course.drawings import draw_network
+    from resnet_course.models import list_models
+    net, name = model, model
+    if model not in list_models() and Path(model).exists():
+        from resnet_course.saving import load_model
+        net, name = load_model(_model_file(Path(model))), Path(model).resolve().stem
+    if out and out.suffix.lower() != '.svg': raise CourseError(f'{out}: a drawing is an .svg file')
+    drawing = draw_network(net, size, n_in)
+    say(drawing)
+    say(f'drawing: {drawing.save(out or name + ".svg")}')
+
 
 # %% ../nbs/api/71_cli.ipynb #275d2fb4
 @app.command('export', epilog=_examples(

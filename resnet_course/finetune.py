@@ -256,8 +256,11 @@ class StageResults:
         return dict(stages=self.rows, best=self.best['name'], freeze_reports=self.reports,
                     histories=self.histories)
 
-    def __str__(self):
-        return align([_columns] + [_cells(r) for r in self.rows], left=3)
+    def table(self)->list: # Rows of text; the first has the titles
+        "The stages as a table: rates, epochs, accuracies on the three splits"
+        return [_columns] + [_cells(r) for r in self.rows]
+
+    def __str__(self): return align(self.table(), left=3)
     __repr__ = __str__
 
     def _repr_html_(self): return html_table(_columns, [_cells(r) for r in self.rows], left=3)
@@ -276,6 +279,28 @@ def _cells(r):
     return [r['name'], r['start_from'], r['trains'], f"{r['n_train']:,}", rate,
             f"{r['best_epoch'] + 1} of {r['epochs']}", *accs, ci, f"{100*r['gap']:+.2f}",
             f"{r['seconds']:.1f}"]
+
+# %% ../nbs/api/50_finetune.ipynb #b492854f
+def _proof_line(name, report):
+    "What one stage froze and trained, in one line"
+    frozen = [g for g in report['groups'] if g['frozen']]
+    trains = [g for g in report['groups'] if not g['frozen']]
+    def total(groups, key): return sum(g[key] for g in groups)
+    moved, n = total(trains, 'changed'), total(trains, 'tensors')
+    text = f'{name}: {moved:,} of {n:,} tensors that train moved'
+    if not frozen: return f'{text}; nothing was frozen'
+    names = ', '.join(g['name'] for g in frozen)
+    changed, n = total(frozen, 'changed'), total(frozen, 'tensors')
+    stats, n_stats = total(frozen, 'stats_moved'), total(frozen, 'stats')
+    text += f'; {changed:,} of {n:,} frozen tensors changed ({names})'
+    if n_stats: text += f', and {stats:,} of {n_stats:,} BatchNorm statistics there'
+    return text
+
+@patch
+def proof(self:StageResults)->list: # A line for each stage
+    "Say what each stage changed, and what stayed unchanged, bit for bit"
+    return [_proof_line(name, report) for name, report in self.reports.items()]
+
 
 # %% ../nbs/api/50_finetune.ipynb #ab215b95
 _split_styles = dict(train=('o', '#0072b2'), valid=('s', '#e69f00'), test=('D', '#009e73'))

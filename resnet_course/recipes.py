@@ -210,6 +210,9 @@ _add('keras_resnet18', 'a Keras tutorial on ResNet-18 for CIFAR-10', lr=1e-3, bs
 _add('pytorch_resnet34', 'a PyTorch tutorial on ResNet-18 to 152 for CIFAR-10', lr=0.1, bs=128,
      epochs=50, wd=5e-4, plateau=dict(monitor='train_loss', threshold=0.1, patience=3),
      about='Divided when the training loss stalls')
+_add('pytorch_resnet50', "code for a ResNet-50 on 240 of ImageNet's classes", lr=1e-3, bs=160,
+     epochs=200, wd=1e-3, hypers=dict(mom=0.5), lr_power=0., keep_best=True,
+     about='A constant rate, half of the usual momentum, and the epoch that is best on validation')
 _add('alexnet_adam', 'an AlexNet tutorial on Fashion-MNIST', lr=1e-3, bs=32, epochs=10, wd=0.,
      opt_func=torch_adam, lr_power=0., keep_best=True,
      about='Adam, and the epoch that is best on validation')

@@ -17,6 +17,7 @@ from PIL import Image
 from .core import CourseError, atomic_write, check_args, check_path, printable
 from .loaders import raw_image
 from .evaluate import about_intervals, evaluate
+from .finetune import StageResults
 from .runs import load_run, plot_history, run_learner
 
 # %% ../nbs/api/52_report.ipynb #bc7293cc
@@ -81,6 +82,19 @@ figure img{width:112px;height:112px;object-fit:contain;image-rendering:pixelated
 @media(max-width:640px){.wide img{max-width:none;width:640px} td,th{padding:.2rem .4rem}}
 '''
 
+# %% ../nbs/api/52_report.ipynb #stagepr1
+_stage_part = '''{% if stages %}<h2>Stages</h2>
+<div class="wide" tabindex="0" role="region" aria-label="stages"><table>
+<tr>{% for o in stages.table[0] %}<th>{{ o }}</th>{% endfor %}</tr>
+{% for row in stages.table[1:] %}<tr>{% for o in row %}<td>{{ o }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>
+<p>The weights are those of the stage <b>{{ stages.best }}</b>, the best by validation.</p>
+<h2>What was frozen</h2>
+<ul>{% for line in stages.proof %}<li>{{ line }}</li>
+{% endfor %}</ul>{% endif %}
+'''
+
+
 # %% ../nbs/api/52_report.ipynb #ff5c0f20
 _head = '''<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
@@ -88,12 +102,15 @@ _head = '''<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">
 <h2>Result</h2>
 {% if test %}<p class="big"><b>{{ test.top1 }}</b> of {{ test.n }} test images correct</p>
 <p>95% interval {{ test.low }} to {{ test.high }}; top-5 {{ test.top5 }}; loss {{ test.loss }}.
-The test set was evaluated once, after training.</p>
+{% if stages %}The test set was evaluated {{ stages.tested }}. Stage and epoch were chosen by
+validation, never by the test set.{% else %}The test set was evaluated once, after training.
+{% endif %}{% if report %} To show the mistakes below, this page evaluated it again.{% endif %}</p>
 {% else %}<p>This run was not tested.</p>{% endif %}
 <h2>How to repeat it</h2>
 {% if rec.command %}<pre>{{ rec.command }}</pre>{% endif %}
 <p>Seed {{ rec.seed }}, precision {{ rec.precision }}; {{ versions }}. The same command, seed,
 versions and kind of processor give the same run; with others, the result is similar.</p>
+''' + _stage_part + '''
 {% if curves %}<h2>Curves</h2>{{ wide(curves, 'losses and accuracy') }}{% endif %}
 '''
 
@@ -106,6 +123,27 @@ def _test_values(t):
     return dict(percents, n=f"{t['n']:,}", loss=f"{t['loss']:.4f}")
 
 def _curves(rec): return _figure(plot_history(rec['history'])) if rec['history'] else None
+
+# %% ../nbs/api/52_report.ipynb #3388be7e
+def _stages(rec):
+    "The stages of a fine-tuned run, and the proof of what was frozen; None for other runs"
+    d = rec.get('finetune')
+    if d is None: return None
+    try:
+        res = StageResults(d['stages'], d['freeze_reports'])
+        best = res[d['best']]['name']
+        tests = sum(r['test'] is not None for r in res.rows)
+        return dict(table=res.table(), proof=res.proof(), best=best,
+                    tested=_times_tested(len(res), tests))
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as e:
+        raise CourseError(f"{rec['path']}: the stages in its record are damaged ({e})") from None
+
+def _times_tested(n, tests):
+    "How often a fine-tuning run saw the test set, in words"
+    if not tests: return 'once, with the weights of the best stage'
+    after = 'after the stage' if n == 1 else f'after each of the {n} stages'
+    return f'{tests + 1} times: {after}, and once more with the weights of the best'
+
 
 # %% ../nbs/api/52_report.ipynb #490dd6f3
 _per_class = '''
@@ -152,7 +190,8 @@ def _config(rec):
     options = {k: v for k, v in model.items() if k != 'name'}
     return dict(
         network=model.get('name'), parameters=f"{rec['n_params']:,}", options=options,
-        data=rec['data'], images=rec.get('images'), recipe=rec.get('recipe') or {},
+        data=rec['data'], images=rec.get('images'),
+        recipe='one for each stage, see above' if rec.get('finetune') else rec.get('recipe') or {},
         training=f"{rec['train_seconds']:.1f} s", machine=rec.get('machine') or {},
         finished=finished or None)
 
@@ -183,7 +222,7 @@ def html_report(
     versions = ', '.join(f'{k} {v}' for k, v in (rec.get('versions') or {}).items() if v)
     values = dict(title=folder.resolve().name, rec=dict(rec, command=rec.get('command')),
                   test=_test_values(rec.get('test')), versions=versions, curves=_curves(rec),
-                  config=_config(rec), report=None)
+                  stages=_stages(rec), config=_config(rec), report=None)
     try:
         learn, _ = run_learner(run, data)
         values.update(_failures(evaluate(learn, 'test'), learn.dls))

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['machine', 'source_commit', 'versions', 'plot_history', 'new_run_dir', 'save_run', 'load_run', 'list_runs',
-           'runs_table', 'learner_from_checkpoint', 'train_run', 'finetune_run', 'mean_ci', 'kfold_run', 'stage_means',
-           'run_learner', 'evaluate_run', 'compare_runs', 'newest_model', 'predict_run', 'export_run', 'find_run_lr']
+           'rate_cuts', 'plot_rate_cuts', 'runs_table', 'learner_from_checkpoint', 'train_run', 'finetune_run',
+           'mean_ci', 'kfold_run', 'stage_means', 'run_learner', 'evaluate_run', 'compare_runs', 'newest_model',
+           'predict_run', 'export_run', 'find_run_lr']
 
 # %% ../nbs/api/51_runs.ipynb #7571354a
 import csv, inspect, json, math, os, platform, re, reprlib, shutil, statistics, subprocess, warnings
@@ -290,6 +291,50 @@ def list_runs(
         try: records.append(load_run(f))
         except CourseError as e: warnings.warn(f'skipped a run: {e}')
     return sorted(records, key=lambda r: r.get('finished') or '')
+
+# %% ../nbs/api/51_runs.ipynb #dc2b5a36
+@check_args
+def rate_cuts(
+    rows:list # A run's history: one dictionary per epoch, with `lr` and `accuracy`
+)->list: # Dicts: epoch (from 1) with the new rate, lr, last_lr, accuracy, last_accuracy
+    "Find the epochs with at most half of the rate that the two epochs before them had"
+    problems = _history_problems(rows)
+    if not problems and not all({'lr', 'accuracy'} <= set(r) for r in rows):
+        problems = ['its rows have no lr or no accuracy']
+    if problems: raise CourseError(f'no cuts can be found in this history: {problems[0]}')
+    cuts = []
+    for i in range(2, len(rows)):
+        older, old, new = (rows[j]['lr'] for j in (i - 2, i - 1, i))
+        if new > old/2 or not math.isclose(older, old): continue
+        cuts.append(dict(epoch=rows[i]['epoch'] + 1, lr=new, last_lr=old,
+                         accuracy=rows[i]['accuracy'], last_accuracy=rows[i - 1]['accuracy']))
+    return cuts
+
+
+# %% ../nbs/api/51_runs.ipynb #plotcut1
+@check_args
+def plot_rate_cuts(
+    rows:list,       # A run's history: one dictionary per epoch, with `lr` and `accuracy`
+    title:str='',    # Title of the figure
+    fig:Figure=None  # Where to draw; None: a new figure
+)->Figure:
+    "Plot validation accuracy, with each cut of the rate and the points gained in that epoch"
+    if not rows: raise CourseError('this history has no epochs: there is nothing to plot')
+    cuts = rate_cuts(rows)
+    fig = fig or Figure(figsize=(7, 3.2), layout='constrained')
+    ax = fig.subplots()
+    ax.plot([r['epoch'] + 1 for r in rows], [100*r['accuracy'] for r in rows], 'o-', ms=3,
+            color='#0072b2')
+    for cut in cuts:
+        ax.axvline(cut['epoch'] - .5, color='#d55e00', ls='--', lw=1)
+        gained = 100*(cut['accuracy'] - cut['last_accuracy'])
+        ax.annotate(f" {cut['last_lr']:g} → {cut['lr']:g}\n {gained:+.1f} points",
+                    (cut['epoch'] - .5, .04), xycoords=('data', 'axes fraction'), fontsize=8)
+    ax.set(xlabel='epoch', ylabel='validation accuracy (%)', title=plot_text(title))
+    ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    ax.grid(alpha=.3)
+    return fig
+
 
 # %% ../nbs/api/51_runs.ipynb #8824bf74
 @check_args

@@ -131,6 +131,21 @@ def test_finetune(tmp_path):
     code, _, err = finetune('--plan', 'stagd')
     assert code == 1 and "did you mean 'staged'" in err and len(err.strip().splitlines()) == 1
 
+# Draw
+
+def test_draw(tmp_path, capfd, monkeypatch):
+    "A name, or a file of weights; the drawing is an SVG file"
+    monkeypatch.chdir(tmp_path)
+    assert run(capfd, 'draw', 'resnet8', '--size', 32, '--n-in', 1)[1].endswith('resnet8.svg\n')
+    assert '1×32×32' in Path('resnet8.svg').read_text(encoding='utf-8')
+    save_weights(create_model('resnet8', n_in=1, n_out=7), 'w.safetensors')
+    code, out, _ = run(capfd, 'draw', 'w.safetensors', '--out', 'x.svg')
+    assert code == 0 and 'fc 7' in out and Path('x.svg').is_file()
+    for args, says in (('resnet9', 'did you mean'), ('resnet8 --out x.png', 'an .svg file'),
+                       ('nothing/', 'unknown model')):
+        code, _, err = run(capfd, 'draw', *args.split())
+        assert code == 1 and says in err and err.count('\n') == 1, err
+
 # Evaluate, compare, report
 
 def test_evaluate_repeats_the_number(trained, capfd):

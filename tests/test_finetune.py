@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest, torch
 from fastai.callback.core import Callback
-from helpers import digits_learner, photo_learner, quiet
+from helpers import digits_learner, photo_learner, quiet, run_command
 
 from resnet_course.core import CourseError
 from resnet_course.finetune import Stage, finetune_learner, get_plan, load_plan, run_stages
 from resnet_course.models import create_model
+from resnet_course.report import html_report
 from resnet_course.runs import evaluate_run, finetune_run
 from resnet_course.saving import save_weights
 
@@ -140,3 +141,28 @@ def test_alexnet_has_no_stem(monkeypatch):
     monkeypatch.setattr('resnet_course.finetune.load_weights', lambda *args, **kwargs: None)
     learn = finetune_learner('digits', 'torchvision', 'alexnet_tv', n_train=64, size=64)
     assert learn.model.cfg['name'] == 'alexnet_tv'
+
+# What is said about it
+
+def test_command_and_report_show_stages_and_proof(tmp_path, capfd):
+    assert run_command('finetune', '--weights', 'resnet20-fashion_mnist', '--epochs', 1,
+                       '--n-train', 64, '--bs', 32, '--precision', 'fp32', '--out', tmp_path) == 0
+    said, err = capfd.readouterr()
+    assert 'digits: 64 training, 180 validation, 180 test images' in said
+    assert 'head: 2 of 2 tensors that train moved; 0 of 57 frozen tensors changed' in said
+    assert len(set(err.splitlines())) == len(err.splitlines()), err   # no warning twice
+    run, = tmp_path.iterdir()
+    page = html_report(run).read_text(encoding='utf-8')
+    assert 'evaluated 4 times: after each of the 3 stages, and once more' in page
+    for text in ('<td>0.002</td>', '<td>0.0002</td>', '0 of 57 frozen', 'evaluated it again'):
+        assert text in page, text
+    assert 'evaluated once' not in page and 'one for each stage' in page
+
+def test_report_of_damaged_stages(tmp_path):
+    rec, _, _ = finetune_run(weights='resnet20-fashion_mnist', plan='head', epochs=1, n_train=64,
+                             bs=32, out=tmp_path, setup=quiet)
+    f = Path(rec['path'])/'run.json'
+    for stages in (3, [], [3], [dict(name='x')], [dict(rec['finetune']['stages'][0], lr=[])]):
+        f.write_text(json.dumps(dict(rec, finetune=dict(rec['finetune'], stages=stages))))
+        with pytest.raises(CourseError, match='stages in its record are damaged'):
+            html_report(f.parent)

@@ -82,6 +82,7 @@ def optimizer(r, params, lr):
     "PyTorch's optimizer for a recipe, written out by hand"
     if r.name in ('keras_resnet18', 'alexnet_adam'): return torch.optim.Adam(params, lr)
     if r.name == 'one_cycle': return torch.optim.AdamW(params, lr, weight_decay=0.01)
+    if r.name == 'pytorch_resnet50': return torch.optim.SGD(params, lr, 0.5, weight_decay=1e-3)
     is_light = r.name in ('step', 'plateau') or 'he2015' in r.name
     return torch.optim.SGD(params, lr, momentum=0.9, weight_decay=1e-4 if is_light else 5e-4)
 
@@ -116,6 +117,7 @@ SCHEDULES = dict(
     he2015_cifar_110=warm_steps,
     kuangliu=lambda opt, n: CosineAnnealingLR(opt, n),
     alexnet_adam=lambda opt, n: constant(opt),
+    pytorch_resnet50=lambda opt, n: constant(opt),
     keras_resnet18=lambda opt, n: constant(opt))
 
 PLATEAUS = dict(plateau=3, alexnet2012=3, he2015_imagenet=5)   # epochs without improvement
@@ -158,7 +160,8 @@ def test_rates_momenta_and_weights(name, epochs=5, steps=32):
 # name: (lr, bs, epochs)
 PUBLISHED = dict(one_cycle=(5e-3, 128, 5), one_cycle_sgd=(.4, 128, 30), cosine=(.1, 128, 30),
                  step=(.1, 128, 30), he2015_cifar=(.1, 128, 182), he2015_cifar_110=(.1, 128, 182),
-                 kuangliu=(.1, 128, 200), alexnet_adam=(1e-3, 32, 10), keras_resnet18=(1e-3, 8, 50))
+                 kuangliu=(.1, 128, 200), alexnet_adam=(1e-3, 32, 10), keras_resnet18=(1e-3, 8, 50),
+                 pytorch_resnet50=(1e-3, 160, 200))
 
 @pytest.mark.parametrize('name', SCHEDULES)
 def test_published_constants(name):
