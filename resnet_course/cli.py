@@ -479,7 +479,8 @@ def draw_cmd(
     if model not in list_models() and Path(model).exists():
         from resnet_course.saving import load_model
         net, name = load_model(_model_file(Path(model))), Path(model).resolve().stem
-    if out and out.suffix.lower() != '.svg': raise CourseError(f'{out}: a drawing is an .svg file')
+    if out and out.suffix.lower() != '.svg':
+        raise CourseError(f'{out}: a drawing is an .svg file')
     drawing = draw_network(net, size, n_in)
     say(drawing)
     say(f'drawing: {drawing.save(out or name + ".svg")}')
