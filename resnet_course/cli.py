@@ -498,7 +498,8 @@ def draw_cmd(
     net, name = model, model
     if model not in list_models() and Path(model).exists():
         from resnet_course.saving import load_model
-        net, name = load_model(_model_file(Path(model))), Path(model).resolve().stem
+        file = Path(model)/'model.safetensors' if Path(model).is_dir() else model
+        net, name = load_model(file), Path(model).resolve().stem
     if out and out.suffix.lower() != '.svg': raise CourseError(f'{out}: a drawing is an .svg file')
     drawing = draw_network(net, size, n_in)
     say(drawing)
