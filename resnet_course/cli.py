@@ -140,6 +140,8 @@ Pretrained = Annotated[str, typer.Option(
                             'comes with the package')]
 Plan = Annotated[str, typer.Option(
     '--plan', '-p', help='staged, chain, gradual, fine_tune, head, all, or a .yaml file')]
+Teacher = Annotated[Optional[str], typer.Option(
+    help="also learn from this trained network: a run's folder or a .safetensors file")]
 Log = Annotated[Optional[str], typer.Option(
     help="also log to 'tensorboard' or 'wandb', if the package of that name is installed")]
 
@@ -180,10 +182,15 @@ def _announce(learn):
     say(dls.describe())
     if learn.weights_report: say(learn.weights_report)
     say(f"{learn.model.cfg['name']}, seed {learn.seed}, precision {learn.precision.resolved}")
+    if learn.teacher is not None: say(f"its teacher is {_name_of(learn.teacher)}")
     _say_unused(dls)
     advice = _few_steps(len(dls.train_ds), dls.train.bs)
     if advice: say(advice)
     _one_line_per_epoch(learn)
+
+def _name_of(teacher):
+    "The network and the file of a teacher"
+    return f"{teacher.cfg['name']} of {teacher.source['file']}"
 
 def _command(): return shlex.join(['resnet-course', *sys.argv[1:]])
 
@@ -192,6 +199,7 @@ def _command(): return shlex.join(['resnet-course', *sys.argv[1:]])
     'resnet-course train', 'resnet-course train --resume runs/cifar10-resnet18-001',
     'resnet-course train --data cifar10 --arch resnet18 --epochs 10 --seeds 3',
     'resnet-course train --data photos/ --size 128 --weights torchvision --arch resnet34',
+    'resnet-course train --arch resnet8 --teacher runs/fashion_mnist_mini-resnet20-001',
     'resnet-course train --device cuda:1 --deterministic'))
 def train(
     data:Data='fashion_mnist_mini',
@@ -201,7 +209,8 @@ def train(
     recipe:RecipeName='one_cycle', lr:Lr=None, bs:Batch=64, size:Size=None,
     test_size:TestSize=None, load_size:LoadSize=None, repeats:Repeats=1,
     resize:Resize='crop', workers:Workers=None, n_train:NTrain=None, skip_bad:SkipBad=False,
-    augment:Augment=None, weights:Start=None, precision:Precision='auto', device:Device=None,
+    augment:Augment=None, weights:Start=None, teacher:Teacher=None,
+    precision:Precision='auto', device:Device=None,
     seed:Seed=42, deterministic:Deterministic=False, compile:Compile=False,
     compile_mode:CompileMode=None,
     balance:Balance=None, mixup:Mixup=None, cutmix:Cutmix=None, ema:Ema=None,
@@ -216,7 +225,7 @@ def train(
     settings = dict(
         data=data, arch=arch, recipe=change_recipe(recipe, **changes), epochs=epochs, lr=lr, bs=bs,
         size=size, resize=resize, num_workers=workers, n_train=n_train, skip_bad=skip_bad,
-        weights=weights, augment=False if augment == 'none' else augment or True,
+        weights=weights, teacher=teacher, augment=False if augment == 'none' else augment or True,
         precision=precision, compile=compile_mode or compile, deterministic=deterministic,
         accumulate=accumulate, balance=balance, group=group, log=log, test_size=test_size,
         load_size=load_size, repeats=repeats, out=out, resume=resume,
@@ -331,7 +340,8 @@ def _say_finetuned(rec, results, report):
     'resnet-course evaluate model.safetensors --data photos/',
     'resnet-course evaluate resnet50.pth --variant v1 --data imagenet/val/'))
 def evaluate_cmd(
-    run:Annotated[Path, typer.Argument(help="a run's folder, or a weights file with --data")],
+    run:Annotated[Path, typer.Argument(
+        help="a run's folder; or with --data a weights file or an .onnx file")],
     data:Annotated[Optional[str], typer.Option(
         '--data', '-d',
         help='a dataset, or a folder of other images, all of which are tested '
@@ -358,7 +368,11 @@ def evaluate_cmd(
     if out: _save_confusion(report, out, as_json)
 
 # %% ../nbs/api/71_cli.ipynb #9385852f
-def _say_data(learn): say(learn.dls.describe())
+def _say_data(learn):
+    "Print what is evaluated on what"
+    from resnet_course.export import OnnxModel
+    if isinstance(learn.model, OnnxModel): say(learn.model)
+    say(learn.dls.describe())
 
 def _save_confusion(report, out, quiet):
     "Save a plot of the confusion matrix to the file `out`"
@@ -422,7 +436,8 @@ def predict(
     images:Annotated[List[Path], typer.Argument(help='image files, or folders of them')],
     model:Annotated[Optional[Path], typer.Option(
         '--model', '-m',
-        help="a run's folder or a .safetensors file [default: the newest run in ./runs]")]=None,
+        help="a run's folder, a .safetensors or an .onnx file [default: the newest run in "
+             './runs]')]=None,
     top:Annotated[int, typer.Option(min=1, help='classes to show for each image')]=3,
     bs:Batch=64, precision:Precision='auto', device:Device=None,
     csv:Annotated[Optional[Path], typer.Option(
@@ -434,7 +449,7 @@ def predict(
     from resnet_course.runs import predict_run
     path, net, found = predict_run(images, model, None if csv else top, bs, precision)
     vocab, preds = net.meta.get('vocab') or (), []
-    if not as_json: say(f'{path}: {net.cfg["name"]}, {len(vocab)} classes', err=True)
+    if not as_json: say(f'{path}: {_kind_of(net)}, {len(vocab)} classes', err=True)
     for p in found:
         if csv is None: _say_prediction(p, as_json)
         preds.append(p)
@@ -444,6 +459,11 @@ def predict(
     _fail_if_unreadable(preds)
 
 # %% ../nbs/api/71_cli.ipynb #3ca44398
+def _kind_of(net):
+    "The name of a network, or what an ONNX file is"
+    from resnet_course.export import OnnxModel
+    return net if isinstance(net, OnnxModel) else net.cfg['name']
+
 def _say_prediction(p, as_json):
     "Print what was predicted for one file, or why it could not be read"
     from dataclasses import asdict
@@ -478,7 +498,8 @@ def draw_cmd(
     net, name = model, model
     if model not in list_models() and Path(model).exists():
         from resnet_course.saving import load_model
-        net, name = load_model(_model_file(Path(model))), Path(model).resolve().stem
+        file = Path(model)/'model.safetensors' if Path(model).is_dir() else model
+        net, name = load_model(file), Path(model).resolve().stem
     if out and out.suffix.lower() != '.svg':
         raise CourseError(f'{out}: a drawing is an .svg file')
     drawing = draw_network(net, size, n_in)
@@ -489,7 +510,8 @@ def draw_cmd(
 # %% ../nbs/api/71_cli.ipynb #275d2fb4
 @app.command('export', epilog=_examples(
     'resnet-course export', 'resnet-course export runs/flowers-resnet34-001 --out flowers.onnx',
-    'resnet-course export model.safetensors --size 224'))
+    'resnet-course export model.safetensors --size 224',
+    'resnet-course export RUN --preprocess resize', 'resnet-course export RUN --int8'))
 def export_cmd(
     model:Annotated[Optional[Path], typer.Argument(
         help="a run's folder or a .safetensors file [default: the newest run in ./runs]")]=None,
@@ -498,10 +520,24 @@ def export_cmd(
     size:Annotated[Optional[object], typer.Option(
         parser=_size, metavar='PX',
         help='side of the images in px, or HEIGHTxWIDTH [default: as in training]')]=None,
+    preprocess:Annotated[Optional[str], typer.Option(
+        help="the file takes bytes: 'normalize' of the size of training, 'resize' of any "
+             'size')]=None,
+    layout:Annotated[str, typer.Option(
+        help="of the bytes: 'NHWC', as image libraries have them, or 'NCHW'")]='NHWC',
+    int8:Annotated[bool, typer.Option(
+        '--int8', help='whole numbers instead of floats, fitted to validation images; prints the '
+                       'test accuracy before and after')]=False,
+    data:Annotated[Optional[str], typer.Option(
+        '--data', '-d', help="with --int8: the dataset or folder [default: the run's]")]=None,
 ):
     "Write a trained network as an ONNX file, and check that onnxruntime computes the same scores."
-    from resnet_course.runs import export_run
-    res = export_run(model, out, size)
+    from resnet_course.runs import export_run, quantize_run
+    how = dict(preprocess=preprocess, layout=layout)
+    if int8 and size is not None:
+        raise CourseError('--int8 exports for the size of the images: no --size')
+    if data and not int8: raise CourseError('--data is for --int8, which needs images')
+    res = quantize_run(model, out, data, **how) if int8 else export_run(model, out, size, **how)
     say(f'{res.path}\n{res}')
 
 # %% ../nbs/api/71_cli.ipynb #89092cd2

@@ -85,6 +85,7 @@ class CourseLearner(Learner):
     seed = weights_report = recipe = None # Set by `course_learner` and `fit_recipe`
     balance = None # 'loss' if the loss has class weights, 'sample' if the loader balances classes
     more_cbs = () # Names of the callbacks that the caller added
+    teacher = None # The network that it learns from, if `train_run` has one
     compiled = False # True if the network is compiled, or the name of the backend or mode
     deterministic = False # Only algorithms that give the same bits every time?
 

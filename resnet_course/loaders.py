@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SeededDL', 'train_classes', 'class_counts', 'ImageSetDL', 'CourseDataLoaders', 'get_dls', 'get_test_dls',
-           'holds_out_the_same', 'split_dl', 'unaugmented', 'with_borders', 'raw_image', 'show_raw']
+           'holds_out_the_same', 'split_dl', 'unaugmented', 'with_borders', 'as_bytes', 'raw_image', 'show_raw']
 
 # %% ../nbs/api/16_loaders.ipynb #92e4ebf0
 import os, random, warnings
@@ -90,11 +90,10 @@ def without_images(self:_ToImage)->Transform:
     return res
 
 @patch
-def uncropped(self:_ToImage)->Transform:
-    "A copy that keeps the borders of photos"
+def reading(self:_ToImage, size)->Transform:
+    "A copy that reads photos at another size; None: at their own"
     res = copy(self)
-    res.reader = replace(self.reader, size=self.reader.load_size, window=None, tfms=(),
-                         train_size=None)
+    res.reader = replace(self.reader, size=size, window=None, tfms=(), train_size=None)
     return res
 
 # %% ../nbs/api/16_loaders.ipynb #1e253f01
@@ -251,11 +250,17 @@ class ImageSetDL(SeededDL):
         items = self.dataset.items
         return [i for i in idxs if items[i] not in tfm.images.unreadable]
 
+    def is_in_memory(self)->bool: # Then images come at the size at which they are kept
+        "Are the images of the set in memory?"
+        tfm = self._to_image()
+        if tfm is None or tfm.images is None or tfm.images.x is None: return False
+        return _is_index(self.dataset.items[0])
+
     def create_batches(self, samps):
         "Turn indices into batches, which are not yet augmented on the device"
         tfm, items = self._to_image(), getattr(self.dataset, 'items', None)
         if tfm is None: yield from super().create_batches(samps)
-        elif _is_index(items[0]) and tfm.images is not None and tfm.images.x is not None:
+        elif self.is_in_memory():
             yield from self._cut_batches(tfm, np.asarray(getattr(items, 'items', items)), samps)
         else: yield from self._read_batches(tfm, samps)
 
@@ -772,11 +777,26 @@ def with_borders(
     dl:ImageSetDL # Loader of photos, from `split_dl`
 )->ImageSetDL: # Batches of `load_size`
     "Create a loader of the same photos without cropping the center"
-    image_list, *label_lists = dl.dataset.tls
+    return dl.new(_reading(dl.dataset, dl.dataset.tls[0].tfms.fs[0].reader.load_size))
+
+def _reading(ds, size):
+    "A dataset of the same photos, read at another size; None: at their own"
+    image_list, *label_lists = ds.tls
     tfm, split = image_list.tfms.fs[0], image_list.tfms.split_idx
-    images = TfmdLists(image_list.items, Pipeline([tfm.uncropped()], split_idx=split),
+    images = TfmdLists(image_list.items, Pipeline([tfm.reading(size)], split_idx=split),
                        do_setup=False, split_idx=split)
-    return dl.new(Datasets(tls=[images, *label_lists], n_inp=dl.dataset.n_inp))
+    return Datasets(tls=[images, *label_lists], n_inp=ds.n_inp)
+
+@check_args
+def as_bytes(
+    dl:ImageSetDL, # From `split_dl`
+    whole:bool=False # Photos at their own size? They come one by one
+)->ImageSetDL: # Batches of uint8 N,C,H,W
+    "Create a loader of the same images as they are before a batch is normalized"
+    res = dl.new()
+    if whole and not dl.is_in_memory(): res = dl.new(_reading(dl.dataset, None), bs=1)
+    res.after_batch = Pipeline([])
+    return res
 
 # %% ../nbs/api/16_loaders.ipynb #2c6de71e
 def _position(dl, i):

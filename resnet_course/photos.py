@@ -150,7 +150,7 @@ def read_window(
 @dataclass
 class PhotoReader:
     "Read photos for a network, for training or for evaluation"
-    size:int|tuple # Side that the network sees, or (height, width) (px)
+    size:int|tuple|None # Side that the network sees, or (height, width) (px); None: whole photos
     n_in:int=3 # Number of channels; 1: grayscale, 3: RGB
     resize:str='crop' # How photos of another shape fit: 'crop', 'squish' or 'pad'
     load_size:int|tuple=None # What 'crop' resizes a photo to cover first (px); None: `size`
@@ -171,7 +171,8 @@ class PhotoReader:
     )->Tensor: # uint8 n_in,height,width
         "Read an image as evaluation does; raises `CourseError` if it is unreadable"
         im = _any_image(o, self.white).convert('RGB' if self.n_in == 3 else 'L')
-        return _to_tensor(fit_photo(im, self.size, self.resize, self.load_size)).contiguous()
+        if self.size is not None: im = fit_photo(im, self.size, self.resize, self.load_size)
+        return _to_tensor(im).contiguous()
 
 # %% ../nbs/api/12_photos.ipynb #737a6405
 @patch

@@ -14,19 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from fastai.torch_core import TensorImage
+from fastcore.basics import noop
 from PIL import Image
 from torch import nn
 
 from .core import (
     CourseError, MissingFileError, atomic_write, check_args, check_int, check_path, memory_advice)
 from .listing import LeftOutWarning, list_images
-from .images import plain_tensor
-from .augment import ResizeTo, height_width
 from .photos import PhotoReader
 from .models import check_outputs, eval_mode
 from .saving import check_classes
-from .export import OnnxModel
+from .export import OnnxModel, preparation
 from .precision import precisions, resolve_precision
 
 # %% ../nbs/api/41_predict.ipynb #b9453b1a
@@ -40,21 +38,12 @@ class Prediction:
     error: str|None = None # Why the file cannot be read; None: it was read
 
 # %% ../nbs/api/41_predict.ipynb #prepim02
-def _preparation(meta, n_in):
-    "How to read images, and a function that turns a batch of bytes into network input"
-    missing = [key for key in ('vocab', 'size', 'stats') if not meta.get(key)]
-    if missing:
-        raise CourseError(f'these weights come without {", ".join(missing)}, so they cannot '
-                          'classify files: use the model.safetensors of a run')
-    size = height_width(meta['size'])
-    load_size = height_width(meta.get('side') or size)
-    mean, std = torch.tensor(meta['stats'])[..., None, None]
-    def normalize(x): return (x/255 - mean.to(x.device))/std.to(x.device)
-    if meta.get('crop', load_size >= size):
-        return PhotoReader(size, n_in, meta.get('resize') or 'crop', load_size), normalize
-    fit = ResizeTo(size)
-    def resize(x): return plain_tensor(fit(TensorImage(normalize(x))))
-    return PhotoReader(load_size, n_in, load_size=load_size), resize
+def _reading(model):
+    "How to read images for a model, and a function that turns what was read into scores' input"
+    reader, prepare = preparation(model.meta, _n_in(model))
+    own = getattr(model, 'preprocess', None)   # of an ONNX file that prepares images itself
+    if own == 'resize': reader = PhotoReader(None, reader.n_in, 'none')
+    return reader, noop if own else prepare
 
 # %% ../nbs/api/41_predict.ipynb #c1ab271e
 def _read_ahead(images, bs, reader, workers):
@@ -93,7 +82,7 @@ def predict_images(
     check_int(k, 'k', 1)
     check_int(bs, 'bs', 1)
     check_int(workers, 'workers', 1, none=True)
-    reader, prepare = _preparation(model.meta, _n_in(model))
+    reader, prepare = _reading(model)
     if isinstance(model, nn.Module): check_classes(model)
     files = _as_list(files)
     vocab, workers = model.meta['vocab'], workers or min(8, os.cpu_count() or 1)
@@ -130,9 +119,10 @@ def _n_in(model):
 
 def _probabilities(model, xs, prepare, dtype):
     "Probabilities of the classes (N,C) for images"
-    x = torch.stack(xs)
-    if isinstance(model, nn.Module): scores = _scores(model, x, prepare, dtype)
-    else: scores = model(prepare(x))
+    if isinstance(model, nn.Module): scores = _scores(model, torch.stack(xs), prepare, dtype)
+    # images of any size come one by one
+    elif model.preprocess == 'resize': scores = torch.cat([model(x[None]) for x in xs])
+    else: scores = model(prepare(torch.stack(xs)))
     probs = scores.float().softmax(1)
     if not probs.isfinite().all():
         raise CourseError('the outputs of this network are not finite: its weights are damaged')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['recipes', 'tunable', 'Recipe', 'list_recipes', 'steps', 'cosine', 'by_epoch', 'one_cycle', 'mom_cycle', 'triangle',
            'get_recipe', 'change_recipe', 'recipe_settings', 'check_recipe', 'OneHot', 'BinaryCrossEntropy', 'Distill',
-           'fit_recipe']
+           'check_teacher', 'fit_recipe']
 
 # %% ../nbs/api/37_recipes.ipynb #9e9e2adb
 import math, warnings
@@ -29,6 +29,7 @@ from torch import nn
 from .core import (
     CourseError, check_args, check_choice, check_int, check_number, memory_advice, shorten)
 from .images import plain_tensor
+from .augment import height_width
 from .fastresnet import Whiten
 from .models import check_outputs, eval_mode, unwrap_model
 from .precision import precisions
@@ -481,28 +482,61 @@ class Distill(Callback):
         self.learn.loss_grad, self.learn.loss = loss, loss.detach().clone()
 
 # %% ../nbs/api/37_recipes.ipynb #5a825796
+def _check_images_of(teacher, dls):
+    "Raise `CourseError` unless a teacher can compute one score per class; warn about another size"
+    size, n_in, c = (getattr(dls, k, None) for k in ('size', 'n_in', 'c'))
+    was = (getattr(teacher, 'meta', None) or {}).get('size')
+    if was and size and height_width(was) != height_width(size):
+        warnings.warn('the teacher was trained on images of another size, so it may be less '
+                      f'accurate here: {was} px, and these have {size}')
+    param = next(teacher.parameters(), None)
+    if not (size and n_in and c) or param is None: return
+    images = torch.zeros(2, n_in, *height_width(size), device=param.device)
+    try:
+        with torch.no_grad(), eval_mode(teacher): out = check_outputs(teacher(images))
+    except CourseError as e:
+        raise CourseError(f'the teacher cannot use these images: {e}') from None
+    if out.shape[-1] != c:
+        raise CourseError(f'the teacher has {out.shape[-1]} outputs, and the data have {c} '
+                          'classes: it needs one for each class')
+
+
+# %% ../nbs/api/37_recipes.ipynb #d15711fa
+@check_args
+def check_teacher(
+    teacher:nn.Module, # A trained network; its `meta` says for which images, as after `load_model`
+    dls:object         # The loaders of the network that learns from it
+):
+    "Raise `CourseError` if a network was trained for other classes or other images"
+    teacher = unwrap_model(teacher)
+    meta = getattr(teacher, 'meta', None) or {}
+    vocab, own = meta.get('vocab'), getattr(dls, 'vocab', None)
+    if vocab and own is not None and list(map(str, vocab)) != list(map(str, own)):
+        raise CourseError('the teacher was trained for other classes, or for these in another '
+                          f'order: {shorten(list(map(str, vocab)))}')
+    stats, here = meta.get('stats'), getattr(dls, 'stats', None)
+    if stats and here and (len(stats[0]) != len(here[0])
+                           or not np.allclose(stats, np.asarray(here), atol=0.01)):
+        raise CourseError('the teacher was trained on images with another normalization: create '
+                          'the loaders with get_dls(..., stats=teacher.meta["stats"])')
+    _check_images_of(teacher, dls)
+
+# %% ../nbs/api/37_recipes.ipynb #d15711f1
 @patch
 def before_fit(self:Distill):
     "Move the teacher to the data. Raises `CourseError` if it was trained for something else"
     if self.teacher is unwrap_model(self.learn.model):
         raise CourseError('a network cannot be its own teacher: give `teacher` another one')
-    meta = getattr(self.teacher, 'meta', None) or {}
-    vocab, own = meta.get('vocab'), getattr(self.dls, 'vocab', None)
-    if vocab and own is not None and list(map(str, vocab)) != list(map(str, own)):
-        raise CourseError('the teacher was trained for other classes, or for these in another '
-                          f'order: {shorten(list(map(str, vocab)))}')
-    stats, here = meta.get('stats'), getattr(self.dls, 'stats', None)
-    if stats and here and not np.allclose(stats, np.asarray(here), atol=0.01):
-        raise CourseError('the teacher was trained on images with another normalization: create '
-                          'the loaders with get_dls(..., stats=teacher.meta["stats"])')
+    check_teacher(self.teacher, self.dls)
     device = getattr(self.dls, 'device', None)
     if device is not None: self.teacher.to(device)
 
 def _teacher_record(r, teacher):
-    "What the record of a run says about its teacher"
-    cfg = getattr(unwrap_model(teacher), 'cfg', None) or {}
-    name = cfg.get('name') or type(unwrap_model(teacher)).__name__
-    return dict(network=name, weight=r.teacher_weight, temperature=r.temperature)
+    "What the record of a run says about its teacher; `source` is where it was loaded from"
+    net = unwrap_model(teacher)
+    name = (getattr(net, 'cfg', None) or {}).get('name') or type(net).__name__
+    return dict(network=name, **getattr(net, 'source', {}), weight=r.teacher_weight,
+                temperature=r.temperature)
 
 # %% ../nbs/api/37_recipes.ipynb #ceb21927
 @check_args

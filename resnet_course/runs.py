@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['machine', 'source_commit', 'versions', 'plot_history', 'new_run_dir', 'save_run', 'load_run', 'list_runs',
-           'rate_cuts', 'plot_rate_cuts', 'runs_table', 'learner_from_checkpoint', 'train_run', 'finetune_run',
-           'mean_ci', 'kfold_run', 'stage_means', 'run_learner', 'evaluate_run', 'compare_runs', 'newest_model',
-           'predict_run', 'export_run', 'find_run_lr']
+           'rate_cuts', 'plot_rate_cuts', 'runs_table', 'learner_from_checkpoint', 'load_teacher', 'train_run',
+           'finetune_run', 'mean_ci', 'kfold_run', 'stage_means', 'run_learner', 'evaluate_run', 'compare_runs',
+           'newest_model', 'predict_run', 'export_run', 'quantize_run', 'find_run_lr']
 
 # %% ../nbs/api/51_runs.ipynb #7571354a
 import csv, inspect, json, math, os, platform, re, reprlib, shutil, statistics, subprocess, warnings
@@ -14,17 +14,19 @@ from contextlib import nullcontext
 from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from fastai.learner import Learner
 from fastai.torch_core import num_distrib, rank_distrib
 from matplotlib.figure import Figure
 from scipy import stats
+from torch import nn
 
 from .core import (
     CourseError, MissingFileError, atomic_write, check_args, check_device, check_path, check_type,
     default_device, package_version, plot_text, printable, read_json, shorten, write_json)
-from .augment import ResizeTo
+from .download import checksum
 from .datasets import datasets, imagenet_names
 from .images import imagenet_stats
 from .loaders import get_dls, get_test_dls, holds_out_the_same, split_dl
@@ -32,16 +34,18 @@ from .models import create_model
 from .weight_files import read_weights, shipped_weights
 from .weights import infer_arch, load_weights, variant_of
 from .saving import load_model, save_weights
-from .export import Exported, OnnxModel, export_model
+from .export import Exported, OnnxModel, export_model, image_meta
 from .distributed import broadcast_object, connect
 from .callbacks import check_logger, end_log, log_callback
 from .checkpoint import Interrupted, read_checkpoint, run_lock
 from .learner import course_learner
-from .recipes import (
-    Recipe, change_recipe, check_recipe, fit_recipe, get_recipe, recipe_settings, tunable)
+from resnet_course.recipes import (
+    Recipe, change_recipe, check_recipe, check_teacher, fit_recipe, get_recipe, recipe_settings,
+    tunable)
 from .lr_find import LRCurve, find_lr
 from .evaluate import Comparison, compare, evaluate, tta
 from .predict import find_images, predict_images, with_progress
+from .quantize import Quantized, quantize_model
 from .finetune import change_plan, finetune_learner, get_plan, plans, run_stages
 
 # %% ../nbs/api/51_runs.ipynb #79afed15
@@ -181,11 +185,7 @@ def save_run(
 )->dict: # The record
     "Write a run's five files"
     path, rec, dls = Path(path), _run_record(learn, reports, **extra), learn.dls
-    resized = any(type(tfm) is ResizeTo for tfm in dls.valid.after_batch.fs)
-    save_weights(learn.model, path/'model.safetensors', vocab=list(map(str, dls.vocab)),
-                 size=getattr(dls, 'size', None), side=getattr(dls, 'load_size', None),
-                 resize=getattr(dls, 'resize', None), stats=getattr(dls, 'stats', None),
-                 crop=not resized)
+    save_weights(learn.model, path/'model.safetensors', **image_meta(dls))
     if rec['history']: _save_history(rec['history'], path)
     write_json(rec, path/'run.json')
     return rec
@@ -368,7 +368,8 @@ def _recipe_again(r, path, again):
 # %% ../nbs/api/51_runs.ipynb #f5468004
 @check_args
 def learner_from_checkpoint(
-    path:str|Path # A run's folder with a checkpoint, or the file
+    path:str|Path, # A run's folder with a checkpoint, or the file
+    teacher:str|Path|None=None # Where the run's teacher is now; None: where it was
 )->tuple: # The learner, and the arguments for `fit_recipe`, among them the checkpoint's content
     "Rebuild the learner of an interrupted run; raises `CourseError` if its settings are missing"
     state = read_checkpoint(path)
@@ -379,14 +380,15 @@ def learner_from_checkpoint(
                           f'same learner {again}')
     r = cfg['recipe']
     recipe, accumulate = _recipe_again(r, path, again)
-    cbs = _loggers_again(path, cfg.get('cbs') or [])
+    more = _loggers_again(path, cfg.get('cbs') or [])
+    if r.get('teacher'): more['teacher'] = _teacher_again(r['teacher'], teacher, path)
     try:
         learn = course_learner(get_dls(**cfg['data']), create_model(**cfg['model']),
                                seed=cfg['seed'], precision=cfg['precision'],
                                compile=cfg.get('compile', False),
                                deterministic=cfg.get('deterministic', False),
                                balance='loss' if r.get('balance') == 'loss' else None)
-        how = dict(recipe=recipe, epochs=r['epochs'], lr=r['lr'], accumulate=accumulate, **cbs)
+        how = dict(recipe=recipe, epochs=r['epochs'], lr=r['lr'], accumulate=accumulate, **more)
     except (TypeError, KeyError) as e:   # arguments that do not exist in this version
         raise CourseError(f'{path}: damaged, or from another version ({e})') from None
     return learn, dict(how, checkpoint=path, resume=state)
@@ -403,6 +405,46 @@ def _loggers_again(path, names):
     logs = [cb for name in names if name in kinds for cb in log_callback(kinds[name], folder)]
     return dict(cbs=logs) if logs else {}
 
+# %% ../nbs/api/51_runs.ipynb #d15711f3
+@check_args
+def load_teacher(
+    teacher:str|Path|nn.Module # A run's folder, a file that `save_weights` wrote, or a network
+)->nn.Module: # Its `source` is the file and its checksum; a network is returned unchanged
+    "Load a network for others to learn from; raises `CourseError` if there is none"
+    if isinstance(teacher, nn.Module): return teacher
+    file = _lasting(teacher, shipped_weights())
+    if os.path.isdir(file): file = os.path.join(file, 'model.safetensors')
+    if not str(file).endswith('.safetensors') and file not in shipped_weights():
+        raise CourseError(f"{file}: a teacher is a run's folder, or a file that `save_weights` "
+                          'wrote')
+    net = load_model(file)
+    net.source = dict(file=file, sha256=checksum(shipped_weights().get(file, file)))
+    return net
+
+def _teacher_again(was, now, path):
+    "The teacher that the record of an interrupted run names; `now`: where it is, if it has moved"
+    if not {'file', 'sha256'} <= was.keys():
+        raise CourseError(f'{path} was trained with a teacher that is in no file: create the same '
+                          'learner and call `fit_recipe(..., teacher=..., checkpoint=..., '
+                          'resume=True)`')
+    net = load_teacher(now or was['file'])
+    if net.source['sha256'] != was['sha256']:
+        raise CourseError(f"{net.source['file']}: not the teacher that this run began with: its "
+                          'checksum is different')
+    net.source = {k: was[k] for k in ('file', 'sha256')}
+    return net
+
+# %% ../nbs/api/51_runs.ipynb #d15711f4
+def _check_unseen(teacher, dls):
+    "Warn if a teacher was trained on images that others are tested on"
+    folder = Path(getattr(teacher, 'source', {}).get('file', '')).parent
+    if not (folder/'run.json').is_file(): return
+    rec, own = load_run(folder), dict(data=getattr(dls, 'cfg', None) or {})
+    was, now = _images_of(rec, 'test'), _images_of(own, 'test')
+    if was == now or not _is_same_place(str(was[0]), str(now[0])): return
+    warnings.warn(f'the teacher {folder} was trained on another split of these images: it may have '
+                  'been trained on some of those that this run is tested on')
+
 # %% ../nbs/api/51_runs.ipynb #bc7a93ae
 def _few_valid(n_train):
     "Number of validation images to keep for `n_train` training images; None: all"
@@ -413,20 +455,25 @@ def _check_unfinished(run):
     if not (run/'run.json').is_file(): return
     raise CourseError(f'{run} is finished: `resnet-course evaluate {run}` evaluates it')
 
-def _new_training(data, images, arch, net, how, out):
+def _new_training(data, images, arch, net, how, out, teacher):
     "A new learner in a new folder, and the arguments for `fit_recipe`"
     check_recipe(**how)   # before there is a folder
+    if teacher is not None: teacher = load_teacher(teacher)
     dls = get_dls(data, **images)
     learn = course_learner(dls, arch, **net)
+    if teacher is not None:
+        check_teacher(teacher, dls)
+        _check_unseen(teacher, dls)
     name = f'{dls.name}-{arch}'
     learn.path = broadcast_object(None if rank_distrib() else new_run_dir(name, out))
-    return learn, dict(how, checkpoint=learn.path/'checkpoint.pt')
+    learn.teacher = teacher
+    return learn, dict(how, checkpoint=learn.path/'checkpoint.pt', teacher=teacher)
 
-def _resume_training(run):
+def _resume_training(run, teacher):
     "The learner of an interrupted run, and the arguments for `fit_recipe`"
     _check_unfinished(run)
-    learn, how = learner_from_checkpoint(run/'checkpoint.pt')
-    learn.path = run
+    learn, how = learner_from_checkpoint(run/'checkpoint.pt', teacher)
+    learn.path, learn.teacher = run, how.get('teacher')
     return learn, how
 
 # %% ../nbs/api/51_runs.ipynb #a025987d
@@ -440,15 +487,15 @@ def _finish(learn, extra):
     return {**rec, 'path': str(run)}, report
 
 # %% ../nbs/api/51_runs.ipynb #eaa22e14
-def _training(resume, data, arch, seed, images, net, how, balance, log, out):
+def _training(resume, data, arch, seed, images, net, how, teacher, balance, log, out):
     "The learner of a new or interrupted run, and the arguments for `fit_recipe`"
     connect()
-    if resume: return _resume_training(Path(resume))
+    if resume: return _resume_training(Path(resume), teacher)
     if log: check_logger(log)
     images, net = dict(images, seed=seed), dict(net, seed=seed)
     if balance == 'loss': net = dict(net, balance=balance)
     else: images = dict(images, balance=balance)
-    learn, how = _new_training(data, images, arch, net, how, out)
+    learn, how = _new_training(data, images, arch, net, how, out, teacher)
     return learn, dict(how, cbs=log_callback(log, learn.path) if log else [])
 
 def _train(*run):
@@ -475,6 +522,7 @@ def train_run(
     n_train:int|None=None,# Keep only this many training images
     augment:bool|str|list=True,  # As for `get_dls`
     weights:object=None,  # Initial weights, as for `load_weights`; None: from scratch
+    teacher:object=None,  # Trained network to learn from, too: a run's folder, a file or a network
     precision:str='auto', # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
     seed:int=42,          # The same seed gives the same run
     compile:bool|str=False, # `torch.compile` the network? Or a backend's name, or a mode's
@@ -501,7 +549,8 @@ def train_run(
     net = dict(weights=weights, precision=precision, compile=compile,
                deterministic=deterministic)
     how = dict(recipe=recipe, epochs=epochs, lr=lr, accumulate=accumulate)
-    return _train(resume, data, arch, seed, images, net, how, balance, log, out, setup, extra)
+    return _train(resume, data, arch, seed, images, net, how, teacher, balance, log, out,
+                  setup, extra)
 
 # %% ../nbs/api/51_runs.ipynb #4aeac658
 @check_args
@@ -781,8 +830,10 @@ def stage_means(
 # %% ../nbs/api/51_runs.ipynb #23037585
 def _own_data(rec, model, run):
     "The arguments of `get_dls` that a run recorded, for the images that its network needs"
-    own = dict(rec.get('data') or {}, size=model.meta.get('size'), n_in=model.cfg['n_in'])
+    own = dict(rec.get('data') or {}, size=model.meta.get('size'))
     own['stats'] = model.meta.get('stats') or own.get('stats')
+    cfg = getattr(model, 'cfg', None) or {}   # your own networks have none
+    own['n_in'] = cfg.get('n_in') or (len(own['stats'][0]) if own['stats'] else None)
     unknown = set(own) - set(inspect.signature(get_dls).parameters)
     if unknown:
         raise CourseError(f'{run}: this version does not know the settings of its data '
@@ -792,24 +843,24 @@ def _own_data(rec, model, run):
     return own
 
 # %% ../nbs/api/51_runs.ipynb #3c8b3234
-@check_args
-def run_learner(
-    run:str|Path, # A run's folder; or, with `data` given, a file that `save_weights` wrote, or a
-                  # publisher's weights of a ResNet for ImageNet
-    data:str|Path|None=None, # A dataset, or a folder of images (all are used); None: the run's
-    bs:int|None=None, # Images per batch; None: as in training, or 64 for a file
-    skip_bad:bool=False, # Leave out files that cannot be read? They are counted
-    variant:str|None=None # 'v1' for He et al.'s own weights, 'v1.5' for torchvision's
-)->tuple: # The learner, and the run's record (empty for a file)
-    "Load the network and images of a finished run; raises `CourseError` if they don't match"
-    is_file = Path(run).suffix in ('.safetensors', '.pth', '.pt', '.bin')
+def _model_of(run, rec, model, variant):
+    "The network of a run or of a file; `model`: the user's own network, to get the weights"
+    if Path(run).suffix == '.onnx': return OnnxModel(run)
+    file = Path(rec['path'])/'model.safetensors' if rec else run
+    own = rec or model is not None
+    model = load_model(file, model=model) if own else _model_in(run, variant)
+    if rec: _check_same_network(rec, model, run)
+    return model
+
+# %% ../nbs/api/51_runs.ipynb #d15711f9
+def _model_and_images(run, data, bs, skip_bad, variant=None, model=None):
+    "The network of a run, its images and its record; see `run_learner`"
+    is_file = Path(run).suffix in ('.safetensors', '.pth', '.pt', '.bin', '.onnx')
     rec = {} if is_file else load_run(run)
     if data is None and not rec.get('data'):
         what = 'weights alone do not' if is_file else 'it does not'
         raise CourseError(f'{run}: {what} say which images to test on: name them with data=')
-    if is_file: model = _model_in(run, variant)
-    else: model = load_model(Path(rec['path'])/'model.safetensors')
-    _check_same_network(rec, model, run)
+    model = _model_of(run, rec, model, variant)
     own = _own_data(rec, model, run)
     if is_file and model.meta.get('resize'):   # of photos, which no record describes
         own |= dict(resize=model.meta['resize'], load_size=model.meta.get('side'))
@@ -822,7 +873,24 @@ def run_learner(
     if have != want:
         raise CourseError(f'{dls.name} has the classes {shorten(have, 8)}; this network was '
                           f'trained for {shorten(want, 8)}')
-    return course_learner(dls, model), rec
+    return model, dls, rec
+
+# %% ../nbs/api/51_runs.ipynb #d15711f6
+@check_args
+def run_learner(
+    run:str|Path, # A run's folder; or, with `data` given, a file that `save_weights` wrote, or a
+                  # publisher's weights of a ResNet for ImageNet
+    data:str|Path|None=None, # A dataset, or a folder of images (all are used); None: the run's
+    bs:int|None=None, # Images per batch; None: as in training, or 64 for a file
+    skip_bad:bool=False, # Leave out files that cannot be read? They are counted
+    variant:str|None=None, # 'v1' for He et al.'s own weights, 'v1.5' for torchvision's
+    model:nn.Module=None # Your own network, if the run has trained one; None: the recorded one
+)->tuple: # The learner, and the run's record (empty for a file)
+    "Load the network and images of a finished run; raises `CourseError` if they don't match"
+    model, dls, rec = _model_and_images(run, data, bs, skip_bad, variant, model)
+    if isinstance(model, nn.Module): return course_learner(dls, model), rec
+    raise CourseError(f'{run}: an ONNX file has no network to train: name the run that it was '
+                      'exported from, or evaluate it with evaluate_run')
 
 # %% ../nbs/api/51_runs.ipynb #e8f4a5b6
 def _model_in(path, variant):
@@ -879,7 +947,7 @@ def _is_same_place(a, b):
 # %% ../nbs/api/51_runs.ipynb #8b86b80f
 def _check_same_network(rec, model, run):
     "Raise `CourseError` if the weights are not those of the record"
-    then, now = rec.get('model', {}), json.loads(json.dumps(model.cfg, default=str))
+    then, now = rec.get('model', {}), json.loads(json.dumps(getattr(model, 'cfg', {}), default=str))
     diff = [k for k in then if k in now and then[k] != now[k]]
     if not diff: return
     raise CourseError(f'{run}: model.safetensors is from another run: its {diff[0]} is '
@@ -900,22 +968,27 @@ def _check_images(run, rec, dls):
 # %% ../nbs/api/51_runs.ipynb #d545e425
 @check_args
 def evaluate_run(
-    run:str|Path, # A run's folder; or a file of weights, as for `run_learner`, with `data` given
+    run:str|Path, # A run's folder; or, with `data` given, an ONNX file or a file of weights, as for
+                  # `run_learner`
     data:str|Path|None=None, # A dataset, or a folder of images (all are tested); None: the run's
     split:str='test',    # 'train', 'valid' or 'test'
     views:str|None=None, # Also average over several views: 'flip' or 'ten_crop'; None: no
     bs:int|None=None,    # Images per batch (does not change the result); None: as in training
-    setup:callable=None, # Called with the learner before it is evaluated
+    setup:callable=None, # Called before, with the learner; for ONNX, something with model and dls
     skip_bad:bool=False, # Leave out files that cannot be read? They are counted
     precision:str='fp32', # 'fp32' gives the same result on any machine; or 'auto', 'bf16', 'fp16'
-    variant:str|None=None # As for `run_learner`
+    variant:str|None=None, # As for `run_learner`
+    model:nn.Module=None # Your own network, as for `run_learner`
 )->tuple: # The report, and the report over several views, or None
     "Evaluate a finished run; raises `CourseError` if its images or weights are missing"
-    learn, _ = run_learner(run, data, bs, skip_bad, variant)
+    model, dls, _ = _model_and_images(run, data, bs, skip_bad, variant, model)
+    is_onnx = isinstance(model, OnnxModel)
+    learn = SimpleNamespace(model=model, dls=dls) if is_onnx else course_learner(dls, model)
     if setup: setup(learn)
-    report = evaluate(learn, split, precision, name='one view')
+    if is_onnx: learn = model
+    report = evaluate(learn, split, precision, name='one view', dls=dls)
     if not views: return report, None
-    return report, tta(learn, split, views, name=views, precision=precision)
+    return report, tta(learn, split, views, name=views, dls=dls, precision=precision)
 
 # %% ../nbs/api/51_runs.ipynb #e66ed234
 @check_args
@@ -927,16 +1000,18 @@ def compare_runs(
     bs:int|None=None  # Images per batch (does not change the result); None: as in training
 )->Comparison: # The second compared with the first
     "Compare two runs on the same images; raises `CourseError` if the images differ"
-    (a, rec_a), (b, rec_b) = (run_learner(o, data, bs) for o in (first, second))
+    both = [_model_and_images(o, data, bs, False) for o in (first, second)]
+    (a, dls_a, rec_a), (b, dls_b, rec_b) = both
     mine, other = _images_of(rec_a, split), _images_of(rec_b, split)
     if data is None and mine != other:
         raise CourseError(f'these runs were made on different images ({mine} and {other}): '
                           'choose one with data=')
-    items_a, items_b = (list(split_dl(o.dls, split).dataset.items) for o in (a, b))
+    items_a, items_b = (list(split_dl(dls, split).dataset.items) for dls in (dls_a, dls_b))
     if items_a != items_b:
         raise CourseError(f'the two runs hold out different images for {split}: runs of the same '
                           'seed, valid_pct and n_train can be compared there')
-    return compare(evaluate(a, split, name=str(first)), evaluate(b, split, name=str(second)))
+    return compare(evaluate(a, split, name=str(first), dls=dls_a),
+                   evaluate(b, split, name=str(second), dls=dls_b))
 
 # %% ../nbs/api/51_runs.ipynb #2dc7d069
 def _images_of(rec, split):
@@ -984,12 +1059,29 @@ def predict_run(
 def export_run(
     run:str|Path|None=None, # A run's folder, or a weights file; None: newest run in ./runs
     out:str|Path|None=None, # `.onnx`, or `.pt2` for torch.export; None: next to the weights
-    size:int|tuple|None=None # Side of the images, or (height, width) (px); None: as in training
+    size:int|tuple|None=None, # Side of the images, or (height, width) (px); None: as in training
+    preprocess:str|None=None, # As for `export_model`
+    layout:str='NHWC' # As for `export_model`
 )->Exported: # Its `path` is the file
     "Write a run's network as a file for other programs; raises `CourseError` if its scores differ"
     path = _weights_of(run)
     beside = path if path.exists() else Path(path.name)   # weights that ship with the package
-    return export_model(load_model(path), out or beside.with_suffix('.onnx'), size)
+    return export_model(load_model(path), out or beside.with_suffix('.onnx'), size,
+                        preprocess=preprocess, layout=layout)
+
+# %% ../nbs/api/51_runs.ipynb #d15711f7
+@check_args
+def quantize_run(
+    run:str|Path|None=None, # A run's folder, or with `data` a file; None: newest run in ./runs
+    out:str|Path|None=None, # `.onnx`; None: next to the weights
+    data:str|Path|None=None, # As for `run_learner`
+    **kwargs       # For `quantize_model`
+)->Quantized: # The file, and the accuracy before and after
+    "Write the network of a run as an ONNX file of whole numbers; what `export --int8` does"
+    path = _weights_of(run)
+    beside = path if path.exists() else Path(path.name)   # weights that ship with the package
+    learn, _ = run_learner(path.parent if (path.parent/'run.json').is_file() else path, data)
+    return quantize_model(learn.model, out or beside.with_suffix('.int8.onnx'), learn.dls, **kwargs)
 
 # %% ../nbs/api/51_runs.ipynb #edb8a8ef
 @check_args

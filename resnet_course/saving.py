@@ -271,17 +271,20 @@ def _check_complete(sd, own, path):
 @check_args
 def load_model(
     path:str|Path, # A file that `save_weights` wrote, or a name in `shipped_weights()`
-    device:object='cpu' # `torch.device`, or its name: where to move the model
+    device:object='cpu', # `torch.device`, or its name: where to move the model
+    model:nn.Module=None # Your own network, to get the weights; None: the file says which one
 )->nn.Module: # In evaluation mode; its `.meta` is the metadata saved with it
     "Rebuild a model from a file; raises `CourseError` if its weights and configuration disagree"
     if str(path).endswith('.onnx'):
         raise CourseError(f'{path}: load an ONNX model with OnnxModel, which predict_images '
                           'accepts like a network')
     sd, meta = read_weights(path)
-    if not isinstance(meta.get('cfg'), dict):
-        raise CourseError(f'{path}: has no configuration; use create_model and load_weights')
-    # allocate nothing until the shapes in the file agree with its configuration
-    model = _build(meta['cfg'], path)
+    if model is None:
+        if not isinstance(meta.get('cfg'), dict):
+            raise CourseError(f'{path}: has no configuration: give the network that it belongs to, '
+                              'load_model(path, model=...), or use create_model and load_weights')
+        # allocate nothing until the shapes in the file agree with its configuration
+        model = _build(meta['cfg'], path)
     own = model.state_dict()
     _check_complete(sd, own, path)
     sd = {k: v.to(own[k].dtype) for k, v in sd.items()}   # float16 weights reject float32 images
@@ -295,10 +298,11 @@ def check_classes(
     model:nn.Module # From `load_model`
 ):
     "Raise `CourseError` unless the metadata of a network has a name for each of its classes"
-    vocab, stats, cfg = model.meta.get('vocab'), model.meta.get('stats'), model.cfg
-    if vocab and len(vocab) != cfg['n_out']:
+    vocab, stats = model.meta.get('vocab'), model.meta.get('stats')
+    cfg = getattr(model, 'cfg', None) or {}   # your own networks have none
+    if vocab and len(vocab) != cfg.get('n_out', len(vocab)):
         raise CourseError(f"the metadata of these weights is damaged: {len(vocab)} names for "
                           f"{cfg['n_out']} classes")
-    if stats and len(stats[0]) not in (1, cfg['n_in']):
+    if stats and len(stats[0]) not in (1, cfg.get('n_in', len(stats[0]))):
         raise CourseError('the metadata of these weights is damaged: its stats are not for images '
                           f"of {cfg['n_in']} channels")

@@ -1,5 +1,5 @@
 "Knowledge distillation: the loss is the formula's, and the teacher stays as it is"
-import copy
+import copy, shutil, warnings
 from dataclasses import replace
 
 import pytest, torch
@@ -7,15 +7,16 @@ from fastai.callback.core import Callback
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from helpers import CtrlC, quiet
+from helpers import CtrlC, quiet, run_command
 from resnet_course.checkpoint import Interrupted
 from resnet_course.core import CourseError
 from resnet_course.learner import course_learner
 from resnet_course.loaders import get_dls
 from resnet_course.models import create_model
 from resnet_course.recipes import fit_recipe, get_recipe
-from resnet_course.saving import load_model
-from resnet_course.saving import save_weights
+from resnet_course.download import checksum
+from resnet_course.runs import learner_from_checkpoint, load_run, train_run
+from resnet_course.saving import load_model, save_weights
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -132,3 +133,97 @@ def test_teacher_for_something_else(tmp_path):
         fit_recipe(learn, 'step', 1, teacher=saved(vocab=list('abcdefghij')))
     with pytest.raises(CourseError, match='another normalization'):
         fit_recipe(learn, 'step', 1, teacher=saved(stats=[[.9], [.9]]))
+
+# Whole runs
+
+FEW = dict(data='digits', arch='resnet8', epochs=2, bs=16, n_train=64, precision='fp32')
+
+@pytest.fixture(scope='module')
+def teachers_run(tmp_path_factory):
+    "The folder of a finished run"
+    rec, _ = train_run(**FEW, out=tmp_path_factory.mktemp('teacher'), setup=quiet)
+    return rec['path']
+
+def end(run):
+    "The weights at the end of a run"
+    sd = load_model(f'{run}/model.safetensors').state_dict()
+    return torch.cat([t.double().flatten() for t in sd.values()])
+
+def entry(run):
+    file = f'{run}/model.safetensors'
+    return dict(network='resnet8', file=file, sha256=checksum(file), weight=.9, temperature=4.)
+
+def test_run_with_a_teacher(teachers_run, tmp_path):
+    "A folder, its file and the network in it teach alike, and differently from no teacher"
+    ends = []
+    for teacher in (None, teachers_run, f'{teachers_run}/model.safetensors',
+                    load_model(f'{teachers_run}/model.safetensors')):
+        rec, _ = train_run(**FEW, teacher=teacher, out=tmp_path, setup=quiet)
+        ends.append(load_run(rec['path'])['recipe'].get('teacher'))
+        ends.append(end(rec['path']))
+    assert ends[0] is None and ends[2] == ends[4] == entry(teachers_run)
+    assert ends[6] == dict(network='resnet8', weight=.9, temperature=4.)
+    assert not torch.equal(ends[1], ends[3])
+    assert torch.equal(ends[3], ends[5]) and torch.equal(ends[3], ends[7])
+
+def test_command(teachers_run, tmp_path, capsys):
+    args = ['--data', 'digits', '--arch', 'resnet8', '--epochs', 1, '--bs', 16, '--n-train', 64]
+    assert run_command('train', *args, '--teacher', teachers_run, '--out', tmp_path) == 0
+    assert f'its teacher is resnet8 of {teachers_run}' in capsys.readouterr().out
+    assert load_run(next(tmp_path.iterdir()))['recipe']['teacher'] == entry(teachers_run)
+
+def cut_run(teacher, out):
+    "A run that is interrupted in its second epoch; its folder"
+    with pytest.raises(Interrupted):
+        train_run(**FEW, teacher=teacher, out=out,
+                  setup=lambda learn: quiet(learn).add_cb(CtrlC(1, 1)))
+    return next(out.iterdir())
+
+def test_run_resumes(teachers_run, tmp_path):
+    "To the bit, from the folder alone; also where the teacher has moved, but with no other teacher"
+    whole, _ = train_run(**FEW, teacher=teachers_run, out=tmp_path/'whole', setup=quiet)
+    own = tmp_path/'own'
+    shutil.copytree(teachers_run, own)
+    run = cut_run(own, tmp_path/'cut')
+    own.rename(tmp_path/'moved')
+    with pytest.raises(CourseError, match='own/model.safetensors: no such file'):
+        train_run(resume=run)
+    save_weights(create_model('resnet8', n_in=1), tmp_path/'w')
+    with pytest.raises(CourseError, match='w.safetensors: not the teacher'):
+        train_run(resume=run, teacher=tmp_path/'w.safetensors')
+    rec, _ = train_run(resume=run, teacher=tmp_path/'moved', setup=quiet)
+    assert torch.equal(end(whole['path']), end(rec['path']))
+    assert load_run(run)['recipe']['teacher']['sha256'] == entry(teachers_run)['sha256']
+
+def test_teacher_in_no_file(tmp_path):
+    run = cut_run(create_model('resnet8', n_in=1), tmp_path)
+    with pytest.raises(CourseError, match='in no file'): learner_from_checkpoint(run)
+
+@pytest.mark.parametrize('data,says', [
+    (dict(data='fashion_mnist_mini'), 'other classes'), (dict(size=64), 'another size')])
+def test_run_with_a_teacher_for_something_else(data, says, teachers_run, tmp_path):
+    "One sentence; other classes leave no folder"
+    how = dict(FEW, epochs=1, out=tmp_path, setup=quiet, teacher=teachers_run, **data)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        with pytest.raises((CourseError, UserWarning), match=says): train_run(**how)
+    assert not list(tmp_path.iterdir())
+
+@pytest.mark.parametrize('net,says', [
+    (lambda: create_model('resnet8', 7, n_in=1), '7 outputs'),
+    (lambda: create_model('resnet8'), 'create it with n_in=1'),
+    (lambda: create_model('alexnet', n_in=1), 'smallest size that works')])
+def test_teacher_that_cannot_teach(net, says, tmp_path):
+    with pytest.raises(CourseError, match=says):
+        train_run(**FEW, teacher=net(), out=tmp_path, setup=quiet)
+    assert not list(tmp_path.iterdir())
+
+@pytest.mark.parametrize('name,says', [
+    ('nothing', 'a run.s folder, or a file'), ('w.onnx', 'a run.s folder or a file')])
+def test_teacher_that_is_none(name, says, tmp_path):
+    with pytest.raises(CourseError, match=says): train_run(**FEW, teacher=name, out=tmp_path)
+
+def test_teacher_that_has_seen_the_test_images(teachers_run, tmp_path):
+    "A fold's test images are training images of other runs"
+    with pytest.warns(UserWarning, match='another split of these images'):
+        train_run(**FEW, teacher=teachers_run, fold=(1, 3), out=tmp_path, setup=quiet)

@@ -1,5 +1,6 @@
 "Other people's loaders, functions and callbacks on a course learner: right, or one sentence"
 import functools
+from dataclasses import replace
 
 import numpy as np, pytest, timm, torch, torchvision
 from fastai.callback.training import GradientClip
@@ -8,6 +9,7 @@ from fastai.data.block import CategoryBlock, DataBlock
 from fastai.vision.core import PILImageBW
 from fastai.vision.data import ImageBlock
 from PIL import Image
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from resnet_course.core import CourseError
@@ -19,6 +21,9 @@ from resnet_course.loaders import get_dls
 from resnet_course.lr_find import find_lr
 from resnet_course.models import create_model
 from resnet_course.predict import predict_images
+from resnet_course.freeze import freeze_report, snapshot
+from resnet_course.recipes import fit_recipe, get_recipe
+from resnet_course.runs import evaluate_run, run_learner, save_run
 from resnet_course.weights import load_weights
 from resnet_course.saving import load_model, save_weights
 
@@ -177,3 +182,34 @@ def test_predict_with_onnx(saved, tmp_path):
     assert got.classes == want.classes
     np.testing.assert_allclose(got.probs, want.probs, atol=1e-5)
     with pytest.raises(CourseError, match='with OnnxModel'): load_model(tmp_path/'w.onnx')
+
+def test_run_of_ones_own_network(saved, tmp_path):
+    "Its record and weights are evaluated, predicted with and exported, given the network"
+    def own():
+        return nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(),
+                             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    learn = course_learner(get_dls('digits', bs=32, n_train=64, seed=0), own(), precision='fp32')
+    with learn.no_bar(), learn.no_logging(): fit_recipe(learn, epochs=1)
+    rec = save_run(learn, tmp_path, [evaluate(learn)])
+    report, _ = evaluate_run(tmp_path, model=own())
+    assert report.top1 == rec['test']['top1']
+    assert run_learner(tmp_path, model=own())[0].model[0].in_channels == 1
+    net = load_model(tmp_path/'model.safetensors', model=own())
+    want, = predict_images(net, [saved[1]], precision='fp32')
+    export_model(net, tmp_path/'w.onnx', preprocess='normalize')
+    got, = predict_images(OnnxModel(tmp_path/'w.onnx'), [saved[1]])
+    assert got.classes == want.classes
+    np.testing.assert_allclose(got.probs, want.probs, atol=1e-5)
+    for f in (lambda: evaluate_run(tmp_path), lambda: load_model(tmp_path/'model.safetensors')):
+        with pytest.raises(CourseError, match='give the network that it belongs to'): f()
+    with pytest.raises(CourseError, match='do not match'):
+        evaluate_run(tmp_path, model=create_model('resnet8', n_in=1))
+
+def test_averaged_weights_with_frozen_groups():
+    learn = course_learner(get_dls('digits', bs=32, n_train=64, seed=0), 'resnet8', seed=0)
+    before = snapshot(learn)
+    with learn.no_bar(), learn.no_logging():
+        fit_recipe(learn, replace(get_recipe('step'), swa=.5), 4, freeze_to=-1)
+    report = freeze_report(learn, before)
+    assert report.ok, str(report)
+    assert {r['name'] for r in report.rows if r['changed']} == {'head'}

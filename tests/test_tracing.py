@@ -122,3 +122,45 @@ def test_other_checks():
         net(torch.randn(2, 3, 20, 20))
     with pytest.raises(CourseError, match='use a batch of several images'):
         create_model('resnet18').train()(torch.randn(1, 3, 32, 32))
+
+def pt2e_error(net, x):
+    """How far the scores of `net` are from those after PyTorch 2's quantization, as a fraction
+
+    The quantizers that come with torchao 0.18 also refuse torchvision's ResNets under torch 2.14
+    ("more than one output node"), so the test has one of its own."""
+    pt2e = pytest.importorskip('torchao.quantization.pt2e.quantize_pt2e',
+                               reason='PT2E quantization is in torchao')
+    from torchao.quantization.pt2e import observer
+    from torchao.quantization.pt2e.quantizer import (
+        QuantizationAnnotation, QuantizationSpec, Quantizer)
+    def spec(kind, low, high): return QuantizationSpec(torch.int8, kind, low, high,
+                                                       torch.per_tensor_affine)
+    images = spec(observer.HistogramObserver.with_args(eps=2**-12), -128, 127)
+    weights = spec(observer.MinMaxObserver.with_args(eps=2**-12), -127, 127)
+    layers = torch.ops.aten.conv2d.default, torch.ops.aten.linear.default
+    class Layers(Quantizer):
+        def annotate(self, model):
+            for node in model.graph.nodes:
+                if node.target not in layers: continue
+                inputs = {node.args[0]: images, node.args[1]: weights}
+                node.meta['quantization_annotation'] = QuantizationAnnotation(inputs, None, True)
+            return model
+        def validate(self, model): pass
+    prepared = pt2e.prepare_pt2e(torch.export.export(net, (x,)).module(), Layers())
+    for _ in range(3): prepared(x)
+    int8 = pt2e.convert_pt2e(prepared)
+    n_layers = sum(isinstance(m, (nn.Conv2d, nn.Linear)) for m in net.modules())
+    names = [str(node.target) for node in int8.graph.nodes]
+    assert sum('dequantize' in name for name in names) >= 2*n_layers
+    with torch.no_grad(): a, b = net(x), int8(x)
+    return ((a - b).norm()/a.norm()).item()
+
+@pytest.mark.parametrize('which', ['resnet8', 'v2', 'alexnet_small'])
+def test_pt2e_int8(which): assert pt2e_error(*network(which)) < .15
+
+def test_pt2e_as_far_as_torchvision():
+    torch.manual_seed(0)
+    theirs, x = tv_resnet18(num_classes=10).eval(), torch.randn(2, 3, 64, 64)
+    ours = create_model('resnet18', 10).eval()
+    ours.load_state_dict(theirs.state_dict())
+    assert abs(pt2e_error(ours, x) - pt2e_error(theirs, x)) < .01
