@@ -6,15 +6,18 @@
 __all__ = []
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #66d40409
-import json, random, struct, tempfile
+import copy, io, json, math, random, struct, tempfile, zlib
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from ..exercises import Hint, as_list, close, exercise
+from ..exercises import Hint, as_list, as_number, close, exercise
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #f4c9595c
 def _random_tensors():
@@ -189,3 +192,371 @@ def _try_source(got, want):
     if got.replace('\n\n', '\n').strip() == want.replace('\n\n', '\n'):
         raise Hint('Almost: put exactly one blank line between two cells.')
     raise Hint(f'Expected {want!r}, got {got!r}.')
+
+# %% ../../nbs/api/checks/12_shipping.ipynb #2f351191
+def _inner():
+    "A network with a child called `module`"
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    net.add_module('module', nn.Linear(4, 2))
+    return net
+
+def _bad_states(good):
+    "What is wrong → a state that does not fit the network of `good`"
+    names = list(good)
+    missing = {k: v for k, v in good.items() if k != 'module.bias'}
+    extra = good | {'more.weight': torch.ones(2)}
+    shaped = good | {'0.bias': torch.ones(1)}
+    some = {f'module.{k}' if k in names[:3] else k: v for k, v in good.items()}
+    return {"'module.bias' is missing": missing, "'more.weight' is one too many": extra,
+            "'0.bias' has the shape (1,) instead of (4,)": shaped,
+            'only some names have the prefix': some}
+
+# %% ../../nbs/api/checks/12_shipping.ipynb #03c39025
+@exercise('12.5', 'All of the weights or none')
+def _(answer):
+    good = {k: v + 1 for k, v in _inner().state_dict().items()}
+    for prefix in ('', 'module.'):
+        net, state = _inner(), {prefix + k: v for k, v in good.items()}
+        names, what = list(state), f'With the prefix {prefix!r}' if prefix else 'Without a prefix'
+        try: answer(net, state)
+        except (ValueError, KeyError, RuntimeError) as e:
+            more = ' Remove it at the front only: a name may contain it again.' if prefix else ''
+            raise Hint(f'{what} it should load, but raised {type(e).__name__}.{more}') from None
+        if list(state) != names: raise Hint('The dictionary you were given has changed.')
+        if any(not torch.equal(v, good[k]) for k, v in net.state_dict().items()):
+            raise Hint(f'{what} not all tensors of the network have the new values. Use `copy_` '
+                       'under `torch.no_grad()`, or `load_state_dict`; buffers count, too.')
+    for what, state in _bad_states(good).items(): _try_bad_state(answer, what, state)
+
+# %% ../../nbs/api/checks/12_shipping.ipynb #d045dc60
+def _try_bad_state(answer, what, state):
+    "Raise a `Hint` unless `state` is refused with a `ValueError`, and nothing was loaded"
+    net = _inner()
+    old = {k: v.clone() for k, v in net.state_dict().items()}
+    error = None
+    try: answer(net, dict(state))
+    except ValueError as e: error = e
+    except (KeyError, RuntimeError) as e:
+        raise Hint(f'If {what}, raise a `ValueError`; yours is a {type(e).__name__}.') from None
+    if error is None: raise Hint(f'If {what}, it should raise a `ValueError`, and does not.')
+    if any(not torch.equal(v, old[k]) for k, v in net.state_dict().items()):
+        raise Hint(f'If {what}, it raises an error, but the network has already changed. (So does '
+                   '`load_state_dict`: it copies what fits, then complains.) Check everything '
+                   'first, then copy.')
+
+# %% ../../nbs/api/checks/12_shipping.ipynb #709494a2
+def _some_weights():
+    "Filters of very different size, one of them all zeros"
+    w = torch.randn(6, 4, 3, 3)*torch.tensor([3, 1, 0.1, 0.01, 0, 30]).view(-1, 1, 1, 1)
+    return w[torch.randperm(6)]
+
+def _steps(w, dims=(1, 2, 3), top=127):
+    "The size of a step: largest magnitude ↔ `top`; 1 where all weights are zero"
+    s = w.abs().amax(dims, keepdim=True)/top
+    return torch.where(s > 0, s, torch.ones_like(s))
+
+# %% ../../nbs/api/checks/12_shipping.ipynb #f6f21114
+@exercise('12.6', 'Weights in eight bits, one scale for each filter')
+def _(answer):
+    for w in (_some_weights(), _some_weights()[:, :, 0, 0]):
+        old = w.clone()
+        out = answer(w)
+        if not torch.equal(w, old): raise Hint('The weights you were given have changed.')
+        if not isinstance(out, (tuple, list)) or len(out) != 2:
+            raise Hint('Return two tensors: the integers and the scales.')
+        _try_eight_bits(*out, w)
+
+# %% ../../nbs/api/checks/12_shipping.ipynb #9c33d5b9
+def _try_eight_bits(q, scale, w):
+    "Raise a `Hint` unless `q` and `scale` are the best eight bits for `w`"
+    if not isinstance(q, torch.Tensor) or q.dtype != torch.int8:
+        raise Hint(f'The integers should be `torch.int8`; yours are {getattr(q, "dtype", q)}.')
+    if q.shape != w.shape: raise Hint('The integers should have the shape of the weights.')
+    n, shape = len(w), (-1,) + (1,)*(w.dim() - 1)
+    scale = torch.as_tensor(scale).float().flatten()
+    if len(scale) == 1:
+        raise Hint('One scale for all filters: the large ones leave no levels for the small ones. '
+                   f'There are {n} filters, so {n} scales.')
+    if len(scale) != n:
+        raise Hint(f'{len(scale)} scales for {n} filters: the filters are the *first* axis.')
+    if not bool((torch.isfinite(scale) & (scale > 0)).all()):
+        raise Hint('One filter is all zeros, and 0/0 is nan, which is no integer. Give that filter '
+                   'any positive scale, such as 1.')
+    back, step = q.float()*scale.view(shape), _steps(w, tuple(range(1, w.dim())))
+    error = (back - w).abs()/step
+    _try_error(float(error.max()), int((back*w < 0).sum()), q, w)
+
+# %% ../../nbs/api/checks/12_shipping.ipynb #cb5d08c5
+def _try_error(worst, turned, q, w):
+    "Raise a `Hint` if the largest error `worst`, in steps, is more than half a step"
+    if worst <= 0.501: return
+    if turned > 0.01*w.numel() or worst > 100:
+        raise Hint('Some large weights come back with the wrong sign or size. int8 ends at 127: '
+                   'a weight that becomes 128 overflows. Use the scale max |w| / 127.')
+    if int(q.abs().max()) < 100:
+        raise Hint(f'The largest integer is {int(q.abs().max())}: much of the range stays unused. '
+                   'The largest magnitude in each filter should become 127.')
+    if worst < 1.02:
+        raise Hint('Errors of almost a whole step: `.to(torch.int8)` cuts off the fraction. '
+                   'Round first.')
+    raise Hint(f'A weight is off by {worst:.1f} steps; half a step is the most it has to be.')
+
+# %% ../../nbs/api/checks/12_shipping.ipynb #1d21572c
+def _rounded(w, bits):
+    "`w` on the nearest of 2**bits − 1 levels, with the gradient of the identity"
+    top = 2**(bits - 1) - 1
+    s = w.detach().abs().max()/top
+    if s == 0: return w*1
+    return w + (torch.round(w/s)*s - w).detach()
+
+@exercise('12.7', 'Rounding that lets the gradient through')
+def _(answer):
+    for bits in (2, 3, 8): _try_rounded(answer, bits)
+    zeros = torch.zeros(2, 3, requires_grad=True)
+    if not torch.equal(answer(zeros, 4), zeros):
+        raise Hint('If all weights are zero, the result should be zero, not nan.')
+
+# %% ../../nbs/api/checks/12_shipping.ipynb #5844a261
+def _try_rounded(answer, bits):
+    "Raise a `Hint` unless values and gradient are right with this many bits"
+    w, up = torch.randn(5, 7).double().requires_grad_(), torch.randn(5, 7).double()
+    old, want = w.detach().clone(), _rounded(w, bits)
+    got = answer(w, bits)
+    if not isinstance(got, torch.Tensor): raise Hint('Return a tensor.')
+    if not torch.equal(w.detach(), old): raise Hint('The weights you were given have changed.')
+    _try_levels(got, want, w, bits)
+    if not got.requires_grad:
+        raise Hint('The result has no gradient at all: something detached it (or ran under '
+                   '`no_grad`).')
+    grad, = torch.autograd.grad((got*up).sum(), w, allow_unused=True)
+    if grad is None or not grad.any():
+        raise Hint('The gradient is zero: `round` is flat almost everywhere. Add the rounding '
+                   'error as a constant: `w + (rounded - w).detach()`.')
+    if not close(grad, up):
+        raise Hint('The gradient should arrive unchanged, as if there were no rounding. Does it '
+                   'also flow into the scale? The scale is a constant, too.')
+
+# %% ../../nbs/api/checks/12_shipping.ipynb #297fdc01
+def _try_levels(got, want, w, bits):
+    "Raise a `Hint` unless the values are those of `want`"
+    if got.shape == want.shape and close(got, want): return
+    n, top = len(got.detach().unique()), 2**(bits - 1) - 1
+    if got.shape == want.shape and close(got, torch.round(w/w.abs().max()*top)):
+        raise Hint('Those are the integers: multiply by the scale again.')
+    if n > 2*top + 1:
+        raise Hint(f'With {bits} bits there are {2*top + 1} levels, from {-top} to {top} steps; '
+                   f'yours has {n} different values.')
+    raise Hint(f'With {bits} bits the largest magnitude should stay where it is, at {top} '
+               f'step{"s" if top > 1 else ""}, and all others go to the nearest level.')
+
+# %% ../../nbs/api/checks/12_shipping.ipynb #075a87c1
+def _small_net():
+    "Three linear layers, in double precision"
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(),
+                         nn.Linear(16, 3)).double()
+
+def _task(n=40):
+    "Batches of a task that `_small_net` can learn"
+    teacher = torch.randn(6, 3).double()
+    xs = torch.randn(n, 32, 6).double()
+    return [(x, (x.abs() @ teacher).argmax(1)) for x in xs]
+
+def _scores(net, x, bits, biases=False):
+    "Forward pass with rounded weights"
+    for m in net:
+        if not isinstance(m, nn.Linear): x = m(x)
+        else: x = F.linear(x, _rounded(m.weight, bits),
+                           _rounded(m.bias, bits) if biases else m.bias)
+    return x
+
+# %% ../../nbs/api/checks/12_shipping.ipynb #e9a7dfd0
+def _round_all(net, bits):
+    "Round the weights of the linear layers in place"
+    for m in net:
+        if isinstance(m, nn.Linear): m.weight.data = _rounded(m.weight.data, bits)
+
+def _train_rounded(net, batches, lr, bits, way='right'):
+    "Train in the right way, or in one of the wrong ones; returns the losses"
+    opt, losses = torch.optim.SGD(net.parameters(), lr), []
+    for xb, yb in batches:
+        out = net(xb) if way == 'after' else _scores(net, xb, bits, way == 'biases')
+        loss = F.cross_entropy(out, yb)
+        if way != 'no_zero': opt.zero_grad()
+        loss.backward()
+        opt.step()
+        if way == 'each_step': _round_all(net, bits)
+        losses.append(loss.item())
+    if way != 'not_rounded': _round_all(net, bits)
+    return losses
+
+# %% ../../nbs/api/checks/12_shipping.ipynb #c9c4d136
+_wrong_ways = dict(
+    after='That trains the unrounded weights and rounds them at the end. Compute the *loss* with '
+          'rounded weights, so that training can make up for the rounding.',
+    each_step='That rounds the weights after every step: most steps are smaller than a level, so '
+              'they get lost. Keep the unrounded weights, and round a copy for the forward pass.',
+    no_zero='Gradients add up from batch to batch: `zero_grad`.',
+    biases='The biases are rounded, too; only the weights should be.')
+
+@exercise('12.8', 'Train a network whose weights will be rounded')
+def _(answer):
+    start, batches, bits = _small_net(), _task(), 3
+    net = copy.deepcopy(start)
+    losses = answer(net, batches, 0.2, bits)
+    if not any(bool((a != b).any()) for a, b in zip(net.parameters(), start.parameters())):
+        raise Hint('Nothing moved: train `net` itself.')
+    def agrees(way):
+        other = copy.deepcopy(start)
+        _train_rounded(other, batches, 0.2, bits, way)
+        gaps = [(a - b).abs().max() for a, b in zip(net.parameters(), other.parameters())]
+        return max(gaps) < 1e-6
+    _try_way(agrees, net, bits)
+    _try_losses(losses, start, batches, bits)
+
+# %% ../../nbs/api/checks/12_shipping.ipynb #48f20b86
+def _try_way(agrees, net, bits):
+    "Raise a `Hint` unless the network ended where the right way ends"
+    if agrees('right'): return
+    for way, hint in _wrong_ways.items():
+        if agrees(way): raise Hint(hint)
+    if agrees('not_rounded') or len(net[2].weight.unique()) > 2**bits:
+        raise Hint('Round the weights of `net` at the end: those are the ones that are shipped.')
+    raise Hint('The weights are not those of plain SGD with one step for each batch, with rounded '
+               'weights in the forward pass. Did momentum or weight decay get in?')
+
+def _try_losses(losses, start, batches, bits):
+    "Raise a `Hint` unless `losses` has the loss of each batch"
+    want = _train_rounded(copy.deepcopy(start), batches, 0.2, bits)
+    got = [as_number(o) for o in as_list(losses, len(batches))]
+    if not close(torch.tensor(got), torch.tensor(want)):
+        raise Hint('The network is right, but the losses are not those before each step.')
+
+# %% ../../nbs/api/checks/12_shipping.ipynb #16b179f3
+@exercise('12.9', 'The accuracy lost, and its interval')
+def _(answer):
+    n, y = 2000, torch.randint(10, (2000,))
+    before, after = (torch.where(torch.rand(n) < share, torch.randint(10, (n,)), y)
+                     for share in (0.1, 0.0))
+    flip = torch.rand(n) < 0.04
+    after = torch.where(flip, torch.randint(10, (n,)), before)
+    a, b = (before == y).double(), (after == y).double()
+    d = b - a
+    out = as_list(answer(before.clone(), after.clone(), y.clone()), 2)
+    points, half = map(as_number, out)
+    _try_points(points, 100*float(d.mean()))
+    _try_half(half, 196*float(d.std())/n**.5, a, b)
+
+# %% ../../nbs/api/checks/12_shipping.ipynb #aab6f16d
+def _try_points(got, want):
+    "Raise a `Hint` unless the difference is right"
+    def near(o): return math.isclose(got, o, rel_tol=1e-3, abs_tol=1e-6)
+    if near(want): return
+    if near(-want): raise Hint('The sign: after minus before, so that a loss is negative.')
+    if near(want/100): raise Hint('Give percentage points: multiply by 100.')
+    raise Hint(f'The difference should be {want:.3f} points: the share of correct answers after, '
+               f'minus the share before. Yours is {got:.3f}.')
+
+def _try_half(got, want, a, b):
+    "Raise a `Hint` unless the half width of the interval is right"
+    n = len(a)
+    def near(o): return math.isclose(got, o, rel_tol=5e-3)
+    if near(want): return
+    unpaired = 196*math.sqrt(float(a.var() + b.var())/n)
+    if near(unpaired):
+        raise Hint('That is for two different sets of images. Both networks saw the *same* images, '
+                   'so take the difference for each image, and the standard error of its mean.')
+    if near(want/1.96): raise Hint('That is one standard error; 95% takes 1.96 of them.')
+    if near(want*n**.5): raise Hint('Divide the standard deviation by the root of n.')
+    if near(want/100): raise Hint('Give the interval in percentage points, too.')
+    if near(2*want): raise Hint('That is the whole width; give half of it.')
+    raise Hint(f'The half width should be {want:.3f} points; yours is {got:.3f}.')
+
+# %% ../../nbs/api/checks/12_shipping.ipynb #1955db5f
+def _bytes(im, kind='PNG'):
+    "An image as the bytes of a file"
+    f = io.BytesIO()
+    im.save(f, kind)
+    return f.getvalue()
+
+def _huge_png(side=30_000):
+    "A small PNG file whose header promises an image of `side` × `side` pixels"
+    def chunk(name, data):
+        return (struct.pack('>I', len(data)) + name + data
+                + struct.pack('>I', zlib.crc32(name + data)))
+    head = struct.pack('>IIBBBBB', side, side, 8, 0, 0, 0, 0)
+    body = zlib.compress(b'\0'*1000)
+    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + chunk(b'IDAT', body)
+            + chunk(b'IEND', b''))
+
+# %% ../../nbs/api/checks/12_shipping.ipynb #dc5c1814
+class _Spy:
+    "Stands for the network: remembers what it is given, and returns very large scores"
+    def __init__(self): self.seen = []
+    def __call__(self, x):
+        self.seen.append(np.asarray(x))
+        return np.array([[0., 1000, 990, 0, 0, 0, 0, 0, 0, 0]], dtype='float32')
+
+_names = ['T-shirt', 'trousers', 'pullover', 'dress', 'coat', 'sandal', 'shirt', 'sneaker',
+          'bag', 'boot']
+
+def _ask(answer, data, what):
+    "The reply to `data`, and what the network has seen"
+    spy = _Spy()
+    try: reply = answer(data, spy, list(_names), 0.3, 0.35)
+    except Exception as e:
+        raise Hint(f'{what}: it raised {type(e).__name__}. An app replies to everybody: return '
+                   "dict(error=…).") from None
+    if not isinstance(reply, dict): raise Hint(f'{what}: return a dictionary.')
+    return reply, spy.seen
+
+# %% ../../nbs/api/checks/12_shipping.ipynb #67976d54
+@exercise('12.10', 'Reply to an image file from a stranger')
+def _(answer):
+    pixels = np.random.randint(0, 256, (28, 28), dtype='uint8')
+    reply, seen = _ask(answer, _bytes(Image.fromarray(pixels)), 'A gray image of 28 × 28')
+    if len(seen) != 1: raise Hint('Call `predict` once for each image.')
+    _try_input(seen[0], pixels)
+    _try_reply(reply)
+    color = Image.fromarray(np.full((90, 60, 3), 200, 'uint8'))
+    for kind in ('PNG', 'JPEG'):
+        reply, seen = _ask(answer, _bytes(color, kind), f'A color {kind} of 60 × 90')
+        if 'error' in reply or not seen or seen[0].shape != (1, 1, 28, 28):
+            raise Hint(f'A color {kind} of 60 × 90 pixels is an image, too: convert it to gray '
+                       '("L"), and resize it.')
+        _try_input(seen[0], np.full((28, 28), 200, 'uint8'), 0.05)
+    whole = _bytes(Image.fromarray(np.random.randint(0, 256, (80, 80), dtype='uint8')))
+    bad = {'Text': b'hello', 'No bytes at all': b'', 'Half a file': whole[:len(whole)//2],
+           'A file that promises 30,000 × 30,000 pixels': _huge_png()}
+    for what, data in bad.items():
+        reply, seen = _ask(answer, data, what)
+        if 'error' not in reply: raise Hint(f'{what}: return dict(error=…).')
+        if not str(reply['error']).strip(): raise Hint(f'{what}: say in `error` what is wrong.')
+
+# %% ../../nbs/api/checks/12_shipping.ipynb #46d0a8e1
+def _try_input(x, pixels, tol=1e-4):
+    "Raise a `Hint` unless the network was given `pixels`, normalized, as one batch"
+    if x.shape != (1, 1, 28, 28):
+        raise Hint(f'The network takes the shape (1, 1, 28, 28); it was given {x.shape}.')
+    if x.dtype != np.float32: raise Hint(f'The network takes float32; it was given {x.dtype}.')
+    unit = pixels.astype('float32')/255
+    def near(want): return np.allclose(x[0, 0], want, atol=tol)
+    if near((unit - 0.3)/0.35): return
+    if near(unit): raise Hint('Subtract `mean` and divide by `std`, as in training.')
+    if near(pixels) or near((pixels - 0.3)/0.35):
+        raise Hint('Scale the pixels to 0…1 first: divide by 255.')
+    if near((1 - unit - 0.3)/0.35): raise Hint('The image is inverted.')
+    raise Hint('The network was given other numbers than (pixels/255 − mean)/std.')
+
+def _try_reply(reply):
+    "Raise a `Hint` unless `reply` has the label and the probability"
+    if set(reply) != {'label', 'prob'}:
+        raise Hint(f'Return dict(label=…, prob=…); yours has {sorted(map(str, reply))}.')
+    try: json.dumps(reply)
+    except TypeError:
+        raise Hint('JSON cannot hold numbers of NumPy: convert with `float`.') from None
+    if reply['label'] != 'trousers': raise Hint('The label is the class with the largest score.')
+    prob = as_number(reply['prob'])
+    if math.isnan(prob):
+        raise Hint('The probability is nan: exp(1000) overflows. Subtract the largest score first.')
+    if abs(prob - 1/(1 + math.exp(-10))) > 1e-6:
+        raise Hint(f'The probability is the softmax of the scores; yours is {prob}.')
