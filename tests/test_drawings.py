@@ -12,8 +12,8 @@ from resnet_course import drawings
 from resnet_course.core import CourseError
 from resnet_course.drawings import (
     Drawing, blocks, draw_alexnet, draw_block, draw_convolution, draw_data_parallel, draw_freezing,
-    draw_nchw, draw_network, draw_receptive_field, draw_shortcuts, draw_splits, draw_stems,
-    draw_training_step)
+    draw_grad_cam, draw_nchw, draw_network, draw_number_formats, draw_path, draw_receptive_field,
+    draw_shortcuts, draw_splits, draw_stems, draw_training_step, draw_weight_decay, paths)
 from resnet_course.layers import BasicBlock, Bottleneck
 from resnet_course.models import create_model, group_names, param_groups
 from resnet_course.summary import model_summary
@@ -28,7 +28,9 @@ makers = {
     'projection': lambda: draw_block(BasicBlock(64, 128, 2), Bottleneck(256, 128, 2)),
     'stems': draw_stems, 'alexnet': draw_alexnet, 'parallel': partial(draw_data_parallel, 4),
     'resnet50': partial(draw_network, 'resnet50', n_out=1000),
-    'freezing': partial(draw_freezing, 'resnet50', plan)}
+    'freezing': partial(draw_freezing, 'resnet50', plan), 'decay': draw_weight_decay,
+    'formats': draw_number_formats, 'cam': draw_grad_cam,
+    **{name: partial(draw_path, name) for name in paths}}
 
 @pytest.fixture(scope='module')
 def drawn(): return {k: f() for k, f in makers.items()}

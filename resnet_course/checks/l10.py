@@ -6,9 +6,12 @@
 __all__ = []
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #598ffe64
-import math
+import copy, math, random
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from ..exercises import Hint, as_list, as_number, close, exercise, same
 
@@ -86,3 +89,243 @@ def _(answer):
         if math.isclose(lr, wrong, rel_tol=1e-2): raise Hint(hint)
     if not math.isclose(lr, 0.2, rel_tol=1e-3):
         raise Hint('The rate is proportional to the batch size: 0.1 × (8 × 64)/256.')
+
+# %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #db3c48d6
+def _scatter():
+    "Sizes, errors that scatter around a line on logarithmic axes, and a lower error to reach"
+    sizes = [250*2**k for k in range(6)]
+    slope = -random.uniform(0.2, 0.5)
+    errors = [0.4*(n/250)**slope*math.exp(random.gauss(0, 0.05)) for n in sizes]
+    return sizes, errors, min(errors)/2
+
+def _needed(x, y, target):
+    "Where the line through the points `x`, `y` reaches `target`"
+    slope, intercept = np.polyfit(x, y, 1)
+    return (target - intercept)/slope
+
+# %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #43848e0d
+@exercise('10.5', 'How many images reach an error')
+def _(answer):
+    sizes, errors, target = _scatter()
+    n, e, t = np.log(sizes), np.log(errors), math.log(target)
+    want = math.exp(_needed(n, e, t))
+    got = as_number(answer(list(sizes), list(errors), target))
+    def near(o, tol=1e-3): return math.isclose(got, o, rel_tol=tol)
+    if near(want): return
+    ends = [0, -1]
+    slope, intercept = np.polyfit(e, n, 1)
+    mistakes = [
+        (math.log(want), 'That is the logarithm of the number of images.'),
+        (math.log10(want), 'That is the logarithm of the number of images.'),
+        (_needed(sizes, errors, target), 'That is a line on ordinary axes. Take the logarithm of '
+                                         'the sizes and of the errors.'),
+        (math.exp(_needed(n, errors, target)), 'Only the sizes are on a logarithmic axis: take the '
+                                               'logarithm of the errors, too.'),
+        (math.exp(_needed(n[ends], e[ends], t)), 'That is the line through the first and the last '
+                                                 'point; fit all of them (`np.polyfit`).'),
+        (math.exp(slope*t + intercept), 'That fits the sizes to the errors. Fit the errors to the '
+                                        'sizes: the errors are what scatters.'),
+        (want - sizes[-1], 'That is how many are missing; the exercise asks for all of them.')]
+    for wrong, hint in mistakes:
+        if near(wrong): raise Hint(hint)
+    raise Hint(f'The line reaches {target:.3f} at {want:,.0f} images; yours is {got:,.0f}.')
+
+# %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #ed7f4ee6
+@exercise('10.6', 'The accuracy, with every image counted once')
+def _(answer):
+    n, world = 21, 4
+    right = [i < 5 or random.random() < 0.4 for i in range(n)]
+    order = list(range(n)) + [0, 1, 2]   # padded to six each, with images that are right
+    shares = [[(i, right[i]) for i in order[rank::world]] for rank in range(world)]
+    shares = [random.sample(share, len(share)) for share in shares] + [[(3, True)]]
+    got, want = as_number(answer([list(s) for s in shares])), sum(right)/n
+    every = [r for share in shares for _, r in share]
+    means = [sum(r for _, r in share)/len(share) for share in shares]
+    def near(o): return math.isclose(got, o, abs_tol=1e-6)
+    if near(want): return
+    if near(sum(every)/len(every)): raise Hint('Some images are counted twice.')
+    if near(sum(means)/len(means)):
+        raise Hint('That is the mean of the processes. They have different numbers of images, '
+                   'and some images are counted twice.')
+    if near(sum(right)): raise Hint('Divide by the number of images.')
+    if near(100*want): raise Hint('Give a share from 0 to 1, not a percentage.')
+    if near(sum(right)/len(every)): raise Hint('Divide by the number of *different* images.')
+    raise Hint(f'Here {sum(right)} of {n} images are right: {want:.4f}; yours is {got:.4f}.')
+
+# %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #0e1b0a06
+@exercise('10.7', 'The learning rate of a large batch, with warm-up')
+def _(answer):
+    for lr, bs, warmup in ((0.1, 1024, 20), (0.4, 512, 7), (0.1, 1024, 0)):
+        for step in (10*warmup + 5, warmup + 1, warmup, warmup//3, 0):
+            _try_rate(as_number(answer(step, lr, bs, warmup)), step, lr, bs, warmup)
+
+def _try_rate(got, step, lr, bs, warmup):
+    "Raise a `Hint` unless `got` is the rate at this step"
+    top = lr*bs/256
+    want = lr + (top - lr)*step/warmup if step < warmup else top
+    def near(o): return math.isclose(got, o, rel_tol=1e-6, abs_tol=1e-12)
+    if near(want): return
+    at = f'step={step}, lr={lr}, bs={bs}, warmup={warmup}: '
+    part = step/warmup if warmup else 1
+    if step < warmup:
+        if near(top*part): raise Hint(f'{at}the warm-up starts at `lr`, not at 0.')
+        if near(top): raise Hint(f'{at}the warm-up is missing.')
+        if near(lr): raise Hint(f'{at}the rate should be rising by now.')
+        if near(lr*(top/lr)**part): raise Hint(f'{at}it should rise by equal *amounts*.')
+    if near(lr + (top - lr)*part): raise Hint(f'{at}after the warm-up, the rate no longer rises.')
+    if near(lr*(bs/256)**0.5): raise Hint(f'{at}that is the square-root rule.')
+    if near(lr): raise Hint(f'{at}multiply by the same factor as the batch, bs/256.')
+    if near(lr*bs): raise Hint(f'{at}`lr` is for a batch of 256: multiply by bs/256.')
+    raise Hint(f'{at}it should be {want:.4f}; yours is {got:.4f}.')
+
+# %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #9d33ea66
+def _copies(world=3):
+    "Copies of a network with gradients; one layer has none, another only in one copy"
+    net = nn.ModuleDict(dict(a=nn.Linear(3, 2), rare=nn.Linear(2, 2), idle=nn.Linear(2, 1)))
+    nets = [copy.deepcopy(net) for _ in range(world)]
+    for i, m in enumerate(nets):
+        for name, layer in m.items():
+            if name == 'idle' or (name == 'rare' and i): continue
+            for p in layer.parameters(): p.grad = torch.randn_like(p)
+    return nets
+
+def _weights_and_grads(net):
+    "Name → copies of the weight and of its gradient"
+    return {k: (p.detach().clone(), None if p.grad is None else p.grad.clone())
+            for k, p in net.named_parameters()}
+
+def _average_of(nets):
+    "Name → the average gradient; None where no copy has one"
+    res = {}
+    for k, _ in nets[0].named_parameters():
+        gs = [g for g in (dict(m.named_parameters())[k].grad for m in nets) if g is not None]
+        res[k] = sum(gs)/len(nets) if gs else None
+    return res
+
+# %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #fc5ae3cc
+@exercise('10.8', 'Average the gradients of several copies')
+def _(answer):
+    nets = _copies()
+    olds, want = list(map(_weights_and_grads, nets)), _average_of(nets)
+    try: answer(nets)
+    except TypeError as e:
+        if 'NoneType' not in str(e): raise
+        raise Hint('A gradient may be None: this copy has not used that layer. It counts as '
+                   'zero.') from None
+    for i, m in enumerate(nets):
+        for k, p in m.named_parameters(): _try_grad(f'Copy {i}, {k}: ', p, *olds[i][k], want[k])
+    p, q = nets[0].a.weight, nets[1].a.weight
+    with torch.no_grad(): p.grad += 1
+    if torch.equal(p.grad, q.grad):
+        raise Hint('All copies share the same gradient tensor. On several machines each has its '
+                   'own: `clone`.')
+
+# %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #489d91d0
+def _try_grad(where, p, weight, grad, want, world=3):
+    "Raise a `Hint` unless the gradient of parameter `p` is `want`"
+    if not torch.equal(p, weight): raise Hint(f'{where}the weight has changed; only average.')
+    if want is None:
+        if p.grad is None: return
+        raise Hint(f'{where}no copy has a gradient here, so it should stay None. (Weight decay '
+                   'acts on a gradient of zeros.)')
+    if p.grad is None: raise Hint(f'{where}another copy has a gradient, so this one needs it too.')
+    if close(p.grad, want): return
+    if close(p.grad, want*world) and 'rare' in where:   # only copy 0 has a gradient here
+        raise Hint(f'{where}a copy without a gradient counts as zero: divide by all copies.')
+    if close(p.grad, want*world): raise Hint(f'{where}that is the sum: divide by the copies.')
+    if grad is not None and close(p.grad, grad):
+        raise Hint(f'{where}the gradient is still the old one. Compute the average first, then '
+                   'give it to all copies.')
+    raise Hint(f'{where}that is not the average over the copies.')
+
+# %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #a9749b42
+class _Counter(nn.Module):
+    "Passes its input on, and records the number of images"
+    seen = []
+    def forward(self, x):
+        self.seen.append(len(x))
+        return x
+
+def _plain_net():
+    "A network without BatchNorm, in double precision"
+    return nn.Sequential(_Counter(), nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+
+def _uneven(sizes=(16, 16, 13, 16, 9, 3)):
+    "Batches of different sizes"
+    xs = [torch.randn(n, 5).double() for n in sizes]
+    teacher = torch.randn(5, 3).double()
+    return [(x, (x @ teacher).argmax(1)) for x in xs]
+
+# %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #8fc92790
+def _parallel(net, batches, world, lr, way='right'):
+    "Data-parallel SGD on `world` copies, or with one of the usual mistakes"
+    nets = [copy.deepcopy(net) for _ in range(world)]
+    opts = [torch.optim.SGD(m.parameters(), lr*(world if way == 'scaled' else 1)) for m in nets]
+    for xb, yb in batches:
+        parts = [(len(x), m, x, y) for m, x, y in
+                 zip(nets, xb.tensor_split(world), yb.tensor_split(world)) if len(x)]
+        for n, m, x, y in parts:
+            if way != 'no_zero': m.zero_grad()
+            F.cross_entropy(m(x), y).backward()
+        if way != 'alone': _share_grads(nets, parts, len(xb), way)
+        for opt in opts: opt.step()
+    return nets
+
+def _share_grads(nets, parts, total, way):
+    "Give every copy the combined gradient"
+    for i, ps in enumerate(zip(*(m.parameters() for m in nets))):
+        gs = [(n, list(m.parameters())[i].grad) for n, m, _, _ in parts]
+        if way == 'equal': g = sum(g for _, g in gs)/len(gs)
+        elif way == 'by_world': g = sum(g for _, g in gs)/len(nets)
+        elif way == 'sum': g = sum(g for _, g in gs)
+        else: g = sum(n*g for n, g in gs)/total
+        for p in ps: p.grad = g.clone()
+
+# %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #4fefae66
+_wrong_steps = dict(
+    equal='The shares have different sizes, and the gradient of a small share counts as much as '
+          'that of a large one: weight them, as in 10.2.',
+    by_world='The shares have different sizes, and the last batch is so small that one is empty: '
+             'weight the gradients by their numbers of images, as in 10.2.',
+    sum='The gradients are added up. Each is that of a mean, so take their average.',
+    no_zero='Gradients add up from batch to batch: `zero_grad`.',
+    scaled='The learning rate is given for the whole batch: do not multiply it.')
+
+@exercise('10.9', 'Data-parallel training')
+def _(answer):
+    start, batches, world = _plain_net(), _uneven(), 4
+    net = copy.deepcopy(start)
+    _Counter.seen.clear()
+    nets = answer(net, batches, world, 0.5)
+    seen = list(_Counter.seen)
+    nets = as_list(nets, world)
+    if not all(isinstance(m, nn.Sequential) for m in nets): raise Hint('Return the copies.')
+    if any(not torch.equal(a, b) for a, b in zip(net.parameters(), start.parameters())):
+        raise Hint('The network you were given has changed: train copies (`copy.deepcopy`).')
+    if len(set(map(id, nets))) < world: raise Hint('The copies are one and the same network.')
+    if not seen: raise Hint('No network has seen an image.')
+    if max(seen) > 4:
+        raise Hint(f'A forward pass had {max(seen)} images. With batches of up to 16 and 4 '
+                   'processes, each gets 4 at most.')
+    _try_copies(nets, start, batches, world)
+
+# %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #d14268fe
+def _try_copies(nets, start, batches, world):
+    "Raise a `Hint` unless all copies are where one process with the whole batch would be"
+    def gap(a, b): return max((p - q).abs().max() for p, q in zip(a.parameters(), b.parameters()))
+    if any(bool(torch.isnan(p).any()) for p in nets[0].parameters()):
+        raise Hint('The weights are nan. The last batch has three images for four processes, and '
+                   'the mean over an empty share is 0/0: skip it.')
+    one = _parallel(start, batches, 1, 0.5)[0]
+    if all(gap(m, one) < 1e-9 for m in nets):
+        if all(gap(m, nets[0]) == 0 for m in nets): return
+        raise Hint('The copies agree only up to rounding. Compute the average once, and give the '
+                   'same numbers to all of them.')
+    for way, hint in _wrong_steps.items():
+        if gap(nets[0], _parallel(start, batches, world, 0.5, way)[0]) < 1e-9: raise Hint(hint)
+    if gap(nets[0], start) == 0: raise Hint('Nothing moved: the copies take steps, too.')
+    if any(gap(m, nets[0]) > 1e-9 for m in nets):
+        raise Hint('The copies have drifted apart: all of them start from the same weights, and '
+                   'take the *same* step with the average of their gradients.')
+    raise Hint('The copies are equal, but not where plain SGD with the whole batch ends up. Did '
+               'momentum or weight decay get in, or is part of a batch missing?')
