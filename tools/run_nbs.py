@@ -7,7 +7,7 @@ Cells marked with one of settings.ini's `tst_flags` (slow, cuda, download) do no
 their outputs, unless --flags names the flag. A failing cell stops its notebook, leaves the file
 unchanged, and exits 1.
 """
-import argparse, os, re, sys, time
+import argparse, base64, io, os, re, sys, time
 from pathlib import Path
 
 from execnb.nbio import read_nb, write_nb
@@ -15,6 +15,7 @@ from execnb.shell import CaptureShell
 from fastcore.xtras import working_directory
 from nbdev.clean import clean_nb
 from nbdev.config import get_config
+from PIL import Image
 
 def is_code(cell): return cell.cell_type == 'code'
 
@@ -32,9 +33,23 @@ def is_own_warning(out):
     "Is `out` a library's warning about itself? It names the machine's folders, and teaches nobody"
     return out.get('name') == 'stderr' and 'site-packages' in ''.join(out['text'])
 
+def smaller_png(data, most=200_000):
+    "`data`, a PNG in base64; a large one, such as a photo, with 256 colors: a third of the size"
+    if len(data) <= most: return data
+    im, f = Image.open(io.BytesIO(base64.b64decode(data))).convert('RGB'), io.BytesIO()
+    # the default way of choosing colors neglects small parts, such as a color bar
+    palette = im.quantize(256, method=Image.Quantize.MAXCOVERAGE)
+    im.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(f, 'PNG', optimize=True)
+    return base64.b64encode(f.getvalue()).decode()
+
 def tidy_outputs(cell):
-    "Drop warnings of libraries about themselves, and all but the last state of progress bars"
+    """Drop warnings of libraries about themselves, and all but the last state of progress bars, and
+    shrink large figures
+    """
     if not cell.get('outputs'): return
+    for o in cell.outputs:
+        images = o.get('data') or {}
+        if 'image/png' in images: images['image/png'] = smaller_png(images['image/png'])
     cell.outputs = [o for o in cell.outputs if not is_own_warning(o)]
     for o in cell.outputs:
         text = ''.join(o.get('text', ''))
