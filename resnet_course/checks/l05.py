@@ -46,11 +46,11 @@ def _calls(net, x):
 # %% ../../nbs/api/checks/05_residual_block.ipynb #56340eff
 def _try_own(net):
     "Raise a `Hint` if a module of `net` comes from a package that has the finished block"
-    for m in net.modules() if isinstance(net, nn.Module) else ():
-        package = type(m).__module__.split('.')[0]
+    modules = net.modules() if isinstance(net, nn.Module) else ()
+    for kind in {t for m in modules for t in type(m).__mro__}:
+        package = kind.__module__.split('.')[0]
         if package in ('resnet_course', 'torchvision', 'timm', 'fastai'):
-            raise Hint(f'{type(m).__name__} comes from {package}: build it yourself, from the '
-                       f'layers '
+            raise Hint(f'{kind.__name__} comes from {package}: build it yourself, from the layers '
                        'of torch.nn.')
 
 # %% ../../nbs/api/checks/05_residual_block.ipynb #4d9a1ea2
