@@ -30,7 +30,7 @@ EXTRA = dict(tables=['listing'], copies=['listing'], splits=['groups', 'listing'
              layers=['networks'], alexnet=['networks'], resnet=['networks'],
              fastresnet=['networks'], models=['networks'], summary=['networks'],
              precision=['learner'], callbacks=['learner'], optimizers=['learner', 'recipes'],
-             report=['runs'], experiments=['interpret'], lessons=['cli'],
+             report=['runs'], quantize=['export'], experiments=['interpret'], lessons=['cli'],
              runs=['records', 'cli'], doctor=['cli'])
 
 def notebook(project, module):
