@@ -11,7 +11,8 @@ Each mutation is applied to a copy of the project, to the api notebook and to th
 exports. The notebook runs, then, if it notices nothing, the module's test files. What nothing
 notices is a survivor. With `--notebooks`, what a notebook misses is left for a later run, because
 test files take minutes. The record is written after every mutation, and a second run skips what is
-in it, unless the module, its notebook or its tests have changed since.
+in it, unless the module, its notebook or its tests have changed since. What was found before such a
+change stays in the record as outdated, with its commit, until it is tried again.
 """
 import argparse, json, os, re, shutil, subprocess, sys, tempfile, time
 from collections import Counter
@@ -29,7 +30,7 @@ EXTRA = dict(tables=['listing'], copies=['listing'], splits=['groups', 'listing'
              layers=['networks'], alexnet=['networks'], resnet=['networks'],
              fastresnet=['networks'], models=['networks'], summary=['networks'],
              precision=['learner'], callbacks=['learner'], optimizers=['learner', 'recipes'],
-             report=['runs'], experiments=['interpret'], lessons=['cli'],
+             report=['runs'], quantize=['export'], experiments=['interpret'], lessons=['cli'],
              runs=['records', 'cli'], doctor=['cli'])
 
 def notebook(project, module):
@@ -129,8 +130,11 @@ class Record:
         self.passing = {}   # module → notebook or test → commit at which it passes
         for m, found in d.get('unchanged_code_passes', {}).items():
             self.passing[m] = {who: c for who, c in found.items() if unchanged(m, c)}
-        self.rows = {self.key(r): r for r in d.get('rows', ())
-                     if self.key(r) in todo and unchanged(r['module'], r['commit'])}
+        known = [r for r in (*d.get('outdated', ()), *d.get('rows', ())) if self.key(r) in todo]
+        self.rows, self.outdated = {}, {}
+        for r in known:
+            found = self.rows if unchanged(r['module'], r['commit']) else self.outdated
+            found[self.key(r)] = r
 
     @staticmethod
     def key(row): return row['module'], row['line'], row['becomes']
@@ -145,12 +149,13 @@ class Record:
     def write(self):
         "Write the rows in the order of the list"
         rows = [self.rows[o] for o in self.todo if o in self.rows]
+        old = [self.outdated[o] for o in self.todo if o in self.outdated and o not in self.rows]
         lost = Counter(r['module'] for r in self.survivors())
         counts = Counter(r['module'] for r in rows)
         record = dict(commit=self.commit, listed=len(self.todo), mutations=len(rows),
                       survivors=len(self.survivors()),
                       modules={m: dict(mutations=n, survivors=lost[m]) for m, n in counts.items()},
-                      unchanged_code_passes=self.passing, rows=rows)
+                      unchanged_code_passes=self.passing, rows=rows, outdated=old)
         text = json.dumps(record, indent=1, ensure_ascii=False) + '\n'
         self.path.write_text(text, encoding='utf-8')
 
