@@ -46,15 +46,16 @@ def _preparation(meta, n_in):
     if missing:
         raise CourseError(f'these weights come without {", ".join(missing)}, so they cannot '
                           'classify files: use the model.safetensors of a run')
-    size = height_width(meta['size'])
+    size, white = height_width(meta['size']), meta.get('white')
     load_size = height_width(meta.get('side') or size)
     mean, std = torch.tensor(meta['stats'])[..., None, None]
     def normalize(x): return (x/255 - mean.to(x.device))/std.to(x.device)
     if meta.get('crop', load_size >= size):
-        return PhotoReader(size, n_in, meta.get('resize') or 'crop', load_size), normalize
+        resize = meta.get('resize') or 'crop'
+        return PhotoReader(size, n_in, resize, load_size, white=white), normalize
     fit = ResizeTo(size)
-    def resize(x): return plain_tensor(fit(TensorImage(normalize(x))))
-    return PhotoReader(load_size, n_in, load_size=load_size), resize
+    def fitted(x): return plain_tensor(fit(TensorImage(normalize(x))))
+    return PhotoReader(load_size, n_in, load_size=load_size, white=white), fitted
 
 # %% ../nbs/api/41_predict.ipynb #c1ab271e
 def _read_ahead(images, bs, reader, workers):

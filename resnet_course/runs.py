@@ -23,6 +23,8 @@ from .core import (
     package_version, plot_text, printable, read_json, shorten, write_json)
 from .augment import ResizeTo
 from .datasets import datasets
+from .copies import fingerprint, first_copies
+from .images import list_set, open_image
 from .loaders import get_dls, get_test_dls, holds_out_the_same, split_dl
 from .models import create_model
 from .weight_files import shipped_weights
@@ -172,10 +174,12 @@ def save_run(
     "Write a run's five files"
     path, rec, dls = Path(path), _run_record(learn, reports, **extra), learn.dls
     resized = any(type(tfm) is ResizeTo for tfm in dls.valid.after_batch.fs)
+    # only for images of more than 8 bits
+    more = dict(white=dls.white) if getattr(dls, 'white', None) else {}
     save_weights(learn.model, path/'model.safetensors', vocab=list(map(str, dls.vocab)),
                  size=getattr(dls, 'size', None), side=getattr(dls, 'load_size', None),
                  resize=getattr(dls, 'resize', None), stats=getattr(dls, 'stats', None),
-                 crop=not resized)
+                 crop=not resized, **more)
     if rec['history']: _save_history(rec['history'], path)
     write_json(rec, path/'run.json')
     return rec
@@ -628,6 +632,7 @@ def run_learner(
     own['stats'] = model.meta.get('stats') or own.get('stats')
     if bs: own['bs'] = bs
     if skip_bad: own['skip_bad'] = True
+    if model.meta.get('white'): own['white'] = model.meta['white']
     unknown = set(own) - set(inspect.signature(get_dls).parameters)
     if unknown:
         raise CourseError(f'{run}: this version does not know the settings of its data '
@@ -649,15 +654,34 @@ def _other_dls(data, own, rec, vocab):
     was = (rec.get('data') or {}).get('name_or_path') or ''
     id = rec.get('split_id')
     is_own = not vocab or data in datasets or _is_same_place(was, data)
-    if is_own or id and holds_out_the_same(data, own, id):
+    moved = not is_own and id and holds_out_the_same(data, own, id)
+    if is_own or moved and not _shows_others(was, data):
         dls = get_dls(**dict(own, name_or_path=data))
         if _is_same_place(was, data) and id not in (None, dls.split_id):
             warnings.warn(f'{data}: its images have changed since training: the network may have '
                           'been trained on some of those that it is tested on now')
+        if moved: dls.notes = [*dls.notes, _about_moved]
         return dls
-    kept = ('bs', 'size', 'resize', 'n_in', 'stats', 'in_memory', 'num_workers', 'skip_bad')
+    kept = ('bs', 'size', 'resize', 'n_in', 'stats', 'in_memory', 'num_workers', 'skip_bad',
+            'white')
     return get_test_dls(data, vocab, **{k: own[k] for k in kept if own.get(k) is not None})
 
+_about_moved = ('its files and classes are those that the network was trained on: only the images '
+                'held out then are tested')
+
+def _print(f):
+    "The fingerprint of an image file, or None"
+    try: return fingerprint(Path(f).read_bytes(), open_image(f, 64).convert('L'))
+    except (CourseError, OSError): return None
+
+def _shows_others(was, data):
+    "Whether files of equal names at two places show other images; False if the first are gone"
+    try: files = list(zip(list_set(was).files, list_set(data).files))
+    except CourseError: return False
+    pairs = [list(map(_print, pair)) for pair in files[::-(-len(files)//20)]]
+    return not any(len(set(first_copies(pair).tolist())) == 1 for pair in pairs)
+
+# %% ../nbs/api/51_runs.ipynb #e54ebc1f
 def _is_same_place(a, b):
     "Do two paths lead to the same place? A record may hold a name that no file can have"
     try: return os.path.realpath(a) == os.path.realpath(b)

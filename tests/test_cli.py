@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import photos, quiet, run_command
 from PIL import Image
+from typer.main import get_command
 
 import resnet_course
 from resnet_course import cli
@@ -324,6 +325,52 @@ def test_photos_from_the_command_line(tmp_path, monkeypatch, capsys):
 def test_sizes_that_are_none(size, capsys):
     assert run_command('train', '--size', size) == 2
     assert '160x224' in capsys.readouterr().err
+
+# Wrong values
+
+def options_of_commands():
+    "Each command and each of its options that takes a value"
+    def walk(command, names):
+        for name, sub in getattr(command, 'commands', {}).items():
+            yield from walk(sub, [*names, name])
+        for p in command.params:
+            if p.param_type_name == 'option' and not p.is_flag: yield [*names, p.opts[0]]
+    yield from walk(get_command(cli.app), [])
+
+@pytest.mark.parametrize('value', ['a\0b', 'a\udcffb', 'a\ud800b', '\x1b[2J', '\u202e', 'x'*5000],
+                         ids=ascii)
+def test_values_that_make_no_sense(value, capsys, tmp_path, monkeypatch):
+    "One sentence for every option of every command, without a box, and nothing is written"
+    monkeypatch.chdir(tmp_path)
+    needs = dict(evaluate=['no'], compare=['no', 'no'], report=['no'], predict=['no'],
+                 export=['no', 'no'], get=['no'], subset=['no', 'no'], check=['no'])
+    # before there is a command that begins to train
+    first = {o: ['--data', '/no/such'] for o in ('train', 'finetune', 'lr-find')}
+    tried = 0
+    for *names, option in options_of_commands():
+        if not names: continue
+        args = [*names, *first.get(names[0], []), option, value, *needs.get(names[-1], [])]
+        code, said = run_command(*args), capsys.readouterr()
+        assert code in (0, 1, 2) and '╭' not in said.out + said.err, args
+        assert not set(said.out + said.err) & set('\0\x1b\u202e\udcff\ud800'), args
+        if code: assert said.err.startswith('error: ') and said.err.count('\n') == 1, said.err
+        assert len(said.err) < 1100
+        tried += 1
+    assert tried > 80 and not list(tmp_path.iterdir())
+
+@pytest.mark.parametrize('args', [['train', '--no-such-option'], ['no-such-command'], ['predict'],
+                                  ['train', '--epochs'], ['train', '--epochs', 'many'],
+                                  ['train', '--workers', '-1'], ['data', 'export', 'digits']],
+                         ids=' '.join)
+def test_wrong_command_lines(args, capsys):
+    assert run_command(*args) == 2
+    err = capsys.readouterr().err
+    assert err.startswith('error: ') and err.count('\n') == 1 and '--help' in err
+
+def test_no_arguments_show_the_help(capsys):
+    run_command()
+    said = capsys.readouterr()
+    assert 'finetune' in said.out + said.err
 
 # The device
 

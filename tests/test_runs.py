@@ -2,12 +2,15 @@
 import os, shutil, subprocess, sys
 from pathlib import Path
 
-import pytest
+import numpy as np, pytest, torch
 from helpers import noise, noise_learner, photos, quiet, run_command
+from PIL import Image
 
 from resnet_course.core import CourseError
 from resnet_course.augment import HorizontalFlip
-from resnet_course.loaders import get_dls
+from resnet_course.export import OnnxModel, export_model
+from resnet_course.loaders import get_dls, raw_image
+from resnet_course.predict import predict_images
 from resnet_course.saving import load_model
 from resnet_course.recipes import fit_recipe
 from resnet_course.evaluate import evaluate
@@ -137,3 +140,53 @@ def test_a_record_holds_the_commit(tmp_path):
     assert len(commit()) == 40
     with open(tmp_path/'resnet_course/core.py', 'a') as f: f.write('\n# changed\n')
     assert commit().endswith(' with changes')
+
+def test_new_photos_with_the_old_names(photo_run, photo_folder, tmp_path):
+    "All of them are tested; of a copy, also of another size, those that were held out"
+    new, copy, large = photos(tmp_path/'new'), tmp_path/'copy', tmp_path/'large'
+    for i, f in enumerate(new.rglob('*.png')): noise(rng=np.random.RandomState(99 + i)).save(f)
+    shutil.copytree(photo_folder, copy)
+    for f in photo_folder.rglob('*.png'):
+        (large/f.parent.name).mkdir(parents=True, exist_ok=True)
+        Image.open(f).resize((64, 64), Image.Resampling.NEAREST).save(large/f.parent.name/f.name)
+    n = [len(run_learner(photo_run, d)[0].dls.test_ds) for d in (new, copy, large, photo_folder)]
+    assert n == [24, 2, 2, 2]
+    assert 'held out' in run_learner(photo_run, copy)[0].dls.describe()
+    photo_folder.rename(tmp_path/'moved')
+    assert len(run_learner(photo_run, tmp_path/'moved')[0].dls.test_ds) == 2
+
+# Images of more than 8 bits
+
+def deep_photos(folder, high, n=12, start=0):
+    "Class folders of gray 16-bit images with values up to `high`"
+    rng = np.random.default_rng(start)
+    for c in 'ab':
+        (folder/c).mkdir(parents=True, exist_ok=True)
+        for i in range(start, start + n):
+            a = rng.integers(0, high + 1, (24, 24)).astype(np.uint16)
+            a[0, 0] = high
+            Image.fromarray(a).save(folder/c/f'{i}.png')
+    return folder
+
+def test_white_is_the_same_as_in_training(tmp_path):
+    "Dark images of 12 bits are not made brighter, and images of 16 bits are refused"
+    rec, _ = train_run(deep_photos(tmp_path/'x', 4000), 'resnet8', epochs=1, bs=8,
+                       out=tmp_path/'runs', setup=quiet)
+    model = load_model(Path(rec['path'])/'model.safetensors')
+    assert model.meta['white'] == {'I;16': 4095}
+    dark, light = deep_photos(tmp_path/'dark', 200), deep_photos(tmp_path/'light', 60_000)
+    learn, _ = run_learner(rec['path'], dark)
+    assert learn.dls.white == {'I;16': 4095}
+    assert raw_image(learn.dls, 'test', 0).max() == round(200/4095*255)
+    with learn.no_bar(): probs = learn.get_preds(dl=learn.dls.test)[0]
+    files = [learn.dls.files[i] for i in learn.dls.test_ds.items]
+    found = list(predict_images(model, files, k=2, precision='fp32'))
+    ours = torch.tensor([[dict(zip(p.classes, p.probs))[c] for c in 'ab'] for p in found])
+    assert torch.allclose(ours, probs, atol=1e-4)
+    [p] = predict_images(model, [light/'a'/'0.png'])
+    assert 'white is 4095' in p.error
+    with pytest.raises(CourseError, match='white is 4095'): run_learner(rec['path'], light)
+    pytest.importorskip('onnxscript', reason='onnxscript is not installed')
+    export_model(model, tmp_path/'x.onnx', images=None)
+    [p] = predict_images(OnnxModel(tmp_path/'x.onnx'), [light/'a'/'0.png'])
+    assert 'white is 4095' in p.error
