@@ -392,7 +392,7 @@ def describe(self:CourseDataLoaders)->str: # A few lines
     "Describe how many images each class and each split has, and what was left out"
     n = [f'{len(dl.dataset):,}' for dl in self.loaders]
     text = f'{n[0]} training, {n[1]} validation, {n[-1]} test images'
-    if set(self.counts or ()) == {'test'}: text = f'all {n[-1]} images as a test set'
+    if set(self.counts or ()) == {'test'}: text = f'a test set of {n[-1]} images'
     if self.counts:
         total = sum(map(Counter, self.counts.values()), Counter())
         text += f', {count_text({c: total[c] for c in self.vocab})}'

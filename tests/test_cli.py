@@ -1,5 +1,5 @@
 "The command line as its users meet it: what works, and one clear line and a status for what cannot"
-import json, os, signal, subprocess, sys, time
+import json, os, shlex, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -307,17 +307,21 @@ def test_evaluate_shows_the_metrics_of_each_class(trained, capfd):
 def test_photos_from_the_command_line(tmp_path, monkeypatch, capsys):
     "The shape is recorded, and evaluation and prediction use it"
     monkeypatch.chdir(tmp_path)
-    photos(tmp_path/'photos', 12, (40, 30))
-    options = dict(data='photos', size='24x32', resize='squish', epochs=1, workers=0, bs=4,
+    photos(tmp_path/'my photos (1)', 12, (40, 30))
+    options = dict(data='my photos (1)', size='24x32', resize='squish', epochs=1, workers=0, bs=4,
                    arch='resnet8')
     flags = [o for k, v in options.items() for o in (f'--{k}', v)]
     assert run_command('train', *flags) == 0
     run = next(tmp_path.glob('runs/*'))
+    # the command can be copied
+    command = shlex.split(read_json(run/'run.json')['command'])
+    assert command == ['resnet-course', 'train', *map(str, flags)]
     meta = load_model(run/'model.safetensors').meta
     assert (meta['size'], meta['resize']) == ([24, 32], 'squish')
     assert run_command('evaluate', run) == 0
     assert 'images correct' in capsys.readouterr().out
-    assert run_command('predict', 'photos', '--csv', 'answers.csv', '--precision', 'fp32') == 0
+    args = ['my photos (1)', '--csv', 'answers.csv', '--precision', 'fp32']
+    assert run_command('predict', *args) == 0
     head, *rows = (tmp_path/'answers.csv').read_text().splitlines()
     assert head == 'file,class,probability,error,a,b' and len(rows) == 24
 

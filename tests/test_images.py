@@ -286,6 +286,15 @@ def test_every_orientation(orientation, format):
     im = open_image(encoded(format, stored, exif=exif))
     assert im.size == (40, 30) and im.getpixel((3, 3)) > (200,)*3 > im.getpixel((30, 20))
 
+@pytest.mark.parametrize('mode', ['RGB', 'RGBA', '1', 'P', 'L', 'LA'])
+def test_small_images_keep_their_size(tmp_path, mode):
+    "Also if one of many differs, which is said"
+    photos(tmp_path/'x', 20, mode=mode)
+    assert get_dls(tmp_path/'x', bs=8, device='cpu').size == 32
+    noise((33, 32), mode=mode).save(tmp_path/'x/a/odd.png')
+    with pytest.warns(LeftOutWarning, match='1 of 41 images are not 32×32 px: resized'):
+        assert get_dls(tmp_path/'x', bs=8, device='cpu').size == 32
+
 def test_pixels_that_fit_no_range(tmp_path):
     "Refused by name, one by one and as a set"
     for i, high in enumerate((1.0001, 3., 15.9, -1., np.nan, np.inf, 1e6)):

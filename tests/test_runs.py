@@ -14,7 +14,8 @@ from resnet_course.predict import predict_images
 from resnet_course.saving import load_model
 from resnet_course.recipes import fit_recipe
 from resnet_course.evaluate import evaluate
-from resnet_course.runs import list_runs, run_learner, runs_table, save_run, train_run, versions
+from resnet_course.runs import (
+    _few_valid, list_runs, run_learner, runs_table, save_run, train_run, versions)
 
 @pytest.fixture
 def photo_run(photo_folder, tmp_path):
@@ -140,6 +141,26 @@ def test_a_record_holds_the_commit(tmp_path):
     assert len(commit()) == 40
     with open(tmp_path/'resnet_course/core.py', 'a') as f: f.write('\n# changed\n')
     assert commit().endswith(' with changes')
+
+def test_new_photos_in_any_folders(photo_run, tmp_path):
+    "All of them are tested: in class folders, in split folders, without one of the classes, listed"
+    photos(tmp_path/'new', start=50)
+    photos(tmp_path/'only/test', start=50)
+    photos(tmp_path/'splits/train', start=50)
+    photos(tmp_path/'splits/valid', start=70)
+    photos(tmp_path/'part', classes='b', start=50)
+    (tmp_path/'list.csv').write_text('path,label\n' + ''.join(f'new/a/{i}.png,a\n'
+                                                              for i in range(50, 57)))
+    wanted = {'new': 24, 'only': 24, 'only/test': 24, 'splits': 48, 'part': 12, 'list.csv': 7}
+    for name, n in wanted.items():
+        dls = run_learner(photo_run, tmp_path/name)[0].dls
+        assert len(dls.test_ds) == n and f'a test set of {n} images' in dls.describe()
+    photos(tmp_path/'part', classes='c')
+    with pytest.raises(CourseError, match='has the classes b, c'):
+        run_learner(photo_run, tmp_path/'part')
+
+def test_few_validation_images_for_few_training_images():
+    assert [_few_valid(n) for n in (None, 64, 640)] == [None, 500, 640]
 
 def test_new_photos_with_the_old_names(photo_run, photo_folder, tmp_path):
     "All of them are tested; of a copy, also of another size, those that were held out"
