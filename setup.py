@@ -62,6 +62,7 @@ setup(
                         lessons=cfg['lessons_requirements'].split(),
                         onnx=cfg['onnx_requirements'].split(),
                         app=cfg['app_requirements'].split(),
+                        heic=cfg['heic_requirements'].split(),
                         log=cfg['log_requirements'].split(),
                         recipes=cfg['recipes_requirements'].split()),
     entry_points=dict(console_scripts=cfg['console_scripts'].split(),

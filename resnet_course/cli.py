@@ -699,35 +699,57 @@ def _check_args(args):
         if arg.startswith('--') and arg.endswith('='): name, arg = arg[:-1], ''
         if not arg: raise CourseError(f'{name} is empty: give a value, or leave it out')
 
+# %% ../nbs/api/71_cli.ipynb #74015949
+# the class of Click's errors about command lines; typer may bring its own Click
+_UsageError = typer.BadParameter.__base__
+
+def _explain(e):
+    "An error about the command line in one sentence"
+    command = e.ctx.command_path if e.ctx else 'resnet-course'
+    # Click's messages may list choices in several lines
+    why = ' '.join(e.format_message().split()).rstrip('.')
+    return CourseError(f'{why}: see {command} --help')
+
 # %% ../nbs/api/71_cli.ipynb #8cf75a4b
 def _drop_output():
     "Discard pending output, so that writing it at exit does not fail again"
     try: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError): pass   # not a file, as in a notebook
 
+def _run_app():
+    "Run the command; returns its exit status"
+    args = sys.argv[1:]
+    _check_args(args)
+    # without arguments, Click raises its error to show the help
+    try: status = app(standalone_mode=not args)
+    except _UsageError as e:
+        _complain(f'error: {_explain(e)}')
+        return e.exit_code
+    finally: sys.stdout.flush()   # a full disk is noticed here, while it can be reported
+    return status if isinstance(status, int) else 0
+
+# %% ../nbs/api/71_cli.ipynb #16e603d8
 def main():
     "Run the command `resnet-course`"
     for f in (sys.stdout, sys.stderr):
         # a file on Windows may be unable to encode an arrow
         if hasattr(f, 'reconfigure'): f.reconfigure(errors='replace')
+    status = 1
     try:
         with memory_advice(), warnings.catch_warnings():
             warnings.showwarning = _warn
-            _check_args(sys.argv[1:])
-            try: app()
-            finally: sys.stdout.flush()   # a full disk is noticed here, while it can be reported
+            status = _run_app()
     except CourseError as e:
         sys.last_value = e   # what Python sets for errors that end it
         _complain(f'error: {e}')
     except KeyboardInterrupt as e:
         say(str(e) or 'interrupted', err=True)
-        sys.exit(130)
+        status = 130
     except OSError as e:
         if e.errno not in _disk and not e.filename: raise
         say(f'error: {e.filename or "standard output"}: {_disk.get(e.errno, e.strerror)}', err=True)
         _drop_output()
-    else: return
-    sys.exit(1)
+    if status: sys.exit(status)
 
 # %% ../nbs/api/71_cli.ipynb #0db58d9b
 #| eval: false

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Union, get_args, get_origin
 
 # %% ../nbs/api/00_core.ipynb #e9ee02e9
-# control characters, lone surrogates (bytes that are not UTF-8), and what reorders or breaks lines
-_controls = re.compile('[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
+# control characters, lone surrogates (bytes that are not UTF-8), what reorders or breaks lines, and
+# what is invisible; except for the two joiners, which emoji and some scripts need
+_controls = re.compile('[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069'
+                       '\ufeff\ud800-\udfff]')
 _short_escapes = {'\n': r'\n', '\r': r'\r', '\t': r'\t'}
 
 def printable(

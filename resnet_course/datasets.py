@@ -23,6 +23,7 @@ from resnet_course.core import (
     CourseError, MissingFileError, asset, atomic_write, check_args, check_choice, check_file,
     check_path)
 from .download import fetch, unpack, verify_checksum
+from .tables import is_table
 from .images import ImageSet, imagenet_stats, open_csv, open_folder, pixel_stats
 
 # %% ../nbs/api/13_datasets.ipynb #114899a4
@@ -450,7 +451,8 @@ def open_image_set(
     size:int|tuple=None, # What the network sees (px), for images from files; None: unchanged
     in_memory:bool=None, # Decode photos now? None: if they take no more than 1 GB
     root:str|Path=None, # Folder of the standard sets; None: fastai's data folder
-    skip_bad:bool=False # Leave out files that cannot be read?
+    skip_bad:bool=False, # Leave out files that cannot be read?
+    white:dict=None # Depth → value of white when a network was trained; None: see `find_white`
 )->ImageSet: # With the splits that the dataset defines
     "Open a dataset, a folder or a CSV file; raises `CourseError` if it can't"
     name, is_path = str(name_or_path), isinstance(name_or_path, Path)
@@ -459,9 +461,9 @@ def open_image_set(
         folder, info = get_dataset(name, root), datasets[name]
         return info.read(folder, size, in_memory) if info.photos else _read_cached(name, folder)
     path = check_path(name_or_path, 'data')
-    if path.suffix.lower() == '.csv': return open_csv(check_file(path), size, in_memory, skip_bad)
-    if path.is_dir() or is_path or len(path.parts) > 1:
-        return open_folder(path, size, in_memory, skip_bad)
+    if is_table(path): return open_csv(check_file(path), size, in_memory, skip_bad, white)
+    if path.exists() or is_path or len(path.parts) > 1:
+        return open_folder(path, size, in_memory, skip_bad, white)
     check_choice(name, datasets, 'dataset or folder')   # raises the error
 
 def _check_not_both(name):

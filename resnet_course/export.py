@@ -95,16 +95,17 @@ def preparation(
     if missing:
         raise CourseError(f'these weights come without {", ".join(missing)}, so they cannot '
                           'classify files: use the model.safetensors of a run')
-    n_in = n_in or len(meta['stats'][0])
+    n_in, white = n_in or len(meta['stats'][0]), meta.get('white')
     size = height_width(meta['size'])
     load_size = height_width(meta.get('side') or size)
     mean, std = torch.tensor(meta['stats'])[..., None, None]
     def normalize(x): return (x/255 - mean.to(x.device))/std.to(x.device)
     if _crops(meta):
-        return PhotoReader(size, n_in, meta.get('resize') or 'crop', load_size), normalize
+        resize = meta.get('resize') or 'crop'
+        return PhotoReader(size, n_in, resize, load_size, white=white), normalize
     fit = ResizeTo(size)
-    def resize(x): return plain_tensor(fit(TensorImage(normalize(x))))
-    return PhotoReader(load_size, n_in, load_size=load_size), resize
+    def fitted(x): return plain_tensor(fit(TensorImage(normalize(x))))
+    return PhotoReader(load_size, n_in, load_size=load_size, white=white), fitted
 
 @check_args
 def image_meta(
@@ -114,6 +115,8 @@ def image_meta(
     resized = any(type(tfm) is ResizeTo for tfm in dls.valid.after_batch.fs)
     facts = dict(size='size', side='load_size', resize='resize', stats='stats')
     facts = {key: getattr(dls, name, None) for key, name in facts.items()}
+    # only for images of more than 8 bits
+    if getattr(dls, 'white', None): facts['white'] = dls.white
     return dict(facts, vocab=list(map(str, dls.vocab)), crop=not resized)
 
 def _crops(meta):

@@ -6,7 +6,7 @@
 __all__ = ['export_set', 'make_subset', 'Finding', 'FolderReport', 'check_folder']
 
 # %% ../nbs/api/17_folders.ipynb #46174d16
-import os, re, shutil
+import io, os, re, shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from .core import (
 from resnet_course.listing import (
     Listing, class_folders, count_text, format_of, list_folder, quiet_kinds, readable_formats,
     split_folders)
-from .tables import list_csv
+from .tables import is_table, list_csv
 from .copies import Fingerprint, equal_pairs, fingerprint, near_pairs
 from .datasets import imagenet_names, open_image_set
 from .splits import make_splits
@@ -145,16 +145,19 @@ class _Scan:
     print:Fingerprint = None # Tells whether two images are the same
 
 # %% ../nbs/api/17_folders.ipynb #ef298f0c
-def _scan(job):
-    "Read one file"
+def _scan(job, white=None):
+    "Read one file; `white`: as for `open_image`"
     o = _Scan(*job)
+    data = b''
     try:
         data = o.path.read_bytes()
-        with Image.open(o.path, formats=readable_formats()) as im:
+        gray = open_image(data, white=white).convert('L')
+        with Image.open(io.BytesIO(data), formats=readable_formats()) as im:
             o.format, o.size = im.format, im.size
-        gray = open_image(data).convert('L')
-    except (OSError, CourseError, Image.DecompressionBombError) as e:
-        o.error = str(e).rpartition(': ')[2] or type(e).__name__
+    except MemoryError: raise
+    except Exception as e:   # damaged files raise many kinds of errors
+        why = str(e).removeprefix(f'cannot read the image of {len(data)} bytes: ')
+        o.error = why or type(e).__name__
         return o
     o.range, o.print = gray.getextrema(), fingerprint(data, gray)
     return o
@@ -299,12 +302,16 @@ def _file_findings(scans, small, large):
     return [f for f in found if f.files]
 
 # %% ../nbs/api/17_folders.ipynb #89639c05
-def _left_out_findings(o):
+def _find_white(o):
+    "White as for `open_image`, sentences about it, and a finding if there is no such value"
+    try: return *find_white(o.files), []
+    except CourseError as e: return {}, [], [Finding('error', str(e))]
+
+def _left_out_findings(o, notes):
     "Findings about files that were not used, and about what was assumed"
     found = [Finding('note' if why in quiet_kinds else 'warning', f'{len(files)} left out: {why}',
                      ['/'.join(f.parts[-2:]) for f in files]) for why, files in o.left_out.items()]
-    white, notes = find_white(o.files)
-    return found + [Finding('note', text) for text in o.notes + notes]
+    return found + [Finding('note', text) for text in o.notes + o.facts + notes]
 
 # %% ../nbs/api/17_folders.ipynb #a69768f8
 def _split_findings(split, classes, trained):
@@ -356,15 +363,17 @@ def check_folder(
     progress:bool=True # Show a progress bar?
 )->FolderReport: # What was found
     "Read every image of a folder or CSV file and report problems; raises `CourseError`"
-    o = (list_csv if Path(path).suffix.lower() == '.csv' else list_folder)(path)
+    o = (list_csv if is_table(path) else list_folder)(path)
     splits = [s or 'all' for s in o.splits]
     given = split_folders(o.path) if o.path.is_dir() else ()
     counts = {s: o.counts(s) for s in ('train', 'valid', 'test') if s in splits or s in given}
     if 'all' in splits or not counts: counts['all'] = o.counts()
     jobs = list(zip(o.files, splits, o.labels))
-    scans = list(in_threads(_scan, jobs, 'checking' if progress else None))
+    white, notes, pixels = _find_white(o)
+    scans = list(in_threads(lambda job: _scan(job, white), jobs,
+                            'checking' if progress else None))
     drawn = _draw_sides(o, scans)
     found = _class_findings(counts, o.empty) + _file_findings(scans, small, large)
-    found += _left_out_findings(o) + _copy_findings(scans, near, drawn)
+    found += pixels + _left_out_findings(o, notes) + _copy_findings(scans, near, drawn)
     found += _known_findings(sorted(set(o.labels)))
     return FolderReport(o.path, counts, found, o)

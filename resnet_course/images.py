@@ -8,7 +8,7 @@ __all__ = ['imagenet_stats', 'UnreadableError', 'white_of', 'open_image', 'array
            'pixel_stats']
 
 # %% ../nbs/api/10_images.ipynb #6a39e1dd
-import io, json, os, stat, struct, time, warnings
+import io, json, os, stat, time, warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,26 +16,27 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastcore.basics import patch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .core import CourseError, MissingFileError, check_args, in_threads, shorten
 from resnet_course.listing import (
-    LeftOutWarning, Listing, list_folder, readable_formats, split_folders,
+    LeftOutWarning, Listing, class_folders, list_folder, readable_formats, split_folders,
     warnings_about)
-from .tables import list_csv
+from .tables import is_table, list_csv
 
 # %% ../nbs/api/10_images.ipynb #5b02e726
-# damaged files, and EXIF data in particular, raise many kinds of errors
-_decode_errors = (OSError, ValueError, TypeError, LookupError, SyntaxError, struct.error,
-                  Image.DecompressionBombError)
-
 class UnreadableError(CourseError):
     "An image is damaged, or no image"
 
 def _check_regular(path):
     "Raise `OSError` for a pipe (which would block), a device or a folder"
     if not stat.S_ISREG(os.stat(path).st_mode): raise OSError('not a regular file')
+
+def _why_unreadable(e):
+    "What an error of Pillow or of a codec says about a file, which may be any kind of error"
+    if isinstance(e, UnidentifiedImageError): return 'its content is no image that can be read here'
+    return str(e).split('\n')[0][:300] or type(e).__name__
 
 # %% ../nbs/api/10_images.ipynb #f674c8a1
 _whites = (1, 255, 1023, 4095, 16383, 65535)   # floats, then 8, 10, 12, 14 and 16 bits
@@ -45,19 +46,32 @@ def white_of(
     high:float # Largest value
 )->int: # One of 1, 255, 1023, 4095, 16383 and 65535
     "Return the value of white in an image of more than 8 bits; raises `ValueError` if none fits"
-    if low >= 0 and high <= _whites[-1]: return next(w for w in _whites if high <= w)
+    # between 1 and 16, neither is likely: 255 would make the image black
+    if low >= 0 and high <= _whites[-1] and not 1 < high < 16:
+        return next(w for w in _whites if high <= w)
     # also for NaN
     raise ValueError(f'its values go from {low:g} to {high:g}, but an image needs 0 to 1, '
                      '255, 4095 or 65535: rescale them')
 
-def _is_deep(im): return im.mode.startswith('I') or im.mode == 'F' 
+def _is_deep(im): return im.mode.startswith('I') or im.mode == 'F'
+
+# 'I;16B' and 'I;16' differ only in the order of bytes
+def _depth(im): return im.mode[:4]
+
+def _white_for(im, low, high, white):
+    "The value of white for an image of more than 8 bits, which may not exceed it"
+    known = (white or {}).get(_depth(im))
+    if known is None: return white_of(low, high)
+    if 0 <= low and high <= known: return known
+    raise ValueError(f'its values go from {low:g} to {high:g}, but white is {known:g} in the '
+                     'images that it belongs to')
 
 # %% ../nbs/api/10_images.ipynb #06e4add4
 @check_args
 def open_image(
     o:str|Path|bytes|io.IOBase|Image.Image, # Path, encoded bytes, file object or Pillow image
     size:int=None, # Short side needed later (px), lets the JPEG decoder skip work; None: full size
-    white:dict=None # Pillow's mode → value of white, for more than 8 bits; None: see `white_of`
+    white:dict=None # 'I;16', 'I' or 'F' → value of white, for more than 8 bits; None: `white_of`
 )->Image.Image: # Mode L or RGB
     "Open an image upright, with 8 bits per channel, on white; raises `CourseError` if unreadable"
     name = f'of {len(o)} bytes' if isinstance(o, bytes) else o
@@ -71,14 +85,17 @@ def open_image(
             if size and im.format == 'JPEG': im.draft(None, (2*size, 2*size))
         return _to_gray_or_rgb(ImageOps.exif_transpose(im), white)
     except FileNotFoundError: raise MissingFileError(f'no such image: {name}') from None
-    except _decode_errors as e: raise UnreadableError(f'cannot read the image {name}: {e}') from e
+    except MemoryError: raise
+    # damaged files make Pillow and its codecs raise many kinds of errors
+    except Exception as e:
+        raise UnreadableError(f'cannot read the image {name}: {_why_unreadable(e)}') from e
 
 # %% ../nbs/api/10_images.ipynb #b4c0bd82
 def _to_gray_or_rgb(im, white=None):
     "Convert `im` to mode L or RGB"
     if _is_deep(im):   # `convert` would clip
         a = np.asarray(im, dtype=np.float64)
-        a = a*255/((white or {}).get(im.mode) or white_of(a.min(), a.max()))
+        a = a*255/_white_for(im, a.min(), a.max(), white)
         return Image.fromarray(a.round().clip(0, 255).astype(np.uint8))
     if im.mode in ('LA', 'La', 'PA', 'RGBa') or 'transparency' in im.info: im = im.convert('RGBA')
     if im.mode == 'RGBA':
@@ -180,7 +197,7 @@ class ImageSet:
         flip:bool=False, # Does an image keep its class when mirrored?
         crop_size:int|tuple=None, # What the network sees (px); None: `load_size`
         labels:Sequence=None, # Folder name of each class; None: `vocab`
-        white:dict=None, # Mode → value of white, where images have more than 8 bits
+        white:dict=None, # Depth → value of white, where images have more than 8 bits
         skip_bad:bool=False, # Leave out files that are found to be unreadable later?
         listing:Listing=None # Where the files come from, and what was left out
     ):
@@ -249,8 +266,11 @@ def _check_trainable(
     if len(names) < 2 and o.path.is_file():
         raise CourseError(f'{o.path} names {len(names)} class, but a classifier needs two or more')
     if len(names) < 2:
+        # an archive often unpacks to a folder in a folder
+        inner = o.path/names[0] if names else o.path
+        hint = f'; did you mean {inner}?' if names and class_folders(inner) else ''
         raise CourseError(f'{o.path} has {len(names)} class folders with images, but a classifier '
-                          f'needs two or more: {o.path.name}/CLASS/IMAGE.jpg')
+                          f'needs two or more: {o.path.name}/CLASS/IMAGE.jpg{hint}')
     missing = sorted(set(names) - set(o.counts('train'))) if any(o.splits) else []
     if missing: raise CourseError(f'{o.path}: no training images of {shorten(missing, 5)}')
     return names
@@ -312,13 +332,14 @@ def decode_all(
 def _find_bad(
     files:Sequence, # Paths of images
     seconds:float|None=60, # Time to read all in, or else only 64 are read; None: any time
-    size:int=64 # Short side (px); small ones are decoded faster
+    size:int=64, # Short side (px); small ones are decoded faster
+    white:dict=None # As for `open_image`
 )->tuple: # Index of the file → `CourseError`; and whether all files were read
     "Find unreadable image files"
     errors = {}
     def read(i):
         "Read one image, or record its error"
-        try: open_image(files[i], size)
+        try: open_image(files[i], size, white)
         except CourseError as e: errors[i] = e
     order = np.random.default_rng(0).permutation(len(files)).tolist()
     start = time.monotonic()
@@ -329,38 +350,69 @@ def _find_bad(
     return errors, fits or len(files) <= 64
 
 # %% ../nbs/api/10_images.ipynb #557420a0
-_deep_endings = {'.png', '.tif', '.tiff', '.pgm', '.pnm', '.jp2', '.j2k', ''}
+def _is_jpeg(f):
+    "Whether a file begins like a JPEG file, whatever its name"
+    with open(f, 'rb') as file: return file.read(3) == b'\xff\xd8\xff'
 
+def _is_cut(im):
+    "Whether Pillow will keep only the upper 8 of 16 bits of a color image"
+    return ';16' in str(im.tile) and not _is_deep(im)
+
+_color16 = 'color of 16 bits'
+
+def _brightest(f):
+    "Depth and largest value of an image of more than 8 bits; None for any other"
+    try:
+        if _is_jpeg(f): return None
+        with Image.open(f, formats=readable_formats()) as im:
+            if _is_cut(im): return _color16, max(v for _, v in im.convert('RGB').getextrema())
+            if not _is_deep(im): return None
+            a = np.asarray(im, dtype=np.float64)
+            fits = a.min() >= 0 and a.max() <= _whites[-1]
+            return (_depth(im), float(a.max())) if fits else None
+    except Exception: return None   # decoding will report what is wrong
+
+# %% ../nbs/api/10_images.ipynb #9f1114ad
 @check_args
 def find_white(
     files:Sequence # Paths of images
-)->tuple: # Mode → value of white, for `open_image`, and sentences about it
-    "Find the value of white for those images of a set that have more than 8 bits"
-    def highest(f):
-        "Mode and largest value of the image, None for one of 8 bits"
-        try:
-            with Image.open(f, formats=readable_formats()) as im:
-                if not _is_deep(im): return None
-                a = np.asarray(im, dtype=np.float64)
-                return (im.mode, float(a.max())) if white_of(a.min(), a.max()) else None
-        except Exception: return None   # decoding will report what is wrong
-    deep, highs = [f for f in files if Path(f).suffix.lower() in _deep_endings], {}
-    for mode, v in filter(None, in_threads(highest, deep)): highs.setdefault(mode, []).append(v)
-    white = {mode: white_of(0, max(vs)) for mode, vs in highs.items()}
-    return white, [_about_white(vs, white[mode]) for mode, vs in highs.items()]
+)->tuple: # Depth → value of white, for `open_image`, and sentences about it
+    "Find white for those images of a set that have more than 8 bits; raises `CourseError`"
+    highs = {}
+    for found in in_threads(_brightest, files):
+        if found: highs.setdefault(found[0], []).append(found[1])
+    cut = highs.pop(_color16, [])
+    if cut and max(cut) < 16:
+        raise CourseError(f'{len(cut):,} color images of 16 bits have no value above 4095 of '
+                          '65535: rescale them, or they are black')
+    try: white = {depth: white_of(0, max(vs)) for depth, vs in highs.items()}
+    except ValueError as e:
+        n = sum(map(len, highs.values()))
+        raise CourseError(f'{n:,} images have more than 8 bits: {e}') from None
+    notes = [_about_white(vs, white[depth]) for depth, vs in highs.items()]
+    if cut: notes.append(_about_color16(cut))
+    return white, notes
 
+# %% ../nbs/api/10_images.ipynb #bc6ce897
 def _about_white(highs, white):
-    "Describe what `find_white` found"
+    "Describe what `find_white` found about gray images"
     text = (f'{len(highs):,} images have more than 8 bits, and values up to {max(highs):g}: '
             f'{white} is white')
     n_dark = sum(v < white/16 for v in highs)
     return text + (f'; {n_dark:,} of them are nearly black' if n_dark else '')
 
+def _about_color16(highs):
+    "Describe what `find_white` found about color images"
+    text = f'{len(highs):,} color images have 16 bits, of which the upper 8 are used'
+    n_dark = sum(v < 16 for v in highs)
+    return text + (f'; {n_dark:,} of them are nearly black' if n_dark else '')
+
 # %% ../nbs/api/10_images.ipynb #71f338bc
-def _check_files(o, skip_bad, in_memory):
+def _check_files(o, skip_bad, in_memory, white):
     "Leave out unreadable files, or raise `CourseError` for them; decoding finds them, too"
     if in_memory and not skip_bad: return
-    bad, all_read = _find_bad(o.files, None if in_memory else 60)   # the rest at first touch
+    # the rest at first touch
+    bad, all_read = _find_bad(o.files, None if in_memory else 60, white=white)
     if bad and not skip_bad: raise _unreadable(o.files, bad)
     if not all_read:
         o.notes.append('only 64 images were checked: reading all takes more than a minute')
@@ -376,6 +428,7 @@ def _make_image_set(
     in_memory:bool=None, # Decode small squares now? None: if they take no more than `max_gb`
     skip_bad:bool=False, # Leave out files that cannot be read?
     max_gb:float=1.0, # Memory limit (10^9 bytes) for `in_memory=None`
+    white:dict=None, # Where a network was trained: what white was; None: see `find_white`
     **kwargs # Passed to `ImageSet`
 )->ImageSet: # Photos are not decoded, and have no `load_size`
     "Create an `ImageSet` from image files"
@@ -384,9 +437,10 @@ def _make_image_set(
         o.notes.append(f'{n_odd} of {len(o.files):,} images are not {side}×{side} px: resized')
     if side is None: in_memory = False
     elif in_memory is None: in_memory = len(o.files)*n_in*side*side <= max_gb*1e9
-    _check_files(o, skip_bad, in_memory)
-    white, notes = find_white(o.files)
-    o.notes += notes
+    found, notes = find_white(o.files)
+    if not white: o.notes += notes
+    white = {**found, **(white or {})}
+    _check_files(o, skip_bad, in_memory, white)
     labels = list(labels or vocab)
     number = {c: i for i, c in enumerate(labels)}
     x = decode_all(o.files, side, n_in, white=white) if in_memory else None
@@ -401,14 +455,15 @@ def open_folder(
     path:str|Path, # Folder of class folders, or of train, valid and test folders that contain them
     size:int|tuple=None, # What the network sees (px); None: small squares unchanged, else 128
     in_memory:bool=None, # Decode all images now? None: if they take no more than 1 GB
-    skip_bad:bool=False # Leave out files that cannot be read?
+    skip_bad:bool=False, # Leave out files that cannot be read?
+    white:dict=None # Depth → value of white when a network was trained; None: see `find_white`
 )->ImageSet: # With the splits that the folder defines
     "Open class folders as an `ImageSet`; raises `CourseError` if they cannot be used"
     o = list_folder(path)
     names = _check_trainable(o)
     vocab, labels, kwargs = _told_by_json(o) or (names, names, {})
     return _make_image_set(o.path.resolve().name, o, vocab, labels, size, in_memory, skip_bad,
-                           **{'flip': True, **kwargs})
+                           white=white, **{'flip': True, **kwargs})
 
 # %% ../nbs/api/10_images.ipynb #f8dc3cc6
 def _told_by_json(o):
@@ -444,15 +499,16 @@ def open_csv(
     path:str|Path, # CSV file with columns of paths, labels and optionally splits
     size:int|tuple=None, # What the network sees (px); None: small squares unchanged, else 128
     in_memory:bool=None, # Decode all images now? None: if they take no more than 1 GB
-    skip_bad:bool=False # Leave out files that cannot be read?
+    skip_bad:bool=False, # Leave out files that cannot be read?
+    white:dict=None # Depth → value of white when a network was trained; None: see `find_white`
 )->ImageSet: # With the splits that the file defines
     "Open the images that a CSV file lists as an `ImageSet`; raises `CourseError` for invalid rows"
     o = list_csv(path)
     return _make_image_set(o.path.stem, o, _check_trainable(o), None, size, in_memory, skip_bad,
-                           flip=True)
+                           white=white, flip=True)
 
 # %% ../nbs/api/10_images.ipynb #89a1d3fe
-def _list(path): return (list_csv if Path(path).suffix.lower() == '.csv' else list_folder)(path)
+def _list(path): return (list_csv if is_table(path) else list_folder)(path)
 
 @check_args
 def list_set(
@@ -473,7 +529,8 @@ def open_labeled(
     size:int|tuple=None, # As for `open_folder`
     in_memory:bool=None, # As for `open_folder`
     skip_bad:bool=False, # As for `open_folder`
-    other_names:Sequence=None # Other names that the folders of these classes may have
+    other_names:Sequence=None, # Other names that the folders of these classes may have
+    white:dict=None # As for `open_folder`
 )->ImageSet: # All images are in the split 'test'
     "Open all labeled images, whatever their split, to test a network; raises `CourseError`"
     o = _list(path)
@@ -489,7 +546,7 @@ def open_labeled(
         raise CourseError(f'{path} has no labeled images: {o.path.name}/CLASS/IMAGE.jpg')
     o.splits = ['test']*len(o.files)
     return _make_image_set(o.path.resolve().name, o, vocab, labels, size, in_memory, skip_bad,
-                           **{'flip': True, **kwargs})
+                           white=white, **{'flip': True, **kwargs})
 
 # %% ../nbs/api/10_images.ipynb #74c92442
 imagenet_stats = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])

@@ -133,6 +133,17 @@ def no_bar(self:CourseLearner): # Yields this learner
     finally:
         if had_bar: self._use_progress()
 
+# %% ../nbs/api/36_learner.ipynb #a8eb70c9
+@patch
+def get_preds(self:CourseLearner, *args, **kwargs):
+    "fastai's; if images have become unreadable and may be skipped, those of the others"
+    n = getattr(self.dls, 'n_unreadable', 0)
+    try: return super(CourseLearner, self).get_preds(*args, **kwargs)
+    except IndexError:   # fewer predictions than fastai wants to put in order
+        if getattr(self.dls, 'n_unreadable', 0) == n: raise
+    # now it knows which ones to leave out
+    return super(CourseLearner, self).get_preds(*args, **kwargs)
+
 # %% ../nbs/api/36_learner.ipynb #eff980c1
 @patch
 def to_fp16(self:CourseLearner)->CourseLearner: # This learner

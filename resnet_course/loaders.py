@@ -352,9 +352,10 @@ class CourseDataLoaders(DataLoaders):
     counts = None    # Split → class → number of images
     notes = ()       # Sentences about the images, such as what was left out
     files = None     # Paths of the images by number, unless the loaders were exported
+    white = None     # Depth → value of white, for images of more than 8 bits; None: there are none
     unused = 0       # Test images of the set that are not used because a fold is the test set
     _facts = ('vocab', 'c', 'name', 'n_in', 'size', 'load_size', 'train_size', 'resize', 'stats',
-              'flip', 'source', 'cfg', 'split_id', 'counts', 'notes', 'unused')
+              'flip', 'source', 'cfg', 'split_id', 'counts', 'notes', 'white', 'unused')
 
     @property
     def test(self)->TfmdDL: # The test loader
@@ -381,6 +382,12 @@ def set_facts(self:CourseDataLoaders,
     "Set facts about the images"
     for k, v in facts.items(): setattr(self, check_choice(k, self._facts, 'fact'), v)
     return self
+
+@patch(as_prop=True)
+def n_unreadable(self:CourseDataLoaders)->int: # Of the files, so far
+    "How many files were found to be unreadable while reading"
+    tfm = self.train._to_image()
+    return len(tfm.images.unreadable) if tfm and tfm.images else 0
 
 @patch
 def new_empty(self:CourseDataLoaders)->CourseDataLoaders: # For `Learner.export`
@@ -410,7 +417,7 @@ def describe(self:CourseDataLoaders)->str: # A few lines
     "Describe how many images each class and each split has, and what was left out"
     n = [f'{len(dl.dataset):,}' for dl in self.loaders]
     text = f'{n[0]} training, {n[1]} validation, {n[-1]} test images'
-    if set(self.counts or ()) == {'test'}: text = f'all {n[-1]} images as a test set'
+    if set(self.counts or ()) == {'test'}: text = f'a test set of {n[-1]} images'
     if self.counts:
         total = sum(map(Counter, self.counts.values()), Counter())
         text += f', {count_text({c: total[c] for c in self.vocab})}'
@@ -543,7 +550,7 @@ def _facts_of(images, splits):
     "Facts about the image set and its splits, for the loaders"
     return dict(name=images.name, c=len(images.vocab), flip=images.flip,
                 split_id=split_id(images, splits), counts=_counts(images, splits),
-                notes=_notes(images, splits))
+                notes=_notes(images, splits), white=images.white or None)
 
 def _lasting(name_or_path):
     "The name of a set, or an absolute path"
@@ -581,8 +588,21 @@ def _notes(images, splits):
     notes = []
     if 'train' in images.splits and drawn:
         notes.append(f'no {" or ".join(drawn)} images are given: drawn from the training images')
-    if images.listing and images.listing.left_out: notes.append(images.listing.left_out_text())
+    return notes + _about_classes(images, splits) + _about_files(images.listing)
+
+def _about_classes(images, splits):
+    "A sentence for each split that lacks some classes"
+    notes, whole = [], set(range(len(images.vocab)))
+    for split, idxs in zip(('validation', 'test'), splits[1:]):
+        missing = whole - set(images.y[idxs].tolist()) if len(idxs) else ()
+        if not missing: continue
+        notes.append(f'no {split} images of {shorten([images.vocab[i] for i in sorted(missing)])}')
     return notes
+
+def _about_files(listing):
+    "Sentences about the files: what was left out, and what else there is to know"
+    if listing is None: return []
+    return [*[listing.left_out_text()]*bool(listing.left_out), *listing.facts]
 
 def _datasets(images, reader, splits):
     "A fastai `Datasets` over the indices of `images`"
@@ -650,7 +670,8 @@ def get_dls(
     test_size:int|tuple|None=None, # What the network sees of photos outside training; None: `size`
     load_size:int|tuple|None=None, # What photos are resized to cover before their center is cropped
                                    # for tests; None: 256/224 of that size
-    repeats:int=1 # Times that each training image comes in a row, augmented differently
+    repeats:int=1, # Times that each training image comes in a row, augmented differently
+    white:dict|None=None # Depth → value of white when a network was trained; None: `find_white`
 )->CourseDataLoaders: # train, valid and test
     "Create training, validation and test loaders; raises `CourseError` for unusable data"
     _check_args(bs, valid_pct, n_train, n_in, seed, n_valid, num_workers)
@@ -665,9 +686,9 @@ def get_dls(
                      in_memory=in_memory, num_workers=num_workers, root=root, balance=balance,
                      group=group, fold=fold, n_valid=n_valid)
     more = dict(skip_bad=skip_bad, test_size=test_size, load_size=load_size,
-                repeats=repeats if repeats > 1 else None)
+                repeats=repeats if repeats > 1 else None, white=white)
     cfg |= {name: v for name, v in _as_record(**more).items() if v}
-    images = open_image_set(name_or_path, size, in_memory, root, skip_bad)
+    images = open_image_set(name_or_path, size, in_memory, root, skip_bad, white)
     if images.is_photos or resize != 'crop': cfg['resize'] = resize
     whole = _with_unreadable(images, name_or_path)
     splits, notes = grouped_splits(whole, group, name_or_path, valid_pct=valid_pct, seed=seed,
@@ -719,11 +740,12 @@ def get_test_dls(
     skip_bad:bool=False, # As for `get_dls`
     load_size:int|tuple|None=None, # As for `get_dls`
     other_names:list|None=None, # Other names that the folders of these classes may have
+    white:dict|None=None, # Depth → value of white in training; None: as for `open_image`
     device:object=None # Where the batches go; None: fastai's default device
 )->CourseDataLoaders: # Each of the three has all the images
     "Load all labeled images of a folder to test a network; raises `CourseError` if it cannot"
     if size is not None: size = _as_size(size)
-    images = open_labeled(path, vocab, size, in_memory, skip_bad, other_names)
+    images = open_labeled(path, vocab, size, in_memory, skip_bad, other_names, white)
     splits = (np.arange(len(images)),)*3
     dls = _make_dls(images, splits, bs, size, n_in, stats, False, resize, 0, in_memory, num_workers,
                     device, load_size=load_size)

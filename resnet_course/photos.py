@@ -128,7 +128,7 @@ def read_window(
     window:object, # Function of height and width (px): top, left, height and width to cut out
     size:int|tuple, # Side of the result, or (height, width) (px)
     n_in:int=3, # Number of channels; 1: grayscale, 3: RGB
-    white:dict=None # Pillow's mode → value of white, as for `open_image`
+    white:dict=None # As for `open_image`
 )->Tensor: # uint8 n_in,height,width
     "Read a window of an image, resized to `size`, decoding no more than necessary"
     jpeg = _as_jpeg(o)
@@ -157,7 +157,7 @@ class PhotoReader:
     window:object=None # Height and width (px) → the window that training crops; None: no crop
     tfms:tuple=() # `PerImage` transforms of training images
     whole:bool=False # Do `tfms` get whole photos, and crop them?
-    white:dict=None # Pillow's mode → value of white, as for `open_image`
+    white:dict=None # As for `open_image`
     train_size:int|tuple=None # Side in training, or (height, width) (px); None: `size`
 
     def in_training(self)->object: # A `PhotoReader`; itself if there is one size only
@@ -222,7 +222,7 @@ def crops_itself(self:PhotoReader)->bool: # False: they do not change the size
 def _shrink_photo(
     o:object, # As for `read_window`
     size:int|tuple, # Side that the network sees, or (height, width) (px)
-    white:dict=None # Pillow's mode → value of white, as for `open_image`
+    white:dict=None # As for `open_image`
 )->_ShrunkPhoto:
     "Read a photo, and shrink it if it is larger than twice the size that covers `size`"
     jpeg, (height, width) = _as_jpeg(o), height_width(scaled(size, 2))
@@ -242,7 +242,7 @@ def _shrink_photo(
 def shrink_all(
     files:Sequence, # Paths of photos
     size:int|tuple, # Side that the network sees, or (height, width) (px)
-    white:dict=None, # Pillow's mode → value of white, as for `open_image`
+    white:dict=None, # As for `open_image`
     progress:bool=None, # Show progress? None: for 100 photos or more
     skip_bad:bool=False # Return None for files that cannot be read? Or raise
 )->list: # The photos, smaller than their files

@@ -29,6 +29,8 @@ from .core import (
 from .download import checksum
 from .datasets import datasets, imagenet_names
 from .images import imagenet_stats
+from .copies import fingerprint, first_copies
+from .images import list_set, open_image
 from .loaders import get_dls, get_test_dls, holds_out_the_same, split_dl
 from .models import create_model
 from .weight_files import read_weights, shipped_weights
@@ -832,6 +834,7 @@ def _own_data(rec, model, run):
     "The arguments of `get_dls` that a run recorded, for the images that its network needs"
     own = dict(rec.get('data') or {}, size=model.meta.get('size'))
     own['stats'] = model.meta.get('stats') or own.get('stats')
+    if model.meta.get('white'): own['white'] = model.meta['white']
     cfg = getattr(model, 'cfg', None) or {}   # your own networks have none
     own['n_in'] = cfg.get('n_in') or (len(own['stats'][0]) if own['stats'] else None)
     unknown = set(own) - set(inspect.signature(get_dls).parameters)
@@ -928,17 +931,35 @@ def _other_dls(data, own, rec, vocab):
     was = (rec.get('data') or {}).get('name_or_path') or ''
     id = rec.get('split_id')
     is_own = not vocab or data in datasets or _is_same_place(was, data)
-    if is_own or id and holds_out_the_same(data, own, id):
+    moved = not is_own and id and holds_out_the_same(data, own, id)
+    if is_own or moved and not _shows_others(was, data):
         dls = get_dls(**dict(own, name_or_path=data))
         if _is_same_place(was, data) and id not in (None, dls.split_id):
             warnings.warn(f'{data}: its images have changed since training: the network may have '
                           'been trained on some of those that it is tested on now')
+        if moved: dls.notes = [*dls.notes, _about_moved]
         return dls
     kept = ('bs', 'size', 'load_size', 'resize', 'n_in', 'stats', 'in_memory', 'num_workers',
-            'skip_bad', 'other_names')
+            'skip_bad', 'white', 'other_names')
     own['other_names'] = _other_names(vocab)
     return get_test_dls(data, vocab, **{k: own[k] for k in kept if own.get(k) is not None})
 
+_about_moved = ('its files and classes are those that the network was trained on: only the images '
+                'held out then are tested')
+
+def _print(f):
+    "The fingerprint of an image file, or None"
+    try: return fingerprint(Path(f).read_bytes(), open_image(f, 64).convert('L'))
+    except (CourseError, OSError): return None
+
+def _shows_others(was, data):
+    "Whether files of equal names at two places show other images; False if the first are gone"
+    try: files = list(zip(list_set(was).files, list_set(data).files))
+    except CourseError: return False
+    pairs = [list(map(_print, pair)) for pair in files[::-(-len(files)//20)]]
+    return not any(len(set(first_copies(pair).tolist())) == 1 for pair in pairs)
+
+# %% ../nbs/api/51_runs.ipynb #e54ebc1f
 def _is_same_place(a, b):
     "Do two paths lead to the same place? A record may hold a name that no file can have"
     try: return os.path.realpath(a) == os.path.realpath(b)

@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold, StratifiedKFold
 
 from .core import CourseError, check_args, check_int, check_number, check_path
-from .tables import csv_column
+from .tables import csv_column, is_table
 from .copies import fingerprint, first_copies
 from .images import ImageSet, as_channels, open_image
 
@@ -99,7 +99,7 @@ def _groups_by(images, group, root):
                           'create the loaders with `get_dls` again')
     path = check_path(root, 'root')
     column = None
-    if path.suffix.lower() == '.csv': column = csv_column(path, group, images.files)
+    if is_table(path): column = csv_column(path, group, images.files)
     return _groups_by_pattern(images.files, group, root) if column is None else column
 
 def _groups_by_pattern(files, group, root):
@@ -108,7 +108,7 @@ def _groups_by_pattern(files, group, root):
     except re.error as e:
         raise CourseError(f'group={group!r} is neither a column nor a pattern ({e})') from None
     base = check_path(root, 'root')
-    if base.suffix.lower() == '.csv': base = base.parent
+    if is_table(base): base = base.parent
     names = [Path(os.path.relpath(f, base)).as_posix() for f in files]
     found = [pattern.search(name) for name in names]
     missing = [name for name, m in zip(names, found) if m is None]

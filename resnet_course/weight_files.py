@@ -267,12 +267,18 @@ def _is_stats(v):
     if not all(type(o) in (int, float) and abs(o) < 1e6 for o in numbers): return False
     return min(v[1]) > 1e-6
 
+def _is_white(v):
+    "Whether `v` gives depths of images their value of white"
+    if not isinstance(v, dict) or not set(v) <= {'I;16', 'I', 'F'}: return False
+    return all(type(o) is int and 1 <= o <= 65535 for o in v.values())
+
 def _is_vocab(v):
     return isinstance(v, (list, tuple)) and len(v) > 0 and all(isinstance(o, str) for o in v)
 
 _meta_checks = dict(vocab=(_is_vocab, 'a list of names'), stats=(_is_stats, 'means and deviations'),
                     size=(_is_side, 'a number of pixels'), side=(_is_side, 'a number of pixels'),
-                    crop=(lambda v: isinstance(v, bool), 'true or false'))
+                    crop=(lambda v: isinstance(v, bool), 'true or false'),
+                    white=(_is_white, 'a value of white for each depth'))
 
 # %% ../nbs/api/25_weight_files.ipynb #ac306d78
 @check_args

@@ -1,5 +1,5 @@
 "The command line as its users meet it: what works, and one clear line and a status for what cannot"
-import json, os, signal, subprocess, sys, time
+import json, os, shlex, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 import typer
 from helpers import photos, quiet, run_command
 from PIL import Image
+from typer.main import get_command
 
 import resnet_course
 from resnet_course import cli
@@ -322,17 +323,21 @@ def test_evaluate_shows_the_metrics_of_each_class(trained, capfd):
 def test_photos_from_the_command_line(tmp_path, monkeypatch, capsys):
     "The shape is recorded, and evaluation and prediction use it"
     monkeypatch.chdir(tmp_path)
-    photos(tmp_path/'photos', 12, (40, 30))
-    options = dict(data='photos', size='24x32', resize='squish', epochs=1, workers=0, bs=4,
+    photos(tmp_path/'my photos (1)', 12, (40, 30))
+    options = dict(data='my photos (1)', size='24x32', resize='squish', epochs=1, workers=0, bs=4,
                    arch='resnet8')
     flags = [o for k, v in options.items() for o in (f'--{k}', v)]
     assert run_command('train', *flags) == 0
     run = next(tmp_path.glob('runs/*'))
+    # the command can be copied
+    command = shlex.split(read_json(run/'run.json')['command'])
+    assert command == ['resnet-course', 'train', *map(str, flags)]
     meta = load_model(run/'model.safetensors').meta
     assert (meta['size'], meta['resize']) == ([24, 32], 'squish')
     assert run_command('evaluate', run) == 0
     assert 'images correct' in capsys.readouterr().out
-    assert run_command('predict', 'photos', '--csv', 'answers.csv', '--precision', 'fp32') == 0
+    args = ['my photos (1)', '--csv', 'answers.csv', '--precision', 'fp32']
+    assert run_command('predict', *args) == 0
     head, *rows = (tmp_path/'answers.csv').read_text().splitlines()
     assert head == 'file,class,probability,error,a,b' and len(rows) == 24
 
@@ -340,6 +345,52 @@ def test_photos_from_the_command_line(tmp_path, monkeypatch, capsys):
 def test_sizes_that_are_none(size, capsys):
     assert run_command('train', '--size', size) == 2
     assert '160x224' in capsys.readouterr().err
+
+# Wrong values
+
+def options_of_commands():
+    "Each command and each of its options that takes a value"
+    def walk(command, names):
+        for name, sub in getattr(command, 'commands', {}).items():
+            yield from walk(sub, [*names, name])
+        for p in command.params:
+            if p.param_type_name == 'option' and not p.is_flag: yield [*names, p.opts[0]]
+    yield from walk(get_command(cli.app), [])
+
+@pytest.mark.parametrize('value', ['a\0b', 'a\udcffb', 'a\ud800b', '\x1b[2J', '\u202e', 'x'*5000],
+                         ids=ascii)
+def test_values_that_make_no_sense(value, capsys, tmp_path, monkeypatch):
+    "One sentence for every option of every command, without a box, and nothing is written"
+    monkeypatch.chdir(tmp_path)
+    needs = dict(evaluate=['no'], compare=['no', 'no'], report=['no'], predict=['no'],
+                 export=['no', 'no'], get=['no'], subset=['no', 'no'], check=['no'])
+    # before there is a command that begins to train
+    first = {o: ['--data', '/no/such'] for o in ('train', 'finetune', 'lr-find')}
+    tried = 0
+    for *names, option in options_of_commands():
+        if not names: continue
+        args = [*names, *first.get(names[0], []), option, value, *needs.get(names[-1], [])]
+        code, said = run_command(*args), capsys.readouterr()
+        assert code in (0, 1, 2) and '╭' not in said.out + said.err, args
+        assert not set(said.out + said.err) & set('\0\x1b\u202e\udcff\ud800'), args
+        if code: assert said.err.startswith('error: ') and said.err.count('\n') == 1, said.err
+        assert len(said.err) < 1100
+        tried += 1
+    assert tried > 80 and not list(tmp_path.iterdir())
+
+@pytest.mark.parametrize('args', [['train', '--no-such-option'], ['no-such-command'], ['predict'],
+                                  ['train', '--epochs'], ['train', '--epochs', 'many'],
+                                  ['train', '--workers', '-1'], ['data', 'export', 'digits']],
+                         ids=' '.join)
+def test_wrong_command_lines(args, capsys):
+    assert run_command(*args) == 2
+    err = capsys.readouterr().err
+    assert err.startswith('error: ') and err.count('\n') == 1 and '--help' in err
+
+def test_no_arguments_show_the_help(capsys):
+    run_command()
+    said = capsys.readouterr()
+    assert 'finetune' in said.out + said.err
 
 # The device
 

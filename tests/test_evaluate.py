@@ -335,6 +335,14 @@ def test_tta_has_a_name_of_its_own(learn, rep):
     assert not torch.equal(flip.probs, rep.probs)
     assert tta(learn, kind='ten_crop').split == 'test, ten_crop'
 
+def test_flips_of_a_folder_that_forbids_them(tmp_path):
+    "As for the named sets: the file dataset.json says it"
+    photos(tmp_path/'x', 12)
+    text = '{"classes": {"a": "a", "b": "b"}, "flip": false}'
+    (tmp_path/'x/dataset.json').write_text(text)
+    learn = course_learner(get_dls(tmp_path/'x', bs=8, device='cpu'), 'resnet8', precision='fp32')
+    with learn.no_bar(), pytest.warns(UserWarning, match='mirrored image'): tta(learn, 'valid')
+
 def test_ten_crops_of_photos(tmp_path):
     "Ten crops are taken before the center crop"
     photos(tmp_path, 6, (48, 40))

@@ -8,7 +8,9 @@ from helpers import noise, photos
 from PIL import Image
 
 from resnet_course.core import CourseError
+from resnet_course.folders import check_folder
 from resnet_course.images import open_csv, open_image, read_image, split_folders
+from resnet_course.listing import LeftOutWarning
 from resnet_course.loaders import get_dls
 
 faults = Faults()
@@ -224,7 +226,125 @@ def test_csv_rows_that_leak(tmp_path):
     check(['path,label', *rows, './a/0.png,a'], '1 files more than once')
     check(['path,label,split', *(row + ',train' for row in rows[1:]), rows[0]], "'' is not a split")
 
-@pytest.mark.parametrize('error', [struct.error, TypeError, KeyError])
+def deep_png(color, values):
+    "A PNG file of 16 bits, gray (0), RGB (2) or with transparency (4, 6): Pillow writes none"
+    n = {0: 1, 2: 3, 4: 2, 6: 4}[color]
+    rows = np.repeat(values.astype('>u2')[..., None], n, -1)
+    if color > 3: rows[..., -1] = 65535
+    head = struct.pack('>IIBBBBB', *values.shape[::-1], 16, color, 0, 0, 0)
+    data = b''.join(b'\0' + row.tobytes() for row in rows)
+    chunks = png_chunk(b'IHDR', head) + png_chunk(b'IDAT', zlib.compress(data))
+    return b'\x89PNG\r\n\x1a\n' + chunks + png_chunk(b'IEND', b'')
+
+ramp = np.linspace(0, 1, 4096).reshape(64, 64)
+gray = Image.fromarray((ramp*255).round().astype(np.uint8))
+
+def in_palette(**kwargs): return encoded('PNG', gray.convert('P'), **kwargs)
+
+def portable(max_value):
+    "A PGM file"
+    dtype = 'u1' if max_value < 256 else '>u2'
+    return f'P5 64 64 {max_value}\n'.encode() + (ramp*max_value).round().astype(dtype).tobytes()
+
+@pytest.mark.parametrize('data', [
+    encoded('PNG', gray), encoded('PNG', gray.convert('LA')), encoded('PNG', gray.convert('RGBA')),
+    in_palette(), in_palette(transparency=bytes([255]*256)), encoded('PNG', gray.convert('RGB')),
+    encoded('TIFF', gray.convert('CMYK')), encoded('TIFF', gray.convert('YCbCr')),
+    encoded('GIF', gray, save_all=True, append_images=[gray.rotate(90)]),
+    encoded('PNG', gray, save_all=True, append_images=[gray.rotate(90)]),
+    encoded('TIFF', gray, save_all=True, append_images=[gray.rotate(90)]),
+    encoded('WEBP', gray.convert('RGB'), lossless=True),
+    encoded('WEBP', gray.convert('RGB'), lossless=True, save_all=True,
+            append_images=[gray.convert('RGB').rotate(90)]),
+    encoded('BMP', gray), encoded('PPM', gray), encoded('JPEG2000', gray), encoded('TGA', gray),
+    *(deep_png(color, ramp*65535) for color in (0, 2, 4, 6)), portable(255), portable(65535),
+    portable(4095), portable(15),
+    *(encoded('TIFF', Image.fromarray((ramp*high).astype(dtype)))
+      for high, dtype in [(1, 'f4'), (255, 'f4'), (65535, 'f4'), (255, 'i4'), (4095, 'u2'),
+                          (65535, 'u2'), (16383, 'i4')]),
+    encoded('TIFF', Image.frombytes('I;16B', (64, 64), (ramp*65535).astype('>u2').tobytes()))],
+    ids=lambda data: f'{data[:4]!r} {len(data)}')
+def test_one_image_in_every_kind_of_file(data):
+    "The first frame, with the same gray levels to within rounding"
+    levels = np.asarray(open_image(data).convert('L'), float)
+    tolerance = 9 if b'P5 64 64 15' in data else 2   # 16 levels in the file
+    assert np.abs(levels - ramp*255).max() <= tolerance
+    x = read_image(data, 64, 1)
+    assert x.dtype == torch.uint8 and x.shape == (1, 64, 64)
+
+@pytest.mark.parametrize('orientation', range(10))
+@pytest.mark.parametrize('format', ['JPEG', 'PNG', 'WEBP', 'TIFF'])
+def test_every_orientation(orientation, format):
+    "A white corner at the top left of what the camera saw"
+    upright = Image.new('RGB', (40, 30))
+    upright.paste('white', (0, 0, 10, 10))
+    undo = {2: 'FLIP_LEFT_RIGHT', 3: 'ROTATE_180', 4: 'FLIP_TOP_BOTTOM', 5: 'TRANSPOSE',
+            6: 'ROTATE_90', 7: 'TRANSVERSE', 8: 'ROTATE_270'}.get(orientation)
+    stored = upright.transpose(getattr(Image.Transpose, undo)) if undo else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    im = open_image(encoded(format, stored, exif=exif))
+    assert im.size == (40, 30) and im.getpixel((3, 3)) > (200,)*3 > im.getpixel((30, 20))
+
+@pytest.mark.parametrize('mode', ['RGB', 'RGBA', '1', 'P', 'L', 'LA'])
+def test_small_images_keep_their_size(tmp_path, mode):
+    "Also if one of many differs, which is said"
+    photos(tmp_path/'x', 20, mode=mode)
+    assert get_dls(tmp_path/'x', bs=8, device='cpu').size == 32
+    noise((33, 32), mode=mode).save(tmp_path/'x/a/odd.png')
+    with pytest.warns(LeftOutWarning, match='1 of 41 images are not 32×32 px: resized'):
+        assert get_dls(tmp_path/'x', bs=8, device='cpu').size == 32
+
+def test_pixels_that_fit_no_range(tmp_path):
+    "Refused by name, one by one and as a set"
+    for i, high in enumerate((1.0001, 3., 15.9, -1., np.nan, np.inf, 1e6)):
+        f = tmp_path/f'{i}.tif'
+        Image.fromarray((ramp*high).astype('f4')).save(f)
+        with pytest.raises(CourseError, match='rescale'): open_image(f)
+
+def test_color_of_12_bits_in_16(tmp_path):
+    "Pillow keeps the upper 8 bits: nearly nothing is left, which is said"
+    values = [np.clip(ramp*4095, 0, 4095 - i) for i in range(24)]
+    for i, a in enumerate(values): write(tmp_path/'photos'/'ab'[i%2]/f'{i}.png', deep_png(2, a))
+    with pytest.raises(CourseError, match='24 color images of 16 bits have no value above 4095'):
+        load(tmp_path/'photos')
+    report = check_folder(tmp_path/'photos', progress=False)
+    assert not report.ok and 'no value above 4095' in str(report)
+    write(tmp_path/'photos/a/x.png', deep_png(2, ramp*65535))
+    with pytest.warns(LeftOutWarning, match='25 color images have 16 bits.*; 24 of them'):
+        load(tmp_path/'photos')
+
+def test_images_of_a_set_have_one_white(tmp_path):
+    "Also where a name hides the format, and in either order of bytes"
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        a = rng.integers(0, 4096 if i%2 else 40, (20, 20)).astype('u2')
+        name, format = [('png', 'PNG'), ('jpg', 'PNG'), ('tif', 'TIFF')][i%3]
+        write(tmp_path/'x'/'ab'[i%2]/f'{i}.{name}', encoded(format, Image.fromarray(a)))
+    big = Image.frombytes('I;16B', (20, 20), rng.integers(0, 40, (20, 20)).astype('>u2').tobytes())
+    write(tmp_path/'x/a/big.tif', encoded('TIFF', big))
+    with pytest.warns(LeftOutWarning, match='25 images have more than 8 bits.*4095 is white'):
+        dls = load(tmp_path/'x', size=20, augment=False)
+    assert dls.white == {'I;16': 4095}
+    x = {c: torch.stack([read_image(f, 20, 1, dls.white) for f in dls.files if f.parent.name == c])
+         for c in 'ab'}
+    assert x['a'].max() <= 3 and x['b'].max() > 240
+
+def test_damaged_files_get_one_sentence():
+    "Whatever a codec raises: RuntimeError (AVIF), EOFError (HEIF), struct.error, …"
+    rng = np.random.default_rng(0)
+    for format in 'JPEG PNG GIF WEBP BMP TIFF AVIF PPM JPEG2000 TGA ICO'.split():
+        try: whole = encoded(format)
+        except (KeyError, OSError): continue   # this Pillow cannot write it
+        for i in range(60):
+            data = np.frombuffer(whole, np.uint8).copy()
+            at = rng.integers(0, min(len(data), [40, 200, len(data)][i%3]), 1 + i%8)
+            data[at] = rng.integers(0, 256, len(at))
+            data = data.tobytes()[:len(data) if i%4 else rng.integers(len(data))]
+            try: open_image(data)
+            except CourseError as e: assert '\n' not in str(e) and len(str(e)) < 400
+
+@pytest.mark.parametrize('error', [RuntimeError, EOFError, struct.error, TypeError, KeyError])
 def test_exif_data_that_raises(tmp_path, monkeypatch, error):
     Image.new('RGB', (8, 8)).save(tmp_path/'x.png')
     def fail(im): raise error('bad')

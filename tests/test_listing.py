@@ -72,6 +72,7 @@ def heic(path, im):
 @pytest.fixture(params=['none', 'fake'])
 def reader(request, monkeypatch):
     "Pillow without a reader for HEIC, and with one of another package"
+    Image.init()   # what is registered later would be forgotten after the test
     def register(): Image.register_open('HEIF', FakeHeif, lambda head: head[4:12] == b'ftypheic')
     package = SimpleNamespace(register_heif_opener=register) if request.param == 'fake' else None
     monkeypatch.setitem(sys.modules, 'pillow_heif', package)   # None: it cannot be imported
@@ -87,7 +88,8 @@ def test_heic(reader, photo_folder):
     dls, said = load(photo_folder)
     if reader == 'none':
         assert n_images(dls) == 24 and '1 HEIC without a reader' in dls.describe()
-        assert '1 HEIF without a reader' in dls.describe() and len(said) == 1
+        assert '1 HEIF without a reader' in dls.describe() and len(said) == 2
+        assert 'pip install "resnet-course[heic]"' in said[1]
         assert '1 HEIC or AVIF without a reader' in dls.describe()
         with pytest.raises(CourseError, match='cannot read'): open_image(photo_folder/'a/x.heic')
         return
@@ -116,6 +118,24 @@ def test_images_without_a_reader_are_counted(photo_folder, name, why):
     dls, said = load(photo_folder)
     assert why in dls.describe() and any(why in o for o in said)
 
+def test_jpegs_called_heic(reader, photo_folder):
+    "Some programs rename photos: without a reader for HEIC, the content decides"
+    noise().save(photo_folder/'a'/'x.heic', 'JPEG')
+    assert n_images(load(photo_folder)[0]) == 25
+
+def test_names_that_say_nothing(photo_folder):
+    for name in ('x.bin', 'y.1', 'z.large'): noise().save(photo_folder/'a'/name, 'PNG')
+    (photo_folder/'a'/'w.bin').write_bytes(bytes(99))
+    dls, _ = load(photo_folder)
+    assert n_images(dls) == 27 and '1 file left out: 1 not images' in dls.describe()
+
+def test_what_programs_leave_behind(photo_folder):
+    for name in ('~$x.png', 'x.png~', 'x.png.part', '.y.png.icloud', 'y.png.icloud'):
+        (photo_folder/'a'/name).write_bytes(b'?')
+    dls, said = load(photo_folder)
+    assert n_images(dls) == 24 and '3 temporary' in dls.describe()
+    assert '2 not downloaded from iCloud' in dls.describe() and 'iCloud' in said[0]
+
 @pytest.mark.parametrize('name', ['x.txt', 'x.pdf', 'x.mpg', 'x.h5', 'x.mp4', 'x.csv'])
 def test_other_files_are_counted(photo_folder, name):
     (photo_folder/'a'/name).write_bytes(b'hello')
@@ -139,6 +159,36 @@ def test_other_names_of_splits(tmp_path, names):
 @pytest.mark.parametrize('name, split', [('Test', 'test'), ('trains', None), ('test1', 'test'),
                                          ('contest', None), ('valley', None), ('dev', 'valid')])
 def test_split_of(name, split): assert split_of(name) == split
+
+def test_splits_inside_of_classes(tmp_path):
+    "cat/train and cat/test: they are not taken as splits, which is said"
+    for c in ('cat', 'dog'): photos(tmp_path/c, 6, classes=['train', 'test'])
+    _, said = load(tmp_path)
+    assert 'test, train inside of class folders are not used as splits' in said[0]
+
+def test_a_folder_in_a_folder(tmp_path):
+    "As some archives unpack: the folder that is meant is named"
+    photos(tmp_path/'data'/'train')
+    with pytest.raises(CourseError, match='did you mean .*data'): load(tmp_path)
+
+def test_a_file_is_no_folder(tmp_path):
+    noise().save(tmp_path/'x.png')
+    for name in ('x.png', 'x.zip'):
+        (tmp_path/'x.zip').write_bytes(b'PK')
+        with pytest.raises(CourseError, match='is a file: give a folder'): load(tmp_path/name)
+
+def test_classes_that_a_split_lacks_are_said(tmp_path):
+    photos(tmp_path/'train', classes='abc')
+    photos(tmp_path/'valid', classes='ab', start=20)
+    photos(tmp_path/'test', classes='a', start=40)
+    text = load(tmp_path)[0].describe()
+    assert 'no validation images of c' in text and 'no test images of b, c' in text
+
+def test_names_that_look_the_same(photo_folder):
+    photos(photo_folder, 6, classes=['a b', 'A  B', 'a\u200bb', 'a\u200fb'])
+    _, said = load(photo_folder)
+    assert 'A  B, a b' in said[0]
+    assert r'a\u200bb, a\u200fb' in said[0]
 
 def test_two_folders_of_one_split(tmp_path):
     for name in ('train', 'val', 'valid'): photos(tmp_path/name)
@@ -174,12 +224,43 @@ def csv(sep=',', head='path,label', label=lambda i, c: c, end='\n'):
     csv(), csv(';'), csv('\t'), csv('|'), csv(head=''), csv(';', head=''), csv(end='\r\n'),
     csv(label=lambda i, c: ' '*(i%2) + c + ' '*(i%3)), csv(head=' image , label '),
     csv(head='label_id,class').replace('label_id', 'filename'), csv() + '\n\n',
-    csv(',', 'path,a,b', lambda i, c: f'{int(c == "a")},{int(c == "b")}')],
+    csv(',', 'path,a,b', lambda i, c: f'{int(c == "a")},{int(c == "b")}'),
+    csv(',', 'path,a,b', lambda i, c: f'{c == "a"},{c == "b"}'),   # pandas' get_dummies
+    csv(head='path,breed'), 'sep=;\n' + csv(';'), csv(end='\r'), '\n\n' + csv(), csv() + ',\n',
+    csv(head='path,label,class', label=lambda i, c: f'{c},{"xy"["ab".index(c)]}')],
     ids=lambda t: repr(t[:25]))
 def test_tables_that_are_read(photo_folder, text):
     o = list_csv(table(photo_folder, text))
     assert o.counts() == dict(a=12, b=12)
     assert all(f.parent.name == label for f, label in zip(o.files, o.labels))
+
+@pytest.mark.parametrize('ending', ['.csv', '.CSV', '.tsv', '.txt'])
+def test_endings_of_tables(photo_folder, ending):
+    f = table(photo_folder, csv('\t'))
+    dls, _ = load(f.rename(f.with_suffix(ending)))
+    assert n_images(dls) == 24 and list(dls.vocab) == ['a', 'b']
+
+def test_an_index_of_pandas(photo_folder):
+    lines = [',path,breed'] + [f'{i},{p},{p[0]}' for i, p in enumerate(rows)]
+    assert list_csv(table(photo_folder, '\n'.join(lines))).counts() == dict(a=12, b=12)
+
+def test_columns_that_are_not_used_are_said(photo_folder):
+    dls, _ = load(table(photo_folder, csv(head='path,label,patient',
+                                          label=lambda i, c: f'{c},{i//2}')))
+    assert 'columns not used for classes and splits: patient' in dls.describe()
+
+def test_is_test(photo_folder):
+    text = csv(head='path,label,is_test', label=lambda i, c: f'{c},{i%3 == 0}')
+    assert list_csv(table(photo_folder, text)).splits == ['train' if i%3 else 'test'
+                                                          for i in range(24)]
+
+@pytest.mark.parametrize('label, says', [
+    (lambda i, c: 'None' if i == 3 else c, '1 images have the class None'),
+    (lambda i, c: f'{c}|x', 'several classes per image'),
+    (lambda i, c: 'a b' if i == 3 else c, 'several classes per image'),
+    (lambda i, c: f'{c} cat' if i%2 else f'{c}  cat', 'differ only in case')])
+def test_labels_that_are_doubtful(photo_folder, label, says):
+    assert says in ' '.join(load(table(photo_folder, csv(label=label)))[1])
 
 @pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
 def test_byte_order_mark(photo_folder, encoding):
@@ -210,11 +291,30 @@ def test_is_valid(photo_folder, yes, no):
     ('path,label\na/0.png,a\na\udcff,b\n', 'not a CSV file in UTF-8'),
     ('path,label\na/0.png,a\na\0b,b\n', 'null bytes'),
     ('path,label\na/0.png,1\nb/0.png,' + '9'*9999 + '.5\n', 'line 3'),
-    ('path,x,y\na/0.png,a,c\nb/0.png,b,d\n', 'Call it label')], ids=lambda o: repr(o[:30]))
+    ('path,x,y\na/0.png,a,c\nb/0.png,b,d\n', 'Call it label'),
+    ('path,label\na/0.png,NaN\nb/0.png,b\n', 'line 2 has no label'),
+    ('path,label\na/0.png,n/a\nb/0.png,b\n', 'line 2 has no label'),
+    ('path,label\na/0.png,<NA>\nb/0.png,b\n', 'line 2 has no label'),
+    ('path,label\na/0.png,1\nb/0.png,None\n', 'line 3 has no label'),
+    ('path,label,class\na/0.png,a,x\nb/0.png,b,x\n', 'which of the columns label, class'),
+    ('path,label,is_train\na/0.png,a,1\nb/0.png,b,0\n', 'is_train looks like splits'),
+    ('path,label,phase\na/0.png,a,train\nb/0.png,b,test\n', 'phase looks like splits'),
+    ('path,label,split,is_valid\na/0.png,a,train,0\nb/0.png,b,test,0\n', 'holds the splits'),
+    ('path,label,is_valid\na/0.png,a,True\nb/0.png,b,\n', 'line 3'),
+    ('no.png,a\na/0.png,a\nb/0.png,b\n', 'line 1: there is no file'),
+    ('no,a\na/0.png,a\nb/0.png,b\n', 'is the first row a header'),
+    ('path,label\na/0.png,a\n../photos/a/0.png,b\n', 'lines 2 and 3'),
+    ('path,label\na/0.png,a\nb/0.png,\udce9\n', 'line 3'),
+    ('path label\na/0.png a\n', 'separated by commas')], ids=lambda o: repr(o[:40]))
 def test_tables_that_are_refused(photo_folder, text, says):
     path = table(photo_folder, text.encode(errors='surrogateescape').decode('latin-1'), 'latin-1')
     with pytest.raises(CourseError, match=says) as e: list_csv(path)
     assert len(str(e.value)) < 1001
+
+def test_one_file_under_two_names(photo_folder):
+    (photo_folder/'link.png').symlink_to(photo_folder/'a/0.png')
+    with pytest.raises(CourseError, match='lines 2 and 26'):
+        list_csv(table(photo_folder, csv() + 'link.png,b\n'))
 
 # Copies
 

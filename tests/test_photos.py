@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np, pytest, torch
 from fastai.vision.augment import FlipItem, RandomResizedCrop as FastaiCrop, aug_transforms
-from helpers import CtrlC, bits, needs_fork, photos, quiet, run_command
+from helpers import (
+    CtrlC, bits, needs_fork, photo_learner, photos, quiet, run_command)
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from scipy import stats
@@ -195,6 +196,28 @@ def test_files_that_become_unreadable(tmp_path, workers):
     for i in range(n[2] - 1): raw_image(dls, 'test', i)
     assert {str(dls.files[i]) for i in dls.train_ds.tls[0].tfms.fs[0].images.unreadable} == {
         str(f) for f in files}
+
+@pytest.mark.parametrize('which', [0, -1])
+def test_predictions_of_readable_images(tmp_path, which):
+    "`get_preds` comes first, before an evaluation has found what is unreadable"
+    photos(tmp_path/'x', 12, size=(120, 100), ext='jpg')
+    learn = photo_learner(tmp_path/'x', valid_pct=.25, skip_bad=True)
+    whole, targs = learn.get_preds()
+    n = len(whole)
+    Path(learn.dls.files[learn.dls.valid_ds.items[which]]).write_bytes(b'no image')
+    with pytest.warns(UserWarning, match='left out while reading'): preds, found = learn.get_preds()
+    kept = [i for i in range(n) if i != which % n]
+    assert torch.allclose(preds, whole[kept], atol=1e-5) and torch.equal(found, targs[kept])
+
+def test_predictions_of_unreadable_images(tmp_path):
+    "Without `skip_bad`, one sentence that names the file"
+    photos(tmp_path/'x', 12, size=(120, 100), ext='jpg')
+    learn = photo_learner(tmp_path/'x', valid_pct=.25)
+    bad = Path(learn.dls.files[learn.dls.valid_ds.items[-1]])
+    bad.unlink()
+    for call in (learn.get_preds, learn.validate, learn.tta, lambda: learn.predict(bad)):
+        with pytest.raises(CourseError, match=bad.name) as e: call()
+        assert '\n' not in str(e.value)
 
 def test_a_disk_that_is_gone(tmp_path):
     "Not every file is skipped, and errors of the transforms are none of the files"

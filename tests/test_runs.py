@@ -12,12 +12,14 @@ from resnet_course.augment import HorizontalFlip
 from resnet_course.datasets import imagenet_names
 from resnet_course.images import imagenet_stats
 from resnet_course.models import create_model
-from resnet_course.loaders import get_dls
+from resnet_course.export import OnnxModel, export_model
+from resnet_course.loaders import get_dls, raw_image
+from resnet_course.predict import predict_images
 from resnet_course.saving import load_model
 from resnet_course.recipes import fit_recipe
 from resnet_course.evaluate import evaluate
 from resnet_course.runs import (
-    evaluate_run, list_runs, run_learner, runs_table, save_run, train_run, versions)
+    _few_valid, evaluate_run, list_runs, run_learner, runs_table, save_run, train_run, versions)
 
 @pytest.fixture
 def photo_run(photo_folder, tmp_path):
@@ -193,3 +195,73 @@ def test_published_weights_on_the_command_line(imagenet_like, tmp_path, capfd):
     shutil.copytree(folder/'ids'/'n01440764', tmp_path/'flowers'/'rose')
     assert run_command('evaluate', folder/'resnet18.pth', '--data', tmp_path/'flowers') == 1
     assert 'this network was trained for' in capfd.readouterr().err
+
+def test_new_photos_in_any_folders(photo_run, tmp_path):
+    "All of them are tested: in class folders, in split folders, without one of the classes, listed"
+    photos(tmp_path/'new', start=50)
+    photos(tmp_path/'only/test', start=50)
+    photos(tmp_path/'splits/train', start=50)
+    photos(tmp_path/'splits/valid', start=70)
+    photos(tmp_path/'part', classes='b', start=50)
+    (tmp_path/'list.csv').write_text('path,label\n' + ''.join(f'new/a/{i}.png,a\n'
+                                                              for i in range(50, 57)))
+    wanted = {'new': 24, 'only': 24, 'only/test': 24, 'splits': 48, 'part': 12, 'list.csv': 7}
+    for name, n in wanted.items():
+        dls = run_learner(photo_run, tmp_path/name)[0].dls
+        assert len(dls.test_ds) == n and f'a test set of {n} images' in dls.describe()
+    photos(tmp_path/'part', classes='c')
+    with pytest.raises(CourseError, match='has the classes b, c'):
+        run_learner(photo_run, tmp_path/'part')
+
+def test_few_validation_images_for_few_training_images():
+    assert [_few_valid(n) for n in (None, 64, 640)] == [None, 500, 640]
+
+def test_new_photos_with_the_old_names(photo_run, photo_folder, tmp_path):
+    "All of them are tested; of a copy, also of another size, those that were held out"
+    new, copy, large = photos(tmp_path/'new'), tmp_path/'copy', tmp_path/'large'
+    for i, f in enumerate(new.rglob('*.png')): noise(rng=np.random.RandomState(99 + i)).save(f)
+    shutil.copytree(photo_folder, copy)
+    for f in photo_folder.rglob('*.png'):
+        (large/f.parent.name).mkdir(parents=True, exist_ok=True)
+        Image.open(f).resize((64, 64), Image.Resampling.NEAREST).save(large/f.parent.name/f.name)
+    n = [len(run_learner(photo_run, d)[0].dls.test_ds) for d in (new, copy, large, photo_folder)]
+    assert n == [24, 2, 2, 2]
+    assert 'held out' in run_learner(photo_run, copy)[0].dls.describe()
+    photo_folder.rename(tmp_path/'moved')
+    assert len(run_learner(photo_run, tmp_path/'moved')[0].dls.test_ds) == 2
+
+# Images of more than 8 bits
+
+def deep_photos(folder, high, n=12, start=0):
+    "Class folders of gray 16-bit images with values up to `high`"
+    rng = np.random.default_rng(start)
+    for c in 'ab':
+        (folder/c).mkdir(parents=True, exist_ok=True)
+        for i in range(start, start + n):
+            a = rng.integers(0, high + 1, (24, 24)).astype(np.uint16)
+            a[0, 0] = high
+            Image.fromarray(a).save(folder/c/f'{i}.png')
+    return folder
+
+def test_white_is_the_same_as_in_training(tmp_path):
+    "Dark images of 12 bits are not made brighter, and images of 16 bits are refused"
+    rec, _ = train_run(deep_photos(tmp_path/'x', 4000), 'resnet8', epochs=1, bs=8,
+                       out=tmp_path/'runs', setup=quiet)
+    model = load_model(Path(rec['path'])/'model.safetensors')
+    assert model.meta['white'] == {'I;16': 4095}
+    dark, light = deep_photos(tmp_path/'dark', 200), deep_photos(tmp_path/'light', 60_000)
+    learn, _ = run_learner(rec['path'], dark)
+    assert learn.dls.white == {'I;16': 4095}
+    assert raw_image(learn.dls, 'test', 0).max() == round(200/4095*255)
+    with learn.no_bar(): probs = learn.get_preds(dl=learn.dls.test)[0]
+    files = [learn.dls.files[i] for i in learn.dls.test_ds.items]
+    found = list(predict_images(model, files, k=2, precision='fp32'))
+    ours = torch.tensor([[dict(zip(p.classes, p.probs))[c] for c in 'ab'] for p in found])
+    assert torch.allclose(ours, probs, atol=1e-4)
+    [p] = predict_images(model, [light/'a'/'0.png'])
+    assert 'white is 4095' in p.error
+    with pytest.raises(CourseError, match='white is 4095'): run_learner(rec['path'], light)
+    pytest.importorskip('onnxscript', reason='onnxscript is not installed')
+    export_model(model, tmp_path/'x.onnx', images=None)
+    [p] = predict_images(OnnxModel(tmp_path/'x.onnx'), [light/'a'/'0.png'])
+    assert 'white is 4095' in p.error

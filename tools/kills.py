@@ -30,6 +30,8 @@ def start(args, log):
         fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for stream in (1, 2): os.dup2(fd, stream)
         torch.set_num_threads(1)
+        # a shell's background processes ignore Ctrl-C, and so would their children
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.argv = ['resnet-course', *map(str, args)]
         cli.main()
         code = 0
@@ -128,7 +130,9 @@ def jobs(tmp):
         pixels = np.random.default_rng(i).integers(256, size=(8, 8), dtype=np.uint8)
         Image.fromarray(pixels).save(images/f'{i}.png')
     return [train, tune,
-            Writing('predict', [images, '--model', own, '--json'], None, lambda p: p.read_text()),
+            # 'auto' measures which precision is fastest, and a busy machine can give another one
+            Writing('predict', [images, '--model', own, '--json', '--precision', 'fp32'], None,
+                    lambda p: p.read_text()),
             Writing('export', [own], 'x.onnx', read_onnx),
             Writing('report', [own], 'x.html', read_page)]
 
