@@ -186,7 +186,7 @@ def test_published_weights_on_the_command_line(imagenet_like, tmp_path, capfd):
     folder, net = imagenet_like
     assert run_command('evaluate', folder/'resnet18.pth', '--data', folder/'ids') == 0
     out = capfd.readouterr().out
-    assert 'all 9 images as a test set, 1000 classes' in out and 'and 997 more classes' in out
+    assert 'a test set of 9 images, 1000 classes' in out and 'and 997 more classes' in out
     torch.save(create_model('resnet50', n_out=1000).state_dict(), tmp_path/'r50.pth')
     torch.save(create_model('resnet18', n_out=7).state_dict(), tmp_path/'seven.pth')
     for file, says in (('r50.pth', 'which variant'), ('seven.pth', 'what its 7 classes are')):
