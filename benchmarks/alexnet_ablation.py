@@ -19,7 +19,8 @@ from resnet_course.core import write_json
 from resnet_course.loaders import get_dls
 from resnet_course.evaluate import evaluate
 from resnet_course.experiments import compare_nets
-from resnet_course.runs import machine, mean_ci, versions
+from resnet_course.records import machine, versions
+from resnet_course.runs import mean_ci
 
 root = Path(__file__).resolve().parent.parent
 whole = 'all ideas'

@@ -21,7 +21,7 @@ from resnet_course.optimizers import torch_sgd
 from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe, get_recipe, triangle
 from resnet_course.evaluate import evaluate, tta
-from resnet_course.runs import machine, versions
+from resnet_course.records import machine, versions
 
 fast = get_recipe('fast_cifar')
 plain_rate = replace(fast, hypers=dict(shift_lr_mult=1.), shape=triangle())

@@ -23,7 +23,8 @@ from resnet_course.models import create_model
 from resnet_course.weights import load_weights
 from resnet_course.learner import course_learner
 from resnet_course.finetune import Stage, get_plan, run_stages
-from resnet_course.runs import machine, stage_means, versions
+from resnet_course.records import machine, versions
+from resnet_course.runs import stage_means
 
 root = Path(__file__).resolve().parent.parent
 p = argparse.ArgumentParser(description=__doc__,

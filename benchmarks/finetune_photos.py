@@ -29,7 +29,8 @@ from resnet_course.loaders import get_dls
 from resnet_course.weights import load_weights
 from resnet_course.learner import course_learner
 from resnet_course.finetune import Stage, get_plan, run_stages
-from resnet_course.runs import machine, stage_means, versions
+from resnet_course.records import machine, versions
+from resnet_course.runs import stage_means
 
 root = Path(__file__).resolve().parent.parent
 sets = ['flowers', 'cifar10', 'fashion_mnist']

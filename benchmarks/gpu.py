@@ -50,7 +50,7 @@ from resnet_course.models import create_model
 from resnet_course.precision import AutoPrecision, backend_flags, layout_for
 from resnet_course.predict import predict_images
 from resnet_course.recipes import change_recipe, fit_recipe
-from resnet_course.runs import list_runs, source_commit, versions
+from resnet_course.records import list_runs, source_commit, versions
 
 # Small things that several parts use
 

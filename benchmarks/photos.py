@@ -43,7 +43,7 @@ from resnet_course.core import write_json
 from resnet_course.loaders import get_dls
 from resnet_course.models import create_model
 from resnet_course.predict import predict_images
-from resnet_course.runs import machine, source_commit, versions
+from resnet_course.records import machine, source_commit, versions
 
 torch.set_num_threads(2)
 mean, std = imagenet_stats

@@ -21,7 +21,7 @@ from resnet_course.layers import ResBlock
 from resnet_course.models import create_model
 from resnet_course.callbacks import RetainHeap
 from resnet_course.learner import why_not_compile
-from resnet_course.runs import machine, versions
+from resnet_course.records import machine, versions
 
 bs = 128
 kinds = {

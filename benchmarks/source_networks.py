@@ -22,7 +22,8 @@ from resnet_course.loaders import get_dls
 from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe
 from resnet_course.evaluate import evaluate
-from resnet_course.runs import learner_from_checkpoint, list_runs, mean_ci, new_run_dir, save_run
+from resnet_course.records import list_runs, new_run_dir, save_run
+from resnet_course.runs import learner_from_checkpoint, mean_ci
 
 root = Path(__file__).resolve().parent.parent
 

@@ -9,7 +9,7 @@ import argparse, json, statistics, subprocess, sys, time
 from pathlib import Path
 
 from resnet_course.core import write_json
-from resnet_course.runs import machine, versions
+from resnet_course.records import machine, versions
 
 root = Path(__file__).resolve().parent.parent
 paths = sorted((root/'resnet_course').glob('*.py'))

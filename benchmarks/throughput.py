@@ -47,7 +47,7 @@ from resnet_course.models import create_model
 from resnet_course.callbacks import RetainHeap
 from resnet_course.optimizers import torch_sgd
 from resnet_course.learner import course_learner
-from resnet_course.runs import machine, versions
+from resnet_course.records import machine, versions
 
 nets = dict(resnet20=('resnet20', {}), resnet18=('resnet18', dict(stem='cifar')),
             alexnet=('alexnet_small', {}), alexnet_no_lrn=('alexnet_small', dict(norm=False)))

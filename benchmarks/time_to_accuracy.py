@@ -15,7 +15,8 @@ from resnet_course.loaders import get_dls
 from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe
 from resnet_course.evaluate import evaluate, tta
-from resnet_course.runs import machine, mean_ci, versions
+from resnet_course.records import machine, versions
+from resnet_course.runs import mean_ci
 
 goals = dict(
     fashion93=dict(data='fashion_mnist', target=.93, minutes=4, arch='fast_resnet', epochs=6,

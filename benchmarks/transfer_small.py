@@ -22,7 +22,8 @@ from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe
 from resnet_course.evaluate import evaluate
 from resnet_course.finetune import Stage, run_stages
-from resnet_course.runs import machine, stage_means, versions
+from resnet_course.records import machine, versions
+from resnet_course.runs import stage_means
 
 root = Path(__file__).resolve().parent.parent
 p = argparse.ArgumentParser(description=__doc__,

@@ -32,7 +32,8 @@ from .interpret import (
     grad_cam, neighbors, plot_activations, plot_cam, plot_filters, plot_neighbors)
 from .experiments import compare_nets, plot_nets
 from .finetune import Stage, finetune_learner, run_stages
-from .runs import kfold_run, list_runs, load_run, plot_history, train_run
+from .records import list_runs, load_run, plot_history
+from .runs import kfold_run, train_run
 from .exercises import check, hint_for, list_exercises
 
 # %% ../nbs/api/62_all.ipynb #730b2ff9

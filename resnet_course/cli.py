@@ -357,7 +357,7 @@ def evaluate_cmd(
         help='save a plot of the confusion matrix to this file (.png or .svg)')]=None,
 ):
     "Evaluate a finished run: accuracy, F1, sensitivity, specificity, ROC AUC, with intervals."
-    from resnet_course.runs import evaluate_run
+    from resnet_course.reuse import evaluate_run
     if out: check_choice(out.suffix.lower(), ['.png', '.svg'], 'kind of figure')
     views = 'ten_crop' if ten_crop else 'flip' if flips else None
     setup = None if as_json else _say_data
@@ -407,7 +407,7 @@ def compare_cmd(
     as_json:AsJson=False,
 ):
     "Test two runs on the same images, and say whether their difference is significant."
-    from resnet_course.runs import compare_runs
+    from resnet_course.reuse import compare_runs
     res = compare_runs(first, second, data, split, bs)
     say(json.dumps(res.to_dict(), indent=1) if as_json else res)
 
@@ -446,7 +446,7 @@ def predict(
 ):
     "Classify image files. Exit status 1 if any of them cannot be read."
     from resnet_course.predict import write_csv
-    from resnet_course.runs import predict_run
+    from resnet_course.reuse import predict_run
     path, net, found = predict_run(images, model, None if csv else top, bs, precision)
     vocab, preds = net.meta.get('vocab') or (), []
     if not as_json: say(f'{path}: {_kind_of(net)}, {len(vocab)} classes', err=True)
@@ -532,7 +532,7 @@ def export_cmd(
         '--data', '-d', help="with --int8: the dataset or folder [default: the run's]")]=None,
 ):
     "Write a trained network as an ONNX file, and check that onnxruntime computes the same scores."
-    from resnet_course.runs import export_run, quantize_run
+    from resnet_course.reuse import export_run, quantize_run
     how = dict(preprocess=preprocess, layout=layout)
     if int8 and size is not None:
         raise CourseError('--int8 exports for the size of the images: no --size')
@@ -625,7 +625,7 @@ def lr_find(
         help='save a plot of the curve to this file (.png or .svg)')]=None,
 ):
     "Suggest a learning rate for SGD, and say whether to trust it. No trained weights are kept."
-    from resnet_course.runs import find_run_lr
+    from resnet_course.reuse import find_run_lr
     curve = find_run_lr(data, arch, bs, size, weights, precision, num_it=n)
     say(curve)
     if not plot: return
@@ -637,7 +637,7 @@ def lr_find(
 @app.command(epilog=_examples('resnet-course runs', 'resnet-course runs --out experiments'))
 def runs(out:Out=Path('runs')):
     "List the finished runs, oldest first."
-    from resnet_course.runs import list_runs, runs_table
+    from resnet_course.records import list_runs, runs_table
     rows = runs_table(list_runs(out))
     if not rows: say(f'no runs in {out}/ yet: `resnet-course train` creates one')
     for r in rows:

@@ -19,7 +19,7 @@ from .core import CourseError, atomic_write, check_args, check_int, check_path
 from .images import plain_tensor
 from .loaders import split_dl, unaugmented
 from .models import unwrap_model
-from .export import OnnxModel, _import, export_model, image_meta
+from .export import OnnxModel, import_optional, export_model, image_meta
 from .evaluate import Report, compare, evaluate, onnx_inputs
 
 # %% ../nbs/api/44_quantize.ipynb #8c116d4d
@@ -84,7 +84,7 @@ def _quiet():
 
 def _write_int8(source, path, batches):
     "Quantize the ONNX file `source`"
-    onnx, q = _import('onnx'), _import('onnxruntime.quantization')
+    onnx, q = import_optional('onnx'), import_optional('onnxruntime.quantization')
     kind = q.QuantType.QInt8
     with _quiet():
         q.quantize_static(

@@ -16,7 +16,8 @@ from resnet_course.models import create_model
 from resnet_course.saving import load_model, save_weights
 from resnet_course.checkpoint import Interrupted
 from resnet_course.predict import with_progress
-from resnet_course.runs import list_runs, mean_ci, train_run
+from resnet_course.records import list_runs
+from resnet_course.runs import mean_ci, train_run
 
 root = Path(__file__).resolve().parent.parent
 

@@ -16,7 +16,7 @@ from resnet_course.lessons import copy_lessons
 from resnet_course.listing import list_folder
 from resnet_course.loaders import get_dls
 from resnet_course.predict import find_images
-from resnet_course.runs import list_runs, load_run, new_run_dir
+from resnet_course.records import list_runs, load_run, new_run_dir
 from resnet_course.saving import load_model
 from resnet_course.tables import list_csv
 

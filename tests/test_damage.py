@@ -16,7 +16,8 @@ from resnet_course.checkpoint import read_checkpoint, run_lock
 from resnet_course.recipes import fit_recipe
 from resnet_course.predict import predict_images
 from resnet_course.finetune import Stage, run_stages
-from resnet_course.runs import evaluate_run, learner_from_checkpoint, train_run
+from resnet_course.runs import learner_from_checkpoint, train_run
+from resnet_course.reuse import evaluate_run
 
 vocab, stats = [str(i) for i in range(10)], [[.5]*3, [.2]*3]
 

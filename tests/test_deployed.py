@@ -13,7 +13,8 @@ from resnet_course.learner import course_learner
 from resnet_course.loaders import get_dls
 from resnet_course.models import create_model
 from resnet_course.predict import predict_images
-from resnet_course.runs import compare_runs, evaluate_run, run_learner, train_run
+from resnet_course.runs import train_run
+from resnet_course.reuse import compare_runs, evaluate_run, run_learner
 from resnet_course.saving import load_model, save_weights
 
 pytest.importorskip('onnxruntime')

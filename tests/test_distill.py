@@ -15,7 +15,8 @@ from resnet_course.loaders import get_dls
 from resnet_course.models import create_model
 from resnet_course.recipes import fit_recipe, get_recipe
 from resnet_course.download import checksum
-from resnet_course.runs import learner_from_checkpoint, load_run, train_run
+from resnet_course.records import load_run
+from resnet_course.runs import learner_from_checkpoint, train_run
 from resnet_course.saving import load_model, save_weights
 
 pytestmark = pytest.mark.usefixtures('one_thread')

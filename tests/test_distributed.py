@@ -29,7 +29,8 @@ from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe, get_recipe
 from resnet_course.evaluate import evaluate
 from resnet_course.finetune import Stage, _FeatureDL, _head_inputs, run_stages
-from resnet_course.runs import finetune_run, list_runs, train_run
+from resnet_course.records import list_runs
+from resnet_course.runs import finetune_run, train_run
 
 def free_port():
     with socket.socket() as s:

@@ -10,7 +10,8 @@ from resnet_course.core import CourseError
 from resnet_course.finetune import Stage, finetune_learner, get_plan, load_plan, run_stages
 from resnet_course.models import create_model
 from resnet_course.report import html_report
-from resnet_course.runs import evaluate_run, finetune_run
+from resnet_course.runs import finetune_run
+from resnet_course.reuse import evaluate_run
 from resnet_course.saving import save_weights
 
 root = Path(__file__).resolve().parent.parent

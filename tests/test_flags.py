@@ -13,7 +13,8 @@ from resnet_course.callbacks import log_callback
 from resnet_course.checkpoint import Interrupted
 from resnet_course.recipes import change_recipe, fit_recipe, get_recipe, tunable
 from resnet_course.finetune import change_plan, get_plan, run_stages
-from resnet_course.runs import finetune_run, learner_from_checkpoint, load_run, train_run
+from resnet_course.records import load_run
+from resnet_course.runs import finetune_run, learner_from_checkpoint, train_run
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 DIGITS = ['--data', 'digits', '--n-train', 64, '--bs', 16]

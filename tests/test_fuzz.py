@@ -19,7 +19,8 @@ from resnet_course.models import create_model
 from resnet_course.saving import load_model, save_weights
 from resnet_course.predict import predict_images
 from resnet_course.finetune import load_plan
-from resnet_course.runs import list_runs, load_run, new_run_dir, runs_table, train_run
+from resnet_course.records import list_runs, load_run, new_run_dir, runs_table
+from resnet_course.runs import train_run
 from resnet_course.report import html_report
 from resnet_course.tables import list_csv
 

@@ -12,9 +12,9 @@ from resnet_course.splits import group_splits, kfold_splits
 from resnet_course.loaders import get_dls
 from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe
-from resnet_course.runs import (
-    compare_runs, evaluate_run, kfold_run, learner_from_checkpoint, list_runs, load_run, mean_ci,
-    train_run)
+from resnet_course.records import list_runs, load_run
+from resnet_course.runs import kfold_run, learner_from_checkpoint, mean_ci, train_run
+from resnet_course.reuse import compare_runs, evaluate_run
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 N_PATIENTS, EACH = 24, 5

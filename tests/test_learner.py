@@ -29,7 +29,9 @@ from resnet_course.checkpoint import read_checkpoint
 from resnet_course.learner import CourseLearner, course_learner
 from resnet_course.recipes import fit_recipe
 from resnet_course.evaluate import evaluate
-from resnet_course.runs import learner_from_checkpoint, load_run, run_learner
+from resnet_course.records import load_run
+from resnet_course.runs import learner_from_checkpoint
+from resnet_course.reuse import run_learner
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 precisions = ['fp32', 'bf16', 'fp16']

@@ -20,6 +20,7 @@ from resnet_course.models import create_model
 from resnet_course.photos import PhotoReader
 from resnet_course.predict import predict_images
 from resnet_course.recipes import fit_recipe
+from resnet_course.records import list_runs
 
 # What people see, from PyTorch, its libraries and the system
 cuda = ('CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB of '
@@ -181,7 +182,7 @@ def test_accumulate(tmp_path, capfd):
     options = ['train', '--data', 'digits', '--n-train', 64, '--epochs', 1, '--out', tmp_path]
     assert run_command(*options, '--bs', 16) == 0
     assert run_command(*options, '--bs', 8, '--accumulate', 2) == 0
-    whole, halves = runs.list_runs(tmp_path)
+    whole, halves = list_runs(tmp_path)
     assert whole['recipe']['lr'] == halves['recipe']['lr']
     assert halves['recipe']['changed'] == dict(accumulate=2)
     capfd.readouterr()

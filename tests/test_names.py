@@ -9,7 +9,9 @@ from helpers import noise, quiet, run_command
 from resnet_course.core import plot_text, printable
 from resnet_course.interpret import neighbors, plot_cam, plot_neighbors
 from resnet_course.report import html_report
-from resnet_course.runs import evaluate_run, load_run, run_learner, train_run
+from resnet_course.records import load_run
+from resnet_course.runs import train_run
+from resnet_course.reuse import evaluate_run, run_learner
 from resnet_course.saving import load_model
 
 # The first character says in what order Python sorts them

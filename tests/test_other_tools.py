@@ -23,7 +23,8 @@ from resnet_course.models import create_model
 from resnet_course.predict import predict_images
 from resnet_course.freeze import freeze_report, snapshot
 from resnet_course.recipes import fit_recipe, get_recipe
-from resnet_course.runs import evaluate_run, run_learner, save_run
+from resnet_course.records import save_run
+from resnet_course.reuse import evaluate_run, run_learner
 from resnet_course.weights import load_weights
 from resnet_course.saving import load_model, save_weights
 

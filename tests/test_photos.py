@@ -28,7 +28,9 @@ from resnet_course.photos import PhotoBatches, PhotoReader, fit_photo, load_size
 from resnet_course.predict import predict_images
 from resnet_course.presets import augmentations
 from resnet_course.recipes import fit_recipe, recipes
-from resnet_course.runs import load_run, run_learner, train_run
+from resnet_course.records import load_run
+from resnet_course.runs import train_run
+from resnet_course.reuse import run_learner
 from resnet_course.saving import load_model
 
 @pytest.fixture(scope='module')

@@ -11,7 +11,7 @@ from resnet_course.models import create_model, eval_mode
 from resnet_course.saving import load_model, save_weights
 from resnet_course.learner import course_learner
 from resnet_course.predict import find_images, predict_images
-from resnet_course.runs import save_run
+from resnet_course.records import save_run
 
 def noise(path, size=32, seed=0):
     "Write a random RGB image"

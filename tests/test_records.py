@@ -11,8 +11,9 @@ from resnet_course.core import CourseError
 from resnet_course.finetune import load_plan
 from resnet_course.loaders import get_dls
 from resnet_course.report import html_report
-from resnet_course.runs import (
-    list_runs, load_run, newest_model, run_learner, runs_table, train_run)
+from resnet_course.records import list_runs, load_run, newest_model, runs_table
+from resnet_course.runs import train_run
+from resnet_course.reuse import run_learner
 from resnet_course.saving import load_model
 from resnet_course.weight_files import read_weights
 

@@ -18,8 +18,9 @@ from resnet_course.predict import predict_images
 from resnet_course.saving import load_model
 from resnet_course.recipes import fit_recipe
 from resnet_course.evaluate import evaluate
-from resnet_course.runs import (
-    _few_valid, evaluate_run, list_runs, run_learner, runs_table, save_run, train_run, versions)
+from resnet_course.records import list_runs, runs_table, save_run, versions
+from resnet_course.runs import _few_valid, train_run
+from resnet_course.reuse import evaluate_run, run_learner
 
 @pytest.fixture
 def photo_run(photo_folder, tmp_path):

@@ -28,7 +28,7 @@ from resnet_course.all import (
     course_learner, create_model, evaluate, fit_recipe, get_dls, grad_cam, load_model)
 from resnet_course.core import write_json
 from resnet_course.interpret import gradient_norms, occlusion_test
-from resnet_course.runs import machine, source_commit, versions
+from resnet_course.records import machine, source_commit, versions
 
 root = Path(__file__).parents[1]
 SEEDS = 11, 12, 13   # the lessons use 0 to 4

@@ -21,7 +21,7 @@ from resnet_course.freeze import freeze_report, snapshot
 from resnet_course.learner import course_learner
 from resnet_course.loaders import get_dls
 from resnet_course.models import create_model, group_names
-from resnet_course.runs import source_commit, versions
+from resnet_course.records import source_commit, versions
 from resnet_course.weights import load_weights
 
 hub = 'https://github.com/'
