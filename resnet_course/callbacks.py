@@ -619,6 +619,7 @@ class CourseCutMix(CutMix):
         if not self.stack_y:
             self.learn.yb = tuple(torch.lerp(a, b, self.lam) for a, b in zip(self.yb1, self.yb))
 
+@check_args
 def rectangle(
     w:int, # Width of the images (px)
     h:int, # Their height (px)

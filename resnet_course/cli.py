@@ -18,7 +18,7 @@ import typer
 
 from . import __version__
 from .core import (
-    CourseError, align, atomic_write, check_choice, memory_advice, printable)
+    CourseError, align, atomic_write, check_choice, check_path, memory_advice, printable)
 
 # %% ../nbs/api/71_cli.ipynb #1af1f168
 _typer = dict(rich_markup_mode='markdown',
@@ -238,7 +238,7 @@ def _run_all(command, seeds, folds, each, kwargs):
     from resnet_course import runs
     kwargs['command'] = _command()
     resume = kwargs['resume']
-    if folds or resume and (resume/'folds.json').is_file():
+    if folds or resume and (check_path(resume, 'resume')/'folds.json').is_file():
         return _run_folds(command, seeds, folds, each, kwargs)
     run, top1 = getattr(runs, f'{command}_run'), []
     for seed in [seeds[0]] if resume else seeds:

@@ -147,6 +147,7 @@ def weight(self:_ShardedDL,
     return len(self._shard(n))*self.world_size/n
 
 # %% ../nbs/api/31_distributed.ipynb #f6ccf2b4
+@check_args
 def share(
     dl:object # One of fastai's loaders that has every image once, in a fixed order
 )->object: # The loader of this process's images; all of them if there are too few to share
@@ -157,6 +158,7 @@ def share(
     few = min(dl.bs, dl.n) < n
     return _ShardedDL(dl, 0, 1) if few else _ShardedDL(dl, rank_distrib(), n)
 
+@check_args
 def gather_rows(
     x:torch.Tensor, # A row for each image of this process, on the CPU
     dl:object       # From `share`

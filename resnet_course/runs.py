@@ -363,7 +363,7 @@ def kfold_run(
     "Train and test once per fold, and save the mean; raises `CourseError` for invalid input"
     if not 2 <= k <= 100: raise CourseError(f'{k} folds: give a number from 2 to 100')
     connect()
-    if resume: folder, state = _read_folds(Path(resume), finetune, kwargs)
+    if resume: folder, state = _read_folds(check_path(resume, 'resume'), finetune, kwargs)
     else: folder, state = _new_folds(k, data, arch, out, finetune, kwargs)
     try:
         with nullcontext() if rank_distrib() else run_lock(folder):

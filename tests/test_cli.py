@@ -409,11 +409,11 @@ def test_a_device_that_is_not_there(command, device, why, capsys, monkeypatch):
     assert 'RESNET_COURSE_DEVICE' not in os.environ
 
 def test_commands_that_compute_take_a_device():
-    "Of the others, `export` compares with onnxruntime, on the CPU, and the rest have no network"
+    "Of the others, `export` and `draw` compute a batch on the CPU, and the rest have no network"
     commands = typer.main.get_command(cli.app).commands
     def has_device(c): return any('--device' in p.opts for p in c.params)
     assert {name for name, c in commands.items() if not has_device(c)} == {
-        'export', 'data', 'runs', 'lessons'}
+        'export', 'draw', 'data', 'runs', 'lessons'}
     assert not any(map(has_device, commands['data'].commands.values()))
 
 def test_train_on_a_device_and_deterministically(tmp_path, capsys, monkeypatch):
