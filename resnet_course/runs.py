@@ -14,7 +14,8 @@ from fastai.torch_core import num_distrib, rank_distrib
 from scipy import stats
 from torch import nn
 
-from .core import CourseError, atomic_write, check_args, read_json, write_json
+from .core import (
+    CourseError, atomic_write, check_args, check_path, read_json, write_json)
 from .download import checksum
 from .datasets import datasets
 from .loaders import get_dls
