@@ -165,7 +165,7 @@ class _FeatureDL(DataLoader):
         self.views, self.ys = views, ys
         self.turns = itertools.count()   # also those of the shards, which are copies
 
-    chances = None # As in the loader of images
+    chances, repeats = None, 1 # As in the loader of images
 
     # draws like loaders of images, so that the order of the batches is the same
     def before_iter(self): self.rng.getrandbits(62)
