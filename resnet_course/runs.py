@@ -85,6 +85,12 @@ def _loggers_again(path, names):
     logs = [cb for name in names if name in kinds for cb in log_callback(kinds[name], folder)]
     return dict(cbs=logs) if logs else {}
 
+# %% ../nbs/api/52_runs.ipynb #1a57ab1e
+def _lasting(name, known):
+    "One of the names that are known, or a path that is right in any current folder"
+    is_name = name in known or not os.path.exists(name)
+    return name if isinstance(name, str) and is_name else os.path.abspath(name)
+
 # %% ../nbs/api/52_runs.ipynb #d15711f3
 @check_args
 def load_teacher(
@@ -284,11 +290,6 @@ def finetune_run(
     return rec, results, report
 
 # %% ../nbs/api/52_runs.ipynb #d4b901f8
-def _lasting(name, known):
-    "One of the names that are known, or a path that is right in any current folder"
-    is_name = name in known or not os.path.exists(name)
-    return name if isinstance(name, str) and is_name else os.path.abspath(name)
-
 def _finetuning(asked, resume, out):
     "The learner, the stages and the logger of a new or interrupted run"
     connect()

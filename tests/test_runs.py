@@ -132,7 +132,7 @@ def test_a_record_holds_the_commit(tmp_path):
                               text=True)
         assert versions()['commit'].split(' with')[0] == head.stdout.strip()
     shutil.copytree(root/'resnet_course', tmp_path/'resnet_course')
-    script = 'from resnet_course.runs import source_commit; print(source_commit())'
+    script = 'from resnet_course.records import source_commit; print(source_commit())'
     def commit():
         done = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, capture_output=True,
                               text=True, env={**os.environ, 'PYTHONPATH': str(tmp_path)})
