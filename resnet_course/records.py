@@ -334,8 +334,8 @@ def _table_row(r):
 # %% ../nbs/api/51_records.ipynb #e54ebc1f
 @check_args
 def same_place(
-    a:str|Path, # A path
-    b:str|Path  # Another path
+    a:object, # A path; '' is the current folder
+    b:object  # Another path
 )->bool: # False if one of them is a name that no file can have
     "Whether two recorded paths lead to the same place"
     try: return os.path.realpath(a) == os.path.realpath(b)
