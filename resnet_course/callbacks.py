@@ -603,6 +603,7 @@ class CourseMixUp(MixUp):
         return tuple(torch.lerp(a, b, self.lam.view(-1, *[1]*(b.ndim - 1)))
                      for a, b in zip(others, mine))
 
+# %% ../nbs/api/33_callbacks.ipynb #8a86ca94
 class CourseCutMix(CutMix):
     "fastai's `CutMix`, but it draws its rectangle on the CPU, and so does not wait for a GPU"
     name = 'cut_mix'
@@ -619,6 +620,7 @@ class CourseCutMix(CutMix):
         if not self.stack_y:
             self.learn.yb = tuple(torch.lerp(a, b, self.lam) for a, b in zip(self.yb1, self.yb))
 
+# %% ../nbs/api/33_callbacks.ipynb #e5c7c1c5
 @check_args
 def rectangle(
     w:int, # Width of the images (px)
@@ -627,6 +629,7 @@ def rectangle(
 )->tuple: # x1, y1, x2, y2 (px)
     "Draw a rectangle with the share `1 - lam` of the image, cut off at the image's border"
     def span(side):
+        "Begin and end along one side"
         half = int(torch.round(side*torch.sqrt(1 - lam)))//2
         middle = int(torch.randint(0, side, (1,)))
         return max(0, middle - half), min(side, middle + half)

@@ -188,6 +188,7 @@ def _announce(learn):
     if advice: say(advice)
     _one_line_per_epoch(learn)
 
+# %% ../nbs/api/71_cli.ipynb #b84b0071
 def _name_of(teacher):
     "The network and the file of a teacher"
     return f"{teacher.cfg['name']} of {teacher.source['file']}"
@@ -257,6 +258,7 @@ def _run_folds(command, seeds, folds, each, kwargs):
     say(f"\nfolds    {Path(res['path'])/'folds.json'}")
     _say_mean(res['top1'], 'folds')
 
+# %% ../nbs/api/71_cli.ipynb #ceb5a4a2
 def _say_run(rec, report):
     "Print the result of a run, and where its files are"
     say(f'\n{report}\n')
@@ -497,9 +499,9 @@ def draw_cmd(
     from resnet_course.models import list_models
     net, name = model, model
     if model not in list_models() and Path(model).exists():
+        from resnet_course.reuse import weights_of
         from resnet_course.saving import load_model
-        file = Path(model)/'model.safetensors' if Path(model).is_dir() else model
-        net, name = load_model(file), Path(model).resolve().stem
+        net, name = load_model(weights_of(model)), Path(model).resolve().stem
     if out and out.suffix.lower() != '.svg':
         raise CourseError(f'{out}: a drawing is an .svg file')
     drawing = draw_network(net, size, n_in)

@@ -466,6 +466,7 @@ def open_image_set(
         return open_folder(path, size, in_memory, skip_bad, white)
     check_choice(name, datasets, 'dataset or folder')   # raises the error
 
+# %% ../nbs/api/13_datasets.ipynb #8b51ecd3
 def _check_not_both(name):
     "Raise `CourseError` if the current folder has a subfolder with the name of a set"
     if Path(name).is_dir():

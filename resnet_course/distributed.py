@@ -158,6 +158,7 @@ def share(
     few = min(dl.bs, dl.n) < n
     return _ShardedDL(dl, 0, 1) if few else _ShardedDL(dl, rank_distrib(), n)
 
+# %% ../nbs/api/31_distributed.ipynb #ccf441ae
 @check_args
 def gather_rows(
     x:torch.Tensor, # A row for each image of this process, on the CPU
@@ -294,6 +295,7 @@ def shard(self:DDPCallback,
     if key not in self.shards: self.shards[key] = _ShardedDL(dl, *which)
     return self.shards[key]
 
+# %% ../nbs/api/31_distributed.ipynb #be0bb15a
 @patch
 def before_validate(self:DDPCallback):
     "Shard the validation images if all metrics can be summed"
@@ -353,6 +355,7 @@ def in_step(
         stack.enter_context(learn.added_cbs(ddp))
         yield
 
+# %% ../nbs/api/31_distributed.ipynb #2a7a0a9b
 def _restore(learn, ddp):
     "Restore the network, however training has ended"
     learn.model = unwrap_model(learn.model)

@@ -42,6 +42,7 @@ def _takes(meta, path):
     if how in (None, *preprocess_ways) and layout in layouts: return how, layout
     raise CourseError(f'{path}: its metadata is damaged: it does not say which images it takes')
 
+# %% ../nbs/api/29_export.ipynb #559c4086
 class OnnxModel:
     "An ONNX file that can be called like the network it was exported from"
     @check_args
@@ -111,6 +112,7 @@ def preparation(
     def fitted(x): return plain_tensor(fit(TensorImage(normalize(x))))
     return PhotoReader(load_size, n_in, load_size=load_size, white=white), fitted
 
+# %% ../nbs/api/29_export.ipynb #05c72553
 @check_args
 def image_meta(
     dls:object # From `get_dls`, or any of fastai's
@@ -144,6 +146,7 @@ def _centered(n, size):
     "Where a window of `size` begins in the middle of `n` pixels, as in torchvision's `center_crop`"
     return torch.where(n >= size, torch.round((n - size)/2), -torch.floor((size - n)/2))
 
+# %% ../nbs/api/29_export.ipynb #fbe28658
 class _Fit(nn.Module):
     "`fit_photo` for batches of bytes, as operations that can be exported"
     def __init__(self, size, resize, load_size):
@@ -319,6 +322,7 @@ def _prepared(net, preprocess, layout, size, images):
     reader, _ = preparation(net.meta, (res.cfg or {}).get('n_in'))
     return res.eval(), (reader.n_in, *height_width(reader.size))
 
+# %% ../nbs/api/29_export.ipynb #47dcd7da
 @check_args
 def export_model(
     model:nn.Module, # Trained network; stays unchanged

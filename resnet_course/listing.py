@@ -80,6 +80,7 @@ def _by_content(path):
     except Exception: pass   # damaged files raise many kinds of errors
     return 'HEIC or AVIF without a reader' if head[8:12] in _ftyp else 'not images'
 
+# %% ../nbs/api/05_listing.ipynb #e0a6de3f
 def _by_name(name, readable):
     "The reason why a file is not an image, judged by its name; None for an image, '?' if unclear"
     if name.lower().endswith('.icloud'): return 'not downloaded from iCloud'

@@ -396,6 +396,7 @@ def new_empty(self:CourseDataLoaders)->CourseDataLoaders: # For `Learner.export`
     res = type(self)(*dls, path=self.path, device=self.device)
     return res.set_facts(**{k: getattr(self, k) for k in self._facts})
 
+# %% ../nbs/api/16_loaders.ipynb #5d9997e6
 @patch
 def test_dl(self:CourseDataLoaders,
     test_items:object,       # An image, or several: indices, paths, Pillow images, arrays
@@ -508,6 +509,7 @@ def _check_balance(balance):
         raise CourseError("balance='loss' belongs to the loss: course_learner(..., balance='loss')")
     if balance is not None: check_choice(balance, ['sample'], 'balance')
 
+# %% ../nbs/api/16_loaders.ipynb #e4be9346
 def _check_fold(fold):
     "Raise `CourseError` unless `fold` is a pair of numbers"
     if fold is None: return
@@ -604,6 +606,7 @@ def _about_files(listing):
     if listing is None: return []
     return [*[listing.left_out_text()]*bool(listing.left_out), *listing.facts]
 
+# %% ../nbs/api/16_loaders.ipynb #6654db04
 def _datasets(images, reader, splits):
     "A fastai `Datasets` over the indices of `images`"
     tfms = [[_ToImage(images, reader)], [_ToLabel(images)]]

@@ -61,6 +61,7 @@ def source_commit()->str|None: # Such as '1f3a…'; '1f3a… with changes'; None
     changed = git('status', '--porcelain', '--untracked-files=no', '--', package.name)
     return f'{commit} with changes' if commit and changed else commit
 
+# %% ../nbs/api/51_records.ipynb #784a94fc
 def versions()->dict: # Package → version, None where it is not installed
     "Return the versions of the packages that a result depends on, and the commit of this one"
     commit = source_commit()

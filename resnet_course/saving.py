@@ -81,6 +81,7 @@ def _timm_config(cfg, sd, meta):
 
 def _saved_size(meta): return height_width(meta.get('size') or 224)
 
+# %% ../nbs/api/27_saving.ipynb #804f8b5b
 def _stats(meta, n_in):
     "Mean and standard deviation per channel; ImageNet's if none are saved with the weights"
     mean, std = meta.get('stats') or (meta.get('mean'), meta.get('std'))

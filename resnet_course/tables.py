@@ -35,6 +35,7 @@ def _text(path):
     if '\0' in text: raise CourseError(f'{path} is not a CSV file: it contains null bytes')
     return text
 
+# %% ../nbs/api/06_tables.ipynb #4cce2e23
 def _rows(text, sep, path):
     "Line number and cells, without spaces around them, of each row that is not blank"
     reader = csv.reader(io.StringIO(text, newline=''), delimiter=sep, strict=True,
@@ -303,6 +304,7 @@ def _labels(path, header, columns, rows, lines):
     raise CourseError(f'{path}: is the first row a header? Its {name} is also a class: add a first '
                       'line such as path,label')
 
+# %% ../nbs/api/06_tables.ipynb #b4cf22b2
 def _about_columns(header, used):
     "A sentence about columns that were not needed"
     rest = [o for i, o in enumerate(header) if i not in used and not _is_unnamed(o)]

@@ -164,6 +164,7 @@ def new_reader(self:TorchDL,
         worker_init_fn=o.worker_init_fn, prefetch_factor=o.prefetch_factor,
         multiprocessing_context=o.multiprocessing_context)
 
+# %% ../nbs/api/18_torch_loaders.ipynb #e8c0e9dc
 class _Asked(Sampler):
     "The batches of an epoch, as lists of indices"
     batches = ()

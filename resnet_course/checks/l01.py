@@ -188,6 +188,7 @@ def _clothes():
              for dl in (dls.train, dls.valid)]
     return parts
 
+# %% ../../nbs/api/checks/01_first_classifier.ipynb #1b6ea010
 @exercise('01.8', 'Train a baseline and test it on unseen images')
 def _(answer):
     x, y = _blobs(120, c=3, gap=3)
