@@ -220,7 +220,7 @@ def test_teacher_that_cannot_teach(net, says, tmp_path):
     assert not list(tmp_path.iterdir())
 
 @pytest.mark.parametrize('name,says', [
-    ('nothing', 'a run.s folder, or a file'), ('w.onnx', 'a run.s folder or a file')])
+    ('nothing', 'a run.s folder, or a file'), ('w.onnx', 'a run.s folder, or a file')])
 def test_teacher_that_is_none(name, says, tmp_path):
     with pytest.raises(CourseError, match=says): train_run(**FEW, teacher=name, out=tmp_path)
 
