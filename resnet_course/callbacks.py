@@ -224,7 +224,7 @@ def _glibc():
 
 class RetainHeap(Callback):
     "On a CPU with glibc, keep the memory that a batch frees for the next one, until the fit ends"
-    order = -5
+    order = 51  # after the Recorder
     _trim_threshold, _mmap_max = -1, -4   # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
 
     def _libc(self):
@@ -237,6 +237,12 @@ class RetainHeap(Callback):
         if libc is None: return
         libc.mallopt(self._mmap_max, 0)
         libc.mallopt(self._trim_threshold, -1)
+
+    def after_batch(self):
+        "Turn the recorded loss into a number: small tensors that stay would break up the heap"
+        rec = getattr(self.learn, 'recorder', None)
+        if rec is None or not self.training or self._libc() is None: return
+        if getattr(rec, 'losses', None): rec.losses[-1] = float(rec.losses[-1])
 
     def after_fit(self):
         "Serve large tensors outside the heap again, and trim it"

@@ -1,5 +1,5 @@
 "Memory that runs out, wherever it does: one sentence with the remedy, and nothing is lost"
-import errno, gc, multiprocessing, os, signal, weakref
+import errno, gc, multiprocessing, os, signal, sys, weakref
 
 import pytest
 import torch
@@ -210,3 +210,20 @@ def test_accumulate_resumes(tmp_path):
         fit_recipe(learn, epochs=2, accumulate=2, checkpoint=tmp_path, cbs=CtrlC(1, 1))
     _, how = runs.learner_from_checkpoint(tmp_path)
     assert how['accumulate'] == 2
+
+class Tensors(Callback):
+    "Counts the tensors that exist after each batch"
+    order = 200
+    def before_fit(self): self.counts = []
+    def after_batch(self):
+        if not self.training: return
+        self.counts.append(sum(isinstance(o, torch.Tensor) for o in gc.get_objects()))
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='RetainHeap is for glibc')
+def test_batches_leave_no_tensors_behind():
+    "Small ones between what is freed break up the heap that a fit retains, which then grows"
+    learn, tensors = digits_learner(n_train=320), Tensors()
+    fit_recipe(learn, epochs=1, cbs=tensors)
+    counts = tensors.counts
+    assert len(counts) == 20 and max(counts[10:]) <= max(counts[2:10])
+    assert all(isinstance(o, float) for o in learn.recorder.losses)
