@@ -47,6 +47,18 @@ def exercise(
         return f
     return register
 
+# %% ../nbs/api/60_exercises.ipynb #e9b1f194
+def _what(o):
+    "`o` in a few words, for a hint"
+    if isinstance(o, (Tensor, np.ndarray)):
+        return f'yours is {type(o).__name__.lower()} of shape {tuple(o.shape)}'.replace(
+            'is tensor', 'is a tensor').replace('is ndarray', 'is an array')
+    kind = type(o).__name__
+    if isinstance(o, (list, tuple, set, dict)): return f'yours is a {kind} of {len(o)} items'
+    text = repr(o)
+    if len(text) > 60: text = text[:60] + '…'
+    return f"{text} is {'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
+
 # %% ../nbs/api/60_exercises.ipynb #4ca0b31f
 @check_args
 def as_number(
@@ -59,7 +71,7 @@ def as_number(
         try: answer = float(re.sub(r'[\s,_%]', '', answer))
         except ValueError: pass   # the hint quotes the string
     if isinstance(answer, bool) or not isinstance(answer, numbers.Real):
-        raise Hint(f'The answer should be one number, but {answer!r} is a {type(answer).__name__}.')
+        raise Hint(f'The answer should be one number, but {_what(answer)}.')
     return float(answer)
 
 # %% ../nbs/api/60_exercises.ipynb #aa9eac3e
@@ -87,7 +99,8 @@ def as_list(
     "Convert `answer` to a list; raises `Hint` if it isn't a collection of `n` items"
     if isinstance(answer, (Tensor, np.ndarray)): answer = answer.tolist()
     if isinstance(answer, (dict, str)) or not hasattr(answer, '__iter__'):
-        raise Hint(f'The answer should be a list, but {answer!r} is a {type(answer).__name__}.')
+        wanted = 'a list' if n is None else f'a list of {n} items'
+        raise Hint(f'The answer should be {wanted}, but {_what(answer)}.')
     answer = list(answer)
     if n is not None and len(answer) != n:
         raise Hint(f'The answer should have {n} items; yours has {len(answer)}.')
