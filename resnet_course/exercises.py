@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['exercises', 'Hint', 'Exercise', 'exercise', 'as_number', 'as_choice', 'as_list', 'close', 'same', 'list_exercises',
-           'hint_for', 'check', 'accepts', 'rejects']
+           'hint_for', 'check', 'expect_sgd', 'expect_fresh_gradients', 'accepts', 'rejects']
 
 # %% ../nbs/api/60_exercises.ipynb #d0e7d742
 import importlib, linecache, math, numbers, random, re, traceback
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .core import CourseError, check_args, check_choice
 from .images import plain_tensor
@@ -252,6 +253,44 @@ def check(
     hint = hint_for(id, answer)
     print(f'✗ {id}: {hint}' if hint else f'✓ {id}: right.')
     return not hint
+
+# %% ../nbs/api/60_exercises.ipynb #5fb960ea
+@contextmanager
+@check_args
+def expect_sgd(
+    momentum:float=0. # Momentum that the exercise asks for; 0: plain SGD
+):
+    "Raise a `Hint` when the block makes an optimizer other than SGD, or with other settings"
+    make = torch.optim.Optimizer.__init__
+    def spy(self, params, defaults):
+        if not isinstance(self, torch.optim.SGD):
+            raise Hint(f'That uses {type(self).__name__}; the exercise asks for torch.optim.SGD.')
+        got = defaults['momentum']
+        if got != momentum:
+            raise Hint(f"That is SGD with{'' if got else 'out'} momentum; the exercise asks for "
+                       f"{momentum or 'plain SGD'}.")
+        if defaults['weight_decay']:
+            raise Hint('That has weight decay; the exercise does not ask for it.')
+        make(self, params, defaults)
+    with patch.object(torch.optim.Optimizer, '__init__', spy): yield
+
+# %% ../nbs/api/60_exercises.ipynb #44132acd
+@contextmanager
+@check_args
+def expect_fresh_gradients(
+    net:nn.Module # Network that the block trains
+):
+    "Raise a `Hint` when a gradient of `net` is added to that of an earlier step"
+    added = []
+    def look(p):
+        def hook(g):
+            if p.grad is not None and p.grad.any(): added.append(p)
+        return hook
+    hooks = [p.register_hook(look(p)) for p in net.parameters() if p.requires_grad]
+    try: yield
+    finally:
+        for h in hooks: h.remove()
+    if added: raise Hint('Gradients add up from batch to batch: `opt.zero_grad()`.')
 
 # %% ../nbs/api/60_exercises.ipynb #2c055166
 def accepts(
