@@ -263,6 +263,7 @@ def expect_sgd(
     "Raise a `Hint` when the block makes an optimizer other than SGD, or with other settings"
     make = torch.optim.Optimizer.__init__
     def spy(self, params, defaults):
+        "Look at the settings, then make the optimizer"
         if not isinstance(self, torch.optim.SGD):
             raise Hint(f'That uses {type(self).__name__}; the exercise asks for torch.optim.SGD.')
         got = defaults['momentum']
@@ -283,7 +284,9 @@ def expect_fresh_gradients(
     "Raise a `Hint` when a gradient of `net` is added to that of an earlier step"
     added = []
     def look(p):
+        "A hook of `p` that notes whether it already has a gradient"
         def hook(g):
+            "Runs before `g` is added to the gradient"
             if p.grad is not None and p.grad.any(): added.append(p)
         return hook
     hooks = [p.register_hook(look(p)) for p in net.parameters() if p.requires_grad]

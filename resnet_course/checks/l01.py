@@ -167,6 +167,7 @@ def _distances(x, means, p=2):
     "Sum of the differences to the power `p`: N × C"
     return (x.flatten(1)[:, None] - means.flatten(1)[None]).abs().pow(p).sum(2)
 
+# %% ../../nbs/api/checks/01_first_classifier.ipynb #53fe4555
 @exercise('01.7', 'The class with the nearest mean image')
 def _(answer):
     x, y = _blobs(200, c=4, gap=1)

@@ -35,6 +35,7 @@ _wrong_sides = [
     (lambda n, k, s, p: -(-n//s), 'The kernel and the padding count, too: use the formula.'),
     (lambda n, k, s, p: round((n + 2*p - k)/s) + 1, '`round` goes up for 54.75: round down.')]
 
+# %% ../../nbs/api/checks/03_alexnet.ipynb #dc4cd5b5
 def _random_conv():
     "Input size, kernel size, stride and padding of a convolution"
     n, k = random.randint(20, 99), random.choice([1, 3, 5])
@@ -95,7 +96,8 @@ def _try_topk(got, scores, y, k):
     want = hit[:, :k].any(1).float().mean().item()
     def near(o, tol=1e-5): return abs(got - float(o)) < tol
     if near(want): return
-    if near(1 - want): raise Hint('That is the share of wrong answers: return that of the right ones.')
+    if near(1 - want):
+        raise Hint('That is the share of wrong answers: return that of the right ones.')
     if near(0):
         raise Hint('It finds no image right. Compare the targets with the *indices* that `topk` '
                    'returns, not the values; `topk(dim=0)` would find the best images of a class.')
@@ -220,6 +222,7 @@ def _find(net, kind): return [m for m in net.modules() if isinstance(m, kind)]
 
 def _pair(o): return tuple(o) if isinstance(o, (tuple, list)) else (o, o)
 
+# %% ../../nbs/api/checks/03_alexnet.ipynb #47eb5c24
 def _try_features(net):
     "Raise a `Hint` unless `net` has AlexNet's five convolutions and three poolings"
     convs, pools = _find(net, nn.Conv2d), _find(net, nn.MaxPool2d)
@@ -392,6 +395,7 @@ class _Spy(nn.Module):
         self.modes.append(self.training)
         return self.layers(x)
 
+# %% ../../nbs/api/checks/03_alexnet.ipynb #7ceaf618
 @exercise('03.8', 'Train a network and return its validation error')
 def _(answer):
     x, y = _easy(230)

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..exercises import (
-    Hint, as_choice, as_list, as_number, close, exercise, expect_fresh_gradients, expect_sgd, same)
+from resnet_course.exercises import (
+    Hint, as_choice, as_list, as_number, close, exercise, expect_fresh_gradients, expect_sgd,
+    same)
 
 # %% ../../nbs/api/checks/04_degradation.ipynb #828f3688
 _diagnoses = [

@@ -128,8 +128,9 @@ def _probs_of(i, c):
 @exercise('13.4', 'Probabilities from a head that has not seen the group')
 def _(answer):
     k, c = random.randint(3, 5), random.randint(3, 5)
-    groups = torch.tensor([i for i in range(random.randint(12, 20))
-                           for _ in range(random.randint(2, 4))])
+    n_groups = random.choice([m for m in range(12, 20) if m % k])     # parts of different sizes
+    names = random.sample(range(100), n_groups)
+    groups = torch.tensor([i for i in names for _ in range(random.randint(2, 4))])
     groups = groups[torch.randperm(len(groups))]
     n = len(groups)
     x, y = torch.randn(n, 6), torch.randint(c, (n,))
@@ -190,11 +191,15 @@ def _(answer):
         if abs(got*want - 1) < 0.03:
             raise Hint('That is 1/T: you chose what to *multiply* the scores by.')
         if got <= 0: raise Hint('A temperature is positive.')
-        if 1/3 < got/want < 3:
+        if 0.8 < got/want < 1.25:
             raise Hint(f'Near, but not within 2%: the smallest loss is at {want:.3f}, you return '
                        f'{got:.3f}. Use a finer grid, or search again around the best.')
-        raise Hint(f'The smallest loss is at {want:.3f}; you return {got:.3f}. '
-                   'Does your search reach from 0.05 to 20?')
+        if got >= 100: raise Hint('That looks like the index of the best one: return the T itself.')
+        if abs(got - F.cross_entropy(case[0]/want, case[1]).item()) < 1e-2:
+            raise Hint('That is the smallest loss: return the T that gives it.')
+        raise Hint(f'The smallest loss is at {want:.3f}; you return {got:.3f}. Is it the '
+                   'cross-entropy of the *scores* divided by T, and does your search reach from '
+                   '0.05 to 20?')
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #d60fa9be
 @exercise('13.6', 'Probabilities at another temperature')
@@ -211,6 +216,11 @@ def _(answer):
                                'the softmax undoes it.'),
         (probs/t, 'They no longer add up to one. Divide the *scores*: the logarithms.'),
         (power, 'The right powers, but they do not add up to one: divide by their sum.'),
+        ((probs.log()/t).softmax(0), 'The softmax runs over the photos: it belongs to the classes, '
+         'dimension 1.'),
+        (probs.log()/t, 'Those are scores: the softmax is missing.'),
+        (probs.sqrt()/probs.sqrt().sum(1, keepdim=True), 'That is T = 2, whatever `T` is.'),
+        (probs/t + (1 - 1/t)/5, 'That mixes in equal probabilities; divide the *scores* by T.'),
         (power/power.sum(), 'You divide by the sum over all photos: each row has to add up to 1.'),
         ((scores*t).softmax(1), 'The wrong way round: p to the power of 1/T, not T.')]
     for o, hint in wrong:
@@ -239,6 +249,9 @@ def _(answer):
         (sum(precision)/len(precision), 'You group by what was *predicted* (precision); group by '
                                         'what the photos are.'),
         (100*want, 'That is a percentage; return a fraction from 0 to 1.'),
+        (min(shares), 'That is the worst class: take the mean of all.'),
+        (sum(s*(y == c).sum().item() for s, c in zip(shares, y.unique()))/len(shares),
+         'Those are counts: divide each by the photos of its class.'),
         (1 - want, 'That is the error.')]
     if abs(got - want) < 1e-5: return
     for o, hint in wrong:
@@ -268,7 +281,9 @@ def _some_answers():
 def _(answer):
     conf, right, want, ok, best, first = _some_answers()
     got = answer(conf, right, want)
-    if got is None: raise Hint('It returns None, but there is such a number.')
+    if got is None:
+        raise Hint('It returns None, but there is such a number. Among the answers with at least '
+                   'that probability (not among all answers), the fraction is large enough.')
     got = as_number(got)
     if abs(got - best) < 1e-6:
         if answer(conf, torch.zeros(60, dtype=bool), want) is not None:
@@ -281,6 +296,11 @@ def _(answer):
                    'A smaller one may be enough again: try them all.')
     if not (conf - got).abs().min() < 1e-6: raise Hint('Return one of the numbers in `conf`.')
     share = right[conf >= got].float().mean().item()
+    if abs(got - min(conf[conf >= want].tolist(), default=-1)) < 1e-6:
+        raise Hint('You compare the probabilities with `want`: it is the fraction of *correct* '
+                   'answers that has to be at least that.')
+    if abs(got - conf[right].min().item()) < 1e-6:
+        raise Hint('That is the least sure of the correct answers: many wrong ones are above it.')
     if share < want:
         raise Hint(f'Of the answers with at least {got:.3f}, only {share:.1%} are correct. Does '
                    'the answer that has exactly this probability count?')
@@ -310,7 +330,7 @@ def _app_model():
             return self.fc(torch.cat([x[:, :, :h].mean((2, 3)), x[:, :, h:].mean((2, 3))], 1))
     net = Net().eval()
     nn.init.normal_(net.fc.weight, std=2.)
-    net.meta = dict(vocab=['ant', 'bee', 'cat', 'dog'], size=32, stats=[[0.4]*3, [0.25]*3])
+    net.meta = dict(vocab=['dog', 'ant', 'cat', 'bee'], size=32, stats=[[0.4]*3, [0.25]*3])
     return net
 
 def _photo():
@@ -346,7 +366,7 @@ def _try_answer(said, net, photo, what):
         raise Hint('The right probabilities with the wrong names: `answer.classes` are sorted '
                    'by probability, and `vocab` is not.')
     raise Hint(f'{what}: the probabilities differ from those of `predict_images`. '
-               'Is the photo normalized with `meta["stats"]`, and turned upright?')
+               'Is the photo scaled to 0…1, normalized with `meta["stats"]`, and turned upright?')
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #2fa7a212
 @exercise('13.9', 'The function of an app')
