@@ -220,7 +220,8 @@ def _(answer):
         names, what = list(state), f'With the prefix {prefix!r}' if prefix else 'Without a prefix'
         try: answer(net, state)
         except (ValueError, KeyError, RuntimeError) as e:
-            more = ' Remove it at the front only: a name may contain it again.' if prefix else ''
+            more = ' Remove it at the front only: a name may contain it again.' if prefix else (
+                " One of its own names starts with 'module.': that is a prefix only if all do.")
             raise Hint(f'{what} it should load, but raised {type(e).__name__}.{more}') from None
         if list(state) != names: raise Hint('The dictionary you were given has changed.')
         if any(not torch.equal(v, good[k]) for k, v in net.state_dict().items()):
