@@ -253,9 +253,9 @@ def _(answer):
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #85d9c17c
 def _try_late(answer, start):
     "Raise a `Hint` if the step is taken before the velocity gets the gradient"
-    p, v, g = start.clone(), torch.zeros_like(start), torch.ones_like(start)
+    p, v, g = start.clone(), torch.ones_like(start), torch.ones_like(start)
     answer([p], [g], [v], 0.1, 0.9)
-    if close(v, g):
+    if not close(p, start):
         raise Hint('The step uses the old velocity: first v = momentum·v + gradient, '
                    'then p = p − lr·v.')
 
@@ -348,7 +348,8 @@ def _try_sgd(answer):
     if not (torch.isfinite(w).all() and torch.isfinite(b).all()):
         raise Hint('The weights are no longer finite numbers: is the sign of the step right?')
     if close(fit(epochs=0)[0], w):
-        raise Hint('Training for five epochs gives the same weights as for none.')
+        raise Hint('Training for five epochs gives the same weights as for none: is there a loop '
+                   'over `epochs`, with a step for each batch?')
     if close(fit(epochs=1)[0], w): raise Hint('Five epochs give the same weights as one.')
     _try_new_points(w, b, centers)
     if not close(fit()[0], w): raise Hint('Two calls with the same seed give different weights.')

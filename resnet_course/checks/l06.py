@@ -25,7 +25,11 @@ _wrong_schedules = [
     (lambda pct, lr: lr*0.1**(pct >= .5),
      'The second division, at three quarters, is missing.'),
     (lambda pct, lr: 0.1**((pct >= .5) + (pct >= .75)), 'That starts at 1: multiply by `lr`.'),
-    (lambda pct, lr: lr*0.5**((pct >= .5) + (pct >= .75)), 'Divide by ten, not by two.')]
+    (lambda pct, lr: lr*0.5**((pct >= .5) + (pct >= .75)), 'Divide by ten, not by two.'),
+    (lambda pct, lr: lr*0.01**(pct >= .5),
+     'At one half it divides by a hundred: divide by ten there, and again at three quarters.'),
+    (lambda pct, lr: lr*10.**((pct >= .5) + (pct >= .75)), 'The rate rises: divide by ten.'),
+    (lambda pct, lr: lr, 'The rate never falls.')]
 
 @exercise('06.1', 'The learning rate of a step schedule')
 def _(answer):
@@ -42,6 +46,11 @@ def _(answer):
         if np.allclose(got, down, rtol=1e-6, atol=0):
             raise Hint(f'`//` rounds down: of {epochs} epochs, epoch {first} starts before three '
                        f'quarters ({3*epochs/4:g}) are done. Compare with `3*epochs/4`.')
+        if np.allclose(got, [lr*0.1**e for e in range(epochs)], atol=0):
+            raise Hint('It divides by ten in every epoch: only at one half and at three quarters.')
+        if as_number(answer(0, epochs, 2*lr)) == got[0]: raise Hint('`lr` is not used.')
+        if epochs > 8 and got[:8] == [as_number(answer(e, 8, lr)) for e in range(8)]:
+            raise Hint('It falls in the same epochs whatever `epochs` is.')
         raise Hint(f'With epochs={epochs} and lr={lr}, epoch {first} should have the rate '
                    f'{want[first]:.4g}; yours is {got[first]:.4g}.')
 
@@ -192,7 +201,15 @@ _wrong_shapes = [
      'That is a quarter of a cosine wave, which is steepest at the end: take (1 + cos(π·x))/2.'),
     (lambda pct,
      warm: pct/warm if pct < warm else (1 + math.cos(2*math.pi*(pct - warm)/(1 - warm)))/2,
-     'It comes back up at the end: half a wave is cos(π·x), not cos(2π·x).')]
+     'It comes back up at the end: half a wave is cos(π·x), not cos(2π·x).'),
+    (lambda pct, warm: 1. if pct < warm else _warm(pct, warm),
+     'The rate is constant during the warm-up: it should rise from 0 in a straight line.'),
+    (lambda pct, warm: pct if pct < warm else _warm(pct, warm),
+     'The warm-up ends at `warm` instead of 1: divide by it.'),
+    (lambda pct, warm: pct/warm if pct < warm else 2*_warm(pct, warm),
+     'The fall starts at 2: divide 1 + cos(π·x) by 2.'),
+    (lambda pct, warm: pct/warm if pct < warm else
+     (1 + math.cos(180*(pct - warm)/(1 - warm)))/2, 'Angles are in radians: π·x, not 180·x.')]
 
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #de6572b5
 @exercise('06.6', 'A schedule with warm-up and cosine')

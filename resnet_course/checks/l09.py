@@ -288,6 +288,11 @@ def _likeness(a, b, center=True, each=True, squared=False):
     res = F.cosine_similarity(a, b)
     return (res**2 if squared else res).mean().item()
 
+def _covariance(a, b):
+    "The mean covariance"
+    a, b = (o - o.mean((1, 2), keepdim=True) for o in (a, b))
+    return (a*b).mean().item()
+
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #a333d286
 @exercise('09.7', 'The mean correlation of two sets of maps')
 def _(answer):
@@ -308,6 +313,9 @@ def _(answer):
                                                              'both standard deviations.'),
              (_likeness(a.mean(0)[None], b.mean(0)[None]), 'You average the maps first: correlate '
               'each image, then take the mean.'),
+             (_covariance(a, b), 'That is the covariance: divide by both standard deviations.'),
+             (_likeness(a.flatten(1).T, b.flatten(1).T), 'That correlates images, pixel by pixel: '
+              'correlate the pixels of each image.'),
              ((a - b).abs().mean().item(), 'That is a difference, which depends on scale.'),
              (_likeness(a, b, squared=True), 'That is the mean of the squares: keep the sign.'),
              (_likeness(a, b)*41/42, 'The covariance divides by n and the standard deviations by '

@@ -33,6 +33,8 @@ def _(answer):
         for k, hint in hints.items():
             if near(k*macs_in_all): raise Hint(hint)
         if near(6*macs*images): raise Hint('Every epoch costs as much again: `epochs` is missing.')
+        if near(6*macs*images/epochs): raise Hint('Every epoch costs as much again: multiply.')
+        if near(6*macs_in_all/1e9): raise Hint('That is in billions: return the number itself.')
         if not near(6*macs_in_all):
             raise Hint(f'For macs={macs:.3g}, images={images:,}, epochs={epochs} '
                        f'it should be {6*macs_in_all:.3g}, but is {got:.3g}.')

@@ -119,6 +119,8 @@ def _try_lists(out, names, n_valid):
                    'the network would be validated on what it was trained on.')
     if sorted(train + valid) != sorted(names):
         raise Hint('Some names are lost or appear twice: every name belongs in exactly one list.')
+    if len(train) == n_valid:
+        raise Hint('The two lists are swapped: first training, then validation.')
     if len(valid) != n_valid:
         raise Hint(f'{len(valid)} names are in the validation list; '
                    f'`round(pct*len(names))` is {n_valid}.')
@@ -179,7 +181,10 @@ _wrong_tests = [
      'A fixed number of points does not do: how much chance can do depends on n.'),
     (lambda a, b, n: abs(_z(a, b, n)) <= 1.96,
      'The other way round: return whether it is *larger*.'),
-    (lambda a, b, n: a != b, 'Any difference counts as significant in your function.')]
+    (lambda a, b, n: a != b, 'Any difference counts as significant in your function: compare the '
+     'difference of the *shares* with 1.96 standard errors, the square root of both variances.'),
+    (lambda a, b, n: abs(a - b)/n > 1.96*n**0.5*math.hypot(_se(a, n), _se(b, n)),
+     'The standard error does not depend on n: under the root, divide p(1 − p) by n.')]
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #27cf0288
 def _draw_case():
@@ -255,6 +260,9 @@ def _scores(head, x, n_out):
     h, w = x.shape[2:]
     try: out = head(x)
     except RuntimeError as e:
+        if 'x1 and' in str(e):
+            raise Hint('The linear layer gets a width of 1 instead of the channels: flatten after '
+                       'the average, before the linear layer.') from None
         raise Hint(f'A map of {h}×{w} fails ({str(e).splitlines()[0][:70]}). A window of fixed '
                    'size, or a linear layer on the flattened map, fits only one size: '
                    'average over the whole map, whatever its size.') from None
@@ -285,6 +293,8 @@ def _(answer):
         x = torch.rand(2, ni, h, w, requires_grad=True)
         _try_used(_scores(head, x, n_out), x)
         ones.append(_scores(head, torch.ones(2, ni, h, w), n_out).detach())
+    if all(torch.allclose(o.sum(1), torch.ones(2), atol=1e-4) for o in ones):
+        raise Hint('The outputs add up to one: return the scores, without a softmax.')
     if any(not torch.allclose(o, ones[0], atol=1e-4) for o in ones):
         raise Hint('A map of ones gives other scores at another size: '
                    'you add up where you should average, so larger images get larger scores.')

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #66d40409
-import copy, io, json, math, random, struct, tempfile, zlib
+import copy, io, json, math, random, re, struct, tempfile, zlib
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +191,8 @@ def _try_source(got, want):
     if got.strip() == want: return
     if got.replace('\n\n', '\n').strip() == want.replace('\n\n', '\n'):
         raise Hint('Almost: put exactly one blank line between two cells.')
+    if re.sub('\n+', '\n', got.strip()) == re.sub('\n+', '\n', want):
+        raise Hint("The lines of a list already end with a line break: `''.join(lines)`.")
     raise Hint(f'Expected {want!r}, got {got!r}.')
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #2f351191
@@ -270,6 +272,8 @@ def _(answer):
 # %% ../../nbs/api/checks/12_shipping.ipynb #9c33d5b9
 def _try_eight_bits(q, scale, w):
     "Raise a `Hint` unless `q` and `scale` are the best eight bits for `w`"
+    if getattr(scale, 'dtype', None) == torch.int8:
+        raise Hint('The integers come first, then the scales.')
     if not isinstance(q, torch.Tensor) or q.dtype != torch.int8:
         raise Hint(f'The integers should be `torch.int8`; yours are {getattr(q, "dtype", q)}.')
     if q.shape != w.shape: raise Hint('The integers should have the shape of the weights.')

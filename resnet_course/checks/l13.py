@@ -36,6 +36,9 @@ def _try_sides(out, groups, n_valid):
     both = {groups[i] for i in train} & {groups[i] for i in valid}
     if both: raise Hint(f'{len(both)} groups are on both sides: draw groups, not photos.')
     got = len({groups[i] for i in valid})
+    if got != n_valid == len({groups[i] for i in train}):
+        raise Hint('The two lists are swapped: training comes first, and `pct` of the groups are '
+                   'for validation.')
     if got != n_valid:
         raise Hint(f'{got} groups are in validation; `round(pct*number of groups)` is {n_valid}.')
 
@@ -43,6 +46,7 @@ def _try_sides(out, groups, n_valid):
 @exercise('13.1', 'A split that keeps groups together')
 def _(answer):
     groups, pct, seed = _some_groups(), random.choice([0.2, 0.3]), random.randint(0, 999)
+    while round(pct*len(set(groups))) == int(pct*len(set(groups))): groups = _some_groups()
     states = random.getstate(), torch.get_rng_state(), np.random.get_state()[1].tolist()
     out = answer(list(groups), pct, seed)
     _try_sides(out, groups, round(pct*len(set(groups))))
@@ -70,7 +74,10 @@ def _(answer):
             (1.96**2*se2/half, 'Square `half`: n is under a square root.'),
             (1.96**2*p/half**2, 'The variance of an answer is p·(1 − p), not p.'),
             (1.96**2*se2/(half/2)**2, '`half` is half of the width: do not halve it again.'),
-            (1.96**2*se2/(2*half)**2, '`half` reaches to *either* side; you use the whole width.')]
+            (1.96**2*se2/(2*half)**2, '`half` reaches to *either* side; you use the whole width.'),
+            (1.96**2/4/half**2, 'That is for p = 0.5, the worst case: use `p`.'),
+            (4*se2/half**2, 'That is with 2: the formula says exactly 1.96.'),
+            (se2/(50*half)**2, '`half` is a fraction, not a percentage.')]
         for value, hint in wrong:
             if abs(got - value) <= 1: raise Hint(hint)
         if abs(got - 1.96**2*se2/half**2) <= 1:
@@ -94,7 +101,13 @@ def _(answer):
          'You look at the highest probability: that finds uncertain photos. A wrong label shows '
          'where the probability of the *label* is low, however sure the network is.'),
         (probs.min(1).values.argsort(), 'You look at the lowest probability of any class; '
-                                        'look at that of the label.')]
+                                        'look at that of the label.'),
+        (own.sub(probs.max(1).values).argsort(), 'You compare with the most probable class: go by '
+                                                 'the probability of the label itself.'),
+        ((probs.argmax(1) != labels).nonzero().flatten(),
+         'Those are the first photos with another class: sort by the probability of the label.'),
+        *((column.argsort(), 'You look at the same class for all photos: each has its own label.')
+          for column in probs.T)]
     want = own.argsort().tolist()
     if got == want[:k]: return
     if got == want: raise Hint('Return only the first `k`.')
