@@ -138,6 +138,9 @@ def _(answer):
     numpy_state = np.random.get_state()[1].tolist()
     out = answer(names, pct, seed)
     _try_lists(out, before, round(pct*n))
+    for _ in range(5):      # a share that is right on average only
+        more = [f'{random.getrandbits(32):x}-{i}' for i in range(n)]
+        _try_lists(answer(list(more), pct, seed), more, round(pct*n))
     if names != before: raise Hint('It changes the list it was given: work on a copy.')
     want = set(out[1])
     def valid(names, seed): return set(answer(list(names), pct, seed)[1])
@@ -184,7 +187,7 @@ _wrong_tests = [
     (lambda a, b, n: a != b, 'Any difference counts as significant in your function: compare the '
      'difference of the *shares* with 1.96 standard errors, the square root of both variances.'),
     (lambda a, b, n: abs(a - b)/n > 1.96*n**0.5*math.hypot(_se(a, n), _se(b, n)),
-     'The standard error does not depend on n: under the root, divide p(1 − p) by n.')]
+     'No difference is significant in your function: under the root, divide p(1 − p) by n.')]
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #27cf0288
 def _draw_case():
