@@ -300,7 +300,7 @@ _overlooked = {
 @exercise('08.7', 'The names of the tensors that changed')
 def _(answer):
     before = {'w': torch.randn(3, 4), 'bn.running_mean': torch.zeros(3), 'bn.weight': torch.ones(3),
-              'b': torch.tensor([1., 2., 4.]), 'n': torch.tensor(5), 'broken': torch.tensor([float('nan')])}
+              'b': torch.arange(3.), 'n': torch.tensor(5), 'broken': torch.tensor([float('nan')])}
     before['w'][0, 0] = 1.      # so that a change of 1e-6 is within the usual tolerance
     after = {k: v.clone() for k, v in before.items()}
     got = answer(before, after)

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #721e900a
-import math, random
+import math, random, zlib
 
 import numpy as np
 import torch
@@ -138,9 +138,6 @@ def _(answer):
     numpy_state = np.random.get_state()[1].tolist()
     out = answer(names, pct, seed)
     _try_lists(out, before, round(pct*n))
-    for _ in range(5):      # a share that is right on average only
-        more = [f'{random.getrandbits(32):x}-{i}' for i in range(n)]
-        _try_lists(answer(list(more), pct, seed), more, round(pct*n))
     if names != before: raise Hint('It changes the list it was given: work on a copy.')
     want = set(out[1])
     def valid(names, seed): return set(answer(list(names), pct, seed)[1])
@@ -157,6 +154,9 @@ def _(answer):
                    'a file system guarantees no order. Sort first.')
     if all(valid(names, s) == want for s in range(seed + 1, seed + 6)):
         raise Hint('The seed makes no difference.')
+    for _ in range(5):      # a share that is right on average only
+        more = [f'{random.getrandbits(32):x}-{i}' for i in range(n)]
+        _try_lists(answer(list(more), pct, seed), more, round(pct*n))
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #c295f5ef
 def _se(right, n):
