@@ -284,7 +284,8 @@ def _some_answers():
     "Answers whose smallest, largest and first threshold from above all differ"
     while True:
         conf = torch.rand(60).sort().values[torch.randperm(60)]
-        right, want = torch.rand(60) < conf, random.choice([0.81, 0.91])  # no share of 60 equals one
+        # no share of up to 60 answers equals one of these
+        right, want = torch.rand(60) < conf, random.choice([0.81, 0.91])
         best = _threshold(conf, right, want)
         ok = [t for t in conf.tolist() if right[conf >= t].float().mean() >= want]
         first = _first_from_above(conf, right, want)
