@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #721e900a
-import math, random, zlib
+import math, random
 
 import numpy as np
 import torch
