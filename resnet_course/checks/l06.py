@@ -31,6 +31,7 @@ _wrong_schedules = [
     (lambda pct, lr: lr*10.**((pct >= .5) + (pct >= .75)), 'The rate rises: divide by ten.'),
     (lambda pct, lr: lr, 'The rate never falls.')]
 
+# %% ../../nbs/api/checks/06_training_recipes.ipynb #7615d181
 @exercise('06.1', 'The learning rate of a step schedule')
 def _(answer):
     for epochs, lr in [(8, 1.), (100, 0.1), (182, 0.1), (30, 0.4)]:
@@ -184,6 +185,7 @@ def _warm(pct, warm):
     if pct < warm: return pct/warm
     return (1 + math.cos(math.pi*(pct - warm)/(1 - warm)))/2
 
+# %% ../../nbs/api/checks/06_training_recipes.ipynb #d63c6308
 _wrong_shapes = [
     (lambda pct, warm: (1 + math.cos(math.pi*pct))/2, 'There is no warm-up: the rate starts at its '
                                                       'highest value.'),

@@ -128,6 +128,7 @@ def _try_lists(out, names, n_valid):
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #4eb44829
 def _backwards(name): return name[::-1]
 
+# %% ../../nbs/api/checks/11_find_the_bug.ipynb #668eb472
 @exercise('11.2', 'A split that is a function')
 def _(answer):
     n, seed = random.choice([46, 57, 68, 79]), random.randint(0, 999)
