@@ -16,7 +16,7 @@ from ..loaders import get_dls
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #65084d9b
 @exercise('01.1', 'Accuracy from probabilities and targets')
 def _(answer):
-    probs, targets = torch.rand(60, 7).softmax(1), torch.randint(7, (60,))
+    probs, targets = torch.rand(61, 7).softmax(1), torch.randint(7, (61,))
     right = probs.argmax(1) == targets
     want, got = right.float().mean().item(), as_number(answer(probs, targets))
     def near(o): return abs(got - o) < 1e-5
@@ -27,7 +27,7 @@ def _(answer):
     if near(1 - want): raise Hint('That is the error rate: the fraction of wrong predictions.')
     lowest = (probs.argmin(1) == targets).float().mean().item()
     if near(lowest): raise Hint('Predict the class with the largest probability, not the smallest.')
-    if near(probs[range(60), targets].mean().item()):
+    if near(probs[range(61), targets].mean().item()):
         raise Hint('That is the mean probability of the right class. '
                    'Accuracy only asks whether it is the largest.')
     if near(round(want, 1)) or near(round(want, 2)):

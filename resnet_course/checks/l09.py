@@ -340,31 +340,37 @@ def _same_class(features, y, k, largest=False, itself=False, first=False):
     ok = y[idx] == y[:, None]
     return (ok.any(1) if first else ok).float().mean().item()
 
+# %% ../../nbs/api/checks/09_reading_a_network.ipynb #14af4149
+def _wrong_shares(features, y, k):
+    "What the usual mistakes give, and their hints"
+    return [(_same_class(features, y, k, itself=True), 'Each row is its own nearest neighbor: '
+                                                       'leave it out.'),
+            (_same_class(features, y, k, largest=True), 'Those are the farthest rows.'),
+            (_same_class(features, y, k - 1), f'Those are {k - 1} neighbors, not {k}.'),
+            (_same_class(features, y, k)*len(y)*k,
+             'That is how many; divide by the number of all neighbors.'),
+            (_majority(features, y, k), 'You count rows whose neighbors have that class by '
+              'majority; count the neighbors.'),
+            ((y[(features @ features.T).fill_diagonal_(-1e9).topk(k).indices] == y[:, None]
+               ).float().mean().item(), 'The largest product is not the smallest distance.'),
+            ((y[:, None] == y).float().mean().item(), 'That is the share among all rows: look at '
+              'the nearest.'),
+            (_same_class(features, y, k, first=True), 'You count rows with *any* neighbor of '
+                                                       'their class; count the neighbors.'),
+            (_same_class(features, y, k + 1, itself=True), 'Each row is its own nearest neighbor: '
+                                                            'leave it out of the average, too.')]
+
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #ace61fc2
 @exercise('09.8', 'The share of neighbors of the same class')
 def _(answer):
-    n, k = random.randint(50, 70), random.randint(3, 6)
-    y = torch.randint(4, (n,))
-    features = torch.randn(n, 5) + 1.2*F.one_hot(y, 5)
-    while abs(_same_class(features, y, k) - _same_class(features, y, k - 1)) < 1e-4:
+    while True:     # draw until every mistake gives another number
+        n, k = random.randint(50, 70), random.randint(3, 6)
+        y = torch.randint(4, (n,))
         features = torch.randn(n, 5) + 1.2*F.one_hot(y, 5)
-    got, want = as_number(answer(features, y, k)), _same_class(features, y, k)
+        want, wrong = _same_class(features, y, k), _wrong_shares(features, y, k)
+        if len({round(o, 4) for o, _ in wrong} | {round(want, 4)}) > len(wrong): break
+    got = as_number(answer(features, y, k))
     if abs(got - want) < 1e-5: return
-    wrong = [(_same_class(features, y, k, itself=True), 'Each row is its own nearest neighbor: '
-                                                        'leave it out.'),
-             (_same_class(features, y, k, largest=True), 'Those are the farthest rows.'),
-             (_same_class(features, y, k - 1), f'Those are {k - 1} neighbors, not {k}.'),
-             (want*n*k, 'That is how many; divide by the number of all neighbors.'),
-             (_majority(features, y, k), 'You count rows whose neighbors have that class by '
-              'majority; count the neighbors.'),
-             ((y[(features @ features.T).fill_diagonal_(-1e9).topk(k).indices] == y[:, None]
-               ).float().mean().item(), 'The largest product is not the smallest distance.'),
-             ((y[:, None] == y).float().mean().item(), 'That is the share among all rows: look at '
-              'the nearest.'),
-             (_same_class(features, y, k, first=True), 'You count rows with *any* neighbor of '
-                                                       'their class; count the neighbors.'),
-             (_same_class(features, y, k + 1, itself=True), 'Each row is its own nearest neighbor: '
-                                                            'leave it out of the average, too.')]
     for o, hint in wrong:
         if abs(got - o) < 1e-5: raise Hint(hint)
     raise Hint(f'It should be {want:.4f}; you return {got:.4f}.')

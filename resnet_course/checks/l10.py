@@ -103,7 +103,7 @@ def _scatter():
     sizes = [250*2**k for k in range(6)]
     slope = -random.uniform(0.2, 0.5)
     errors = [0.4*(n/250)**slope*math.exp(random.gauss(0, 0.05)) for n in sizes]
-    return sizes, errors, min(errors)/2
+    return sizes, errors, min(errors)/1.5
 
 def _needed(x, y, target):
     "Where the line through the points `x`, `y` reaches `target`"
