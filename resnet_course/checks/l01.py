@@ -167,12 +167,32 @@ def _distances(x, means, p=2):
     "Sum of the differences to the power `p`: N × C"
     return (x.flatten(1)[:, None] - means.flatten(1)[None]).abs().pow(p).sum(2)
 
+# %% ../../nbs/api/checks/01_first_classifier.ipynb #5813c6e4
+def _by_mistake(x, means):
+    "The classes that the usual mistakes give, and their hints"
+    d, flat, centers = _distances(x, means), x.flatten(1), means.flatten(1)
+    signed = (flat[:, None] - centers[None]).sum(2)
+    late = 'Square each difference before you add them up: positive and negative ones cancel out.'
+    return [
+        (d.argmax(1), 'That is the class that is *farthest* away: use argmin.'),
+        ((flat @ centers.T).argmax(1), 'A dot product is larger for a brighter mean image, even '
+                                       'one that is far away: use the distance.'),
+        (_distances(x, means, 1).argmin(1),
+         'That adds up absolute differences; the exercise asks for squares.'),
+        ((flat.mean(1)[:, None] - centers.mean(1)).abs().argmin(1),
+         'That compares the average brightness: compare pixel by pixel, then add up.'),
+        (signed.argmin(1), late), (signed.abs().argmin(1), late)]
+
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #53fe4555
 @exercise('01.7', 'The class with the nearest mean image')
 def _(answer):
-    x, y = _blobs(200, c=4, gap=1)
-    means = torch.stack([x[y == c].mean(0)*(1 + c) for c in range(4)])
-    got, d = answer(x, means), _distances(x, means)
+    while True:     # draw until every mistake gives other classes
+        x, y = _blobs(200, c=4, gap=1)
+        means = torch.stack([x[y == c].mean(0)*(1 + c) for c in range(4)])
+        d, mistakes = _distances(x, means), _by_mistake(x, means)
+        all_classes = [d.argmin(1), *(o for o, _ in mistakes[:5])]
+        if len({tuple(o.tolist()) for o in all_classes}) == 6: break
+    got = answer(x, means)
     got = torch.as_tensor(got)
     if tuple(got.shape) == (200, 4):
         raise Hint('Those are the distances: return the number of the nearest class, `argmin(1)`.')
@@ -181,18 +201,8 @@ def _(answer):
                    f'yours has the shape {tuple(got.shape)}.')
     def agree(o): return (got == o).float().mean() > 0.999
     if agree(d.argmin(1)): return
-    if agree(d.argmax(1)): raise Hint('That is the class that is *farthest* away: use argmin.')
-    if agree((x.flatten(1) @ means.flatten(1).T).argmax(1)):
-        raise Hint('A dot product is larger for a brighter mean image, even one that is far away: '
-                   'use the distance.')
-    if agree(_distances(x, means, 1).argmin(1)):
-        raise Hint('That adds up absolute differences; the exercise asks for squares.')
-    if agree((x.flatten(1).mean(1)[:, None] - means.flatten(1).mean(1)).abs().argmin(1)):
-        raise Hint('That compares the average brightness: compare pixel by pixel, then add up.')
-    signed = (x.flatten(1)[:, None] - means.flatten(1)[None]).sum(2)
-    if agree(signed.argmin(1)) or agree(signed.abs().argmin(1)):
-        raise Hint('Square each difference before you add them up: positive and negative ones '
-                   'cancel out.')
+    for o, hint in mistakes:
+        if agree(o): raise Hint(hint)
     if got.is_floating_point() and torch.allclose(got.float(), d.min(1).values, rtol=1e-3):
         raise Hint('Those are the smallest distances: return the numbers of the classes, '
                    '`argmin(1)`.')
