@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['exercises', 'Hint', 'Exercise', 'exercise', 'as_number', 'as_choice', 'as_list', 'close', 'same', 'list_exercises',
-           'hint_for', 'check', 'accepts', 'rejects']
+           'hint_for', 'check', 'expect_sgd', 'expect_fresh_gradients', 'accepts', 'rejects']
 
 # %% ../nbs/api/60_exercises.ipynb #d0e7d742
 import importlib, linecache, math, numbers, random, re, traceback
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .core import CourseError, check_args, check_choice
 from .images import plain_tensor
@@ -47,6 +48,18 @@ def exercise(
         return f
     return register
 
+# %% ../nbs/api/60_exercises.ipynb #e9b1f194
+def _what(o):
+    "`o` in a few words, for a hint"
+    if isinstance(o, (Tensor, np.ndarray)):
+        return f'yours is {type(o).__name__.lower()} of shape {tuple(o.shape)}'.replace(
+            'is tensor', 'is a tensor').replace('is ndarray', 'is an array')
+    kind = type(o).__name__
+    if isinstance(o, (list, tuple, set, dict)): return f'yours is a {kind} of {len(o)} items'
+    text = repr(o)
+    if len(text) > 60: text = text[:60] + '…'
+    return f"{text} is {'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
+
 # %% ../nbs/api/60_exercises.ipynb #4ca0b31f
 @check_args
 def as_number(
@@ -59,7 +72,7 @@ def as_number(
         try: answer = float(re.sub(r'[\s,_%]', '', answer))
         except ValueError: pass   # the hint quotes the string
     if isinstance(answer, bool) or not isinstance(answer, numbers.Real):
-        raise Hint(f'The answer should be one number, but {answer!r} is a {type(answer).__name__}.')
+        raise Hint(f'The answer should be one number, but {_what(answer)}.')
     return float(answer)
 
 # %% ../nbs/api/60_exercises.ipynb #aa9eac3e
@@ -87,7 +100,8 @@ def as_list(
     "Convert `answer` to a list; raises `Hint` if it isn't a collection of `n` items"
     if isinstance(answer, (Tensor, np.ndarray)): answer = answer.tolist()
     if isinstance(answer, (dict, str)) or not hasattr(answer, '__iter__'):
-        raise Hint(f'The answer should be a list, but {answer!r} is a {type(answer).__name__}.')
+        wanted = 'a list' if n is None else f'a list of {n} items'
+        raise Hint(f'The answer should be {wanted}, but {_what(answer)}.')
     answer = list(answer)
     if n is not None and len(answer) != n:
         raise Hint(f'The answer should have {n} items; yours has {len(answer)}.')
@@ -239,6 +253,47 @@ def check(
     hint = hint_for(id, answer)
     print(f'✗ {id}: {hint}' if hint else f'✓ {id}: right.')
     return not hint
+
+# %% ../nbs/api/60_exercises.ipynb #5fb960ea
+@contextmanager
+@check_args
+def expect_sgd(
+    momentum:float=0. # Momentum that the exercise asks for; 0: plain SGD
+):
+    "Raise a `Hint` when the block makes an optimizer other than SGD, or with other settings"
+    make = torch.optim.Optimizer.__init__
+    def spy(self, params, defaults):
+        "Look at the settings, then make the optimizer"
+        if not isinstance(self, torch.optim.SGD):
+            raise Hint(f'That uses {type(self).__name__}; the exercise asks for torch.optim.SGD.')
+        got = defaults['momentum']
+        if got != momentum:
+            raise Hint(f"That is SGD with{'' if got else 'out'} momentum; the exercise asks for "
+                       f"{momentum or 'plain SGD'}.")
+        if defaults['weight_decay']:
+            raise Hint('That has weight decay; the exercise does not ask for it.')
+        make(self, params, defaults)
+    with patch.object(torch.optim.Optimizer, '__init__', spy): yield
+
+# %% ../nbs/api/60_exercises.ipynb #44132acd
+@contextmanager
+@check_args
+def expect_fresh_gradients(
+    net:nn.Module # Network that the block trains
+):
+    "Raise a `Hint` when a gradient of `net` is added to that of an earlier step"
+    added = []
+    def look(p):
+        "A hook of `p` that notes whether it already has a gradient"
+        def hook(g):
+            "Runs before `g` is added to the gradient"
+            if p.grad is not None and p.grad.any(): added.append(p)
+        return hook
+    hooks = [p.register_hook(look(p)) for p in net.parameters() if p.requires_grad]
+    try: yield
+    finally:
+        for h in hooks: h.remove()
+    if added: raise Hint('Gradients add up from batch to batch: `opt.zero_grad()`.')
 
 # %% ../nbs/api/60_exercises.ipynb #2c055166
 def accepts(

@@ -426,7 +426,7 @@ def _(seed):
     a = neighbors(seed)
     return a['trained'] > a['blank'] + 0.1, said(a)
 
-@claim('09', 'the trained network\'s features lose next to nothing')
+@claim('09', 'the trained network\'s features lose little')
 def _(seed):
     a, b = neighbors(seed), neighbors(seed, 3)
     lost = a['trained'] - b['trained']

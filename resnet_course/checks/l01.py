@@ -16,7 +16,7 @@ from ..loaders import get_dls
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #65084d9b
 @exercise('01.1', 'Accuracy from probabilities and targets')
 def _(answer):
-    probs, targets = torch.rand(60, 7).softmax(1), torch.randint(7, (60,))
+    probs, targets = torch.rand(61, 7).softmax(1), torch.randint(7, (61,))
     right = probs.argmax(1) == targets
     want, got = right.float().mean().item(), as_number(answer(probs, targets))
     def near(o): return abs(got - o) < 1e-5
@@ -27,9 +27,11 @@ def _(answer):
     if near(1 - want): raise Hint('That is the error rate: the fraction of wrong predictions.')
     lowest = (probs.argmin(1) == targets).float().mean().item()
     if near(lowest): raise Hint('Predict the class with the largest probability, not the smallest.')
-    if near(probs[range(60), targets].mean().item()):
+    if near(probs[range(61), targets].mean().item()):
         raise Hint('That is the mean probability of the right class. '
                    'Accuracy only asks whether it is the largest.')
+    if near(round(want, 1)) or near(round(want, 2)):
+        raise Hint('That is rounded: return the fraction as it is.')
     raise Hint('The prediction is the largest probability of each row, `probs.argmax(1)`: '
                'compare it with `targets` and take the mean.')
 
@@ -52,6 +54,15 @@ def _(answer):
         raise Hint('Those are counts: divide each by the number of images of its class.')
     same(got, right/cmf.sum(1), 'Divide the diagonal by the sums of the rows.')
 
+# %% ../../nbs/api/checks/01_first_classifier.ipynb #d094e8db
+def _try_formula(near, p, n):
+    "Raise a `Hint` if a part of the formula is missing, or in the wrong place"
+    sd = math.sqrt(p*(1 - p))
+    if near(1.96*sd): raise Hint('`n` is missing: more images make the interval narrower.')
+    if near(1.96*sd/n): raise Hint('`n` belongs under the square root, too: divide by √n.')
+    if near(1.96*math.sqrt(p/n)): raise Hint('Under the root, p is multiplied by 1 − p.')
+    if near(2*sd/math.sqrt(n)): raise Hint('That is with 2: the formula says exactly 1.96.')
+
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #c135bf9a
 @exercise('01.3', 'Half the width of a 95% confidence interval')
 def _(answer):
@@ -64,8 +75,7 @@ def _(answer):
                        'on either side.')
         if near(3.92*se): raise Hint('That is the whole width; return half of it.')
         if near(1.96*p*(1 - p)/n) or near(p*(1 - p)/n): raise Hint('The square root is missing.')
-        if near(1.96*math.sqrt(p*(1 - p))):
-            raise Hint('`n` is missing: more images make the interval narrower.')
+        _try_formula(near, p, n)
         if near(196*se): raise Hint('That is in percentage points; use fractions from 0 to 1.')
         raise Hint(f'For p={p} and n={n} it should be about {1.96*se:.4f}, but is {got:.4f}.')
 
@@ -110,8 +120,9 @@ def _(answer):
         raise Hint('Class 2 has no image here: average only over the classes that occur in '
                    '`targets`.')
     if near(sum(recalls)): raise Hint('That is the sum of the recalls: take the mean.')
-    found = [right[preds == c].mean().item() for c in preds.unique()]
-    if near(sum(found)/len(found)):
+    found = {int(c): right[preds == c].mean().item() for c in preds.unique()}
+    shown = [v for c, v in found.items() if c != 2]
+    if near(sum(found.values())/len(found)) or near(sum(shown)/len(shown)):
         raise Hint('That averages the precision: go by the true class, not by the predicted one.')
     if near(100*sum(recalls)/3): raise Hint('Give a fraction from 0 to 1, not a percentage.')
     raise Hint('For each class in `targets`, take the share of its images that are classified '
@@ -156,11 +167,32 @@ def _distances(x, means, p=2):
     "Sum of the differences to the power `p`: N × C"
     return (x.flatten(1)[:, None] - means.flatten(1)[None]).abs().pow(p).sum(2)
 
+# %% ../../nbs/api/checks/01_first_classifier.ipynb #5813c6e4
+def _by_mistake(x, means):
+    "The classes that the usual mistakes give, and their hints"
+    d, flat, centers = _distances(x, means), x.flatten(1), means.flatten(1)
+    signed = (flat[:, None] - centers[None]).sum(2)
+    late = 'Square each difference before you add them up: positive and negative ones cancel out.'
+    return [
+        (d.argmax(1), 'That is the class that is *farthest* away: use argmin.'),
+        ((flat @ centers.T).argmax(1), 'A dot product is larger for a brighter mean image, even '
+                                       'one that is far away: use the distance.'),
+        (_distances(x, means, 1).argmin(1),
+         'That adds up absolute differences; the exercise asks for squares.'),
+        ((flat.mean(1)[:, None] - centers.mean(1)).abs().argmin(1),
+         'That compares the average brightness: compare pixel by pixel, then add up.'),
+        (signed.argmin(1), late), (signed.abs().argmin(1), late)]
+
+# %% ../../nbs/api/checks/01_first_classifier.ipynb #53fe4555
 @exercise('01.7', 'The class with the nearest mean image')
 def _(answer):
-    x, y = _blobs(200, c=4, gap=1)
-    means = torch.stack([x[y == c].mean(0)*(1 + c) for c in range(4)])
-    got, d = answer(x, means), _distances(x, means)
+    while True:     # draw until every mistake gives other classes
+        x, y = _blobs(200, c=4, gap=1)
+        means = torch.stack([x[y == c].mean(0)*(1 + c) for c in range(4)])
+        d, mistakes = _distances(x, means), _by_mistake(x, means)
+        all_classes = [d.argmin(1), *(o for o, _ in mistakes[:5])]
+        if len({tuple(o.tolist()) for o in all_classes}) == 6: break
+    got = answer(x, means)
     got = torch.as_tensor(got)
     if tuple(got.shape) == (200, 4):
         raise Hint('Those are the distances: return the number of the nearest class, `argmin(1)`.')
@@ -169,14 +201,11 @@ def _(answer):
                    f'yours has the shape {tuple(got.shape)}.')
     def agree(o): return (got == o).float().mean() > 0.999
     if agree(d.argmin(1)): return
-    if agree(d.argmax(1)): raise Hint('That is the class that is *farthest* away: use argmin.')
-    if agree((x.flatten(1) @ means.flatten(1).T).argmax(1)):
-        raise Hint('A dot product is larger for a brighter mean image, even one that is far away: '
-                   'use the distance.')
-    if agree(_distances(x, means, 1).argmin(1)):
-        raise Hint('That adds up absolute differences; the exercise asks for squares.')
-    if agree((x.flatten(1).mean(1)[:, None] - means.flatten(1).mean(1)).abs().argmin(1)):
-        raise Hint('That compares the average brightness: compare pixel by pixel, then add up.')
+    for o, hint in mistakes:
+        if agree(o): raise Hint(hint)
+    if got.is_floating_point() and torch.allclose(got.float(), d.min(1).values, rtol=1e-3):
+        raise Hint('Those are the smallest distances: return the numbers of the classes, '
+                   '`argmin(1)`.')
     raise Hint('For each image: the sum of the squared differences to each mean, '
                'over all pixels, and the number of the smallest.')
 
@@ -229,7 +258,11 @@ def _(answer):
     y = torch.randint(5, (400,))
     def guess(p): return torch.where(torch.rand(400) < p, y, (y + 1) % 5)
     a, b = guess(0.8), guess(0.6)
-    got = [int(as_number(o)) for o in as_list(answer(a, b, y), 2)]
+    got = as_list(answer(a, b, y), 2)
+    if any(isinstance(o, torch.Tensor) and o.numel() > 1 for o in got) or isinstance(got[0], list):
+        raise Hint('Those are masks: count their images, with `.sum()`.')
+    got = [as_number(o) for o in got]
+    if max(got) < 1: raise Hint('Those are shares: return how many images there are.')
     ra, rb = a == y, b == y
     want = [int((ra & ~rb).sum()), int((rb & ~ra).sum())]
     if got == want: return
@@ -241,4 +274,7 @@ def _(answer):
     if got == [int((~ra).sum()), int((~rb).sum())]: raise Hint('Those are the mistakes of each.')
     if got[0] == got[1] == int((a != b).sum()):
         raise Hint('That is how often they disagree: count separately which of the two is right.')
+    if got[0] == int(ra.sum()) or got[1] == int(rb.sum()):
+        raise Hint('One of the two counts all that a classifier gets right: leave out the images '
+                   'about which both are right.')
     raise Hint(f'For one set of predictions it should be {want}, but is {got}.')

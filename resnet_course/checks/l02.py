@@ -14,6 +14,19 @@ import torch.nn.functional as F
 
 from ..exercises import Hint, as_list, as_number, close, exercise, same
 
+# %% ../../nbs/api/checks/02_images_splits_batches.ipynb #3bf0c6b4
+def _try_own(got, x, m, s):
+    "Raise a `Hint` if the steps are in another order, or the statistics those of the batch"
+    if close(got, (x.float()/255 - m)*s): raise Hint('It multiplies by std: divide.')
+    if close(got, (x - m)/s/255):
+        raise Hint('Divide by 255 first, and then subtract the mean.')
+    for scaled in (x.float(), x.float()/255):
+        for dim in ((0, 2, 3), (0, 1, 2, 3)):
+            own = scaled - scaled.mean(dim, keepdim=True)
+            if close(got, own/scaled.std(dim, keepdim=True), 1e-2):
+                raise Hint('It computes the statistics of this batch: use `mean` and `std` '
+                           'as they are given.')
+
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #31455c8a
 @exercise('02.1', 'Scale and normalize a uint8 batch')
 def _(answer):
@@ -39,6 +52,7 @@ def _(answer):
     ]
     for wrong, hint in mistakes:
         if close(got, wrong): raise Hint(hint)
+    _try_own(got, x, m, s)
     same(got, (scaled - m)/s, 'The numbers differ from (x/255 − mean)/std, channel by channel.')
     square = torch.randint(256, (2, 3, 3, 3), dtype=torch.uint8)
     same(answer(square, mean, std), (square.float()/255 - m)/s,
@@ -57,6 +71,8 @@ def _(answer):
     kept, drawn = split(1)
     if not torch.equal(y, labels): raise Hint('It changes `y`: work on a copy.')
     both = set(kept) & set(drawn)
+    if both and set(kept + drawn) <= set(range(5)):
+        raise Hint('Those are class numbers: return the indices of the images.')
     if both: raise Hint(f'{len(both)} indices are in both lists: the two must be disjoint.')
     if len(kept) < len(drawn):
         raise Hint('More is drawn than kept: return (kept, drawn), in this order, '
@@ -81,6 +97,9 @@ def _(answer):
 def _try_strata(y, drawn):
     "Raise a `Hint` unless about 20% of each class is in `drawn`"
     sizes, counts = y.bincount(minlength=5).tolist(), y[drawn].bincount(minlength=5).tolist()
+    if all(0 < count - 0.2*size < 4 for count, size in zip(counts, sizes)):
+        raise Hint(f'Of every class a little too many are drawn, such as {counts[0]} of '
+                   f'{sizes[0]}: round 0.2 × {sizes[0]} to the nearest number.')
     for c, (size, count) in enumerate(zip(sizes, counts)):
         if abs(count - 0.2*size) > 1:
             raise Hint(f'{count} of the {size} images of class {c} are drawn instead of '
@@ -150,6 +169,10 @@ def _(answer):
     if n == 0:
         raise Hint('Three test images are in the training batch at other places, but it found '
                    'none: compare every image with every other.')
+    if 0 < n < 1: raise Hint('That is a share: return how many images there are.')
+    if n == 13:
+        raise Hint('It finds every image of `test`, although ten are new. Does it compare pixels? '
+                   'The hash of a tensor, or `in`, does not.')
     if n > 13: raise Hint('It counts pixels or pairs of pixels: count images of `test`.')
     if n != 3: raise Hint(f'Three test images are in the training batch; it found {n:g}.')
     n = as_number(answer(torch.cat([train, train]), test))
@@ -167,14 +190,20 @@ def _(answer):
         raise Hint('Two images with the same mean, or with the same pixels in another order, '
                    'are not the same image: compare all pixels, in order.')
 
+# %% ../../nbs/api/checks/02_images_splits_batches.ipynb #62208913
+def _no_cross_entropy(*args, **kwargs):
+    raise Hint('It calls `F.cross_entropy`: write what it does.')
+
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #e0ac9ffd
 @exercise('02.6', 'Cross-entropy from scores and class numbers')
 def _(answer):
     s, y = torch.randn(50, 6)*2, torch.randint(6, (50,))
-    got, want = as_number(answer(s.clone(), y)), F.cross_entropy(s, y).item()
+    with patch.object(F, 'cross_entropy', _no_cross_entropy): got = answer(s.clone(), y)
+    got, want = as_number(got), F.cross_entropy(s, y).item()
     p = s.softmax(1)[range(50), y]
     mistakes = [
         (want*50, 'That is the sum: divide by the number of images.'),
+        (want/6, 'That averages over all classes: only the right one counts.'),
         (-want, 'The sign is wrong: it is *minus* the logarithm.'),
         (p.mean(), 'That is the mean probability of the right class: the logarithm is missing.'),
         (-p.mean().log(), 'Take the logarithm for each image first, and the mean after that.'),
@@ -191,7 +220,9 @@ def _(answer):
         raise Hint(f'For random scores it should be {want:.4f}, but is {got:.4f}.')
     big = as_number(answer(torch.tensor([[1000., 0.], [0., 1000.]]), torch.tensor([0, 0])))
     if not abs(big - 500) < 1:
-        raise Hint(f'For scores of 1000 it gives {big:g}, because exp(1000) overflows: '
+        why = ('exp(1000) overflows' if np.isnan(big) else
+               'a probability is rounded to 0, whose logarithm is infinite')
+        raise Hint(f'For scores of 1000 it gives {big:g}, because {why}: '
                    'subtract the largest score of each row first, or use log_softmax.')
 
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #c6dec124
@@ -210,10 +241,23 @@ def _(answer):
         raise Hint('The right class is missing: subtract 1 from its probability first.')
     if close(gw, x.T @ (x @ w.detach() + b.detach() - one_hot)/30):
         raise Hint('The scores are not probabilities: apply the softmax before subtracting.')
+    if close(gw, b.grad) or close(gb, w.grad):
+        raise Hint('The gradient of w comes first, then that of b.')
+    if close(gw, x.T @ ((x @ w.detach()).softmax(1) - one_hot)/30):
+        raise Hint('The scores are x @ w + b: b is missing.')
     same(gw, w.grad, 'The gradient of w is xᵀ·(p − one-hot)/N.')
     if close(gb, b.grad*30):
         raise Hint('The gradient of b is the *mean* of the errors over the images, not the sum.')
     same(gb, b.grad, 'The gradient of b is the mean of p − one-hot over the images.')
+
+# %% ../../nbs/api/checks/02_images_splits_batches.ipynb #85d9c17c
+def _try_late(answer, start):
+    "Raise a `Hint` if the step is taken before the velocity gets the gradient"
+    p, v, g = start.clone(), torch.ones_like(start), torch.ones_like(start)
+    answer([p], [g], [v], 0.1, 0.9)
+    if not close(p, start):
+        raise Hint('The step uses the old velocity: first v = momentum·v + gradient, '
+                   'then p = p − lr·v.')
 
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #90c8e30d
 def _steps(answer, lrs, momentum, grads, start):
@@ -227,10 +271,15 @@ def _(answer):
     start, grads = torch.randn(6), torch.randn(4, 6)
     one = _steps(answer, [0.1], 0.9, grads, start)
     if torch.equal(one, start):
+        _try_late(answer, start)
         raise Hint('The parameters did not change: update them in place, '
                    'for example with `p -= …` on each tensor, inside the loop over the lists.')
     if close(one, start + 0.1*grads[0]):
         raise Hint('That goes uphill: subtract the step, so that the loss falls.')
+    twice = _steps(answer, [0.2], 0.9, grads, start)
+    if close(one, start - 0.01*grads[0]) and close(twice, start - 0.04*grads[0]):
+        raise Hint('The step is multiplied by the learning rate twice: in the velocity, and again '
+                   'in the step.')
     if close(one, start - 0.1*0.1*grads[0]):
         raise Hint('The new gradient is added in full, not multiplied by 1 − momentum.')
     _try_momentum(answer, grads, start)
@@ -260,6 +309,15 @@ def _try_momentum(answer, grads, start):
                f'after four steps the first number should be {p[0].item():.4f}, '
                f'but is {got[0]:.4f}.')
 
+# %% ../../nbs/api/checks/02_images_splits_batches.ipynb #e754f3f3
+def _try_new_points(w, b, centers):
+    "Raise a `Hint` unless the weights are right about most of 400 new points"
+    y = torch.randint(4, (400,))
+    acc = ((centers[y] + torch.randn(400, 12)) @ w + b).argmax(1).eq(y).float().mean()
+    if acc < 0.8:
+        raise Hint(f'On new points it is right about {acc:.0%}, and guessing gets 25%. Test the '
+                   'gradient (02.7) and the step (02.8) first, and subtract the step.')
+
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #45aa9b82
 def _no_optimizer(self, *args, **kwargs):
     raise Hint("That uses one of PyTorch's optimizers: take the step yourself, as in 02.8.")
@@ -278,7 +336,9 @@ def _try_sgd(answer):
     "Raise a `Hint` unless `answer` trains a linear classifier"
     x, y, centers = _classes(200)
     def fit(lr=0.1, bs=20, epochs=5, seed=1):
-        w, b = as_list(answer(x, y, 4, lr, bs, epochs, seed), 2)
+        got = answer(x, y, 4, lr, bs, epochs, seed)
+        if isinstance(got, torch.Tensor): raise Hint('Return both: `return w, b`.')
+        w, b = as_list(got, 2)
         for o, shape in ((w, (12, 4)), (b, (4,))):
             if tuple(o.shape) != shape:
                 raise Hint(f'w should have the shape (12, 4) here and b (4,), but one of them has '
@@ -288,18 +348,16 @@ def _try_sgd(answer):
     if not (torch.isfinite(w).all() and torch.isfinite(b).all()):
         raise Hint('The weights are no longer finite numbers: is the sign of the step right?')
     if close(fit(epochs=0)[0], w):
-        raise Hint('Training for five epochs gives the same weights as for none.')
-    yn = torch.randint(4, (400,))
-    acc = ((centers[yn] + torch.randn(400, 12)) @ w + b).argmax(1).eq(yn).float().mean()
-    if acc < 0.8:
-        raise Hint(f'On new points it is right about {acc:.0%}, and guessing gets 25%. Test the '
-                   'gradient (02.7) and the step (02.8) first, and subtract the step.')
+        raise Hint('Training for five epochs gives the same weights as for none: is there a loop '
+                   'over `epochs`, with a step for each batch?')
+    if close(fit(epochs=1)[0], w): raise Hint('Five epochs give the same weights as one.')
+    _try_new_points(w, b, centers)
     if not close(fit()[0], w): raise Hint('Two calls with the same seed give different weights.')
+    if close(fit(bs=100)[0], w): raise Hint('The batch size is not used.')
     if close(fit(seed=2)[0], w):
         raise Hint('Another seed gives the same weights: draw a new order of the images in every '
                    'epoch. (These here are sorted by class.)')
     if close(fit(lr=0.01)[0], w): raise Hint('The learning rate is not used.')
-    if close(fit(bs=100)[0], w): raise Hint('The batch size is not used.')
     if close(fit(bs=400)[0], fit(bs=400, epochs=0)[0]):
         raise Hint('With a batch size above the number of images it does not train at all: '
                    'keep the last, smaller batch.')

@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #20c1b478
 import math, random
+from contextlib import ExitStack
 from unittest.mock import patch
 
 import torch
@@ -15,7 +16,8 @@ from torch import nn
 
 from ..alexnet import AlexNet
 from ..layers import lrn
-from ..exercises import Hint, as_list, as_number, close, exercise, same
+from ..exercises import (
+    Hint, as_list, as_number, close, exercise, expect_fresh_gradients, expect_sgd, same)
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #c23c7bd1
 def _right_side(n, k, s, p): return (n + 2*p - k)//s + 1
@@ -27,8 +29,13 @@ _wrong_sides = [
     (lambda n, k, s, p: (n + 2*p - k + 1)//s, 'Add the 1 after the division by the stride.'),
     (lambda n, k, s, p: -((k - n - 2*p)//s) + 1,
      'A window that sticks out is dropped: round down, not up.'),
+    (lambda n, k, s, p: round((n + 2*p - k)/s + 1), '`round` goes up for 55.75: round down.'),
+    (lambda n, k, s, p: (n + 2*p)//s - k + 1,
+     'Subtract the kernel before you divide by the stride.'),
+    (lambda n, k, s, p: -(-n//s), 'The kernel and the padding count, too: use the formula.'),
     (lambda n, k, s, p: round((n + 2*p - k)/s) + 1, '`round` goes up for 54.75: round down.')]
 
+# %% ../../nbs/api/checks/03_alexnet.ipynb #dc4cd5b5
 def _random_conv():
     "Input size, kernel size, stride and padding of a convolution"
     n, k = random.randint(20, 99), random.choice([1, 3, 5])
@@ -89,6 +96,11 @@ def _try_topk(got, scores, y, k):
     want = hit[:, :k].any(1).float().mean().item()
     def near(o, tol=1e-5): return abs(got - float(o)) < tol
     if near(want): return
+    if near(1 - want):
+        raise Hint('That is the share of wrong answers: return that of the right ones.')
+    if near(0):
+        raise Hint('It finds no image right. Compare the targets with the *indices* that `topk` '
+                   'returns, not the values; `topk(dim=0)` would find the best images of a class.')
     if k == 1 and near(1):
         raise Hint('It compares each image with the targets of *all* images: make the targets a '
                    'column, `targets[:, None]`.')
@@ -175,6 +187,10 @@ _wrong_lrns = [
     (dict(reach=5), 'n = 5 counts all channels in the sum: two on each side, and the channel '
                     'itself.'),
     (dict(beta=1), 'The exponent β = 0.75 is missing.'),
+    (dict(beta=0.5), 'The exponent is β = 0.75, not a square root.'),
+    (dict(beta=-0.75), 'Divide by the bracket: it makes large activations smaller.'),
+    (dict(reach=1), 'n = 5 channels count: two on each side, not one.'),
+    (dict(reach=12), 'The sum is over five neighboring channels, not over all of them.'),
     (dict(k=1), 'k is 2; 1 is the default of PyTorch.'),
     (dict(reach=0), 'It looks at the channel itself only: the sum includes two neighbors on each '
                     'side.')]
@@ -206,6 +222,7 @@ def _find(net, kind): return [m for m in net.modules() if isinstance(m, kind)]
 
 def _pair(o): return tuple(o) if isinstance(o, (tuple, list)) else (o, o)
 
+# %% ../../nbs/api/checks/03_alexnet.ipynb #47eb5c24
 def _try_features(net):
     "Raise a `Hint` unless `net` has AlexNet's five convolutions and three poolings"
     convs, pools = _find(net, nn.Conv2d), _find(net, nn.MaxPool2d)
@@ -218,8 +235,13 @@ def _try_features(net):
     if len(pools) != 3:
         raise Hint(f'Pooling comes after the first, second and fifth convolution; yours has '
                    f'{len(pools)} poolings.')
-    if len(_find(net, nn.ReLU)) < 5 and not _find(net, nn.Tanh) and _linear_without_relu(net):
+    if len(_find(net, nn.ReLU)) < 5 and _linear_without_relu(net):
         raise Hint('A ReLU follows each of the five convolutions.')
+    order = ''.join('cp'[isinstance(m, nn.MaxPool2d)] for m in net.modules()
+                    if isinstance(m, (nn.Conv2d, nn.MaxPool2d)))
+    if isinstance(net, nn.Sequential) and order != 'cpcpcccp':
+        raise Hint('Pooling comes after the first, second and fifth convolution; yours comes after '
+                   'others.')
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #d378ec92
 def _linear_without_relu(net):
@@ -231,6 +253,14 @@ def _linear_without_relu(net):
     with torch.no_grad(): net.eval()(x)
     for h in hooks: h.remove()
     return min(seen) < 0
+
+# %% ../../nbs/api/checks/03_alexnet.ipynb #4f6ff622
+def _try_constants(norms):
+    "Raise a `Hint` unless PyTorch's normalization was given the constants of the paper's formula"
+    for m in norms:
+        if (m.size, m.k, m.beta) != (5, 2., 0.75) or abs(m.alpha - 5e-4) > 1e-8:
+            raise Hint("nn.LocalResponseNorm takes a mean where the paper takes a sum: use the "
+                       "package's `lrn()`.")
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #eedfcd51
 @exercise('03.6', "AlexNet's convolutions, for images of 16 pixels")
@@ -266,6 +296,7 @@ def _try_norm(answer, net):
     if n not in (0, 2):
         raise Hint(f'Only the first two convolutions are followed by `lrn()`; yours has {n}.')
     order = [type(m) for m in net.modules() if isinstance(m, (nn.Conv2d, nn.MaxPool2d, *kinds))]
+    _try_constants(_find(net, nn.LocalResponseNorm))
     if n == 2 and [i for i, o in enumerate(order) if o in kinds] != [1, 4]:
         raise Hint('The normalization comes between the ReLU and the pooling.')
 
@@ -276,6 +307,26 @@ def _easy(n=300):
     x = torch.randn(n, 1, 16, 16)*0.5
     for i, c in enumerate(y.tolist()): x[i, 0, 5*c:5*c + 6] += 2
     return x, y
+
+# %% ../../nbs/api/checks/03_alexnet.ipynb #81b4aab4
+def _try_head(answer):
+    "Raise a `Hint` unless norm and overlap are passed on, and the linear layers have their ReLUs"
+    x = torch.randn(5, 1, 16, 16)
+    def kinds(**kw): return [str(m) for m in answer(dropout=0.5, **kw).modules()][1:]
+    for k in ('norm', 'overlap'):
+        if kinds(**{k: True}) == kinds(**{k: False}):
+            raise Hint(f'`{k}` is not used: pass it on to the convolutions.')
+    net, seen = answer(dropout=0.).eval(), []
+    hooks = [l.register_forward_pre_hook(lambda m, i: seen.append(i[0]))
+             for l in _find(net, nn.Linear)]
+    with torch.no_grad(): net(x)
+    for h in hooks: h.remove()
+    if any((o < 0).any() for o in seen[1:]):
+        raise Hint('A ReLU follows the first and the second linear layer.')
+    drops = [m for m in answer().modules() if isinstance(m, (nn.Linear, nn.Dropout))]
+    order = ''.join('ld'[isinstance(m, nn.Dropout)] for m in drops)
+    if order.count('d') == 2 and order != 'ldldl':
+        raise Hint('Dropout comes after the first and the second linear layer.')
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #d8b97765
 @exercise('03.7', 'An AlexNet for images of 16 pixels')
@@ -300,10 +351,11 @@ def _(answer):
         raise Hint('In training mode, nothing is random: dropout is missing.')
     none = answer(dropout=0.).train()
     if not close(none(x), none(x)): raise Hint('With dropout=0. the output still varies.')
-    if (net(x) < 0).sum() == 0:
-        raise Hint('The scores are never negative: no ReLU after the last layer.')
     if (net(x).sum(1) - 1).abs().max() < 1e-3:
         raise Hint('The outputs add up to one: return the scores, without a softmax.')
+    if (net(x) < 0).sum() == 0:
+        raise Hint('The scores are never negative: no ReLU after the last layer.')
+    _try_head(answer)
     _try_learns(answer)
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #e3ee7bf1
@@ -336,12 +388,14 @@ class _Spy(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(nn.Flatten(), nn.Linear(256, 16), nn.BatchNorm1d(16),
                                     nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3))
-        self.sizes, self.modes = [], []
+        self.sizes, self.modes, self.first = [], [], []
     def forward(self, x):
+        self.first += x[:, 0, 0, 0].tolist()
         self.sizes.append(len(x))
         self.modes.append(self.training)
         return self.layers(x)
 
+# %% ../../nbs/api/checks/03_alexnet.ipynb #7ceaf618
 @exercise('03.8', 'Train a network and return its validation error')
 def _(answer):
     x, y = _easy(230)
@@ -350,10 +404,12 @@ def _(answer):
     made = []
     def make():
         made.append(_Spy())
+        watch.enter_context(expect_fresh_gradients(made[-1]))
         return made[-1]
     def fit(make=make, epochs=6, lr=0.05, seed=0):
-        return as_number(answer(make, (x, y), (xv, yv), epochs, lr, seed))
-    got = fit()
+        with expect_sgd(0.9): return as_number(answer(make, (x, y), (xv, yv), epochs, lr, seed))
+    with ExitStack() as watch: got = fit()
+    watch = ExitStack()
     if not made:
         raise Hint('Call `make()` inside, after seeding: every call should train a new network.')
     _try_training(made[-1], got, (x, y), (xv, yv))
@@ -368,6 +424,11 @@ def _try_training(net, got, train, valid):
     if sum(trained) != 6*230:
         raise Hint(f'In six epochs of 230 images the network should see 1,380; it saw '
                    f'{sum(trained):,}. (The last batch is smaller, and is used, too.)')
+    if max(trained) > 50:
+        raise Hint(f'The batches should have 50 images; one of yours has {max(trained)}.')
+    if net.first[:230] == net.first[230:460]:
+        raise Hint('The order of the images is the same in every epoch: draw a new one, '
+                   '`torch.randperm`.')
     with torch.no_grad():
         want, on_train = [(net(a).argmax(1) != b).float().mean().item()
                           for a, b in (valid, train)]
@@ -398,11 +459,12 @@ def _try_runs(fit, made):
     if torch.equal(weights(-1), first): raise Hint('The learning rate is not used.')
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #99402361
+_t95 = {2: 6.314, 3: 2.920, 4: 2.353, 5: 2.132, 6: 2.015}
 _t = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}   # 97.5% quantiles for n values
 
 @exercise('03.9', 'An ablation with paired intervals')
 def _(answer):
-    variants, seeds = ['full', 'without LRN', 'without dropout'], [3, 4, 5, 6]
+    variants, seeds = ['full', 'without LRN', 'without dropout'], [3, 4, 5, 6, 7]
     base = {s: random.uniform(0.2, 0.4) for s in seeds}
     shift = {'full': 0, 'without LRN': 0.03, 'without dropout': -0.02}
     errors = {(v, s): base[s] + shift[v] + (v != 'full')*random.uniform(-0.01, 0.01)
@@ -422,7 +484,10 @@ def _(answer):
     if set(got) != set(variants[1:]):
         raise Hint(f'The dict should have the keys {variants[1:]}; yours has {list(got)}.')
     if len(set(asked)) < len(errors): raise Hint('Every variant has to run with every seed.')
-    for v in variants[1:]: _try_row(as_list(got[v], 2), v, errors, seeds)
+    for v in variants[1:]:
+        if isinstance(got[v], float):
+            raise Hint('Each value is a pair: the mean difference, and half of its interval.')
+        _try_row(as_list(got[v], 2), v, errors, seeds)
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #d464ea60
 def _try_row(row, variant, errors, seeds):
@@ -444,6 +509,9 @@ def _try_row(row, variant, errors, seeds):
     if half > 2*want and near(half, _t[n]*math.sqrt((a.var() + b.var()).item()/n)):
         raise Hint('That treats the two as unrelated. They share their seeds: take the differences '
                    'first, and then their standard deviation.')
+    if near(half, want*a.std().item()/max(sd, 1e-12)):
+        raise Hint('That is the interval of the variant itself: take the differences seed by seed, '
+                   'and their standard deviation.')
     _try_half(half, want, sd, n)
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #3621f99c
@@ -461,6 +529,8 @@ def _try_half(half, want, sd, n):
         raise Hint('The standard deviation of a sample divides by n − 1: not np.std as it is, but '
                    'np.std(…, ddof=1) or torch.std.')
     if near(half, 2*want): raise Hint('That is the whole width; return half of it.')
+    if near(half, _t95[n]*sd/math.sqrt(n)):
+        raise Hint('With the 95% quantile, 5% is left out on *each* side: take that of 97.5%.')
     if near(half, _t[n + 1]*sd/math.sqrt(n)):
         raise Hint(f'With {n} seeds there are {n - 1} degrees of freedom: t is {_t[n]}.')
     raise Hint('Half the interval is t · (standard deviation of the differences)/√n: it should be '

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..exercises import (
-    Hint, as_choice, as_list, as_number, close, exercise, same)
+from resnet_course.exercises import (
+    Hint, as_choice, as_list, as_number, close, exercise, expect_fresh_gradients, expect_sgd,
+    same)
 
 # %% ../../nbs/api/checks/04_degradation.ipynb #828f3688
 _diagnoses = [
@@ -162,6 +163,8 @@ def _(answer):
                            f'{"missing" if net is res else "still there"}.')
             for wrong, hint in _wrong_units:
                 if close(got, _rebuilt(net, x, wrong)): raise Hint(hint)
+            if close(got.sum(1), torch.ones(6)):
+                raise Hint('The outputs add up to one: return the scores, without a softmax.')
             same(got, _rebuilt(net, x, want),
                  'The layers are right, but not what is computed. In order: conv, BatchNorm, ReLU; '
                  'then units of conv, BatchNorm, ReLU, conv, BatchNorm, (+ input,) ReLU; '
@@ -179,6 +182,8 @@ def _try_layers(net, x):
         raise Hint(f'With n=3 there should be 1 + 2·3 convolutions; yours has {len(convs)}. '
                    '(A plain Python list hides layers: use nn.Sequential or nn.ModuleList.)')
     channels = [(c.in_channels, c.out_channels) for c in convs]
+    if any(m.padding not in ((1, 1), 1, 'same') for m in convs if m.kernel_size == (3, 3)):
+        raise Hint('All convolutions keep the size: a kernel of 3 needs a padding of 1.')
     if channels != [(1, 6)] + [(6, 6)]*6:
         raise Hint(f'With nf=6 the channels should be 1 → 6 and then 6 → 6; yours are {channels}.')
     n = len(_modules(net, nn.BatchNorm2d))
@@ -215,10 +220,20 @@ def _script(answer, errors, patience, most):
     got = answer(net, x, y, 0.1, patience, most)
     return [as_number(o) for o in as_list(got)], net
 
+# %% ../../nbs/api/checks/04_degradation.ipynb #8d162d24
+def _try_batches(order, n):
+    "Raise a `Hint` unless there are batches of 50, in another order in each epoch"
+    if max(map(len, order)) > 50:
+        raise Hint(f'The batches should have 50 images; one of yours has {max(map(len, order))}.')
+    seen = sum(order, [])
+    if seen[:n] == seen[n:2*n]:
+        raise Hint('The order of the images is the same in every epoch: draw a new one, '
+                   '`torch.randperm`.')
+
 # %% ../../nbs/api/checks/04_degradation.ipynb #50d67d77
 @exercise('04.6', 'Train until it no longer helps')
 def _(answer):
-    plan = [0.5, 0.4, 0.4, 0.41, 0.3, 0.35, 0.32, 0.31, 0.1]
+    plan = [0.5, 0.4, 0.4, 0.41, 0.3, 0.35, 0.3, 0.31, 0.1]      # 0.3 again is not lower
     got, net = _script(answer, plan, 3, 50)
     if not net.seen: raise Hint('The network is never in training mode: call net.train().')
     if net.epoch < 0: raise Hint('The error is measured in training mode: call net.eval() first.')
@@ -258,8 +273,14 @@ def _try_fit(answer):
     net = nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.BatchNorm1d(16), nn.ReLU(),
                         nn.Linear(16, 3))
     before = net[1].weight.detach().clone()
+    order = []
+    net.register_forward_pre_hook(lambda m, i: order.append(i[0][:, 0, 0, 0].tolist())
+                                  if m.training else None)
     # BatchNorm's averages need some steps, and the error may stand still until then
-    lowest = min(as_number(o) for o in as_list(answer(net, x, y, 0.02, 12, 25)))
+    with expect_sgd(0.9), expect_fresh_gradients(net):
+        got = answer(net, x, y, 0.02, 12, 25)
+    lowest = min(as_number(o) for o in as_list(got))
+    _try_batches(order, len(x))
     if torch.equal(net[1].weight, before):
         raise Hint('On an easy task the weights have not changed: is a step taken for each batch?')
     if lowest > 0.2:
@@ -269,7 +290,7 @@ def _try_fit(answer):
 # %% ../../nbs/api/checks/04_degradation.ipynb #4e59be74
 @exercise('04.7', 'All depths, with and without shortcuts, with the same seeds')
 def _(answer):
-    depths, seeds, asked = [2, 6, 9], [11, 12, 14], []
+    depths, seeds, asked = [2, 6, 9], [12, 11, 14], []
     def train(depth, skip, seed):
         asked.append((depth, skip, seed))
         if depth not in depths or skip not in (True, False) or seed not in seeds:
@@ -289,11 +310,19 @@ def _(answer):
         if len(errors) != 3: raise Hint(f'There should be three errors, one for each seed, not '
                                         f'{len(errors)}.')
         want = [d/100 + s/1000 + seed/100_000 for seed in seeds]
-        if sorted(errors) == want and errors != want:
+        if sorted(errors) == sorted(want) and list(errors) != want:
             raise Hint('The errors have to be in the order of the seeds.')
         if [round(e, 6) for e in errors] != [round(e, 6) for e in want]:
             raise Hint(f'The list for depth {d} and skip={s} should come from these depth, skip '
                        'and seeds, but does not: do all networks use the same seeds?')
+
+# %% ../../nbs/api/checks/04_degradation.ipynb #400a124e
+def _wide(answer):
+    "A hint if `answer` finds a difference only where it is larger than a standard deviation"
+    n, d = 5, [0.2, 0.3, 0.4, 0.5, 0.6]     # mean 0.4, standard deviation 0.16, interval ± 0.2
+    if answer([0.]*n, d) == 'not shown' and answer([0.]*n, [0.3 + o/10 for o in d]) == 'worse':
+        return ('The interval belongs to the *mean* of the differences: divide their standard '
+                'deviation by √n.')
 
 # %% ../../nbs/api/checks/04_degradation.ipynb #a25c4d5d
 _verdicts = [
@@ -318,4 +347,7 @@ _verdicts = [
 def _(answer):
     for shallow, deep, want, hint in _verdicts:
         got = as_choice(answer(list(shallow), list(deep)), ['worse', 'better', 'not shown'])
-        if got != want: raise Hint(f'{hint} Your function says {got!r}.')
+        if got != want:
+            if len(shallow) == 5:
+                hint = _wide(answer) or hint
+            raise Hint(f'{hint} Your function says {got!r}.')

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import resnet as tv
 
-from ..exercises import Hint, as_list, as_number, close, exercise
+from ..exercises import Hint, as_list, as_number, close, exercise, expect_sgd
 
 # %% ../../nbs/api/checks/05_residual_block.ipynb #33c70be8
 @exercise('05.1', 'Parameters of a basic block with a projection')
@@ -282,6 +282,10 @@ def _(answer):
         raise Hint('The answer should be a class, so that MyBottleneck(64, 16, 2) makes a block.')
     for ni, width, stride in ((32, 8, 1), (16, 8, 2), (16, 8, 1), (32, 8, 2)):
         name, net = f'MyBottleneck({ni}, {width}, {stride})', answer(ni, width, stride)
+        conv3 = getattr(net, 'conv3', None)
+        if isinstance(conv3, nn.Conv2d) and conv3.out_channels != 4*width:
+            raise Hint(f'{name} should have 4 × {width} output channels, but conv3 has '
+                       f'{conv3.out_channels}.')
         if not isinstance(net, nn.Module): raise Hint('Derive it from nn.Module.')
         _try_own(net)
         down = None
@@ -373,11 +377,17 @@ def _(answer):
     _try_names(net, right.state_dict(), 'The network')
     net.load_state_dict(right.state_dict())
     x = torch.randn(2, 3, 64, 64)
+    stems = []
+    for m in (right, net):
+        m.layer1.register_forward_pre_hook(lambda m, i: stems.append(i[0].clone()))
     want, got = _maps(right, x), _maps(net.eval(), x)
     if got['the output'] is None: raise Hint('forward returns None: is the `return` missing?')
     if close(got['the output'], want['the output'], 1e-3): return
     for k in 'conv1', 'layer1', 'layer2', 'layer3', 'layer4', 'fc':
         if k in got and not close(got[k], want[k], 1e-3):
+            if k == 'layer1' and len(stems) == 2 and close(*stems, 1e-3):
+                raise Hint('The weights are the same, and so is the input of layer1, but not its '
+                           'output: something in your bottleneck differs. Does it pass 05.6?')
             raise Hint(f'The weights are the same, but the outputs differ, first in '
                        f'{k}{_why(k, got, want)}')
     raise Hint('Up to fc every stage agrees, but the output differs: return what fc returns.')
@@ -411,17 +421,24 @@ def _small():
                          nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 4)).eval()
 
 # %% ../../nbs/api/checks/05_residual_block.ipynb #b5ad7889
+def _copy_of(state):
+    "A small network with the weights in `state`"
+    net = _small()
+    net.load_state_dict(state)
+    return net
+
+# %% ../../nbs/api/checks/05_residual_block.ipynb #bab56f3d
 @exercise('05.9', 'Memorize one batch')
 def _(answer):
     net, xb, yb = _small(), torch.randn(8, 1, 8, 8), torch.arange(8) % 4
     state, steps, lr = {k: v.clone() for k, v in net.state_dict().items()}, 25, 0.05
     got = answer(net, xb, yb, steps, lr)
     if got is None: raise Hint('Return the list of losses.')
+    if isinstance(got, list) and getattr(got[0], 'requires_grad', False):
+        raise Hint('Each loss still holds its graph: append `loss.item()`.')
     got = torch.tensor([as_number(o) for o in as_list(got)])
     def losses(**kwargs):
-        other = _small()
-        other.load_state_dict(state)
-        return torch.tensor(_memorize(other, xb, yb, steps, lr, **kwargs))
+        return torch.tensor(_memorize(_copy_of(state), xb, yb, steps, lr, **kwargs))
     if len(got) != steps: raise Hint(f'One loss per step, {steps} here; you return {len(got)}.')
     if all(torch.equal(v, state[k]) for k, v in net.state_dict().items()):
         raise Hint('The network has not changed: `loss.backward()`, then `opt.step()`, on `net` '
@@ -435,5 +452,8 @@ def _(answer):
     if close(got[:-1], losses()[1:], 1e-2):
         raise Hint('The list starts one step late: append the loss that the step was computed '
                    'from.')
+    with expect_sgd(0.9): answer(_small(), xb, yb, 2, lr)
+    if close(got, torch.tensor(_memorize(_copy_of(state), xb, yb, steps, 0.1)), 1e-2):
+        raise Hint('The learning rate is not used: that is 0.1.')
     raise Hint(f'The losses start with {got[0]:.3f}, {got[1]:.3f}; they should start with '
                f'{losses()[0]:.3f}, {losses()[1]:.3f}.')

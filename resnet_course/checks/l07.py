@@ -8,13 +8,22 @@ __all__ = []
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #b94f7283
 import random, statistics, time
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..exercises import Hint, as_list, as_number, close, exercise
+from ..exercises import Hint, as_list, as_number, close, exercise, expect_sgd
+
+# %% ../../nbs/api/checks/07_precision_and_speed.ipynb #9732c0f0
+def _try_count(answer):
+    "Raise a `Hint` if the calls are one too few for another reason than a missing warm-up"
+    calls = []
+    def step(): calls.append(time.sleep(0.2 if not calls else 0.001))
+    if as_number(answer(step, 1, 2)) > 100 and len(calls) == 2:
+        raise Hint('There are `reps` calls in all: one to warm up, and then `reps` that are timed.')
 
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #91575d5e
 def _rates(took, n):
@@ -34,10 +43,13 @@ def _(answer):
         raise Hint(f'`step` was called {len(took)} times; time it `reps` times, '
                    'after one call to warm up.')
     if len(took) == reps:
+        _try_count(answer)
         raise Hint('The first call, which is slow, is among the times: '
                    'call `step()` once before you start the clock.')
     median, mean, fastest = _rates(took[1:], n)
     if abs(got/median - 1) < 0.15: return
+    if abs(got*max(took[1:])/n - 1) < 0.15:
+        raise Hint('That is the slowest call; take the median of the times.')
     _try_rate(got, median, mean, fastest, n, reps)
 
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #9300bdfa
@@ -53,6 +65,7 @@ def _try_rate(got, median, mean, fastest, n, reps):
     if near(got*reps, mean):
         raise Hint(f'The time is that of all {reps} calls, but the images are those of one: '
                    'each call processes `n` images.')
+    if near(got*1000, median): raise Hint('That is per millisecond: return images per second.')
     raise Hint(f'For this step about {median:.0f} images per second is right; you return '
                f'{got:.0f}.')
 
@@ -85,6 +98,9 @@ def _(answer):
                    'or divided in float16?')
     if answer(large, w, 2.**13) is not None:
         raise Hint('On overflow return None: check with `torch.isfinite(...).all()`.')
+    partly = torch.tensor([300., 1, 1, 1, 1]).half()
+    if answer(lambda w: (w*partly).sum()*_half(300), w, 2.**7) is not None:
+        raise Hint('One of five gradients is infinite: return None unless *all* are finite.')
     again = answer(tiny, w, 2.**13)
     if again is None or not right(again):
         raise Hint('A second call gives a different gradient: `backward` adds to `w.grad`. '
@@ -131,6 +147,8 @@ def _(answer):
     if x.shape != xb.shape:
         raise Hint(f'The shape has become {tuple(x.shape)}. Channels-last is about strides: '
                    'the shape stays N, C, H, W; no `permute`.')
+    if x.dtype != xb.dtype:
+        raise Hint(f'The batch has become {str(x.dtype)[6:]}: only the layout should change.')
     if not torch.equal(x, xb):
         raise Hint('Numbers of the batch have changed places: '
                    'a view or reshape does not change the layout.')
@@ -157,10 +175,14 @@ def _(answer):
         raise Hint('After 500 steps `weights` is still 1: change it in place (`weights -= …`), in '
                    'float32. In bfloat16 an update of 0.001 is rounded away.')
     if close(w, torch.full((4,), 1.5), 0.01): raise Hint('The sign: step *against* the gradient.')
+    if close(w, torch.full((4,), 1 - 500*0.1), 0.1): raise Hint('`lr` is not used.')
     if not close(w, torch.full((4,), 0.5), 0.01):
         raise Hint(f'After 500 steps of 0.001 a weight of 1 should be 0.5; yours is {w[0]:.3f}.')
     if not close(out.float(), w.bfloat16().float(), 1e-6):
         raise Hint('The copy should be that of the *new* weights.')
+    w = torch.ones(4)
+    if not close(answer(w, g, 1.).float(), w.bfloat16().float(), 1e-6):
+        raise Hint('The copy is that of the *old* weights: make it after the step.')
 
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #431e8518
 class _Count(TorchDispatchMode):
@@ -213,7 +235,8 @@ def _blur_hint(y, x, want):
         return 'That is a plain average; the kernel is 1 2 1 both ways.'
     if close(y, _blur(F.pad(x, [1]*4, mode='reflect'), padding=0)):
         return 'The borders are padded by reflection; here they are padded with zeros.'
-    return 'The outputs differ from SlowBlur for the same input.'
+    return ('The outputs differ from SlowBlur for the same input: are the weights its kernel, '
+            '1 2 1 in both directions, divided by 16?')
 
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #c9c63282
 class _Nap(nn.Module):
@@ -239,6 +262,8 @@ def _(answer):
     if not isinstance(out, (tuple, list)) or len(out) != 2:
         raise Hint("Return two things: the layer's name and its share.")
     layers = dict(net.named_children())
+    if not any(m.took for m in layers.values()):
+        raise Hint('No layer was run: measure how long each takes.')
     if any(len(m.took) < 2 for m in layers.values()):
         raise Hint('The first call of every layer is slow. Run the network once before you '
                    'measure.')
@@ -248,6 +273,8 @@ def _(answer):
     slow, total = max(took, key=took.get), sum(took.values())
     name, share = out
     if name in (list(took).index(slow), layers[slow]): raise Hint("Return the layer's *name*.")
+    if name == type(layers[slow]).__name__:
+        raise Hint('That is the *class* of the layer: return its name in `net.named_children()`.')
     if name != slow: raise Hint(f'The slowest layer was {slow!r}; you return {name!r}.')
     share, want = as_number(share), took[slow]/total
     if abs(share - want) < 0.15: return
@@ -284,9 +311,12 @@ def _(answer):
     if not any(abs(got/r - 1) < 0.25 for r in rights):
         raise Hint(f'The fast one is about {rights[0]:.1f} times faster; you return {got:.2f}. '
                    'Is the slow first call in the time?')
-    for i, wrong in enumerate((lambda x: x*3.01, lambda x: x[:-1]*3)):
+    for i, wrong in enumerate((lambda x: x*3.01, lambda x: x[:-1]*3, lambda x: x.flip(0)*3)):
         try: answer(_layer(0.01, lambda x: x*3, []), _layer(0.01, wrong, []), x)
         except ValueError: continue
+        except AssertionError:
+            raise Hint('It raises an AssertionError: the exercise asks for a '
+                       '`ValueError`.') from None
         except RuntimeError:
             raise Hint('Outputs of another shape should raise a `ValueError`, too.') from None
         raise Hint('The second function returned something else, and no `ValueError` was raised: '
@@ -329,13 +359,24 @@ def _autocast_off():
         while torch.autocast_decrement_nesting() > before: pass
         torch.clear_autocast_cache()
 
+# %% ../../nbs/api/checks/07_precision_and_speed.ipynb #cebf1a81
+@contextmanager
+def _loss_in_float32():
+    "Raise a `Hint` if the loss is computed from scores in 16 bits"
+    loss = F.cross_entropy
+    def spy(pred, *args, **kwargs):
+        if pred.dtype != torch.float32 and not torch.is_autocast_enabled('cpu'):
+            raise Hint('The loss is computed in 16 bits: convert the scores first, `.float()`.')
+        return loss(pred, *args, **kwargs)
+    with patch.object(F, 'cross_entropy', spy): yield
+
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #ed35a566
 @exercise('07.9', 'A training loop in mixed precision')
 def _(answer):
     net, (xb, yb), seen = _net(), _quadrants(), []
     start, steps, lr = {k: v.clone() for k, v in net.state_dict().items()}, 20, 0.5
     net[0].register_forward_hook(lambda m, i, o: seen.append((o.dtype, m.weight.dtype)))
-    with _autocast_off():
+    with _autocast_off(), expect_sgd(), _loss_in_float32():
         got = answer(net, xb, yb, steps, lr)
         left_on = torch.is_autocast_enabled('cpu')
     if left_on: raise Hint('Autocast is still on when the function returns: enter it with `with`.')
@@ -346,10 +387,14 @@ def _(answer):
     if seen[0][0] == torch.float32:
         raise Hint('The convolution returns float32: call the network inside '
                    "`torch.autocast('cpu', dtype=torch.bfloat16)`.")
+    if seen[0][0] != torch.bfloat16:
+        raise Hint(f'The convolution returns {str(seen[0][0])[6:]}: use bfloat16.')
     if got is None: raise Hint('Return the list of losses.')
-    got = torch.tensor([as_number(o) for o in as_list(got)])
+    got = as_list(got)
     if len(got) != steps: raise Hint(f'One loss per step, {steps} here; you return {len(got)}.')
-    _try_losses(got, start, xb, yb, steps, lr)
+    if getattr(got[0], 'requires_grad', False):
+        raise Hint('Each loss still holds its graph: append `loss.item()`.')
+    _try_losses(torch.tensor([as_number(o) for o in got]), start, xb, yb, steps, lr)
 
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #2aa18e27
 def _try_losses(got, start, xb, yb, steps, lr):
@@ -362,5 +407,7 @@ def _try_losses(got, start, xb, yb, steps, lr):
     if close(got, losses(zero=False), 2e-3):
         raise Hint('Gradients add up from step to step: `opt.zero_grad()`.')
     if got[-1] > got[0] - 0.01:
-        raise Hint('The loss does not fall: `loss.backward()`, then `opt.step()`.')
+        raise Hint('The loss does not fall. Is there `loss.backward()`, then `opt.step()`? And is '
+                   'autocast entered anew in every step? Around the whole loop, it keeps the '
+                   'copies of the first weights.')
     raise Hint('The losses are not those of plain SGD (no momentum) with this rate.')

@@ -11,7 +11,7 @@ import copy, math, random
 import torch
 from torch import nn
 
-from ..exercises import Hint, as_list, as_number, close, exercise
+from ..exercises import Hint, as_list, as_number, close, exercise, expect_sgd
 
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #3b16a952
 class _Net(nn.Module):
@@ -149,9 +149,13 @@ def _table():
 
 @exercise('08.3', 'Which stage to use, which accuracy to publish')
 def _(answer):
-    for _ in range(5):
-        table, names = _table()
-        out = answer(dict(table))
+    cases = [_table() for _ in range(5)]
+    outs = [answer(dict(table)) for table, _ in cases]
+    if all(isinstance(o, (tuple, list)) and o and o[0] == list(table)[-1]
+           for o, (table, _) in zip(outs, cases)):
+        raise Hint('That is always the last stage of the table. Choose the one with the highest '
+                   'validation accuracy.')
+    for out, (table, names) in zip(outs, cases):
         if not isinstance(out, (tuple, list)) or len(out) != 2:
             raise Hint("Return two things: the stage's name and an accuracy.")
         _try_report(*out, table, *names)
@@ -159,6 +163,7 @@ def _(answer):
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #16d5c1b2
 def _try_report(name, acc, table, by_train, by_valid, by_test, by_gap, _):
     "Raise a `Hint` unless the stage is the best on validation and `acc` its test accuracy"
+    if acc in table: raise Hint("The stage's name comes first, then the accuracy.")
     if name not in table: raise Hint(f'{name!r} is not a stage of the table.')
     if name == by_test:
         raise Hint('You choose by test accuracy and publish it: '
@@ -209,7 +214,11 @@ class _Odd(nn.Module):
 def _(answer):
     net = _Odd()
     old = copy.deepcopy(net.state_dict())
-    new = answer(net, 7)
+    try: new = answer(net, 7)
+    except AttributeError as e:
+        if "'fc'" not in str(e): raise
+        raise Hint('The last linear layer has another name than `fc` here: look for it with '
+                   '`model.named_modules()`.') from None
     if not isinstance(new, nn.Module): raise Hint('Return the new network.')
     if net.top[1].out_features != 3 or new is net:
         raise Hint('The network that was passed in has changed: work on a copy (`copy.deepcopy`).')
@@ -228,6 +237,11 @@ def _try_head(new, old):
     except RuntimeError: shape = 'an error'
     if shape != (4, 7):
         names = [k for k, v in new.state_dict().items() if 7 in v.shape]
+        dotted = [k for m in new.modules() for k in m.__dict__['_modules'] if '.' in k]
+        if dotted:
+            raise Hint(f'`setattr` takes one name, without dots: it made a new child called '
+                       f'{dotted[0]!r}. Set it in the parent, `model.get_submodule(...)`.')
+        if not names: raise Hint('No layer has 7 outputs: put a new `nn.Linear` in its place.')
         where = f' ({names[0]} has 7 now)' if names else ''
         raise Hint(f'The new network returns {shape}, not (4, 7){where}. '
                    'Replace the *last* `nn.Linear` among `model.named_modules()`, whatever its '
@@ -277,23 +291,33 @@ def _try_rates(lrs, low, high):
     raise Hint(f'With low={low} and high={high} the rates should be {low}, '
                f'{(low*high)**.5:.2g} and {high}; yours are {", ".join(f"{o:.3g}" for o in lrs)}.')
 
+# %% ../../nbs/api/checks/08_staged_finetuning.ipynb #97e8cecd
+_overlooked = {
+    'b': 'The same numbers in another order are a change: compare element by element, not a sum.',
+    'bn.weight': 'A number that became `nan` is a change. (A comparison with nan is never true.)'}
+
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #1999161c
 @exercise('08.7', 'The names of the tensors that changed')
 def _(answer):
     before = {'w': torch.randn(3, 4), 'bn.running_mean': torch.zeros(3), 'bn.weight': torch.ones(3),
-              'b': torch.randn(3), 'n': torch.tensor(5), 'broken': torch.tensor([float('nan')])}
+              'b': torch.arange(3.), 'n': torch.tensor(5), 'broken': torch.tensor([float('nan')])}
+    before['w'][0, 0] = 1.      # so that a change of 1e-6 is within the usual tolerance
     after = {k: v.clone() for k, v in before.items()}
     got = answer(before, after)
     if got is None: raise Hint('It returns None: is the `return` missing?')
+    if not hasattr(got, '__iter__'): raise Hint('Return a list of names.')
     if set(got) == {'broken'}:
         raise Hint('A tensor with a `nan` that did not change counts as changed, because nan != '
                    'nan. '
                    'Compare with `torch.allclose(..., rtol=0, atol=0, equal_nan=True)`.')
     if list(got): raise Hint(f'Nothing has changed here, but you return {sorted(got)}.')
     after['w'][0, 0] += 1e-6
+    after['b'] = after['b'].flip(0)
+    after['bn.weight'][1] = float('nan')
     after['bn.running_mean'] += 0.1
     after['n'] += 1
-    got, want = answer(before, after), ['bn.running_mean', 'n', 'w']
+    got, want = answer(before, after), ['b', 'bn.running_mean', 'bn.weight', 'n', 'w']
+    if not isinstance(got, (list, set, tuple)): raise Hint('Return a list of names.')
     if set(got) == set(before) - set(want):
         raise Hint('Those are the tensors that stayed the same.')
     if not isinstance(got, list) or got != sorted(got):
@@ -306,13 +330,14 @@ def _(answer):
         raise Hint('One number has changed in its last digits, and that is a change: compare '
                    'exactly, '
                    'without a tolerance.')
+    if len(missing) == 1 and [*missing][0] in _overlooked: raise Hint(_overlooked[[*missing][0]])
     if got != want: raise Hint(f'Here {want} have changed; you return {got}.')
 
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #474eae99
 @exercise('08.8', 'The features of a frozen body')
 def _(answer):
     body = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5)).train()
-    x, y = torch.randn(10, 4)*3 + 1, torch.arange(10)
+    x, y = torch.randn(10, 4)*3 + 1, torch.arange(10).roll(3)
     dl = [(x[:4], y[:4]), (x[4:8], y[4:8]), (x[8:], y[8:])]
     old = {k: v.clone() for k, v in body.state_dict().items()}
     out = answer(body, dl)
@@ -320,6 +345,8 @@ def _(answer):
         raise Hint('Return two tensors: the features and the labels.')
     f, labels = out
     if not isinstance(f, torch.Tensor): raise Hint('Join the batches: `torch.cat`.')
+    if f.shape != (10, 6) and len(f) != 10 and f.numel() == 60:
+        raise Hint(f'The shape should be (10, 6), one row per image, but is {tuple(f.shape)}.')
     if len(f) < 10: raise Hint(f'{len(f)} of the 10 images: keep the features of every batch.')
     if any(not torch.equal(v, old[k]) for k, v in body.state_dict().items()):
         raise Hint("BatchNorm's statistics have moved: call `body.eval()` first.")
@@ -351,6 +378,14 @@ def _stage(net, n, batches, lr, zero=True, stats=True):
         if zero: opt.zero_grad()
     return net.state_dict()
 
+# %% ../../nbs/api/checks/08_staged_finetuning.ipynb #52154558
+def _try_counted(n, want):
+    "Raise a `Hint` unless the BatchNorm of the head has counted all batches"
+    if n == 0:
+        raise Hint('The part that trains is in evaluation mode: its BatchNorm should be in '
+                   'training mode.')
+    if n != want: raise Hint(f'One step for each of the {want} batches; yours took {n}.')
+
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #a956bd9f
 @exercise('08.9', 'Train a stage, and prove what moved')
 def _(answer):
@@ -358,7 +393,7 @@ def _(answer):
     net.body.requires_grad_(False)   # as an earlier stage left it
     for p in net.parameters(): p.grad = torch.ones_like(p)   # and old gradients
     before, start = {k: v.clone() for k, v in net.state_dict().items()}, copy.deepcopy(net)
-    got = answer(net, 1, batches, 0.1)
+    with expect_sgd(): got = answer(net, 1, batches, 0.1)
     after = net.state_dict()
     moved = sorted(k for k in before if not torch.equal(before[k], after[k]))
     _try_moved(moved, before)
@@ -367,6 +402,7 @@ def _(answer):
         return all(close(after[k].float(), want[k].float(), 1e-3) for k in want)
     if not ends():
         if ends(zero=False): raise Hint('Gradients add up from batch to batch: `opt.zero_grad()`.')
+        _try_counted(int(after['head.1.num_batches_tracked']), len(batches))
         raise Hint('The weights are not those of plain SGD with one step for each batch. Did old '
                    'gradients, momentum or weight decay get in?')
     if got is None: raise Hint('Return the names of the tensors that moved.')

@@ -41,6 +41,12 @@ def _(answer):
     ]
     for wrong, hint in mistakes:
         if _equally_near(got, wrong, d): raise Hint(hint)
+    near = _lowest((queries[:, None] - pool[None]).abs().sum(2), k)
+    if isinstance(got, torch.Tensor) and torch.equal(_sorted(got), _sorted(near)):
+        raise Hint('Those are the nearest by the sum of absolute differences; Euclidean distance '
+                   'adds up squares.')
+    if isinstance(got, torch.Tensor) and torch.equal(got, _lowest(d, k + 1)[:, 1:]):
+        raise Hint('The nearest row is left out. The queries are not in the pool, so keep it.')
     same(_sorted(got), _sorted(want), 'These are not the nearest rows.')
     same(got, want, 'These are the right rows in the wrong order: return the nearest first.')
 
@@ -57,6 +63,8 @@ def _sorted(o): return o.sort(1).values if isinstance(o, torch.Tensor) and o.ndi
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #0ef4d943
 def _mean(x): return x.mean((2, 3), keepdim=True)
 
+def _unit(cam): return cam/cam.amax((1, 2), keepdim=True)
+
 # Functions of the maps and of their gradients
 _wrong_cams = [
     (lambda m, g: (_mean(g)*m).sum(1),
@@ -69,6 +77,12 @@ _wrong_cams = [
      'channels that are evidence against the class count, too.'),
     (lambda m, g: (_mean(g).relu()*m).sum(1).relu(),
      'You keep only positive weights; in Grad-CAM the ReLU is applied to the sum.'),
+    (lambda m, g: (_mean(g).abs()*m).sum(1).relu(),
+     'A channel with a negative mean gradient is evidence *against* the class: keep its sign.'),
+    (lambda m, g: (g.mean((0, 2, 3), keepdim=True)*m).sum(1).relu(),
+     'The weights are averaged over the images, too: each image has its own.'),
+    (lambda m, g: _unit((_mean(g)*m).sum(1).relu()),
+     'The map is divided by its largest value: return it as it is.'),
     (lambda m, g: (_mean(m)*g).sum(1).relu(),
      'The roles are swapped: average the *gradient* over places, and keep the maps.')]
 
@@ -105,7 +119,7 @@ def _(answer):
     if near(top_k(scores, 1)): raise Hint('That is top-1: `k` makes no difference.')
     if near(n*want, 1e-3): raise Hint('That is the number of images: return their share.')
     if near(100*want, 1e-3): raise Hint('That is a percentage; return a fraction from 0 to 1.')
-    if near(top_k(-scores, k)): raise Hint('You use the `k` lowest scores.')
+    if got and near(top_k(-scores, k)): raise Hint('You use the `k` lowest scores.')
     if near(want/k):
         raise Hint('You average over the `k` places as well: an image counts once '
                    'if its class is *anywhere* among them (`any`).')
@@ -178,7 +192,7 @@ def _predictor(n_pixels, c=4):
     w = torch.randn(n_pixels, c)
     return lambda x: (x.flatten(1)@w/n_pixels**0.5).softmax(1)
 
-def _tile_drops(predict, x, side, sign=1, fixed=True, inverse=False):
+def _tile_drops(predict, x, side, sign=1, fixed=True, inverse=False, fill=0.):
     "The drop for each tile, or with one of the usual mistakes"
     h, w = x.shape[2]//side, x.shape[3]//side
     probs, out = predict(x)[0], torch.zeros(h, w)
@@ -186,7 +200,7 @@ def _tile_drops(predict, x, side, sign=1, fixed=True, inverse=False):
         for j in range(w):
             here = torch.zeros_like(x, dtype=bool)
             here[:, :, i*side:(i + 1)*side, j*side:(j + 1)*side] = True
-            now = predict(x.masked_fill(~here if inverse else here, 0))[0]
+            now = predict(x.masked_fill(~here if inverse else here, fill))[0]
             after = now[probs.argmax()] if fixed else now.max()
             out[i, j] = sign*(probs.max() - after)
     return out
@@ -210,13 +224,19 @@ def _(answer):
               'You take the most probable class of each *covered* image; it may be another one. '
               'Keep the class of the whole image.'),
              (_tile_drops(predict, x, side, inverse=True), 'You cover everything but the tile.'),
+             (want/predict(x).max(), 'That is the relative drop: do not divide.'),
+             (_tile_drops(predict, x, side, fill=1.), 'The tiles are set to 1: set them to 0.'),
+             (_tile_drops(predict, x, side, fill=x.mean().item()),
+              'The tiles are set to the mean of the image: set them to 0.'),
              (want.T, 'Rows and columns are swapped.')]
     for o, hint in wrong:
         if close(got, o) and not close(got, want): raise Hint(hint)
-    same(got, want, 'The drops differ: start from the whole image for every tile.')
+    same(got, want, 'The drops differ. Does each tile start from the whole image, and is it the '
+                    'class that is the most probable for the whole image?')
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #7e50eef7
-def _covered(predict, x, maps, share, sign=1, together=False, fixed=True, inverse=False):
+def _covered(predict, x, maps, share, sign=1, together=False, fixed=True, inverse=False, fill=0.,
+             up=0):
     "The mean probability after covering, or with one of the usual mistakes"
     n, size = len(x), maps[0].numel()
     m = (sign*maps).flatten(1)
@@ -227,9 +247,9 @@ def _covered(predict, x, maps, share, sign=1, together=False, fixed=True, invers
         here = here.view(n, size)
     else:
         here = torch.zeros(n, size, dtype=bool)
-        here.scatter_(1, m.topk(round(share*size)).indices, True)
+        here.scatter_(1, m.topk(round(share*size) + up).indices, True)
     here = here.view(n, 1, *maps.shape[1:])
-    now, cls = predict(x.masked_fill(~here if inverse else here, 0)), predict(x).argmax(1)
+    now, cls = predict(x.masked_fill(~here if inverse else here, fill)), predict(x).argmax(1)
     return (now[range(n), cls] if fixed else now.max(1).values).mean().item()
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #bbc423ad
@@ -239,6 +259,9 @@ def _(answer):
     maps = torch.rand(30, 9, 11)*(1 + 3*torch.rand(30, 1, 1))
     predict, before = _predictor(99), x.clone()
     got, want = as_number(answer(predict, x, maps, share)), _covered(predict, x, maps, share)
+    more = as_number(answer(predict, x.clone(), maps, 0.205))     # 20.295 of 99 pixels
+    if abs(more - _covered(predict, x, maps, 0.205, up=1)) < 1e-5:
+        raise Hint('20.295 pixels should be rounded to 20; you cover 21.')
     if not torch.equal(x, before): raise Hint('The images have changed: cover a copy.')
     if abs(got - want) < 1e-5: return
     def near(**kw): return abs(got - _covered(predict, x, maps, share, **kw)) < 1e-5
@@ -251,33 +274,62 @@ def _(answer):
     if near(fixed=False):
         raise Hint('You take the most probable class of the covered image; keep that of the whole.')
     if near(inverse=True): raise Hint('You cover everything except these pixels.')
+    if near(fill=x.mean().item()): raise Hint('Set the pixels to 0, not to the mean.')
+    if abs(got - _covered(predict, x, maps[:1].expand_as(maps), share)) < 1e-5:
+        raise Hint('All images are covered by the first map: each has its own.')
     raise Hint(f'It should be {want:.4f}; you return {got:.4f}. Are exactly '
                f'{round(share*99)} pixels of each image covered?')
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #4ef2cd73
-def _likeness(a, b, center=True, each=True):
+def _likeness(a, b, center=True, each=True, squared=False):
     "The mean correlation, or with one of the usual mistakes"
     a, b = (o.flatten(1) if each else o.flatten()[None] for o in (a, b))
     if center: a, b = (o - o.mean(1, keepdim=True) for o in (a, b))
-    return F.cosine_similarity(a, b).mean().item()
+    res = F.cosine_similarity(a, b)
+    return (res**2 if squared else res).mean().item()
 
+def _covariance(a, b):
+    "The mean covariance"
+    a, b = (o - o.mean((1, 2), keepdim=True) for o in (a, b))
+    return (a*b).mean().item()
+
+# %% ../../nbs/api/checks/09_reading_a_network.ipynb #a333d286
 @exercise('09.7', 'The mean correlation of two sets of maps')
 def _(answer):
     scale = 1 + 5*torch.rand(12, 1, 1)
     a, b = torch.rand(12, 6, 7)*scale, torch.rand(12, 6, 7)
     b = 3*a + (2*b - 1)*random.uniform(4, 8) + 10*torch.rand(12, 1, 1)
     got, want = as_number(answer(a, b)), _likeness(a, b)
-    if abs(got - want) < 1e-4: return
+    if abs(got - want) < 1e-4:
+        if as_number(answer(a, -b)) > 0:
+            raise Hint('For maps that are opposite, the likeness should be negative: no absolute '
+                       'value.')
+        return
     wrong = [(_likeness(a, b, center=False), 'Subtract each map\'s mean first: two bright maps '
                                              'are not alike because both are bright.'),
              (_likeness(a, b, each=False), 'You correlate all images at once: brighter and darker '
                                            'images then count as likeness. Take each by itself.'),
              (((a - a.mean())*(b - b.mean())).mean().item(), 'That is the covariance: divide by '
                                                              'both standard deviations.'),
+             (_likeness(a.mean(0)[None], b.mean(0)[None]), 'You average the maps first: correlate '
+              'each image, then take the mean.'),
+             (_covariance(a, b), 'That is the covariance: divide by both standard deviations.'),
+             (_likeness(a.flatten(1).T, b.flatten(1).T), 'That correlates images, pixel by pixel: '
+              'correlate the pixels of each image.'),
+             ((a - b).abs().mean().item(), 'That is a difference, which depends on scale.'),
+             (_likeness(a, b, squared=True), 'That is the mean of the squares: keep the sign.'),
+             (_likeness(a, b)*41/42, 'The covariance divides by n and the standard deviations by '
+              'n − 1: use the same for both.'),
              (F.mse_loss(a, b).item(), 'That is the squared difference, which depends on scale.')]
     for o, hint in wrong:
         if abs(got - o) < 1e-4: raise Hint(hint)
     raise Hint(f'It should be {want:.4f}; you return {got:.4f}.')
+
+# %% ../../nbs/api/checks/09_reading_a_network.ipynb #1bef4963
+def _majority(features, y, k):
+    "The share of rows whose class is the most frequent one among their neighbors"
+    d = torch.cdist(features, features).fill_diagonal_(float('inf'))
+    return (y[d.topk(k, largest=False).indices].mode(1).values == y).float().mean().item()
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #eb329cd8
 def _same_class(features, y, k, largest=False, itself=False, first=False):
@@ -288,20 +340,37 @@ def _same_class(features, y, k, largest=False, itself=False, first=False):
     ok = y[idx] == y[:, None]
     return (ok.any(1) if first else ok).float().mean().item()
 
+# %% ../../nbs/api/checks/09_reading_a_network.ipynb #14af4149
+def _wrong_shares(features, y, k):
+    "What the usual mistakes give, and their hints"
+    return [(_same_class(features, y, k, itself=True), 'Each row is its own nearest neighbor: '
+                                                       'leave it out.'),
+            (_same_class(features, y, k, largest=True), 'Those are the farthest rows.'),
+            (_same_class(features, y, k - 1), f'Those are {k - 1} neighbors, not {k}.'),
+            (_same_class(features, y, k)*len(y)*k,
+             'That is how many; divide by the number of all neighbors.'),
+            (_majority(features, y, k), 'You count rows whose neighbors have that class by '
+              'majority; count the neighbors.'),
+            ((y[(features @ features.T).fill_diagonal_(-1e9).topk(k).indices] == y[:, None]
+               ).float().mean().item(), 'The largest product is not the smallest distance.'),
+            ((y[:, None] == y).float().mean().item(), 'That is the share among all rows: look at '
+              'the nearest.'),
+            (_same_class(features, y, k, first=True), 'You count rows with *any* neighbor of '
+                                                       'their class; count the neighbors.'),
+            (_same_class(features, y, k + 1, itself=True), 'Each row is its own nearest neighbor: '
+                                                            'leave it out of the average, too.')]
+
+# %% ../../nbs/api/checks/09_reading_a_network.ipynb #ace61fc2
 @exercise('09.8', 'The share of neighbors of the same class')
 def _(answer):
-    n, k = random.randint(50, 70), random.randint(3, 6)
-    y = torch.randint(4, (n,))
-    features = torch.randn(n, 5) + 1.2*F.one_hot(y, 5)
-    got, want = as_number(answer(features, y, k)), _same_class(features, y, k)
+    while True:     # draw until every mistake gives another number
+        n, k = random.randint(50, 70), random.randint(3, 6)
+        y = torch.randint(4, (n,))
+        features = torch.randn(n, 5) + 1.2*F.one_hot(y, 5)
+        want, wrong = _same_class(features, y, k), _wrong_shares(features, y, k)
+        if len({round(o, 4) for o, _ in wrong} | {round(want, 4)}) > len(wrong): break
+    got = as_number(answer(features, y, k))
     if abs(got - want) < 1e-5: return
-    wrong = [(_same_class(features, y, k, itself=True), 'Each row is its own nearest neighbor: '
-                                                        'leave it out.'),
-             (_same_class(features, y, k, largest=True), 'Those are the farthest rows.'),
-             (_same_class(features, y, k, first=True), 'You count rows with *any* neighbor of '
-                                                       'their class; count the neighbors.'),
-             (_same_class(features, y, k + 1, itself=True), 'Each row is its own nearest neighbor: '
-                                                            'leave it out of the average, too.')]
     for o, hint in wrong:
         if abs(got - o) < 1e-5: raise Hint(hint)
     raise Hint(f'It should be {want:.4f}; you return {got:.4f}.')

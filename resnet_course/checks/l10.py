@@ -33,6 +33,8 @@ def _(answer):
         for k, hint in hints.items():
             if near(k*macs_in_all): raise Hint(hint)
         if near(6*macs*images): raise Hint('Every epoch costs as much again: `epochs` is missing.')
+        if near(6*macs*images/epochs): raise Hint('Every epoch costs as much again: multiply.')
+        if near(6*macs_in_all/1e9): raise Hint('That is in billions: return the number itself.')
         if not near(6*macs_in_all):
             raise Hint(f'For macs={macs:.3g}, images={images:,}, epochs={epochs} '
                        f'it should be {6*macs_in_all:.3g}, but is {got:.3g}.')
@@ -66,6 +68,9 @@ def _(answer):
         if any(i >= n or i < 0 for i in got):
             raise Hint(f'With n={n} the images are 0 to {n - 1}; '
                        f'yours are {min(got)} to {max(got)}.')
+        if as_list(answer(n, 0, world)) != shares[0]:
+            raise Hint('Two calls give different shares: if the numbers are random, the '
+                       'processes do not agree.')
         if len(got) > len(set(got)): raise Hint(f'{case} some images are evaluated twice.')
         if len(got) < n:
             raise Hint(f'{case} the number of images left out is {n - len(got)}: '
@@ -87,6 +92,8 @@ def _(answer):
     }
     for wrong, hint in hints.items():
         if math.isclose(lr, wrong, rel_tol=1e-2): raise Hint(hint)
+    if math.isclose(lr, 51.2, rel_tol=1e-2) or math.isclose(lr, 6.4, rel_tol=1e-2):
+        raise Hint('Multiply by the *ratio* of the batches, new over old: divide by 256.')
     if not math.isclose(lr, 0.2, rel_tol=1e-3):
         raise Hint('The rate is proportional to the batch size: 0.1 × (8 × 64)/256.')
 
@@ -96,12 +103,19 @@ def _scatter():
     sizes = [250*2**k for k in range(6)]
     slope = -random.uniform(0.2, 0.5)
     errors = [0.4*(n/250)**slope*math.exp(random.gauss(0, 0.05)) for n in sizes]
-    return sizes, errors, min(errors)/2
+    return sizes, errors, min(errors)/1.5
 
 def _needed(x, y, target):
     "Where the line through the points `x`, `y` reaches `target`"
     slope, intercept = np.polyfit(x, y, 1)
     return (target - intercept)/slope
+
+# %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #fed213af
+def _mixed_logs(sizes, errors, target):
+    "The result with `log10` and `exp` mixed, and its hint"
+    slope, intercept = np.polyfit(np.log10(sizes), np.log10(errors), 1)
+    return [(math.exp((math.log10(target) - intercept)/slope),
+             'The logarithms have base 10, and `exp` undoes those of base e: use 10**….')]
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #43848e0d
 @exercise('10.5', 'How many images reach an error')
@@ -126,6 +140,12 @@ def _(answer):
         (math.exp(slope*t + intercept), 'That fits the sizes to the errors. Fit the errors to the '
                                         'sizes: the errors are what scatters.'),
         (want - sizes[-1], 'That is how many are missing; the exercise asks for all of them.')]
+    mistakes += _mixed_logs(sizes, errors, target)
+    mistakes += [
+        (math.exp(np.polyval(np.polyfit(n, e, 1), t)), 'That is the error at `target` images: '
+         'solve for the number of images.'),
+        (np.polyfit(n, e, 1)[0], 'That is the slope: the exercise asks for a number of images.'),
+        (sizes[-1], 'No size that was measured reaches this error: follow the line beyond them.')]
     for wrong, hint in mistakes:
         if near(wrong): raise Hint(hint)
     raise Hint(f'The line reaches {target:.3f} at {want:,.0f} images; yours is {got:,.0f}.')
@@ -150,6 +170,12 @@ def _(answer):
     if near(sum(right)): raise Hint('Divide by the number of images.')
     if near(100*want): raise Hint('Give a share from 0 to 1, not a percentage.')
     if near(sum(right)/len(every)): raise Hint('Divide by the number of *different* images.')
+    if near(1 - want): raise Hint('That is the share of wrong predictions.')
+    if near(sum(right)/(n - 1)):
+        raise Hint('The largest number is one less than the number of images: they start from 0.')
+    if near(means[0]): raise Hint('That is the first process alone: put the shares together.')
+    if near(sum(right[4:])/(n - 4)):
+        raise Hint('Images that were handed out twice are left out: count each *once*.')
     raise Hint(f'Here {sum(right)} of {n} images are right: {want:.4f}; yours is {got:.4f}.')
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #0e1b0a06
@@ -157,8 +183,12 @@ def _(answer):
 def _(answer):
     for lr, bs, warmup in ((0.1, 1024, 20), (0.4, 512, 7), (0.1, 1024, 0)):
         for step in (10*warmup + 5, warmup + 1, warmup, warmup//3, 0):
-            _try_rate(as_number(answer(step, lr, bs, warmup)), step, lr, bs, warmup)
+            try: got = as_number(answer(step, lr, bs, warmup))
+            except ZeroDivisionError:
+                raise Hint('With warmup=0 it divides by zero: there is no warm-up then.') from None
+            _try_rate(got, step, lr, bs, warmup)
 
+# %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #454a4d40
 def _try_rate(got, step, lr, bs, warmup):
     "Raise a `Hint` unless `got` is the rate at this step"
     top = lr*bs/256
@@ -167,7 +197,11 @@ def _try_rate(got, step, lr, bs, warmup):
     if near(want): return
     at = f'step={step}, lr={lr}, bs={bs}, warmup={warmup}: '
     part = step/warmup if warmup else 1
+    if step == warmup and near(lr + (top - lr)*step/(warmup + 1)):
+        raise Hint(f'{at}one step late: the final rate is reached at step number `warmup`.')
     if step < warmup:
+        if near(lr + (top - lr)*(step + 1)/warmup):
+            raise Hint(f'{at}one step ahead: step number 0 has the rate `lr`.')
         if near(top*part): raise Hint(f'{at}the warm-up starts at `lr`, not at 0.')
         if near(top): raise Hint(f'{at}the warm-up is missing.')
         if near(lr): raise Hint(f'{at}the rate should be rising by now.')

@@ -101,6 +101,8 @@ def _try_accuracy(got, want, mean_of_means):
     if abs(got - mean_of_means) < 1e-6:
         raise Hint('You average the accuracies of the batches. The last batch is shorter, so its '
                    'images count more than the others: add up correct predictions and images.')
+    if got > 1: raise Hint('That is how many are right: divide by the number of images.')
+    if abs(got - (1 - want)) < 1e-6: raise Hint('That is the share of wrong answers.')
     if abs(got - want) > 1e-6:
         raise Hint(f'The accuracy is {want:.4f}; you return {got:.4f}. '
                    'Is every image counted once?')
@@ -117,6 +119,8 @@ def _try_lists(out, names, n_valid):
                    'the network would be validated on what it was trained on.')
     if sorted(train + valid) != sorted(names):
         raise Hint('Some names are lost or appear twice: every name belongs in exactly one list.')
+    if len(train) == n_valid:
+        raise Hint('The two lists are swapped: first training, then validation.')
     if len(valid) != n_valid:
         raise Hint(f'{len(valid)} names are in the validation list; '
                    f'`round(pct*len(names))` is {n_valid}.')
@@ -124,10 +128,11 @@ def _try_lists(out, names, n_valid):
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #4eb44829
 def _backwards(name): return name[::-1]
 
+# %% ../../nbs/api/checks/11_find_the_bug.ipynb #668eb472
 @exercise('11.2', 'A split that is a function')
 def _(answer):
-    n, seed = random.randint(40, 90), random.randint(0, 999)
-    pct = random.choice([0.1, 0.25])
+    n, seed = random.choice([46, 57, 68, 79]), random.randint(0, 999)
+    pct = 0.1     # of a number that is rounded up
     names = [f'{random.getrandbits(32):x}-{i}' for i in range(n)]
     before = list(names)
     python_state, torch_state = random.getstate(), torch.get_rng_state()
@@ -150,6 +155,9 @@ def _(answer):
                    'a file system guarantees no order. Sort first.')
     if all(valid(names, s) == want for s in range(seed + 1, seed + 6)):
         raise Hint('The seed makes no difference.')
+    for _ in range(5):      # a share that is right on average only
+        more = [f'{random.getrandbits(32):x}-{i}' for i in range(n)]
+        _try_lists(answer(list(more), pct, seed), more, round(pct*n))
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #c295f5ef
 def _se(right, n):
@@ -171,7 +179,16 @@ _wrong_tests = [
      'Only a larger `right_b` counts: take the absolute difference.'),
     (lambda a, b, n: _z(a, b, n) > 1.96,
      'Only a larger `right_a` counts: take the absolute difference.'),
-    (lambda a, b, n: a != b, 'Any difference counts as significant in your function.')]
+    (lambda a, b, n: abs(_z(a, b, n)) > 1,
+     'That is one standard error; the exercise asks for 1.96.'),
+    (lambda a, b, n: abs(a - b)/n > 0.01,
+     'A fixed number of points does not do: how much chance can do depends on n.'),
+    (lambda a, b, n: abs(_z(a, b, n)) <= 1.96,
+     'The other way round: return whether it is *larger*.'),
+    (lambda a, b, n: a != b, 'Any difference counts as significant in your function: compare the '
+     'difference of the *shares* with 1.96 standard errors, the square root of both variances.'),
+    (lambda a, b, n: abs(a - b)/n > 1.96*n**0.5*math.hypot(_se(a, n), _se(b, n)),
+     'No difference is significant in your function: under the root, divide p(1 − p) by n.')]
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #27cf0288
 def _draw_case():
@@ -185,7 +202,10 @@ def _draw_case():
 @exercise('11.3', 'Is the difference larger than chance?')
 def _(answer):
     cases = [_draw_case() for _ in range(200)]
-    got = [bool(answer(*case)) for case in cases]
+    got = [answer(*case) for case in cases]
+    if any(isinstance(o, float) for o in got):
+        raise Hint('Return `True` or `False`: compare the difference with 1.96 standard errors.')
+    got = [bool(o) for o in got]
     want = [abs(_z(*case)) > 1.96 for case in cases]
     if got == want: return
     for wrong, hint in _wrong_tests:
@@ -224,7 +244,10 @@ def _(answer):
     prefixed = {f'module.{k}': v for k, v in state.items()}
     for name, given in [('plain keys', state), ("keys with 'module.'", prefixed)]:
         net = _small()
-        answer(net, {k: v.clone() for k, v in given.items()})
+        try: answer(net, {k: v.clone() for k, v in given.items()})
+        except (ValueError, RuntimeError, KeyError) as e:
+            raise Hint(f'With {name}, the tensors fit, but it raises {type(e).__name__}. The '
+                       'prefix may be there or not.') from None
         if _changed(net, state):
             raise Hint(f'With {name}, the model does not hold the new tensors afterwards.')
     # torch itself fills in a missing `num_batches_tracked`
@@ -241,6 +264,9 @@ def _scores(head, x, n_out):
     h, w = x.shape[2:]
     try: out = head(x)
     except RuntimeError as e:
+        if 'x1 and' in str(e):
+            raise Hint('The linear layer gets a width of 1 instead of the channels: flatten after '
+                       'the average, before the linear layer.') from None
         raise Hint(f'A map of {h}×{w} fails ({str(e).splitlines()[0][:70]}). A window of fixed '
                    'size, or a linear layer on the flattened map, fits only one size: '
                    'average over the whole map, whatever its size.') from None
@@ -271,6 +297,8 @@ def _(answer):
         x = torch.rand(2, ni, h, w, requires_grad=True)
         _try_used(_scores(head, x, n_out), x)
         ones.append(_scores(head, torch.ones(2, ni, h, w), n_out).detach())
+    if all(torch.allclose(o.sum(1), torch.ones(2), atol=1e-4) for o in ones):
+        raise Hint('The outputs add up to one: return the scores, without a softmax.')
     if any(not torch.allclose(o, ones[0], atol=1e-4) for o in ones):
         raise Hint('A map of ones gives other scores at another size: '
                    'you add up where you should average, so larger images get larger scores.')
@@ -418,6 +446,8 @@ def _loses(names):
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #cc72c3d7
 _right_splits = {'that draws from a generator of its own': _drawn,
+                 'that returns them in another order':
+                     lambda names: [o[::-1] for o in _drawn(names)],
                  'that decides by the letters of each name':
                      lambda names: [sorted(o) for o in _hashed(names)]}
 _broken_splits = {
@@ -450,6 +480,7 @@ _broken_saves = {
     'that loads nothing': lambda net: _saved(net, lambda k: False),
     "that does not restore BatchNorm's statistics": lambda net: _saved(net, lambda k: '.running_'
                                                                        not in k),
+    'that spoils the network after saving it': lambda net: [_saved(net), _spoils(net)][0],
     'that leaves out the last layer': lambda net: _saved(net, lambda k: not k.startswith('5.')),
     'that keeps two digits of each number': lambda net: _saved(net, change=lambda v: v.round(
         decimals=1) if v.is_floating_point() else v),
@@ -475,13 +506,20 @@ def _train_head(net, lr=0.05, decay=False, stats=False, only_bias=False):
 
 _right_heads = {'that trains only the head': _train_head,
                 'with a smaller step': lambda net: _small_step(net)}
+
+# %% ../../nbs/api/checks/11_find_the_bug.ipynb #81a14bd3
 _broken_heads = {
     'that trains everything': lambda net: _steps(net, 2),
     "in which weight decay shrinks the body": lambda net: _train_head(net, decay=True),
     "in which BatchNorm's statistics move": lambda net: _train_head(net, stats=True),
+    'in which the body moves a little': lambda net: _nudge(_train_head(net)),
     'in which nothing learns': lambda net: net,
     "in which the head's weights stay and only its bias learns":
         lambda net: _train_head(net, only_bias=True)}
+
+def _nudge(net):
+    with torch.no_grad(): net.conv.weight.mul_(1.0001)
+    return net
 
 def _small_step(net):
     with torch.no_grad():

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #66d40409
-import copy, io, json, math, random, struct, tempfile, zlib
+import copy, io, json, math, random, re, struct, tempfile, zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from ..exercises import Hint, as_list, as_number, close, exercise
+from ..exercises import Hint, as_list, as_number, close, exercise, expect_sgd
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #f4c9595c
 def _random_tensors():
@@ -191,6 +191,8 @@ def _try_source(got, want):
     if got.strip() == want: return
     if got.replace('\n\n', '\n').strip() == want.replace('\n\n', '\n'):
         raise Hint('Almost: put exactly one blank line between two cells.')
+    if re.sub('\n+', '\n', got.strip()) == re.sub('\n+', '\n', want):
+        raise Hint("The lines of a list already end with a line break: `''.join(lines)`.")
     raise Hint(f'Expected {want!r}, got {got!r}.')
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #2f351191
@@ -220,7 +222,8 @@ def _(answer):
         names, what = list(state), f'With the prefix {prefix!r}' if prefix else 'Without a prefix'
         try: answer(net, state)
         except (ValueError, KeyError, RuntimeError) as e:
-            more = ' Remove it at the front only: a name may contain it again.' if prefix else ''
+            more = ' Remove it at the front only: a name may contain it again.' if prefix else (
+                " One of its own names starts with 'module.': that is a prefix only if all do.")
             raise Hint(f'{what} it should load, but raised {type(e).__name__}.{more}') from None
         if list(state) != names: raise Hint('The dictionary you were given has changed.')
         if any(not torch.equal(v, good[k]) for k, v in net.state_dict().items()):
@@ -269,6 +272,8 @@ def _(answer):
 # %% ../../nbs/api/checks/12_shipping.ipynb #9c33d5b9
 def _try_eight_bits(q, scale, w):
     "Raise a `Hint` unless `q` and `scale` are the best eight bits for `w`"
+    if getattr(scale, 'dtype', None) == torch.int8:
+        raise Hint('The integers come first, then the scales.')
     if not isinstance(q, torch.Tensor) or q.dtype != torch.int8:
         raise Hint(f'The integers should be `torch.int8`; yours are {getattr(q, "dtype", q)}.')
     if q.shape != w.shape: raise Hint('The integers should have the shape of the weights.')
@@ -282,6 +287,15 @@ def _try_eight_bits(q, scale, w):
     if not bool((torch.isfinite(scale) & (scale > 0)).all()):
         raise Hint('One filter is all zeros, and 0/0 is nan, which is no integer. Give that filter '
                    'any positive scale, such as 1.')
+    if bool((scale == scale[0]).all()):
+        raise Hint('All filters have the same scale: each needs its own.')
+    largest = w.flatten(1).abs().amax(1)
+    if torch.allclose(scale[largest > 0]*largest[largest > 0], torch.tensor(127.), rtol=0.02):
+        raise Hint('That is one divided by the scale: integer × scale should give the weight.')
+    top = w.flatten(1).amax(1)
+    up = (top > 0) & (top < largest)
+    if up.any() and torch.allclose(scale[up], top[up]/127):
+        raise Hint('The largest *magnitude* counts: take `abs` before the maximum.')
     back, step = q.float()*scale.view(shape), _steps(w, tuple(range(1, w.dim())))
     error = (back - w).abs()/step
     _try_error(float(error.max()), int((back*w < 0).sum()), q, w)
@@ -389,6 +403,19 @@ def _train_rounded(net, batches, lr, bits, way='right'):
     if way != 'not_rounded': _round_all(net, bits)
     return losses
 
+# %% ../../nbs/api/checks/12_shipping.ipynb #176a1f2e
+def _try_straight(net, start, bits):
+    "Raise a `Hint` if biases learned, but the weights were only rounded"
+    def linears(net): return [m for m in net if isinstance(m, nn.Linear)]
+    pairs = list(zip(linears(net), linears(start)))
+    only = all(close(a.weight, _rounded(b.weight, bits), 1e-6) for a, b in pairs)
+    if only and any((a.bias != b.bias).any() for a, b in pairs):
+        raise Hint('The biases learned, but the weights did not: no gradient passes the rounding. '
+                   'Round as in 12.7.')
+    if only:
+        raise Hint('Nothing was learned: the weights are those at the start, rounded. Is there a '
+                   'step for each batch, with `lr`?')
+
 # %% ../../nbs/api/checks/12_shipping.ipynb #c9c4d136
 _wrong_ways = dict(
     after='That trains the unrounded weights and rounds them at the end. Compute the *loss* with '
@@ -402,7 +429,8 @@ _wrong_ways = dict(
 def _(answer):
     start, batches, bits = _small_net(), _task(), 3
     net = copy.deepcopy(start)
-    losses = answer(net, batches, 0.2, bits)
+    with expect_sgd(): losses = answer(net, batches, 0.2, bits)
+    _try_straight(net, start, bits)
     if not any(bool((a != b).any()) for a, b in zip(net.parameters(), start.parameters())):
         raise Hint('Nothing moved: train `net` itself.')
     def agrees(way):
@@ -509,6 +537,11 @@ def _ask(answer, data, what):
     if not isinstance(reply, dict): raise Hint(f'{what}: return a dictionary.')
     return reply, spy.seen
 
+# %% ../../nbs/api/checks/12_shipping.ipynb #fbe3fd3f
+def _large_png():
+    "The bytes of a black image of twelve million pixels, in a few kilobytes"
+    return _bytes(Image.new('1', (4000, 3000)))
+
 # %% ../../nbs/api/checks/12_shipping.ipynb #67976d54
 @exercise('12.10', 'Reply to an image file from a stranger')
 def _(answer):
@@ -527,6 +560,9 @@ def _(answer):
     whole = _bytes(Image.fromarray(np.random.randint(0, 256, (80, 80), dtype='uint8')))
     bad = {'Text': b'hello', 'No bytes at all': b'', 'Half a file': whole[:len(whole)//2],
            'A file that promises 30,000 × 30,000 pixels': _huge_png()}
+    if 'error' not in _ask(answer, _large_png(), 'A black image of 4,000 × 3,000')[0]:
+        raise Hint('An image of 12 million pixels was decoded: look at its width and height first, '
+                   'and reply with an error above ten million.')
     for what, data in bad.items():
         reply, seen = _ask(answer, data, what)
         if 'error' not in reply: raise Hint(f'{what}: return dict(error=…).')
@@ -554,6 +590,8 @@ def _try_reply(reply):
     try: json.dumps(reply)
     except TypeError:
         raise Hint('JSON cannot hold numbers of NumPy: convert with `float`.') from None
+    if not isinstance(reply['label'], str):
+        raise Hint('The label should be the *name* of the class, from `classes`.')
     if reply['label'] != 'trousers': raise Hint('The label is the class with the largest score.')
     prob = as_number(reply['prob'])
     if math.isnan(prob):

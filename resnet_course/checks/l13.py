@@ -36,6 +36,9 @@ def _try_sides(out, groups, n_valid):
     both = {groups[i] for i in train} & {groups[i] for i in valid}
     if both: raise Hint(f'{len(both)} groups are on both sides: draw groups, not photos.')
     got = len({groups[i] for i in valid})
+    if got != n_valid == len({groups[i] for i in train}):
+        raise Hint('The two lists are swapped: training comes first, and `pct` of the groups are '
+                   'for validation.')
     if got != n_valid:
         raise Hint(f'{got} groups are in validation; `round(pct*number of groups)` is {n_valid}.')
 
@@ -43,9 +46,12 @@ def _try_sides(out, groups, n_valid):
 @exercise('13.1', 'A split that keeps groups together')
 def _(answer):
     groups, pct, seed = _some_groups(), random.choice([0.2, 0.3]), random.randint(0, 999)
+    while round(pct*len(set(groups))) == int(pct*len(set(groups))): groups = _some_groups()
     states = random.getstate(), torch.get_rng_state(), np.random.get_state()[1].tolist()
     out = answer(list(groups), pct, seed)
     _try_sides(out, groups, round(pct*len(set(groups))))
+    for s in range(seed + 1, seed + 6):     # a number that is right on average only
+        _try_sides(answer(list(groups), pct, s), groups, round(pct*len(set(groups))))
     want = set(as_list(out[1]))
     def valid(s): return set(as_list(answer(list(groups), pct, s)[1]))
     if valid(seed) != want:
@@ -70,7 +76,10 @@ def _(answer):
             (1.96**2*se2/half, 'Square `half`: n is under a square root.'),
             (1.96**2*p/half**2, 'The variance of an answer is p·(1 − p), not p.'),
             (1.96**2*se2/(half/2)**2, '`half` is half of the width: do not halve it again.'),
-            (1.96**2*se2/(2*half)**2, '`half` reaches to *either* side; you use the whole width.')]
+            (1.96**2*se2/(2*half)**2, '`half` reaches to *either* side; you use the whole width.'),
+            (1.96**2/4/half**2, 'That is for p = 0.5, the worst case: use `p`.'),
+            (4*se2/half**2, 'That is with 2: the formula says exactly 1.96.'),
+            (se2/(50*half)**2, '`half` is a fraction, not a percentage.')]
         for value, hint in wrong:
             if abs(got - value) <= 1: raise Hint(hint)
         if abs(got - 1.96**2*se2/half**2) <= 1:
@@ -94,7 +103,13 @@ def _(answer):
          'You look at the highest probability: that finds uncertain photos. A wrong label shows '
          'where the probability of the *label* is low, however sure the network is.'),
         (probs.min(1).values.argsort(), 'You look at the lowest probability of any class; '
-                                        'look at that of the label.')]
+                                        'look at that of the label.'),
+        (own.sub(probs.max(1).values).argsort(), 'You compare with the most probable class: go by '
+                                                 'the probability of the label itself.'),
+        ((probs.argmax(1) != labels).nonzero().flatten(),
+         'Those are the first photos with another class: sort by the probability of the label.'),
+        *((column.argsort(), 'You look at the same class for all photos: each has its own label.')
+          for column in probs.T)]
     want = own.argsort().tolist()
     if got == want[:k]: return
     if got == want: raise Hint('Return only the first `k`.')
@@ -128,8 +143,9 @@ def _probs_of(i, c):
 @exercise('13.4', 'Probabilities from a head that has not seen the group')
 def _(answer):
     k, c = random.randint(3, 5), random.randint(3, 5)
-    groups = torch.tensor([i for i in range(random.randint(12, 20))
-                           for _ in range(random.randint(2, 4))])
+    n_groups = random.choice([m for m in range(12, 20) if m % k])     # parts of different sizes
+    names = random.sample(range(100), n_groups)
+    groups = torch.tensor([i for i in names for _ in range(random.randint(2, 4))])
     groups = groups[torch.randperm(len(groups))]
     n = len(groups)
     x, y = torch.randn(n, 6), torch.randint(c, (n,))
@@ -190,16 +206,20 @@ def _(answer):
         if abs(got*want - 1) < 0.03:
             raise Hint('That is 1/T: you chose what to *multiply* the scores by.')
         if got <= 0: raise Hint('A temperature is positive.')
-        if 1/3 < got/want < 3:
+        if 0.8 < got/want < 1.25:
             raise Hint(f'Near, but not within 2%: the smallest loss is at {want:.3f}, you return '
                        f'{got:.3f}. Use a finer grid, or search again around the best.')
-        raise Hint(f'The smallest loss is at {want:.3f}; you return {got:.3f}. '
-                   'Does your search reach from 0.05 to 20?')
+        if got >= 100: raise Hint('That looks like the index of the best one: return the T itself.')
+        if abs(got - F.cross_entropy(case[0]/want, case[1]).item()) < 1e-2:
+            raise Hint('That is the smallest loss: return the T that gives it.')
+        raise Hint(f'The smallest loss is at {want:.3f}; you return {got:.3f}. Is it the '
+                   'cross-entropy of the *scores* divided by T, and does your search reach from '
+                   '0.05 to 20?')
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #d60fa9be
 @exercise('13.6', 'Probabilities at another temperature')
 def _(answer):
-    scores, t = 2*torch.randn(40, 5), random.choice([0.5, 1.7, 3.])
+    scores, t = 2*torch.randn(40, 5), random.choice([0.6, 1.7, 3.])
     probs, want = scores.softmax(1), (scores/t).softmax(1)
     got = answer(probs.clone(), t)
     if close(got, want, 1e-3): return
@@ -211,6 +231,11 @@ def _(answer):
                                'the softmax undoes it.'),
         (probs/t, 'They no longer add up to one. Divide the *scores*: the logarithms.'),
         (power, 'The right powers, but they do not add up to one: divide by their sum.'),
+        ((probs.log()/t).softmax(0), 'The softmax runs over the photos: it belongs to the classes, '
+         'dimension 1.'),
+        (probs.log()/t, 'Those are scores: the softmax is missing.'),
+        (probs.sqrt()/probs.sqrt().sum(1, keepdim=True), 'That is T = 2, whatever `T` is.'),
+        (probs/t + (1 - 1/t)/5, 'That mixes in equal probabilities; divide the *scores* by T.'),
         (power/power.sum(), 'You divide by the sum over all photos: each row has to add up to 1.'),
         ((scores*t).softmax(1), 'The wrong way round: p to the power of 1/T, not T.')]
     for o, hint in wrong:
@@ -239,6 +264,9 @@ def _(answer):
         (sum(precision)/len(precision), 'You group by what was *predicted* (precision); group by '
                                         'what the photos are.'),
         (100*want, 'That is a percentage; return a fraction from 0 to 1.'),
+        (min(shares), 'That is the worst class: take the mean of all.'),
+        (sum(s*(y == c).sum().item() for s, c in zip(shares, y.unique()))/len(shares),
+         'Those are counts: divide each by the photos of its class.'),
         (1 - want, 'That is the error.')]
     if abs(got - want) < 1e-5: return
     for o, hint in wrong:
@@ -256,11 +284,13 @@ def _some_answers():
     "Answers whose smallest, largest and first threshold from above all differ"
     while True:
         conf = torch.rand(60).sort().values[torch.randperm(60)]
-        right, want = torch.rand(60) < conf, random.choice([0.8, 0.9])
+        # no share of up to 60 answers equals one of these
+        right, want = torch.rand(60) < conf, random.choice([0.81, 0.91])
         best = _threshold(conf, right, want)
         ok = [t for t in conf.tolist() if right[conf >= t].float().mean() >= want]
         first = _first_from_above(conf, right, want)
-        if best and len(ok) > 5 and best != max(ok) and first != best:
+        others = min(conf[conf >= want].tolist(), default=0), conf[right].min().item()
+        if len(ok) > 5 and len({best, max(ok), first, *others}) == 5:
             return conf, right, want, ok, best, first
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #49f94b82
@@ -268,7 +298,9 @@ def _some_answers():
 def _(answer):
     conf, right, want, ok, best, first = _some_answers()
     got = answer(conf, right, want)
-    if got is None: raise Hint('It returns None, but there is such a number.')
+    if got is None:
+        raise Hint('It returns None, but there is such a number. Among the answers with at least '
+                   'that probability (not among all answers), the fraction is large enough.')
     got = as_number(got)
     if abs(got - best) < 1e-6:
         if answer(conf, torch.zeros(60, dtype=bool), want) is not None:
@@ -281,6 +313,11 @@ def _(answer):
                    'A smaller one may be enough again: try them all.')
     if not (conf - got).abs().min() < 1e-6: raise Hint('Return one of the numbers in `conf`.')
     share = right[conf >= got].float().mean().item()
+    if abs(got - min(conf[conf >= want].tolist(), default=-1)) < 1e-6:
+        raise Hint('You compare the probabilities with `want`: it is the fraction of *correct* '
+                   'answers that has to be at least that.')
+    if abs(got - conf[right].min().item()) < 1e-6:
+        raise Hint('That is the least sure of the correct answers: many wrong ones are above it.')
     if share < want:
         raise Hint(f'Of the answers with at least {got:.3f}, only {share:.1%} are correct. Does '
                    'the answer that has exactly this probability count?')
@@ -310,7 +347,7 @@ def _app_model():
             return self.fc(torch.cat([x[:, :, :h].mean((2, 3)), x[:, :, h:].mean((2, 3))], 1))
     net = Net().eval()
     nn.init.normal_(net.fc.weight, std=2.)
-    net.meta = dict(vocab=['ant', 'bee', 'cat', 'dog'], size=32, stats=[[0.4]*3, [0.25]*3])
+    net.meta = dict(vocab=['dog', 'ant', 'cat', 'bee'], size=32, stats=[[0.4]*3, [0.25]*3])
     return net
 
 def _photo():
@@ -346,16 +383,16 @@ def _try_answer(said, net, photo, what):
         raise Hint('The right probabilities with the wrong names: `answer.classes` are sorted '
                    'by probability, and `vocab` is not.')
     raise Hint(f'{what}: the probabilities differ from those of `predict_images`. '
-               'Is the photo normalized with `meta["stats"]`, and turned upright?')
+               'Is the photo scaled to 0…1, normalized with `meta["stats"]`, and turned upright?')
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #2fa7a212
 @exercise('13.9', 'The function of an app')
 def _(answer):
-    net = _app_model()
+    net, photo = _app_model(), _photo()
+    while max(_want(net, photo)) > 0.9: net, photo = _app_model(), _photo()   # clearly not one-hot
     classify = answer(net)
     if not callable(classify):
         raise Hint('Return a *function* that takes a photo; yours returned its result, or nothing.')
-    photo = _photo()
     for mode in ('RGB', 'L', 'RGBA', 'P', 'CMYK'):
         im = photo.convert(mode)
         try: said = classify(im)
