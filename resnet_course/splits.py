@@ -220,7 +220,7 @@ def split_id(
     splits:tuple     # Indices of training, validation and test images
 )->str: # Eight hexadecimal digits
     "Identify a split: the same for the same file names and labels, split in the same way"
-    names = '\n'.join(Path(f).name for f in images.files or ())
+    names = '\n'.join(map(os.path.basename, images.files or ()))
     res = zlib.crc32(names.encode(errors='surrogateescape'))
     for o in (images.y, *splits): res = zlib.crc32(np.asarray(o, np.int64).tobytes(), res)
     return f'{res:08x}'
