@@ -7,7 +7,7 @@ __all__ = ['depths', 'cifar_depths', 'preact_depths', 'ResNet', 'init_resnet']
 
 # %% ../nbs/api/22_resnet.ipynb #67a0851a
 from fastcore.basics import patch
-from torch import Tensor, linspace, nn
+from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 from .core import CourseError, check_args, check_choice
 from .layers import (
@@ -48,8 +48,7 @@ def _drop_branches(net, rate):
     if blocks[0].plain:
         raise CourseError('drop_path leaves out branches, and without shortcuts nothing would be '
                           'left: drop one of the two')
-    for b, p in zip(blocks, linspace(0, rate, len(blocks)).tolist()):
-        b.drop = StochasticDepth(p, 'row')
+    for i, b in enumerate(blocks): b.drop = StochasticDepth(rate*i/(len(blocks) - 1), 'row')
 
 # %% ../nbs/api/22_resnet.ipynb #a5a57dd5
 class ResNet(CheckedModule):
