@@ -16,15 +16,15 @@ from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler  # noqa: F401  gives Learner `fit_one_cycle`
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
-from fastai.losses import CrossEntropyLossFlat
-from fastai.metrics import accuracy
+from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
+from fastai.metrics import APScoreMulti, accuracy, accuracy_multi
 from fastai.torch_core import rank_distrib, set_seed
 from fastcore.basics import patch
 from torch import nn
 
 from .core import CourseError, check_args, check_choice, default_device, memory_advice
 from .augment import height_width
-from .loaders import class_counts
+from .loaders import check_one_label, class_counts, is_multi_label
 from .torch_loaders import as_dls
 from .models import (
     create_model, default_stem, eval_mode, options, param_groups)
@@ -271,6 +271,8 @@ def _sampled(dls):
 
 def _loss_for(dls, loss_func, balance):
     "The loss function: the given one, or cross-entropy, weighted if `balance` says so"
+    if balance is not None: check_one_label(dls, f'balance={balance!r}')
+    if is_multi_label(dls): return loss_func or BCEWithLogitsLossFlat()
     if balance is None: return loss_func or CrossEntropyLossFlat()
     if balance == 'sample':
         raise CourseError("balance='sample' belongs to the loader: get_dls(..., balance='sample')")
@@ -293,8 +295,9 @@ def course_learner(
     seed:int|None=None,    # Makes weights, batches and augmentation repeatable
     stem:str|None=None,    # 'imagenet', 'cifar' or 'deep'; None: the one for the size of the images
     opt_func:callable=torch_sgd, # An optimizer function for fastai
-    metrics:object=accuracy,     # A metric, or several
-    loss_func:callable=None,     # None: cross-entropy
+    metrics:object=accuracy,     # A metric, or several; if images have several labels, accuracy and
+                                 # mean average precision over labels
+    loss_func:callable=None,     # None: cross-entropy; binary for several labels per image
     splitter:callable=param_groups, # Model → parameter groups, for freezing
     cbs:object=None,       # One or more additional callbacks
     model_kwargs:dict|None=None, # More arguments for `create_model`
@@ -308,6 +311,8 @@ def course_learner(
     n_in = _channels(dls) if isinstance(arch, str) else None
     own_loss = loss_func is not None
     loss_func = _loss_for(dls, loss_func, balance)
+    # of several labels, accuracy says little: usually, most are absent
+    if metrics is accuracy and is_multi_label(dls): metrics = [accuracy_multi, APScoreMulti()]
     if deterministic: fix_workspace()   # before the GPU is used
     if seed is not None: set_seeds(seed, dls)
     arch = _network(dls, arch, stem, n_in, model_kwargs or {}, check=not own_loss)

@@ -186,6 +186,8 @@ class Listing:
     empty:list = field(default_factory=list) # Class folders without images
     notes:list = field(default_factory=list) # Sentences about what was changed or assumed
     facts:list = field(default_factory=list) # Sentences that need no warning
+    sets:list|None = None # Where images have several labels: a tuple for each; `labels` has the
+                          # rarest of them. None: one class per image
 
     def leave(self,
         why:str, # Such as 'hidden'
@@ -210,9 +212,9 @@ def reorder(self:Listing,
     order:list # Indices of the images to keep, in their new order
 ):
     "Reorder the images"
-    for name in ('files', 'labels', 'splits'):
+    for name in ('files', 'labels', 'splits', 'sets'):
         values = getattr(self, name)
-        setattr(self, name, [values[i] for i in order])
+        if values is not None: setattr(self, name, [values[i] for i in order])
 
 @patch
 def drop(self:Listing,
@@ -231,8 +233,9 @@ def counts(self:Listing,
     split:str=None # 'train', 'valid' or 'test'; None: all images
 )->dict: # Class → number of images
     "Count the images of each class"
-    rows = zip(self.labels, self.splits)
-    return dict(sorted(Counter(c for c, s in rows if split in (None, s)).items()))
+    sets = [(c,) for c in self.labels] if self.sets is None else self.sets
+    rows = zip(sets, self.splits)
+    return dict(sorted(Counter(c for cs, s in rows if split in (None, s) for c in cs).items()))
 
 @patch
 def left_out_text(self:Listing)->str: # Empty if nothing was left out
