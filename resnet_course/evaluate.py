@@ -91,9 +91,7 @@ class Report:
         return torch.from_numpy(cm)
 
     @cached_property
-    def _roc(self):
-        hits = F.one_hot(self.targets, len(self.vocab)).bool()
-        return _roc_areas(self.probs.double().numpy(), hits.numpy())
+    def _roc(self): return _roc_areas(self.probs.double().numpy(), self.targets.numpy())
 
 # %% ../nbs/api/40_evaluate.ipynb #a5888845
 @patch
@@ -198,8 +196,9 @@ def _logit_interval(area, se):
     return float(expit(logit(area) - half)), float(expit(logit(area) + half))
 
 # %% ../nbs/api/40_evaluate.ipynb #f57e8e0d
-def _roc_areas(probs, hits):
+def _roc_areas(probs, targets):
     "A row (area, low, high) for each class, and one for the mean over classes with an area"
+    hits = targets if targets.ndim == 2 else targets[:, None] == np.arange(probs.shape[1])
     n, rows, areas, influence = len(hits), [], [], np.zeros(len(hits))
     for c in range(probs.shape[1]):
         y = hits[:, c]
@@ -447,8 +446,34 @@ def plot_reliability(self:Report,
            title=f'{self.split}: calibration error {self.ece(bins):.1%}')
     return ax
 
-# %% ../nbs/api/40_evaluate.ipynb #94844fd1
-class MultiReport:
+# %% ../nbs/api/40_evaluate.ipynb #ca786d3f
+class _LabelTables:
+    "What `MultiReport` shows"
+    def to_dict(self)->dict: # Ready for JSON
+        "Collect the metrics, without the predictions"
+        return dict(split=self.split, n=self.n, loss=self.loss, **self.summary(),
+                    per_label=self.label_metrics())
+
+    def metrics_table(self, n:int=20)->list: # Rows of text for `n` labels, and the header
+        "Format the metrics of each label, with 95% intervals"
+        rows = [['label', 'AP', 'threshold', *_columns, 'images']]
+        for o in self.label_metrics()[:n]:
+            ap = '–' if o['average_precision'] is None else f"{o['average_precision']:.3f}"
+            rest = [_with_interval(o, k) for k in _columns.values()]
+            rows.append([o['name'][:24], ap, f"{o['threshold']:.2f}", *rest, f"{o['support']:,}"])
+        n_more = len(self.vocab) - len(rows) + 1
+        return rows + [[f'… and {n_more} more', *['']*8]]*(n_more > 0)
+
+    def __str__(self): return f'{self.split}: {self._in_words()}\n{align(self.metrics_table())}'
+    __repr__ = __str__
+
+    def _repr_html_(self):
+        head, *rows = self.metrics_table()
+        name = escape(self.name or self.split)
+        return f'<p><b>{name}</b>: {self._in_words()}</p>' + html_table(head, rows)
+
+# %% ../nbs/api/40_evaluate.ipynb #86061781
+class MultiReport(_LabelTables):
     "A network's predictions of several labels per image, and the metrics computed from them"
     @check_args
     def __init__(self,
@@ -463,27 +488,22 @@ class MultiReport:
         self.probs, targets = (torch.as_tensor(plain_tensor(o)).float().cpu()
                                for o in (probs, targets))
         self.targets, self.vocab = targets.bool(), list(map(str, vocab))
-        self.split, self.name, c = split, name, len(self.vocab)
+        self.n, self.split, self.name = len(targets), split, name
         _check_multi(self, targets)
-        self.thresholds = torch.as_tensor(thresholds).float().expand(c)
+        self.thresholds = torch.as_tensor(thresholds).float().expand(len(self.vocab))
         if losses is None:
             losses = F.binary_cross_entropy(self.probs, targets, reduction='none').mean(1)
-        self.losses = losses
-
-    @property
-    def n(self)->int: return len(self.targets) # Number of images
-
-    @property
-    def loss(self)->float: return float(self.losses.mean()) # Mean over images
+        self.losses, self.loss = losses, float(losses.mean())
 
     @property
     def preds(self)->Tensor: # bool (N,C)
         "Which labels are predicted, at `thresholds`"
         return self.probs >= self.thresholds
 
+# %% ../nbs/api/40_evaluate.ipynb #06b02869
 def _check_multi(rep, targets):
     "Raise `CourseError` unless predictions, targets and labels fit together"
-    n, c = len(targets), len(rep.vocab)
+    n, c = rep.n, len(rep.vocab)
     if n == 0: raise CourseError(f'the {rep.split} split is empty: there is nothing to evaluate')
     for what, o in dict(predictions=rep.probs, targets=targets).items():
         if tuple(o.shape) == (n, c): continue
@@ -494,21 +514,19 @@ def _check_multi(rep, targets):
     if not ((targets == 0) | (targets == 1)).all():
         raise CourseError('targets must be 0 or 1: is each label there, or not?')
 
-# %% ../nbs/api/40_evaluate.ipynb #112cdd18
 @patch
-def label_metrics(self:MultiReport)->list[dict]: # Rows of name, support, threshold, metrics, intervals
+def label_metrics(self:MultiReport)->list[dict]: # Rows: name, support, threshold, metrics
     "Average precision, sensitivity, specificity, precision, F1 and ROC AUC of each label"
     hits, probs = self.targets.numpy(), self.probs.double().numpy()
-    named = []
-    for c, name in enumerate(self.vocab):
-        k = int(hits[:, c].sum())
-        ap = float(average_precision_score(hits[:, c], probs[:, c])) if k else None
-        named.append(dict(name=name, support=k, threshold=float(self.thresholds[c]),
-                          average_precision=ap))
+    found = [average_precision_score(y, p) if y.any() else None for y, p in zip(hits.T, probs.T)]
+    rows = zip(self.vocab, hits.sum(0).tolist(), self.thresholds.tolist(), found)
+    named = [dict(name=name, support=k, threshold=t, average_precision=ap and float(ap))
+             for name, k, t, ap in rows]
     counts = [multilabel_confusion_matrix(y, p, labels=[True])[0]
               for y, p in zip(hits.T, self.preds.numpy().T)]
     return _with_metrics(named, counts, _roc_areas(probs, hits)[0])
 
+# %% ../nbs/api/40_evaluate.ipynb #e07c755f
 @patch
 def summary(self:MultiReport)->dict: # None where no label is in the images
     "mAP, macro and micro F1, and the fraction of images whose labels are all right"
@@ -522,6 +540,14 @@ def summary(self:MultiReport)->dict: # None where no label is in the images
                 micro_f1=2*right/(2*right + wrong) if right + wrong else None,
                 all_right=float((hits == preds).all(1).float().mean()))
 
+@patch
+def _in_words(self:MultiReport):
+    s = {k: '–' if v is None else f'{v:.3f}' for k, v in self.summary().items()}
+    return (f"mAP {s['map']}, F1 {s['macro_f1']} (mean over labels) and {s['micro_f1']} (over all "
+            f"answers), all labels right in {s['all_right']} of {self.n:,} images, "
+            f'loss {self.loss:.4f}')
+
+# %% ../nbs/api/40_evaluate.ipynb #d18a9a6e
 @patch
 def at(self:MultiReport,
     thresholds:float|Sequence # One for all labels, or one for each
@@ -537,59 +563,14 @@ def at(self:MultiReport,
 def best_thresholds(self:MultiReport)->list: # One for each label; 0.5 for labels in no image
     "The thresholds with the highest F1: choose them on validation images, never on the test set"
     found = []
-    for c in range(len(self.vocab)):
-        y = self.targets[:, c].numpy()
+    for y, p in zip(self.targets.numpy().T, self.probs.numpy().T):
         if not y.any():
             found.append(.5)
             continue
-        precision, recall, at = precision_recall_curve(y, self.probs[:, c].numpy())
+        precision, recall, at = precision_recall_curve(y, p)
         f1 = 2*precision*recall/np.maximum(precision + recall, 1e-12)
         found.append(float(at[f1[:-1].argmax()]))
     return found
-
-# %% ../nbs/api/40_evaluate.ipynb #496b3b3e
-_multi_columns = {'AP': 'average_precision', 'threshold': 'threshold', **_columns}
-
-@patch
-def to_dict(self:MultiReport)->dict: # Ready for JSON
-    "Collect the metrics, without the predictions"
-    return dict(split=self.split, n=self.n, loss=self.loss, **self.summary(),
-                per_label=self.label_metrics())
-
-@patch
-def metrics_table(self:MultiReport,
-    n:int=20 # Number of labels to show; the others are counted
-)->list: # Rows of text: the header, and a row for each label
-    "Format the metrics of each label, with 95% intervals"
-    rows = [['label', *_multi_columns, 'images']]
-    for o in self.label_metrics()[:n]:
-        ap = '–' if o['average_precision'] is None else f"{o['average_precision']:.3f}"
-        rest = [_with_interval(o, k) for k in _columns.values()]
-        rows.append([o['name'][:24], ap, f"{o['threshold']:.2f}", *rest, f"{o['support']:,}"])
-    n_more = len(self.vocab) - len(rows) + 1
-    if n_more > 0: rows.append([f'… and {n_more} more', *['']*8])
-    return rows
-
-@patch
-def _in_words(self:MultiReport):
-    "The metrics over all labels, in words"
-    s = {k: '–' if v is None else f'{v:.3f}' for k, v in self.summary().items()}
-    return (f"mAP {s['map']}, F1 {s['macro_f1']} (mean over labels) and {s['micro_f1']} (over all "
-            f"answers), all labels right in {s['all_right']} of {self.n:,} images, "
-            f'loss {self.loss:.4f}')
-
-@patch
-def __str__(self:MultiReport)->str: # One line, and a table of up to 20 labels
-    return f'{self.split}: {self._in_words()}\n{align(self.metrics_table())}'
-
-@patch
-def __repr__(self:MultiReport)->str: return str(self)
-
-@patch
-def _repr_html_(self:MultiReport):
-    head, *rows = self.metrics_table()
-    return f'<p><b>{escape(self.name or self.split)}</b>: {self._in_words()}</p>' + html_table(
-        head, rows)
 
 # %% ../nbs/api/40_evaluate.ipynb #f5739bd6
 @torch.no_grad()
@@ -630,7 +611,7 @@ def evaluate(
     precision:str='fp32', # float32 gives the same result on other machines; or 'auto', 'bf16' …
     name:str='', # Name for the report
     dls:DataLoaders=None # Loaders; None: the learner's
-)->object: # `Report` on every image of `split`; `MultiReport` if images have several labels
+)->object: # A `Report` on every image; a `MultiReport` if images have several labels
     "Predict every image of `split` once, in eval mode and without augmentation"
     model, dls = model_and_dls(learn, dls)
     dl = split_dl(dls, split)

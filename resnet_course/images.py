@@ -200,13 +200,11 @@ class ImageSet:
         white:dict=None, # Depth → value of white, where images have more than 8 bits
         skip_bad:bool=False, # Leave out files that are found to be unreadable later?
         listing:Listing=None, # Where the files come from, and what was left out
-        rows:Tensor=None # Where images have several labels: 0 or 1 for each (N,C), and `y` is the
-                         # rarest label of each image. None: one class per image
+        rows:Tensor=None # Several labels per image: 0 or 1 for each (N,C); `y` is its rarest label
     ):
-        self.rows = rows
         self.name, self.vocab, self.labels = name, list(vocab), list(labels or vocab)
         self.y = torch.as_tensor(np.asarray(y), dtype=torch.long)
-        self.x, self.files, self.splits = x, files, splits or {}
+        self.x, self.files, self.splits, self.rows = x, files, splits or {}, rows
         if x is not None: n_in, load_size = x.shape[1], x.shape[-1]
         self.n_in, self.load_size, self.crop_size = n_in, load_size, crop_size or load_size
         self.stats, self.flip, self.white, self.listing = stats, flip, white, listing
@@ -214,15 +212,19 @@ class ImageSet:
         self._copies = {}   # device → images and classes
     def __len__(self): return len(self.y)
     def __deepcopy__(self, memo): return self
-    def counts_in(self, idxs)->np.ndarray: # One number per class
-        "Count the images of each class among the images `idxs`"
-        if self.rows is not None: return self.rows[idxs].sum(0).int().numpy()
-        return np.bincount(self.y[idxs], minlength=len(self.vocab))
 
 # %% ../nbs/api/10_images.ipynb #3ec7bc26
 @patch(as_prop=True)
 def is_photos(self:ImageSet)->bool: # True for photos of any size and shape, read when needed
     return self.load_size is None
+
+@patch
+def counts_in(self:ImageSet,
+    idxs:Sequence # Indices of images
+)->np.ndarray: # One number per class
+    "Count the images of each class"
+    if self.rows is not None: return self.rows[idxs].sum(0).int().numpy()
+    return np.bincount(self.y[idxs], minlength=len(self.vocab))
 
 @patch
 def __repr__(self:ImageSet):
@@ -428,6 +430,17 @@ def _check_files(o, skip_bad, in_memory, white):
         o.notes.append(f'only {n_read:,} images were checked: reading all takes more than a minute')
     o.drop(bad, 'unreadable')
 
+# %% ../nbs/api/10_images.ipynb #f51c461d
+def _targets_of(o, labels):
+    "The class of each image, and zeros and ones (N,C) if it can have several labels, else None"
+    number = {c: i for i, c in enumerate([*labels, ''])}   # '': an image without a label
+    y = [number[c] for c in o.labels]
+    if o.sets is None: return y, None
+    at = [(i, number[c]) for i, names in enumerate(o.sets) for c in names]
+    rows = torch.zeros(len(o.sets), len(labels))
+    rows[tuple(torch.tensor(at).T)] = 1
+    return y, rows
+
 # %% ../nbs/api/10_images.ipynb #3cefb1a1
 def _make_image_set(
     name:str, # Name of the dataset
@@ -451,23 +464,12 @@ def _make_image_set(
     if not white: o.notes += notes
     white = {**found, **(white or {})}
     _check_files(o, skip_bad, in_memory, white)
-    labels = list(labels or vocab)
-    number = {c: i for i, c in enumerate([*labels, ''])}   # '': an image without a label
+    y, rows = _targets_of(o, labels or vocab)
     x = decode_all(o.files, side, n_in, white=white) if in_memory else None
     for said in warnings_about(o): warnings.warn(f'{o.path}: {said}', LeftOutWarning)
-    return ImageSet(name, [number[c] for c in o.labels], vocab, x=x, files=o.files,
-                    splits=_splits_of(o), n_in=n_in, load_size=side, crop_size=size or side or 128,
-                    labels=labels, white=white, skip_bad=skip_bad, listing=o,
-                    rows=_label_rows(o, labels), **kwargs)
-
-def _label_rows(o, labels):
-    "Which labels each image has, as zeros and ones (N,C); None if each has one class"
-    if o.sets is None: return None
-    number = {c: i for i, c in enumerate(labels)}
-    at = [(i, number[c]) for i, names in enumerate(o.sets) for c in names]
-    rows = torch.zeros(len(o.sets), len(labels))
-    rows[tuple(torch.tensor(at).T)] = 1
-    return rows
+    return ImageSet(name, y, vocab, x=x, files=o.files, splits=_splits_of(o), n_in=n_in,
+                    load_size=side, crop_size=size or side or 128, labels=labels, white=white,
+                    skip_bad=skip_bad, listing=o, rows=rows, **kwargs)
 
 # %% ../nbs/api/10_images.ipynb #375936f8
 @check_args
@@ -545,9 +547,9 @@ def list_set(
     o = _list(path, label_delim)
     names = _check_trainable(o)
     vocab, labels, _ = _told_by_json(o) or (names, names, {})
-    number = {c: i for i, c in enumerate([*labels, ''])}
-    return ImageSet(o.path.stem, [number[c] for c in o.labels], vocab, files=o.files,
-                    splits=_splits_of(o), load_size=1, rows=_label_rows(o, labels))
+    y, rows = _targets_of(o, labels)
+    return ImageSet(o.path.stem, y, vocab, files=o.files, splits=_splits_of(o), load_size=1,
+                    rows=rows)
 
 # %% ../nbs/api/10_images.ipynb #40bd5aa4
 @check_args

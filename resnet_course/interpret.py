@@ -423,13 +423,14 @@ def _show_cam(ax, cam, shape):
     h, w = shape
     ax.imshow(cam, cmap='magma', alpha=.6, extent=(-.5, w - .5, h - .5, -.5))
 
-# %% ../nbs/api/42_interpret.ipynb #ecb73fa4
+# %% ../nbs/api/42_interpret.ipynb #4d4b3762
 def _class_of(y, vocab):
     "The name of an image's class or labels, and a function that says whether it has one"
     if not isinstance(y, list): return vocab[y], lambda c: c == y
     names = [c for c, is_there in zip(vocab, y) if is_there]
     return ', '.join(names) or 'no label', lambda c: bool(y[c])
 
+# %% ../nbs/api/42_interpret.ipynb #ecb73fa4
 @check_args
 def plot_cam(
     learn:Learner, # A learner

@@ -285,6 +285,13 @@ def _loss_for(dls, loss_func, balance):
                           'twice: choose one of the two')
     return CrossEntropyLossFlat(weight=class_weights(dls))
 
+# %% ../nbs/api/36_learner.ipynb #0ad00f57
+def _metrics_for(dls, metrics):
+    "The metrics; if none is asked for and images have several labels, mean average precision, too"
+    # most labels are absent from most images, so accuracy alone says little
+    if metrics is accuracy and is_multi_label(dls): return [accuracy_multi, APScoreMulti()]
+    return metrics
+
 # %% ../nbs/api/36_learner.ipynb #edffffb0
 @check_args
 def course_learner(
@@ -295,8 +302,7 @@ def course_learner(
     seed:int|None=None,    # Makes weights, batches and augmentation repeatable
     stem:str|None=None,    # 'imagenet', 'cifar' or 'deep'; None: the one for the size of the images
     opt_func:callable=torch_sgd, # An optimizer function for fastai
-    metrics:object=accuracy,     # A metric, or several; if images have several labels, accuracy and
-                                 # mean average precision over labels
+    metrics:object=accuracy,     # A metric, or several; with several labels per image, also mAP
     loss_func:callable=None,     # None: cross-entropy; binary for several labels per image
     splitter:callable=param_groups, # Model → parameter groups, for freezing
     cbs:object=None,       # One or more additional callbacks
@@ -311,15 +317,13 @@ def course_learner(
     n_in = _channels(dls) if isinstance(arch, str) else None
     own_loss = loss_func is not None
     loss_func = _loss_for(dls, loss_func, balance)
-    # of several labels, accuracy says little: usually, most are absent
-    if metrics is accuracy and is_multi_label(dls): metrics = [accuracy_multi, APScoreMulti()]
     if deterministic: fix_workspace()   # before the GPU is used
     if seed is not None: set_seeds(seed, dls)
     arch = _network(dls, arch, stem, n_in, model_kwargs or {}, check=not own_loss)
     report = None if weights is None else load_weights(arch, weights)
     own = [AutoPrecision(precision), RetainHeap(), Frozen(), TerminateOnNaN(), History(), *cbs]
-    learn = CourseLearner(dls, arch, loss_func=loss_func, metrics=metrics, opt_func=opt_func,
-                          splitter=splitter, cbs=own, **kwargs)
+    learn = CourseLearner(dls, arch, loss_func=loss_func, opt_func=opt_func, cbs=own,
+                          metrics=_metrics_for(dls, metrics), splitter=splitter, **kwargs)
     learn.seed, learn.weights_report, learn.balance = seed, report, balance or _sampled(dls)
     learn.deterministic = deterministic
     learn.more_cbs = [getattr(cb, '__name__', type(cb).__name__) for cb in cbs]

@@ -155,6 +155,7 @@ class _ToLabels(Transform):
         res.images = None
         return res
 
+# %% ../nbs/api/16_loaders.ipynb #d486c3de
 @check_args
 def is_multi_label(
     dls:object # From `get_dls`, `as_dls`, or fastai
@@ -726,7 +727,7 @@ def get_dls(
                                    # for tests; None: 256/224 of that size
     repeats:int=1, # Times that each training image comes in a row, augmented differently
     white:dict|None=None, # Depth → value of white when a network was trained; None: `find_white`
-    label_delim:str|None=None # What separates several labels of an image in a table; None: one class
+    label_delim:str|None=None # What separates several labels of an image in a table; None: one each
 )->CourseDataLoaders: # train, valid and test
     "Create training, validation and test loaders; raises `CourseError` for unusable data"
     _check_args(bs, valid_pct, n_train, n_in, seed, n_valid, num_workers)

@@ -64,7 +64,7 @@ class ResNet(CheckedModule):
         variant:str='v1.5', # One of `layers.variants`
         act:str='relu', # One of `layers.activations`
         zero_gamma:bool=False, # Start with every block as the identity?
-        drop_path:float=0., # Stochastic depth: how often the last branch is left out in training
+        drop_path:float=0., # Stochastic depth: how often training leaves out the last branch
         **kwargs # Passed to `Bottleneck`: groups, base_width
     ):
         super().__init__()
@@ -77,13 +77,15 @@ class ResNet(CheckedModule):
         init_resnet(self, zero_gamma)
         if drop_path: _drop_branches(self, drop_path)
 
-    def forward(self, x:Tensor)->Tensor: # Normalized images (N, n_in, H, W) → scores (N, n_out)
-        "Compute the scores"
-        x = self.maxpool(self.act(self.bn1(self.conv1(x))))
-        for name, m in self.named_children():
-            if name.startswith('layer'): x = m(x)
-        if self.bn_out is not None: x = self.act(self.bn_out(x))
-        return self.fc(self.avgpool(x).flatten(1))
+# %% ../nbs/api/22_resnet.ipynb #fe55883e
+@patch
+def forward(self:ResNet, x:Tensor)->Tensor: # Normalized images (N, n_in, H, W) → scores (N, n_out)
+    "Compute the scores"
+    x = self.maxpool(self.act(self.bn1(self.conv1(x))))
+    for name, m in self.named_children():
+        if name.startswith('layer'): x = m(x)
+    if self.bn_out is not None: x = self.act(self.bn_out(x))
+    return self.fc(self.avgpool(x).flatten(1))
 
 # %% ../nbs/api/22_resnet.ipynb #b612806f
 @patch

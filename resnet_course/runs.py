@@ -516,6 +516,7 @@ def save_seeds(
     if not rank_distrib(): write_json(state, path)
     return dict(state, path=str(path))
 
+# %% ../nbs/api/52_runs.ipynb #3b69e18f
 def _is_mean(o):
     "Whether `o` is what `mean_ci` returns"
     return isinstance(o, dict) and has_type(o.get('mean'), (int, float)) and all(

@@ -113,7 +113,6 @@ def _hugging_face_config(cfg, sd, meta):
         downsample_in_bottleneck=cfg.get('variant') == 'v1', torch_dtype='float32',
         id2label={str(i): o for i, o in enumerate(vocab)},
         label2id={o: i for i, o in enumerate(vocab)})
-    if meta.get('multi_label'): config['problem_type'] = 'multi_label_classification'
     prepare = dict(
         image_processor_type='BitImageProcessor', do_convert_rgb=cfg['n_in'] == 3, do_resize=True,
         size=resized, resample=2, do_center_crop=True,

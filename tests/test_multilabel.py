@@ -107,7 +107,7 @@ def test_saved_network_predicts_every_label_by_itself(trained, table, tmp_path):
     np.testing.assert_allclose(found, evaluate(trained).probs, atol=1e-4)
     same = evaluate(file, dls=get_test_dls(table, NAMES, size=24, stats=dls.stats, label_delim=' '))
     assert same.n == 160
-    im, dec = files[0], trained.predict(files[0])[0]
+    dec = trained.predict(files[0])[0]
     assert list(dec) == [n for n, p in zip(NAMES, found[0]) if p > .5]
 
 def test_grad_cam_names_the_labels(trained):
