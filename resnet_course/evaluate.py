@@ -456,6 +456,7 @@ class _LabelTables:
 
     def metrics_table(self, n:int=20)->list: # Rows of text for `n` labels, and the header
         "Format the metrics of each label, with 95% intervals"
+        check_int(n, 'n', 0)
         rows = [['label', 'AP', 'threshold', *_columns, 'images']]
         for o in self.label_metrics()[:n]:
             ap = '–' if o['average_precision'] is None else f"{o['average_precision']:.3f}"
@@ -485,12 +486,11 @@ class MultiReport(_LabelTables):
         name:str='', # What was evaluated, for tables
         thresholds:float|Sequence=0.5 # From which probability on a label counts as predicted
     ):
-        self.probs, targets = (torch.as_tensor(plain_tensor(o)).float().cpu()
-                               for o in (probs, targets))
+        self.probs, targets = _numbers(probs, 'probs'), _numbers(targets, 'targets')
         self.targets, self.vocab = targets.bool(), list(map(str, vocab))
         self.n, self.split, self.name = len(targets), split, name
         _check_multi(self, targets)
-        self.thresholds = torch.as_tensor(thresholds).float().expand(len(self.vocab))
+        self.thresholds = _thresholds(thresholds, len(self.vocab))
         if losses is None:
             losses = F.binary_cross_entropy(self.probs, targets, reduction='none').mean(1)
         self.losses, self.loss = losses, float(losses.mean())
@@ -501,6 +501,19 @@ class MultiReport(_LabelTables):
         return self.probs >= self.thresholds
 
 # %% ../nbs/api/40_evaluate.ipynb #06b02869
+def _numbers(o, what):
+    "Numbers as a tensor on the CPU; raises `CourseError` for anything else"
+    try: return torch.as_tensor(plain_tensor(o)).float().cpu()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise CourseError(f'{what}={o!r:.80}: give numbers') from None
+
+def _thresholds(o, n):
+    "A threshold for each of `n` labels; raises `CourseError` if `o` is not one or `n`"
+    t = _numbers(o, 'thresholds')
+    if t.shape in ((), (n,)) and ((t >= 0) & (t <= 1)).all(): return t.expand(n)
+    raise CourseError(f'thresholds={o!r:.80}: give a number from 0 to 1, or one for each of the {n} '
+                      'labels')
+
 def _check_multi(rep, targets):
     "Raise `CourseError` unless predictions, targets and labels fit together"
     n, c = rep.n, len(rep.vocab)
@@ -514,6 +527,7 @@ def _check_multi(rep, targets):
     if not ((targets == 0) | (targets == 1)).all():
         raise CourseError('targets must be 0 or 1: is each label there, or not?')
 
+# %% ../nbs/api/40_evaluate.ipynb #2190ffa3
 @patch
 def label_metrics(self:MultiReport)->list[dict]: # Rows: name, support, threshold, metrics
     "Average precision, sensitivity, specificity, precision, F1 and ROC AUC of each label"
@@ -553,11 +567,8 @@ def at(self:MultiReport,
     thresholds:float|Sequence # One for all labels, or one for each
 )->MultiReport: # On the same predictions
     "The report at other thresholds"
-    t = torch.as_tensor(thresholds).float()
-    if t.shape not in ((), (len(self.vocab),)) or not ((t >= 0) & (t <= 1)).all():
-        raise CourseError(f'thresholds={thresholds!r:.80}: give a number from 0 to 1, or one for '
-                          f'each of the {len(self.vocab)} labels')
-    return MultiReport(self.probs, self.targets, self.vocab, self.losses, self.split, self.name, t)
+    return MultiReport(self.probs, self.targets, self.vocab, self.losses, self.split, self.name,
+                       _thresholds(thresholds, len(self.vocab)))
 
 @patch
 def best_thresholds(self:MultiReport)->list: # One for each label; 0.5 for labels in no image
