@@ -511,8 +511,8 @@ def _thresholds(o, n):
     "A threshold for each of `n` labels; raises `CourseError` if `o` is not one or `n`"
     t = _numbers(o, 'thresholds')
     if t.shape in ((), (n,)) and ((t >= 0) & (t <= 1)).all(): return t.expand(n)
-    raise CourseError(f'thresholds={o!r:.80}: give a number from 0 to 1, or one for each of the {n} '
-                      'labels')
+    raise CourseError(f'thresholds={o!r:.80}: give a number from 0 to 1, or one for each of the '
+                      f'{n} labels')
 
 def _check_multi(rep, targets):
     "Raise `CourseError` unless predictions, targets and labels fit together"
