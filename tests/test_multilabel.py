@@ -1,4 +1,6 @@
 "Several labels per image: tables, loaders of this package and of fastai, training, evaluation"
+import shutil
+
 import numpy as np, pandas as pd, pytest, torch
 from fastai.data.all import ColReader, ColSplitter, DataBlock, MultiCategoryBlock
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
@@ -156,3 +158,17 @@ def test_single_labels_are_unchanged(table):
     assert not is_multi_label(dls)
     learn = course_learner(dls, create_model('resnet8', n_in=1))
     assert isinstance(learn.loss_func, CrossEntropyLossFlat)
+
+def test_an_unreadable_file_changes_no_split_of_the_others(table, tmp_path):
+    shutil.copytree(table.parent, tmp_path/'x')
+    names = [f.name for f in loaders(table).files]
+    (tmp_path/'x'/names[7]).write_bytes(b'no image')
+    dls, whole = loaders(tmp_path/'x/labels.csv', skip_bad=True), loaders(table)
+    def splits(dls): return [{dls.files[i].name for i in dl.dataset.items} for dl in dls.loaders]
+    assert [a - {names[7]} for a in splits(whole)] == splits(dls)
+    y = torch.cat([yb for _, yb in dls.test])
+    assert (y.numpy() == truth(table, dls, 'test')).all() and dls.split_id == whole.split_id
+
+@pytest.mark.parametrize('thresholds', ['x', [.5, .5], 2, float('nan')])
+def test_impossible_thresholds(thresholds, trained):
+    with pytest.raises(CourseError, match='thresholds='): evaluate(trained, 'valid').at(thresholds)
