@@ -241,12 +241,15 @@ def _run_all(command, seeds, folds, each, kwargs):
     resume = kwargs['resume']
     if folds or resume and (check_path(resume, 'resume')/'folds.json').is_file():
         return _run_folds(command, seeds, folds, each, kwargs)
-    run, top1 = getattr(runs, f'{command}_run'), []
+    run, recs = getattr(runs, f'{command}_run'), []
     for seed in [seeds[0]] if resume else seeds:
         with _resumable(command): done = run(seed=seed, **kwargs)
         each(*done)
-        top1.append(done[-1].top1)   # of the report
-    if len(top1) > 1: _say_mean(runs.mean_ci(top1), 'seeds')
+        recs.append(done[0])
+        if len(recs) > 1: res = runs.save_seeds(recs)
+    if len(recs) < 2: return
+    say(f"\nseeds    {res['path']}")
+    _say_mean(res['top1'], 'seeds')
 
 def _run_folds(command, seeds, folds, each, kwargs):
     "Run once for each fold, and print the mean"

@@ -12,6 +12,7 @@ __all__ = ['reinstall_command', 'printable', 'CourseError', 'MissingFileError', 
 # %% ../nbs/api/00_core.ipynb #0fd16cdb
 import difflib, errno, functools, glob, inspect, json, numbers, os, re, reprlib, shutil, stat
 import sys, tempfile, time, traceback, types, warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -628,6 +629,18 @@ def in_threads(
     what:str|None=None # What is being done, to show progress; None: show none
 )->Iterator: # The results, in order
     "Apply `f` to each item in threads; its first exception is raised and stops the rest"
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as ex:
-        done = ex.map(f, items)
-        yield from progress(done, len(items), what) if what else done
+    done = _mapped(f, items)
+    yield from progress(done, len(items), what) if what else done
+
+def _mapped(f, items):
+    "Results of `f` in order; a million calls that wait would need gigabytes, so only a few do"
+    def each(some): return [f(o) for o in some]
+    n_threads = min(16, os.cpu_count() or 1)
+    n = min(16, max(1, len(items)//(4*n_threads)))   # items per call
+    calls, ex = deque(), ThreadPoolExecutor(n_threads)
+    try:
+        for i in range(0, len(items), n):
+            calls.append(ex.submit(each, items[i:i + n]))
+            if len(calls) > 4*n_threads: yield from calls.popleft().result()
+        while calls: yield from calls.popleft().result()
+    finally: ex.shutdown(cancel_futures=True)

@@ -452,16 +452,21 @@ def open_image_set(
     in_memory:bool=None, # Decode photos now? None: if they take no more than 1 GB
     root:str|Path=None, # Folder of the standard sets; None: fastai's data folder
     skip_bad:bool=False, # Leave out files that cannot be read?
-    white:dict=None # Depth → value of white when a network was trained; None: see `find_white`
+    white:dict=None, # Depth → value of white when a network was trained; None: see `find_white`
+    label_delim:str=None # What separates several labels of an image in a table; None: one class
 )->ImageSet: # With the splits that the dataset defines
     "Open a dataset, a folder or a CSV file; raises `CourseError` if it can't"
     name, is_path = str(name_or_path), isinstance(name_or_path, Path)
+    if label_delim is not None and not is_table(name):
+        raise CourseError(f'{name}: label_delim is for tables with several labels per image, such '
+                          'as labels.csv')
     if name in datasets and not is_path:
         if root is None: _check_not_both(name)
         folder, info = get_dataset(name, root), datasets[name]
         return info.read(folder, size, in_memory) if info.photos else _read_cached(name, folder)
     path = check_path(name_or_path, 'data')
-    if is_table(path): return open_csv(check_file(path), size, in_memory, skip_bad, white)
+    if is_table(path):
+        return open_csv(check_file(path), size, in_memory, skip_bad, white, label_delim)
     if path.exists() or is_path or len(path.parts) > 1:
         return open_folder(path, size, in_memory, skip_bad, white)
     check_choice(name, datasets, 'dataset or folder')   # raises the error

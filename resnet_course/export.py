@@ -18,6 +18,7 @@ from .core import (
 from .images import plain_tensor
 from .augment import ResizeTo, height_width
 from .photos import PhotoReader
+from .loaders import is_multi_label
 from .models import unwrap_model
 from .weight_files import check_meta
 from .summary import image_shape
@@ -123,6 +124,7 @@ def image_meta(
     facts = {key: getattr(dls, name, None) for key, name in facts.items()}
     # only for images of more than 8 bits
     if getattr(dls, 'white', None): facts['white'] = dls.white
+    if is_multi_label(dls): facts['multi_label'] = True
     return dict(facts, vocab=list(map(str, dls.vocab)), crop=not resized)
 
 def _crops(meta):

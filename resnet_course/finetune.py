@@ -27,7 +27,7 @@ from .core import (
     CourseError, MissingFileError, align, atomic_write, check_args, check_choice, check_file,
     check_int, html_table, memory_advice, read_json, write_json)
 from .images import plain_tensor
-from .loaders import ImageSetDL, get_dls, split_dl
+from .loaders import ImageSetDL, check_one_label, get_dls, split_dl
 from .models import options, unwrap_model
 from .weight_files import read_weights, shipped_weights, weight_sets
 from .weights import infer_arch, load_weights
@@ -445,6 +445,8 @@ def run_stages(
     log:str|None=None # Also log to 'tensorboard' or 'wandb', in the folder `learn.path`
 )->StageResults: # With a freeze report for each stage
     "Fine-tune by a plan; raises `CourseError` before training if a stage does not suit `learn`"
+    check_one_label(learn.dls, 'run_stages, which compares accuracies,',
+                    'call `fit_recipe` for each stage, with `freeze_to`')
     connect()
     stages = _stages_for(learn, stages, keep, log)
     with run_lock(path) if path and not rank_distrib() else nullcontext():

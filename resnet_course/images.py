@@ -199,11 +199,12 @@ class ImageSet:
         labels:Sequence=None, # Folder name of each class; None: `vocab`
         white:dict=None, # Depth → value of white, where images have more than 8 bits
         skip_bad:bool=False, # Leave out files that are found to be unreadable later?
-        listing:Listing=None # Where the files come from, and what was left out
+        listing:Listing=None, # Where the files come from, and what was left out
+        rows:Tensor=None # Several labels per image: 0 or 1 for each (N,C); `y` is its rarest label
     ):
         self.name, self.vocab, self.labels = name, list(vocab), list(labels or vocab)
         self.y = torch.as_tensor(np.asarray(y), dtype=torch.long)
-        self.x, self.files, self.splits = x, files, splits or {}
+        self.x, self.files, self.splits, self.rows = x, files, splits or {}, rows
         if x is not None: n_in, load_size = x.shape[1], x.shape[-1]
         self.n_in, self.load_size, self.crop_size = n_in, load_size, crop_size or load_size
         self.stats, self.flip, self.white, self.listing = stats, flip, white, listing
@@ -218,6 +219,14 @@ def is_photos(self:ImageSet)->bool: # True for photos of any size and shape, rea
     return self.load_size is None
 
 @patch
+def counts_in(self:ImageSet,
+    idxs:Sequence # Indices of images
+)->np.ndarray: # One number per class
+    "Count the images of each class"
+    if self.rows is not None: return self.rows[idxs].sum(0).int().numpy()
+    return np.bincount(self.y[idxs], minlength=len(self.vocab))
+
+@patch
 def __repr__(self:ImageSet):
     place = 'read from files' if self.x is None else 'in memory'
     size = f'{self.n_in}×{self.load_size}×{self.load_size}'
@@ -228,15 +237,15 @@ def __repr__(self:ImageSet):
 @patch
 def on(self:ImageSet,
     device:str|torch.device|None # Device that the batches are for; None: the CPU
-)->tuple: # Images (uint8 N,C,H,W) and classes (N)
+)->tuple: # Images (uint8 N,C,H,W) and classes (N), or `rows`
     "Images and classes on `device` if it is a GPU with enough memory, otherwise on the CPU"
-    device = torch.device(device or 'cpu')
-    if device.type != 'cuda': return self.x, self.y
+    device, y = torch.device(device or 'cpu'), self.y if self.rows is None else self.rows
+    if device.type != 'cuda': return self.x, y
     if device not in self._copies:
         free = torch.cuda.mem_get_info(device)[0]
         fits = self.x.nbytes < 0.3*free
-        copies = self.x, self.y
-        if fits: copies = self.x.to(device), self.y.to(device)
+        copies = self.x, y
+        if fits: copies = self.x.to(device), y.to(device)
         self._copies[device] = copies
     return self._copies[device]
 
@@ -262,10 +271,10 @@ def _check_trainable(
 )->list: # Names of the classes, sorted
     "Raise `CourseError` unless a classifier can be trained on the images"
     _check_splits(o)
-    names = sorted(set(o.labels))
-    if len(names) < 2 and o.path.is_file():
+    names = sorted(set(o.labels)) if o.sets is None else sorted(o.counts())
+    if o.sets is None and len(names) < 2 and o.path.is_file():
         raise CourseError(f'{o.path} names {len(names)} class, but a classifier needs two or more')
-    if len(names) < 2:
+    if o.sets is None and len(names) < 2:
         # an archive often unpacks to a folder in a folder
         inner = o.path/names[0] if names else o.path
         hint = f'; did you mean {inner}?' if names and class_folders(inner) else ''
@@ -331,11 +340,11 @@ def decode_all(
 # %% ../nbs/api/10_images.ipynb #77f73891
 def _find_bad(
     files:Sequence, # Paths of images
-    seconds:float|None=60, # Time to read all in, or else only 64 are read; None: any time
+    seconds:float|None=60, # Time to read them; None: any time
     size:int=64, # Short side (px); small ones are decoded faster
     white:dict=None # As for `open_image`
-)->tuple: # Index of the file → `CourseError`; and whether all files were read
-    "Find unreadable image files"
+)->tuple: # Index of the file → `CourseError`; and the number of files that were read
+    "Find unreadable image files; reads 64 if all would take too long"
     errors = {}
     def read(i):
         "Read one image, or record its error"
@@ -344,15 +353,18 @@ def _find_bad(
     order = np.random.default_rng(0).permutation(len(files)).tolist()
     start = time.monotonic()
     for _ in in_threads(read, order[:64]): pass
-    fits = seconds is None or (time.monotonic() - start)*len(files) <= 64*seconds
-    if fits:
-        for _ in in_threads(read, order[64:], 'checking the images'): pass
-    return errors, fits or len(files) <= 64
+    n, rest = len(order[:64]), order[64:]
+    if seconds is not None and (time.monotonic() - start)*len(files) > 64*seconds: rest = []
+    for _ in in_threads(read, rest, 'checking the images' if rest else None):
+        n += 1
+        # others may use the disk and the processors now
+        if seconds is not None and time.monotonic() - start > 1.5*seconds: break
+    return errors, n
 
 # %% ../nbs/api/10_images.ipynb #557420a0
 def _is_jpeg(f):
     "Whether a file begins like a JPEG file, whatever its name"
-    with open(f, 'rb') as file: return file.read(3) == b'\xff\xd8\xff'
+    with open(f, 'rb', buffering=0) as file: return file.read(3) == b'\xff\xd8\xff'
 
 def _is_cut(im):
     "Whether Pillow will keep only the upper 8 of 16 bits of a color image"
@@ -412,11 +424,22 @@ def _check_files(o, skip_bad, in_memory, white):
     "Leave out unreadable files, or raise `CourseError` for them; decoding finds them, too"
     if in_memory and not skip_bad: return
     # the rest at first touch
-    bad, all_read = _find_bad(o.files, None if in_memory else 60, white=white)
+    bad, n_read = _find_bad(o.files, None if in_memory else 60, white=white)
     if bad and not skip_bad: raise _unreadable(o.files, bad)
-    if not all_read:
-        o.notes.append('only 64 images were checked: reading all takes more than a minute')
+    if n_read < len(o.files):
+        o.notes.append(f'only {n_read:,} images were checked: reading all takes more than a minute')
     o.drop(bad, 'unreadable')
+
+# %% ../nbs/api/10_images.ipynb #f51c461d
+def _targets_of(o, labels):
+    "The class of each image, and zeros and ones (N,C) if it can have several labels, else None"
+    number = {c: i for i, c in enumerate([*labels, ''])}   # '': an image without a label
+    y = [number[c] for c in o.labels]
+    if o.sets is None: return y, None
+    at = [(i, number[c]) for i, names in enumerate(o.sets) for c in names]
+    rows = torch.zeros(len(o.sets), len(labels))
+    rows[tuple(torch.tensor(at).T)] = 1
+    return y, rows
 
 # %% ../nbs/api/10_images.ipynb #3cefb1a1
 def _make_image_set(
@@ -441,13 +464,12 @@ def _make_image_set(
     if not white: o.notes += notes
     white = {**found, **(white or {})}
     _check_files(o, skip_bad, in_memory, white)
-    labels = list(labels or vocab)
-    number = {c: i for i, c in enumerate(labels)}
+    y, rows = _targets_of(o, labels or vocab)
     x = decode_all(o.files, side, n_in, white=white) if in_memory else None
     for said in warnings_about(o): warnings.warn(f'{o.path}: {said}', LeftOutWarning)
-    return ImageSet(name, [number[c] for c in o.labels], vocab, x=x, files=o.files,
-                    splits=_splits_of(o), n_in=n_in, load_size=side, crop_size=size or side or 128,
-                    labels=labels, white=white, skip_bad=skip_bad, listing=o, **kwargs)
+    return ImageSet(name, y, vocab, x=x, files=o.files, splits=_splits_of(o), n_in=n_in,
+                    load_size=side, crop_size=size or side or 128, labels=labels, white=white,
+                    skip_bad=skip_bad, listing=o, rows=rows, **kwargs)
 
 # %% ../nbs/api/10_images.ipynb #375936f8
 @check_args
@@ -500,26 +522,34 @@ def open_csv(
     size:int|tuple=None, # What the network sees (px); None: small squares unchanged, else 128
     in_memory:bool=None, # Decode all images now? None: if they take no more than 1 GB
     skip_bad:bool=False, # Leave out files that cannot be read?
-    white:dict=None # Depth → value of white when a network was trained; None: see `find_white`
+    white:dict=None, # Depth → value of white when a network was trained; None: see `find_white`
+    label_delim:str=None # What separates several labels of an image; None: one class per image
 )->ImageSet: # With the splits that the file defines
     "Open the images that a CSV file lists as an `ImageSet`; raises `CourseError` for invalid rows"
-    o = list_csv(path)
+    o = list_csv(path, label_delim)
     return _make_image_set(o.path.stem, o, _check_trainable(o), None, size, in_memory, skip_bad,
                            white=white, flip=True)
 
 # %% ../nbs/api/10_images.ipynb #89a1d3fe
-def _list(path): return (list_csv if is_table(path) else list_folder)(path)
+def _list(path, label_delim=None):
+    "List a table or a folder; several labels per image need a table"
+    if is_table(path): return list_csv(path, label_delim)
+    if label_delim is None: return list_folder(path)
+    raise CourseError(f'{path}: several labels per image need a table with a column of file names '
+                      'and one of labels, such as labels.csv')
 
 @check_args
 def list_set(
-    path:str|Path # As for `open_folder` or `open_csv`
+    path:str|Path, # As for `open_folder` or `open_csv`
+    label_delim:str=None # As for `open_csv`
 )->ImageSet: # With the names, classes and splits of the images
     "List an image set, without reading any image; raises `CourseError` if it cannot be trained on"
-    o = _list(path)
+    o = _list(path, label_delim)
     names = _check_trainable(o)
     vocab, labels, _ = _told_by_json(o) or (names, names, {})
-    return ImageSet(o.path.stem, [labels.index(c) for c in o.labels], vocab, files=o.files,
-                    splits=_splits_of(o), load_size=1)
+    y, rows = _targets_of(o, labels)
+    return ImageSet(o.path.stem, y, vocab, files=o.files, splits=_splits_of(o), load_size=1,
+                    rows=rows)
 
 # %% ../nbs/api/10_images.ipynb #40bd5aa4
 @check_args
@@ -530,17 +560,18 @@ def open_labeled(
     in_memory:bool=None, # As for `open_folder`
     skip_bad:bool=False, # As for `open_folder`
     other_names:Sequence=None, # Other names that the folders of these classes may have
-    white:dict=None # As for `open_folder`
+    white:dict=None, # As for `open_folder`
+    label_delim:str=None # As for `open_csv`
 )->ImageSet: # All images are in the split 'test'
     "Open all labeled images, whatever their split, to test a network; raises `CourseError`"
-    o = _list(path)
+    o = _list(path, label_delim)
     names, labels, kwargs = _told_by_json(o) or (vocab, vocab, {})
     label_of = dict(zip(names, labels))
     labels = [label_of.get(c, c) for c in vocab]
-    if other_names and set(o.labels) <= set(other_names): labels = list(other_names)
-    unknown = sorted(set(o.labels) - set(labels))
-    if unknown:
-        raise CourseError(f'{path} has the classes {shorten(sorted(set(o.labels)), 8)}; this '
+    found = set(o.counts())
+    if other_names and found <= set(other_names): labels = list(other_names)
+    if not found <= set(labels):
+        raise CourseError(f'{path} has the classes {shorten(sorted(found), 8)}; this '
                           f'network was trained for {shorten(vocab, 8)}')
     if not o.files:
         raise CourseError(f'{path} has no labeled images: {o.path.name}/CLASS/IMAGE.jpg')

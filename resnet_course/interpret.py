@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from .core import CourseError, check_args, check_choice, check_int
 from .images import plain_tensor
-from .loaders import raw_image, show_raw, split_dl, unaugmented
+from .loaders import (
+    check_one_label, raw_image, show_raw, split_dl, unaugmented)
 from .models import eval_mode, get_net, group_names, param_groups, unwrap_model
 from .summary import image_shape
 from .evaluate import model_and_dls
@@ -300,6 +301,7 @@ def neighbors(
 )->Neighbors: # Neighbors of all images of `queries`, in order
     "Find the images of one split whose features are nearest to those of each image of another"
     _, dls = model_and_dls(learn, dls)
+    check_one_label(dls, 'neighbors', 'compare `get_features` with `nearest`')
     q, qy = get_features(learn, queries, dls)
     if pool == queries:
         dist, idx = _without_self(*nearest(q, q, k + 1))
@@ -421,6 +423,13 @@ def _show_cam(ax, cam, shape):
     h, w = shape
     ax.imshow(cam, cmap='magma', alpha=.6, extent=(-.5, w - .5, h - .5, -.5))
 
+# %% ../nbs/api/42_interpret.ipynb #4d4b3762
+def _class_of(y, vocab):
+    "The name of an image's class or labels, and a function that says whether it has one"
+    if not isinstance(y, list): return vocab[y], lambda c: c == y
+    names = [c for c, is_there in zip(vocab, y) if is_there]
+    return ', '.join(names) or 'no label', lambda c: bool(y[c])
+
 # %% ../nbs/api/42_interpret.ipynb #ecb73fa4
 @check_args
 def plot_cam(
@@ -443,8 +452,9 @@ def plot_cam(
     for (upper, lower), i, cam, y, p in zip(axs.T, which, cams, yb.tolist(), preds.tolist()):
         im = raw_image(learn.dls, split, i)
         explained = p if cls is None else cls
-        show_raw(upper, im, vocab[y])
-        show_raw(lower, im, vocab[explained], 'black' if p == y else '#d55e00')
+        name, has = _class_of(y, vocab)
+        show_raw(upper, im, name)
+        show_raw(lower, im, vocab[explained], 'black' if has(p) else '#d55e00')
         _show_cam(lower, cam, im.shape[:2])
     return fig
 

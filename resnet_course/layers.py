@@ -189,12 +189,14 @@ class ResBlock(nn.Module):
     ):
         super().__init__()
         self.plain = shortcut == 'none'
+        self.drop = None   # a layer that drops branches in training, if the network sets one
     def add(self,
         y:Tensor, # Output of the branch
         x:Tensor # Input of the shortcut
     )->Tensor: # The sum; `y` alone in a plain block
         "Add the shortcut to the branch (He et al. 2015, equations 1 and 2)"
         if self.plain: return y
+        if self.drop is not None: y = self.drop(y)
         return y + (x if self.downsample is None else self.downsample(x))
     def last_layer(self)->nn.Module: # A BatchNorm, or a convolution in a pre-activation block
         "The last layer with weights in the branch; if they are zero, the branch adds nothing"

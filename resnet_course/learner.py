@@ -16,15 +16,15 @@ from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler  # noqa: F401  gives Learner `fit_one_cycle`
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
-from fastai.losses import CrossEntropyLossFlat
-from fastai.metrics import accuracy
+from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
+from fastai.metrics import APScoreMulti, accuracy, accuracy_multi
 from fastai.torch_core import rank_distrib, set_seed
 from fastcore.basics import patch
 from torch import nn
 
 from .core import CourseError, check_args, check_choice, default_device, memory_advice
 from .augment import height_width
-from .loaders import class_counts
+from .loaders import check_one_label, class_counts, is_multi_label
 from .torch_loaders import as_dls
 from .models import (
     create_model, default_stem, eval_mode, options, param_groups)
@@ -271,6 +271,8 @@ def _sampled(dls):
 
 def _loss_for(dls, loss_func, balance):
     "The loss function: the given one, or cross-entropy, weighted if `balance` says so"
+    if balance is not None: check_one_label(dls, f'balance={balance!r}')
+    if is_multi_label(dls): return loss_func or BCEWithLogitsLossFlat()
     if balance is None: return loss_func or CrossEntropyLossFlat()
     if balance == 'sample':
         raise CourseError("balance='sample' belongs to the loader: get_dls(..., balance='sample')")
@@ -283,6 +285,13 @@ def _loss_for(dls, loss_func, balance):
                           'twice: choose one of the two')
     return CrossEntropyLossFlat(weight=class_weights(dls))
 
+# %% ../nbs/api/36_learner.ipynb #0ad00f57
+def _metrics_for(dls, metrics):
+    "The metrics; if none is asked for and images have several labels, mean average precision, too"
+    # most labels are absent from most images, so accuracy alone says little
+    if metrics is accuracy and is_multi_label(dls): return [accuracy_multi, APScoreMulti()]
+    return metrics
+
 # %% ../nbs/api/36_learner.ipynb #edffffb0
 @check_args
 def course_learner(
@@ -293,8 +302,8 @@ def course_learner(
     seed:int|None=None,    # Makes weights, batches and augmentation repeatable
     stem:str|None=None,    # 'imagenet', 'cifar' or 'deep'; None: the one for the size of the images
     opt_func:callable=torch_sgd, # An optimizer function for fastai
-    metrics:object=accuracy,     # A metric, or several
-    loss_func:callable=None,     # None: cross-entropy
+    metrics:object=accuracy,     # A metric, or several; with several labels per image, also mAP
+    loss_func:callable=None,     # None: cross-entropy; binary for several labels per image
     splitter:callable=param_groups, # Model → parameter groups, for freezing
     cbs:object=None,       # One or more additional callbacks
     model_kwargs:dict|None=None, # More arguments for `create_model`
@@ -313,8 +322,8 @@ def course_learner(
     arch = _network(dls, arch, stem, n_in, model_kwargs or {}, check=not own_loss)
     report = None if weights is None else load_weights(arch, weights)
     own = [AutoPrecision(precision), RetainHeap(), Frozen(), TerminateOnNaN(), History(), *cbs]
-    learn = CourseLearner(dls, arch, loss_func=loss_func, metrics=metrics, opt_func=opt_func,
-                          splitter=splitter, cbs=own, **kwargs)
+    learn = CourseLearner(dls, arch, loss_func=loss_func, opt_func=opt_func, cbs=own,
+                          metrics=_metrics_for(dls, metrics), splitter=splitter, **kwargs)
     learn.seed, learn.weights_report, learn.balance = seed, report, balance or _sampled(dls)
     learn.deterministic = deterministic
     learn.more_cbs = [getattr(cb, '__name__', type(cb).__name__) for cb in cbs]

@@ -95,6 +95,10 @@ def _by_name(name, readable):
     return 'not images' if kind else '?'
 
 # %% ../nbs/api/05_listing.ipynb #1d500b60
+def _is_regular(path):
+    "Whether a folder's entry says, without a look at the file, that it is one and not a link"
+    return isinstance(path, os.DirEntry) and path.is_file(follow_symlinks=False)
+
 def why_not_image(
     path:str|Path|os.DirEntry, # A file
     readable:list=None # Pillow's names of the formats that can be read; None: `readable_formats()`
@@ -104,9 +108,10 @@ def why_not_image(
     why = _by_name(path.name, readable_formats() if readable is None else readable)
     is_known = format_of.get(os.path.splitext(path.name)[1].lower()) is not None
     if why not in (None, '?') and not (is_known and why.endswith('without a reader')): return why
-    try: mode = os.stat(path).st_mode
-    except OSError: return 'broken links'
-    if not stat.S_ISREG(mode): return 'pipes or devices'
+    if not _is_regular(path):
+        try: mode = os.stat(path).st_mode
+        except OSError: return 'broken links'
+        if not stat.S_ISREG(mode): return 'pipes or devices'
     if why is None: return None
     # phones also give JPEGs names that end in .heic
     found = _by_content(path)
@@ -181,6 +186,8 @@ class Listing:
     empty:list = field(default_factory=list) # Class folders without images
     notes:list = field(default_factory=list) # Sentences about what was changed or assumed
     facts:list = field(default_factory=list) # Sentences that need no warning
+    sets:list|None = None # Where images have several labels: a tuple for each; `labels` has the
+                          # rarest of them. None: one class per image
 
     def leave(self,
         why:str, # Such as 'hidden'
@@ -205,9 +212,9 @@ def reorder(self:Listing,
     order:list # Indices of the images to keep, in their new order
 ):
     "Reorder the images"
-    for name in ('files', 'labels', 'splits'):
+    for name in ('files', 'labels', 'splits', 'sets'):
         values = getattr(self, name)
-        setattr(self, name, [values[i] for i in order])
+        if values is not None: setattr(self, name, [values[i] for i in order])
 
 @patch
 def drop(self:Listing,
@@ -216,6 +223,7 @@ def drop(self:Listing,
 ):
     "Leave out images that were listed"
     numbers = set(numbers)
+    if not numbers: return
     self.leave(why, *(self.files[i] for i in sorted(numbers)))
     self.reorder([i for i in range(len(self.files)) if i not in numbers])
 
@@ -225,8 +233,9 @@ def counts(self:Listing,
     split:str=None # 'train', 'valid' or 'test'; None: all images
 )->dict: # Class → number of images
     "Count the images of each class"
-    rows = zip(self.labels, self.splits)
-    return dict(sorted(Counter(c for c, s in rows if split in (None, s)).items()))
+    sets = [(c,) for c in self.labels] if self.sets is None else self.sets
+    rows = zip(sets, self.splits)
+    return dict(sorted(Counter(c for cs, s in rows if split in (None, s) for c in cs).items()))
 
 @patch
 def left_out_text(self:Listing)->str: # Empty if nothing was left out
@@ -245,8 +254,8 @@ def _files_below(folder):
     "All files in a folder and its subfolders"
     return [Path(d)/n for d, _, names in os.walk(folder) for n in names]
 
-def _images_below(folder, o, readable, top=True):
-    "The images in a class folder and its subfolders; leaves the others out"
+def _images_below(folder, o, readable):
+    "The images in a class folder and its subfolders, sorted by name; leaves the others out"
     entries, found = _entries(folder), []
     if _run_files & {e.name for e in entries}:
         o.leave(_runs, *_files_below(folder))
@@ -258,8 +267,8 @@ def _images_below(folder, o, readable, top=True):
             else: found.append(Path(e.path))
         elif is_hidden(e.name): o.leave('hidden', *_files_below(e.path))
         elif e.is_symlink(): o.leave(_linked, e.path)
-        else: found += _images_below(e.path, o, readable, False)
-    return sorted(found) if top else found
+        else: found += _images_below(e.path, o, readable)
+    return found
 
 def _holds(link, folder):
     "Whether a link leads to `folder` or to a folder that contains it"
@@ -283,7 +292,8 @@ def _add_classes(o, folder, split, readable):
 # %% ../nbs/api/05_listing.ipynb #d5acf7f5
 def _about_inner_splits(o):
     "A sentence about cat/train, cat/test …, which look like splits and are not"
-    inner = sorted({name for f in o.files for name in f.relative_to(o.path).parts[1:-1]
+    folders = map(Path, {os.path.dirname(f) for f in o.files})
+    inner = sorted({name for d in folders for name in d.relative_to(o.path).parts[1:]
                     if split_of(name)})
     if not inner: return []
     return [f'{shorten(inner)} inside of class folders are not used as splits: for that, put the '

@@ -57,7 +57,7 @@ def list_models(
     return [n for n in registry if pattern is None or fnmatch(n, pattern)]
 
 # %% ../nbs/api/24_models.ipynb #631307ff
-_options = {ResNet: ['stem', 'shortcut', 'variant', 'nf', 'act', 'zero_gamma'],
+_options = {ResNet: ['stem', 'shortcut', 'variant', 'nf', 'act', 'zero_gamma', 'drop_path'],
             AlexNet: ['groups', 'act', 'norm', 'overlap', 'omit', 'dropout', 'init'],
             FastResNet: ['nf', 'n_blocks', 'act', 'scale']}
 
@@ -95,6 +95,8 @@ def create_model(
                           f'{name.replace("plain", "resnet")}')
     net = cls(n_out=n_out, n_in=n_in, **(kw | given))
     net.cfg = dict(name=name, n_out=n_out, n_in=n_in, **(free | given))
+    # records and checkpoints of earlier versions do not have it
+    if net.cfg.get('drop_path') == 0: del net.cfg['drop_path']
     return net
 
 # %% ../nbs/api/24_models.ipynb #0c1fe82d

@@ -123,7 +123,8 @@ def _probabilities(model, xs, prepare, dtype):
     # images of any size come one by one
     elif model.preprocess == 'resize': scores = torch.cat([model(x[None]) for x in xs])
     else: scores = model(prepare(torch.stack(xs)))
-    probs = scores.float().softmax(1)
+    several = (model.meta or {}).get('multi_label')   # each label can be there or not
+    probs = scores.float().sigmoid() if several else scores.float().softmax(1)
     if not probs.isfinite().all():
         raise CourseError('the outputs of this network are not finite: its weights are damaged')
     return probs

@@ -17,7 +17,7 @@ from torch import nn
 
 from .core import CourseError, atomic_write, check_args, check_int, check_path
 from .images import plain_tensor
-from .loaders import split_dl, unaugmented
+from .loaders import check_one_label, split_dl, unaugmented
 from .models import unwrap_model
 from .export import OnnxModel, import_optional, export_model, image_meta
 from .evaluate import Report, compare, evaluate, onnx_inputs
@@ -111,6 +111,7 @@ def quantize_model(
     path, start = check_path(path), time.perf_counter()
     if path.suffix != '.onnx': raise CourseError(f'{path}: the file name must end in .onnx')
     check_int(n_images, 'n_images', 1)
+    check_one_label(dls, 'quantization, which compares accuracies,', 'use `export_model`')
     net = unwrap_model(model)
     own, calibrating = getattr(net, 'meta', None), split_dl(dls, 'valid')
     with tempfile.TemporaryDirectory() as d:

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from .core import (
     CourseError, MissingFileError, atomic_write, check_args, check_device, check_path, check_type,
     package_version, plot_text, printable, read_json, write_json)
+from .loaders import check_one_label
 from .saving import save_weights
 from .export import image_meta
 
@@ -159,6 +160,8 @@ def save_run(
     **extra          # More for `run.json`
 )->dict: # The record
     "Write a run's five files"
+    check_one_label(learn.dls, 'the record of a run', 'keep the network with '
+                    '`save_weights(learn.model, path, **image_meta(learn.dls))`')
     path, rec, dls = Path(path), _run_record(learn, reports, **extra), learn.dls
     save_weights(learn.model, path/'model.safetensors', **image_meta(dls))
     if rec['history']: _save_history(rec['history'], path)

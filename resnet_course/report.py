@@ -19,6 +19,7 @@ from .loaders import raw_image
 from .evaluate import about_intervals, evaluate
 from .finetune import StageResults
 from .records import load_run, plot_history
+from .runs import seeds_of
 from .reuse import run_learner
 
 # %% ../nbs/api/54_report.ipynb #bc7293cc
@@ -95,6 +96,22 @@ _stage_part = '''{% if stages %}<h2>Stages</h2>
 {% endfor %}</ul>{% endif %}
 '''
 
+_seed_part = '''{% if seeds %}<h2>All seeds</h2>
+<p>Runs that differ in the seed only: mean test accuracy {{ seeds.mean }}{% if seeds.ci %}
+± {{ seeds.ci }} (95% interval of the mean, by Student's t), standard deviation {{ seeds.sd }}
+{% endif %}.</p>
+<table><tr><th>seed</th><th>test accuracy</th><th>run</th></tr>
+{% for o in seeds.rows %}<tr><td>{{ o.seed }}</td><td>{{ o.top1 }}</td><td>{{ o.run }}</td></tr>
+{% endfor %}</table>{% endif %}
+'''
+
+def _seed_values(run):
+    "The mean over all seeds of a run, formatted; None if there is one seed only"
+    o = seeds_of(run)
+    if o is None: return None
+    values = {k: v if v is None else f'{v:.2%}' for k, v in o['top1'].items() if k != 'n'}
+    return dict(values, rows=[dict(r, top1=f"{r['top1']:.2%}") for r in o['seeds']])
+
 
 # %% ../nbs/api/54_report.ipynb #ff5c0f20
 _head = '''<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">
@@ -111,7 +128,7 @@ validation, never by the test set.{% else %}The test set was evaluated once, aft
 {% if rec.command %}<pre>{{ rec.command }}</pre>{% endif %}
 <p>Seed {{ rec.seed }}, precision {{ rec.precision }}; {{ versions }}. The same command, seed,
 versions and kind of processor give the same run; with others, the result is similar.</p>
-''' + _stage_part + '''
+''' + _stage_part + _seed_part + '''
 {% if curves %}<h2>Curves</h2>{{ wide(curves, 'losses and accuracy') }}{% endif %}
 '''
 
@@ -223,7 +240,7 @@ def html_report(
     versions = ', '.join(f'{k} {v}' for k, v in (rec.get('versions') or {}).items() if v)
     values = dict(title=folder.resolve().name, rec=dict(rec, command=rec.get('command')),
                   test=_test_values(rec.get('test')), versions=versions, curves=_curves(rec),
-                  stages=_stages(rec), config=_config(rec), report=None)
+                  stages=_stages(rec), seeds=_seed_values(run), config=_config(rec), report=None)
     try:
         learn, _ = run_learner(run, data)
         values.update(_failures(evaluate(learn, 'test'), learn.dls))

@@ -8,6 +8,7 @@ __all__ = ['depths', 'cifar_depths', 'preact_depths', 'ResNet', 'init_resnet']
 # %% ../nbs/api/22_resnet.ipynb #67a0851a
 from fastcore.basics import patch
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 from .core import CourseError, check_args, check_choice
 from .layers import (
     BasicBlock, Bottleneck, CheckedModule, PreactBasicBlock, PreactBottleneck, ResBlock,
@@ -38,6 +39,17 @@ def _add_stages(net, block, n_blocks, nf, variant, **kwargs):
         net.add_module(f'layer{i+1}', nn.Sequential(*blocks))
     return ni
 
+# %% ../nbs/api/22_resnet.ipynb #10b4362c
+def _drop_branches(net, rate):
+    "Leave out branches of each image in training, from never in the first block to `rate` at last"
+    blocks = [m for m in net.modules() if isinstance(m, ResBlock)]
+    if not isinstance(rate, (int, float)) or isinstance(rate, bool) or not 0 <= rate < 1:
+        raise CourseError(f'drop_path={rate!r}: give a fraction below 1, such as 0.05')
+    if blocks[0].plain:
+        raise CourseError('drop_path leaves out branches, and without shortcuts nothing would be '
+                          'left: drop one of the two')
+    for i, b in enumerate(blocks): b.drop = StochasticDepth(rate*i/(len(blocks) - 1), 'row')
+
 # %% ../nbs/api/22_resnet.ipynb #a5a57dd5
 class ResNet(CheckedModule):
     "ResNets and plain networks of He et al. 2015 and 2016, ResNeXt and Wide ResNet"
@@ -52,6 +64,7 @@ class ResNet(CheckedModule):
         variant:str='v1.5', # One of `layers.variants`
         act:str='relu', # One of `layers.activations`
         zero_gamma:bool=False, # Start with every block as the identity?
+        drop_path:float=0., # Stochastic depth: how often training leaves out the last branch
         **kwargs # Passed to `Bottleneck`: groups, base_width
     ):
         super().__init__()
@@ -62,14 +75,17 @@ class ResNet(CheckedModule):
         self.bn_out = nn.BatchNorm2d(no) if variant == 'v2' else None
         self.avgpool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(no, n_out)
         init_resnet(self, zero_gamma)
+        if drop_path: _drop_branches(self, drop_path)
 
-    def forward(self, x:Tensor)->Tensor: # Normalized images (N, n_in, H, W) → scores (N, n_out)
-        "Compute the scores"
-        x = self.maxpool(self.act(self.bn1(self.conv1(x))))
-        for name, m in self.named_children():
-            if name.startswith('layer'): x = m(x)
-        if self.bn_out is not None: x = self.act(self.bn_out(x))
-        return self.fc(self.avgpool(x).flatten(1))
+# %% ../nbs/api/22_resnet.ipynb #fe55883e
+@patch
+def forward(self:ResNet, x:Tensor)->Tensor: # Normalized images (N, n_in, H, W) → scores (N, n_out)
+    "Compute the scores"
+    x = self.maxpool(self.act(self.bn1(self.conv1(x))))
+    for name, m in self.named_children():
+        if name.startswith('layer'): x = m(x)
+    if self.bn_out is not None: x = self.act(self.bn_out(x))
+    return self.fc(self.avgpool(x).flatten(1))
 
 # %% ../nbs/api/22_resnet.ipynb #b612806f
 @patch

@@ -175,7 +175,7 @@ def make_splits(
         train, valid = _draw(y, train, n, seed, groups)
         if n_valid and n_valid < len(valid): _, valid = _draw(y, valid, n_valid, seed)
     if n_train and n_train < len(train): _, train = _draw(y, train, n_train, seed)
-    _check_classes(images, set(y[train]))
+    _check_classes(images, set(np.flatnonzero(images.counts_in(train))))
     return train, np.asarray(valid), np.asarray(test)
 
 # %% ../nbs/api/14_splits.ipynb #0f7a2f51
@@ -220,7 +220,8 @@ def split_id(
     splits:tuple     # Indices of training, validation and test images
 )->str: # Eight hexadecimal digits
     "Identify a split: the same for the same file names and labels, split in the same way"
-    names = '\n'.join(Path(f).name for f in images.files or ())
+    names = '\n'.join(map(os.path.basename, images.files or ()))
     res = zlib.crc32(names.encode(errors='surrogateescape'))
-    for o in (images.y, *splits): res = zlib.crc32(np.asarray(o, np.int64).tobytes(), res)
+    y = images.y if images.rows is None else images.rows
+    for o in (y, *splits): res = zlib.crc32(np.asarray(o, np.int64).tobytes(), res)
     return f'{res:08x}'

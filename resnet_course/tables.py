@@ -7,6 +7,7 @@ __all__ = ['is_table', 'list_csv', 'csv_column']
 
 # %% ../nbs/api/06_tables.ipynb #1b1da17b
 import csv, io, os, re
+from collections import Counter
 from pathlib import Path
 
 from .core import CourseError, MissingFileError, check_args, check_path, shorten
@@ -214,7 +215,8 @@ def _one_hot(path, header, columns, rows):
         names = [header[i] for i in columns if cells[i].lower() in _yes]
         if len(names) != 1:
             raise CourseError(f'{path}: line {line} has {len(names)} classes, but an image must '
-                              'have exactly one')
+                              "have exactly one; for several labels per image, see `get_dls`'s "
+                              'label_delim')
         labels += names
     return labels
 
@@ -232,9 +234,25 @@ def _about_labels(labels):
         return '|' in name or ';' in name or len(parts) > 1 and set(parts) <= set(names)
     several = list(filter(is_several, names))
     if several:
-        notes.append(f'labels such as {shorten(several, 2)} are one class each: several classes '
-                     'per image are a different task')
+        notes.append(f'labels such as {shorten(several, 2)} are one class each: for several labels '
+                     'per image, see label_delim of `get_dls`')
     return notes
+
+# %% ../nbs/api/06_tables.ipynb #d43ffceb
+def _label_sets(path, header, columns, rows, delim):
+    "The rarest label of each row, '' if there is none, and all labels of each row, as tuples"
+    if not isinstance(delim, str) or not delim:
+        raise CourseError(f"label_delim={delim!r}: give what separates labels, such as ' ' or ';'")
+    if len(columns) > 1:
+        found = [[header[i] for i in columns if c[i].lower() in _yes] for _, c in rows]
+    else: found = [[o.strip() for o in c[columns[0]].split(delim)] for _, c in rows]
+    cells = [(line, o) for (line, _), names in zip(rows, found) for o in names if o]
+    if not cells: raise CourseError(f'{path}: no image has a label')
+    names = iter(_class_names(path, *map(list, zip(*cells))))
+    sets = [tuple(sorted({next(names) for o in row if o})) for row in found]
+    counts = Counter(o for row in sets for o in row)
+    rarest = [min(row, key=lambda o: (counts[o], o), default='') for row in sets]
+    return rarest, sets
 
 # %% ../nbs/api/06_tables.ipynb #ee1b4da9
 _flags = dict(true='yes', yes='yes', false='no', no='no')
@@ -279,7 +297,9 @@ def _check_kinds(path, lines, files):
 # %% ../nbs/api/06_tables.ipynb #11eac247
 @check_args
 def list_csv(
-    path:str|Path # CSV file with columns of paths, labels and optionally splits
+    path:str|Path, # CSV file with columns of paths, labels and optionally splits
+    label_delim:str|None=None # What separates several labels of an image, such as ' ' or ';'; or
+                              # anything if the labels are columns of 0 and 1. None: one class each
 )->Listing: # In the order of the file
     "List the labeled images in a table; raises `CourseError` for invalid rows"
     path = check_path(path)
@@ -288,12 +308,14 @@ def list_csv(
     file, label, split = _columns(path, header, rows)
     lines = [line for line, _ in rows]
     files = _files(path, lines, [cells[file] for _, cells in rows])
-    labels = _labels(path, header, label, rows, lines)
+    if label_delim is None: labels, sets = _labels(path, header, label, rows, lines), None
+    else: labels, sets = _label_sets(path, header, label, rows, label_delim)
     splits = [None]*len(rows)
     if split is not None:
         splits = [_split(cells[split], path, n, header[split]) for n, cells in rows]
     _check_kinds(path, lines, files)
-    return Listing(path, files, labels, splits, notes=_about_labels(labels),
+    return Listing(path, files, labels, splits, sets=sets,
+                   notes=_about_labels(labels) if sets is None else [],
                    facts=_about_columns(header, {file, split, *label}))
 
 def _labels(path, header, columns, rows, lines):

@@ -278,6 +278,7 @@ def _is_vocab(v):
 _meta_checks = dict(vocab=(_is_vocab, 'a list of names'), stats=(_is_stats, 'means and deviations'),
                     size=(_is_side, 'a number of pixels'), side=(_is_side, 'a number of pixels'),
                     crop=(lambda v: isinstance(v, bool), 'true or false'),
+                    multi_label=(lambda v: isinstance(v, bool), 'true or false'),
                     white=(_is_white, 'a value of white for each depth'))
 
 # %% ../nbs/api/25_weight_files.ipynb #ac306d78

@@ -18,6 +18,7 @@ from resnet_course.checkpoint import Interrupted
 from resnet_course.predict import with_progress
 from resnet_course.records import list_runs
 from resnet_course.runs import mean_ci, train_run
+from resnet_course.report import html_report
 
 root = Path(__file__).resolve().parent.parent
 
@@ -82,6 +83,17 @@ def test_seeds(tmp_path, capfd):
     assert code == 0 and [r['seed'] for r in runs] == [5, 6]
     says = f"2 seeds: test accuracy {m['mean']:.2%}, standard deviation {m['sd']:.2%}"
     assert says in out
+    first = Path(runs[0]['path'])
+    file = first.with_name(f'{first.name}-seeds.json')
+    assert str(file) in out and read_json(file)['top1'] == m
+    assert [(r['seed'], r['n']) for r in read_json(file)['seeds']] == [
+        (5, runs[0]['test']['n']), (6, runs[1]['test']['n'])]
+    for r in runs:
+        page = html_report(r['path']).read_text()
+        assert f"mean test accuracy {m['mean']:.2%}" in page and f"± {m['ci']:.2%}" in page
+    file.write_text('{"seeds": [{"seed": 5}]}')
+    with pytest.warns(UserWarning, match='is damaged'): page = html_report(first).read_text()
+    assert 'All seeds' not in page
 
 @pytest.mark.skipif(os.name == 'nt', reason='signals are POSIX')
 def test_interrupt(tmp_path):

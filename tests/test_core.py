@@ -1,12 +1,12 @@
 "Atomic writes to a wrong path, names that no file can have, and the device that is asked for"
-import os, subprocess, sys
+import os, subprocess, sys, time
 from pathlib import Path
 
 import pytest
 
 from resnet_course.checkpoint import read_checkpoint
 from resnet_course.core import (
-    CourseError, atomic_write, check_file, printable, read_json, write_json)
+    CourseError, atomic_write, check_file, in_threads, printable, read_json, write_json)
 from resnet_course.download import unpack
 from resnet_course.export import OnnxModel
 from resnet_course.finetune import load_plan
@@ -75,3 +75,15 @@ def test_the_longest_names_are_taken(tmp_path):
         write_json(dict(a=1), tmp_path/name)
         assert read_json(tmp_path/name) == dict(a=1)
     assert len(list(tmp_path.iterdir())) == 3
+
+def test_threads_do_not_run_far_ahead():
+    "Of a million files, only a few wait; an error, or no further interest, stops the others"
+    done = []
+    results = in_threads(done.append, range(100_000))
+    next(results)
+    time.sleep(.3)
+    assert 0 < len(done) < 5000
+    results.close()
+    n = len(done)
+    time.sleep(.1)
+    assert len(done) == n

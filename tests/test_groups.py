@@ -271,5 +271,7 @@ def test_finetuning_in_folds_and_with_seeds(tmp_path, capfd):
     tops = [r['test']['top1'] for r in list_runs(tmp_path) if not r['data']['fold']]
     m = mean_ci(tops)
     assert f"2 seeds: test accuracy {m['mean']:.2%}" in capfd.readouterr().out
+    seeds = json.loads((tmp_path/'digits-resnet20-finetune-001-seeds.json').read_text())
+    assert seeds['top1'] == m and [r['seed'] for r in seeds['seeds']] == [42, 43]
     assert run_command('finetune', *args, '--seeds', 2, '--folds', 2) == 1
     assert 'leave out --seeds' in capfd.readouterr().err

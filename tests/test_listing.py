@@ -256,8 +256,8 @@ def test_is_test(photo_folder):
 
 @pytest.mark.parametrize('label, says', [
     (lambda i, c: 'None' if i == 3 else c, '1 images have the class None'),
-    (lambda i, c: f'{c}|x', 'several classes per image'),
-    (lambda i, c: 'a b' if i == 3 else c, 'several classes per image'),
+    (lambda i, c: f'{c}|x', 'several labels per image'),
+    (lambda i, c: 'a b' if i == 3 else c, 'several labels per image'),
     (lambda i, c: f'{c} cat' if i%2 else f'{c}  cat', 'differ only in case')])
 def test_labels_that_are_doubtful(photo_folder, label, says):
     assert says in ' '.join(load(table(photo_folder, csv(label=label)))[1])

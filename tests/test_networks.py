@@ -2,13 +2,13 @@
 import tempfile
 from pathlib import Path
 
-import pytest, torch, torchvision
+import numpy as np, pytest, torch, torchvision
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
 
 from resnet_course.core import CourseError
-from resnet_course.layers import PreactBasicBlock, PreactBottleneck
+from resnet_course.layers import PreactBasicBlock, PreactBottleneck, ResBlock
 from resnet_course.resnet import cifar_depths, depths
 from resnet_course.models import (
     create_model, default_stem, eval_mode, group_names, list_models, options, param_groups)
@@ -32,6 +32,7 @@ def resnets(draw):
     if not kw['name'].startswith('plain'):
         kw['shortcut'] = one_of('A', 'B', 'C', 'none')
         kw['zero_gamma'] = kw['shortcut'] != 'none' and draw(st.booleans())
+        if kw['shortcut'] != 'none': kw['drop_path'] = one_of(0., 0.1)
     return kw
 
 sizes = st.tuples(st.integers(16, 48), st.integers(16, 48))
@@ -271,6 +272,10 @@ def test_gradients_are_torchvisions():
     (dict(name='resnet18', n_out=True), 'give a whole number'),
     (dict(name='plain18', shortcut='A'), 'use resnet18'),
     (dict(name='plain8', zero_gamma=True), 'drop one of the two'),
+    (dict(name='plain8', drop_path=0.1), 'drop one of the two'),
+    (dict(name='resnet8', drop_path=-0.1), 'a fraction below 1'),
+    (dict(name='resnet8', drop_path='0.1'), 'drop_path'),
+    (dict(name='alexnet', drop_path=0.1), 'no option'),
     (dict(name='resnet18', dropout=.5), 'no option'),
     (dict(name='alexnet', stem='cifar'), 'no option'),
     (dict(name='alexnet', init='he'), 'unknown init'),
@@ -278,6 +283,21 @@ def test_gradients_are_torchvisions():
 ], ids=str)
 def test_wrong_arguments(args, says):
     with pytest.raises(CourseError, match=says): create_model(**args)
+
+def test_stochastic_depth():
+    "Timm's rates, nothing in evaluation, and a name in `cfg` only where it is used"
+    nets = []
+    for kw in (dict(drop_path=0.05), {}):
+        torch.manual_seed(0)
+        nets.append(create_model('resnet50', n_in=1, **kw))
+    dropping, plain = nets
+    rates = [m.drop.p for m in dropping.modules() if isinstance(m, ResBlock)]
+    np.testing.assert_allclose(rates, np.linspace(0, 0.05, 16), atol=1e-6)
+    assert all(m.drop is None for m in plain.modules() if isinstance(m, ResBlock))
+    assert (dropping.cfg['drop_path'], 'drop_path' in plain.cfg) == (0.05, False)
+    assert dropping.state_dict().keys() == plain.state_dict().keys()
+    x = torch.randn(2, 1, 64, 64)
+    with torch.no_grad(): assert torch.equal(dropping.eval()(x), plain.eval()(x))
 
 @pytest.mark.parametrize('shape, says', [
     ((3, 32, 32), r'x\[None\]'), ((2, 1, 32, 32), 'n_in=1'), ((32,), 'batch of images')])

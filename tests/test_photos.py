@@ -3,7 +3,7 @@ import io
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np, pytest, torch
+import numpy as np, pytest, simplejpeg, torch
 from fastai.vision.augment import FlipItem, RandomResizedCrop as FastaiCrop, aug_transforms
 from helpers import (
     CtrlC, bits, needs_fork, photo_learner, photos, quiet, run_command)
@@ -20,7 +20,7 @@ from resnet_course.augment import (
 from resnet_course.checkpoint import Interrupted, read_checkpoint
 from resnet_course.core import CourseError
 from resnet_course.evaluate import evaluate
-from resnet_course.images import plain_tensor
+from resnet_course.images import ImageSet, plain_tensor
 from resnet_course.interpret import grad_cam
 from resnet_course.learner import course_learner
 from resnet_course.loaders import get_dls, raw_image, split_dl, unaugmented
@@ -110,6 +110,35 @@ def test_scale_jitter_equals_resizing_and_cropping(real_photos):
     want = T.functional.pil_to_tensor(T.functional.resize(im, [rows, cols]))[:, i:i + 64, j:j + 64]
     with torch_seeded(3): got = read_window(file, crop.window, 64)
     assert (got.int() - want.int()).abs().float().mean() < 6
+
+def test_alexnets_windows():
+    "Of 224 px, anywhere in the central square of 256 (Krizhevsky et al. 2012, section 4.1)"
+    h, w, n = 512, 1000, 1500
+    crop, = augmentations('central_crop', ImageSet('x', [0], 'a', files=['x']), 224, 3, [0])
+    torch.manual_seed(0)
+    top, left, height, width = np.array([crop.window(h, w) for _ in range(n)]).T/2
+    assert (height == 224).all() and (width == 224).all()
+    for found, start in ((top, 0), (left, (w/2 - 256)/2)):
+        assert set(np.round(found - start, 6)) == set(range(33))   # each of the 33 positions
+        counts = np.bincount((found - start).round().astype(int))
+        assert stats.chisquare(counts).pvalue > 1e-4
+
+def test_the_decoder_leaves_out_what_resizing_would(tmp_path, monkeypatch):
+    "A large photo is decoded at half its size or less, but never smaller than what is cut out"
+    im = Image.effect_noise((1600, 1200), 60).convert('RGB')
+    im.save(tmp_path/'x.jpg', quality=90)
+    sizes, decode = [], simplejpeg.decode_jpeg
+    def spy(*args, **kw):
+        sizes.append(decode(*args, **kw).shape[:2])
+        return decode(*args, **kw)
+    monkeypatch.setattr(simplejpeg, 'decode_jpeg', spy)
+    for height, side in ((1200, 150), (600, 150), (600, 300), (200, 200)):
+        read_window(tmp_path/'x.jpg', lambda h, w, n=height: (0, 0, n, n), side)
+    for (rows, cols), least in zip(sizes, (150, 300, 600, 1200)):
+        assert least <= rows <= 1.1*least and cols == rows*4/3
+
+def test_workers_stay_between_epochs():
+    assert PhotoBatches(PhotoReader(32), 2).loader.persistent_workers
 
 def test_the_whole_photo_is_seen(tmp_path):
     "Random crops reach the ends of a long photo, which a central square does not contain"

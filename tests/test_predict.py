@@ -95,3 +95,20 @@ def test_files_that_are_named_are_taken(tmp_path):
     odd.write_bytes(image.read_bytes())
     assert find_images([str(odd), image]) == [odd, image]
     with pytest.raises(CourseError, match='no such file'): find_images([tmp_path/'missing.png'])
+
+def test_anything_that_holds_an_image(tmp_path):
+    "A path, its name, bytes, an open file, and what was read: the same probabilities"
+    model = create_model('resnet8')
+    model.meta = dict(vocab=list('abcdefghij'), size=32, side=37, resize='crop', crop=True,
+                      stats=([.5]*3, [.2]*3))
+    file = noise(tmp_path/'x.png', 50)
+    im = Image.open(file)
+    array = np.array(im)
+    with open(file, 'rb') as f:
+        kinds = [file, str(file), file.read_bytes(), f, im, array,
+                 torch.from_numpy(array).permute(2, 0, 1), array/255]
+        preds = list(predict_images(model, kinds, precision='fp32'))
+    assert [p.error for p in preds] == [None]*len(kinds)
+    first = preds[0]
+    for p in preds: assert p.classes == first.classes and p.probs == pytest.approx(first.probs)
+    assert [p.file for p in preds[:4]] == [str(file), str(file), '<bytes>', str(file)]

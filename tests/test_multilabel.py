@@ -1,0 +1,174 @@
+"Several labels per image: tables, loaders of this package and of fastai, training, evaluation"
+import shutil
+
+import numpy as np, pandas as pd, pytest, torch
+from fastai.data.all import ColReader, ColSplitter, DataBlock, MultiCategoryBlock
+from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
+from fastai.vision.all import ImageBlock, Resize
+from helpers import quiet
+from PIL import Image
+from sklearn.metrics import average_precision_score, f1_score
+from torch import nn
+
+from resnet_course.core import CourseError
+from resnet_course.loaders import class_counts, get_dls, get_test_dls, is_multi_label
+from resnet_course.models import create_model
+from resnet_course.saving import load_model, save_weights
+from resnet_course.export import image_meta
+from resnet_course.learner import course_learner
+from resnet_course.recipes import change_recipe, fit_recipe
+from resnet_course.evaluate import MultiReport, evaluate, tta
+from resnet_course.predict import predict_images
+from resnet_course.interpret import plot_cam
+from resnet_course.finetune import run_stages
+from resnet_course.records import save_run
+
+NAMES = ['blue', 'green', 'red']
+
+@pytest.fixture(scope='module')
+def table(tmp_path_factory):
+    "Images of 24 px whose labels are the channels that are bright; some have none"
+    folder, rng, rows = tmp_path_factory.mktemp('colors'), np.random.default_rng(0), []
+    for i in range(160):
+        there = rng.random(3) < (.5, .4, .6)
+        x = rng.integers(0, 60, (24, 24, 3)) + 190*there[::-1]
+        Image.fromarray(x.astype(np.uint8)).save(folder/f'{i:03}.png')
+        rows.append((f'{i:03}.png', ' '.join(n for n, t in zip(NAMES, there) if t)))
+    df = pd.DataFrame(rows, columns=['path', 'labels'])
+    df.to_csv(folder/'labels.csv', index=False)
+    return folder/'labels.csv'
+
+def loaders(table, **kw):
+    return get_dls(table, **dict(dict(bs=16, label_delim=' ', augment=False, valid_pct=.2), **kw))
+
+def truth(table, dls, split):
+    "Zeros and ones as pandas reads them"
+    df = pd.read_csv(table, index_col='path', keep_default_na=False)
+    dl = dict(zip(('train', 'valid', 'test'), dls.loaders))[split]
+    rows = [df.labels[dls.files[i].name].split() for i in dl.dataset.items]
+    return np.array([[n in row for n in NAMES] for row in rows])
+
+@pytest.fixture(scope='module')
+def trained(table):
+    learn = course_learner(loaders(table), 'resnet8', seed=1)
+    with learn.no_bar(), learn.no_logging(): fit_recipe(learn, 'one_cycle', 8, 0.02)
+    return learn
+
+@pytest.mark.parametrize('how', [{}, dict(in_memory=False), dict(in_memory=False, num_workers=2)])
+def test_batches_have_the_labels_of_the_table(how, table):
+    dls = loaders(table, **how)
+    assert (list(dls.vocab), dls.c, is_multi_label(dls)) == (NAMES, 3, True)
+    for split, dl in zip(('valid', 'test'), dls.loaders[1:]):
+        y = torch.cat([yb for _, yb in dl])
+        assert y.dtype == torch.float32 and (y.numpy() == truth(table, dls, split)).all()
+    # the splits are disjoint, and say how many images have each label
+    assert sum(len(dl.dataset) for dl in dls.loaders) == 160
+    for split in ('train', 'valid', 'test'):
+        want = truth(table, dls, split).sum(0)
+        assert list(dls.counts[split].values()) == want.tolist() and want.all()
+
+def test_labels_as_columns_and_again_from_the_record(table):
+    df = pd.read_csv(table, keep_default_na=False)
+    flags = pd.DataFrame({n: df.labels.str.split().map(lambda o: int(n in o)) for n in NAMES})
+    other = table.with_name('flags.csv')
+    pd.concat([df.path, flags], axis=1).to_csv(other, index=False)
+    a, b = loaders(table), loaders(other, label_delim=';')
+    assert a.split_id == b.split_id and (truth(table, b, 'test') == truth(table, a, 'test')).all()
+    again = get_dls(**a.cfg)
+    assert again.split_id == a.split_id and is_multi_label(again)
+    with pytest.raises(CourseError, match='label_delim'): get_dls(other)
+
+def test_training_and_metrics(trained, table):
+    assert isinstance(trained.loss_func, BCEWithLogitsLossFlat)
+    row = trained.history.rows[-1]
+    assert row['accuracy_multi'] > .9 and row['average_precision_score'] > .9
+    rep, y = evaluate(trained), truth(table, trained.dls, 'test')
+    assert isinstance(rep, MultiReport) and (rep.targets.numpy() == y).all()
+    p = rep.probs.numpy()
+    s = rep.summary()
+    np.testing.assert_allclose(s['map'], average_precision_score(y, p), rtol=1e-6)
+    np.testing.assert_allclose(s['macro_f1'], f1_score(y, p >= .5, average='macro'), rtol=1e-6)
+    np.testing.assert_allclose(s['micro_f1'], f1_score(y, p >= .5, average='micro'), rtol=1e-6)
+    assert s['map'] > .9 and 'mAP' in str(rep) and 'sensitivity' in str(rep)
+    want = nn.functional.binary_cross_entropy(torch.tensor(p), torch.tensor(y).float())
+    assert abs(rep.loss - want) < 1e-5
+
+def test_thresholds_are_chosen_on_validation(trained):
+    valid = evaluate(trained, 'valid')
+    t = valid.best_thresholds()
+    assert valid.at(t).summary()['macro_f1'] >= valid.summary()['macro_f1']
+    test = evaluate(trained).at(t)
+    assert [o['threshold'] for o in test.to_dict()['per_label']] == pytest.approx(t)
+
+def test_saved_network_predicts_every_label_by_itself(trained, table, tmp_path):
+    file = save_weights(trained.model, tmp_path/'colors', **image_meta(trained.dls))
+    net, dls = load_model(file), trained.dls
+    files = [dls.files[i] for i in dls.test.dataset.items]
+    found = np.array([[dict(zip(o.classes, o.probs))[n] for n in NAMES]
+                      for o in predict_images(net, files, precision='fp32')])
+    np.testing.assert_allclose(found, evaluate(trained).probs, atol=1e-4)
+    same = evaluate(file, dls=get_test_dls(table, NAMES, size=24, stats=dls.stats, label_delim=' '))
+    assert same.n == 160
+    dec = trained.predict(files[0])[0]
+    assert list(dec) == [n for n, p in zip(NAMES, found[0]) if p > .5]
+
+def test_grad_cam_names_the_labels(trained):
+    fig = plot_cam(trained, range(4))
+    shown = {o for ax in fig.axes for o in ax.get_title().split(', ')}
+    assert shown <= {*NAMES, 'no label'}
+
+def test_loaders_of_fastai(table):
+    df = pd.read_csv(table, keep_default_na=False)
+    df['is_valid'] = np.arange(len(df)) % 4 == 0
+    block = DataBlock((ImageBlock, MultiCategoryBlock), splitter=ColSplitter(),
+                      get_x=ColReader('path', pref=table.parent),
+                      get_y=ColReader('labels', label_delim=' '), item_tfms=Resize(24))
+    dls = block.dataloaders(df, bs=16, num_workers=0)
+    learn = quiet(course_learner(dls, 'resnet8', seed=1))
+    fit_recipe(learn, change_recipe('one_cycle', mixup=.2), 3, 0.02)
+    rep = evaluate(learn, 'valid')
+    want = [[n in row.split() for n in NAMES] for row in df.labels[df.is_valid]]
+    assert (rep.targets.numpy() == np.array(want)).all() and rep.summary()['map'] > .5
+
+def test_what_needs_one_class_says_so(trained, table, tmp_path):
+    dls, says = trained.dls, 'one class per image'
+    with pytest.raises(CourseError, match=says): class_counts(dls)
+    with pytest.raises(CourseError, match=says): loaders(table, balance='sample')
+    with pytest.raises(CourseError, match=says): course_learner(dls, 'resnet8', balance='loss')
+    with pytest.raises(CourseError, match=says): tta(trained)
+    with pytest.raises(CourseError, match=says): run_stages(trained, 'head')
+    with pytest.raises(CourseError, match=says): save_run(trained, tmp_path)
+    with pytest.raises(CourseError, match='its own loss'): fit_recipe(
+        trained, change_recipe('one_cycle', label_smoothing=.1), 1)
+    with pytest.raises(CourseError, match='tables'): get_dls('digits', label_delim=' ')
+    with pytest.raises(CourseError, match='tables'): get_dls(table.parent, label_delim=' ')
+    with pytest.raises(CourseError, match='label_delim'): loaders(table, label_delim='')
+
+def test_missing_labels_are_reported(table):
+    text = table.read_text().replace('green', 'red')
+    lines = text.splitlines()
+    lines[5] = lines[5].split(',')[0] + ',nan'
+    bad = table.with_name('bad.csv')
+    bad.write_text('\n'.join(lines))
+    with pytest.raises(CourseError, match='line 6 has no label'): loaders(bad)
+
+def test_single_labels_are_unchanged(table):
+    "A report on one class per image, and the loss of its loaders"
+    dls = get_dls('digits', n_train=64)
+    assert not is_multi_label(dls)
+    learn = course_learner(dls, create_model('resnet8', n_in=1))
+    assert isinstance(learn.loss_func, CrossEntropyLossFlat)
+
+def test_an_unreadable_file_changes_no_split_of_the_others(table, tmp_path):
+    shutil.copytree(table.parent, tmp_path/'x')
+    names = [f.name for f in loaders(table).files]
+    (tmp_path/'x'/names[7]).write_bytes(b'no image')
+    dls, whole = loaders(tmp_path/'x/labels.csv', skip_bad=True), loaders(table)
+    def splits(dls): return [{dls.files[i].name for i in dl.dataset.items} for dl in dls.loaders]
+    assert [a - {names[7]} for a in splits(whole)] == splits(dls)
+    y = torch.cat([yb for _, yb in dls.test])
+    assert (y.numpy() == truth(table, dls, 'test')).all() and dls.split_id == whole.split_id
+
+@pytest.mark.parametrize('thresholds', ['x', [.5, .5], 2, float('nan')])
+def test_impossible_thresholds(thresholds, trained):
+    with pytest.raises(CourseError, match='thresholds='): evaluate(trained, 'valid').at(thresholds)
