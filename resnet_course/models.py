@@ -185,13 +185,26 @@ def _split(part):
     return [o for o in parts if o.params]
 
 # %% ../nbs/api/24_models.ipynb #c9719186
+def _is_stack(part):
+    "Whether `part` is a stack of more than five blocks of one kind"
+    kinds = [type(m) for m in part.module.children()] if part.module is not None else []
+    return len(kinds) > 5 and len(set(kinds)) == 1
+
+def _dominant(parts):
+    "The number of the part that has nearly all layers, or is a stack of blocks behind one other"
+    sizes = [len(o.params) for o in parts]
+    i = int(np.argmax(sizes))
+    if len(parts) == 1 or sizes[i] >= 0.8*sum(sizes): return i
+    large = [i for i, o in enumerate(parts) if not o.joins()]
+    is_pair = len(large) == 2 and _is_stack(parts[large[-1]])
+    return large[-1] if is_pair else None
+
 def _trunk(body):
     "Split `body` until no part has nearly all the layers: the parts, those before, those after"
     before, parts, after = [], [body], []
     while True:
-        sizes = [len(o.params) for o in parts]
-        i = int(np.argmax(sizes))
-        if len(parts) > 1 and sizes[i] < 0.8*sum(sizes): break
+        i = _dominant(parts)
+        if i is None: break
         inner = _split(parts[i]) if parts[i].module is not None else []
         if not any(o.module is not None for o in inner): break   # a single layer
         before, parts, after = before + parts[:i], inner, parts[i+1:] + after
