@@ -421,7 +421,8 @@ def _cam_layers(net, x, name):
     maps = list({o.name: o for o in reversed(maps)}.values())   # a layer may run several times
     whole = [o for o in maps if not isinstance(layers[o.name], (nn.Linear, nn.Dropout))]
     if last.layout != 'tokens': return [last, *[o for o in whole if o.name != last.name]]
-    return [o for o in whole if o.layout == 'tokens' and o.width == last.width] or whole
+    same = [o for o in whole if o.layout == 'tokens' and o.width == last.width]
+    return same + [o for o in whole if o not in same]
 
 def _evidence(net, x, cls, layers):
     "Output and gradient of the first of `layers` that the scores depend on, as N,C,H,W"

@@ -91,7 +91,7 @@ def _safe_globals():
             for module, names in modules.items() for name in names.split()]
 
 def _stand_in(e):
-    "A stand-in for the class that PyTorch has refused in the error `e`; None if it is to be refused"
+    "A stand-in for the class that PyTorch refused with the error `e`; None if we refuse it, too"
     found = re.search(r'GLOBAL ([\w.]+)\.(\w+) was not an allowed', str(e))
     if found is None: return None
     module, name = found.groups()
@@ -156,7 +156,8 @@ _by_suffix = {
     '.mlmodel': 'a Core ML model', '.mlpackage': 'a Core ML model', '.xml': 'an OpenVINO model',
     '.engine': 'a TensorRT engine', '.plan': 'a TensorRT engine', '.trt': 'a TensorRT engine',
     '.pte': 'an ExecuTorch program', '.t7': 'a Torch7 file', '.weights': 'Darknet weights',
-    '.distcp': 'a distributed checkpoint', '.joblib': 'a pickle of NumPy arrays', '.mar': 'an archive'}
+    '.distcp': 'a distributed checkpoint', '.joblib': 'a pickle of NumPy arrays',
+    '.mar': 'an archive'}
 _compressed = (b'\x1f\x8b', b'7z', b'BZh', b'Rar!', b'\xfd7zXZ', b'\x28\xb5\x2f\xfd')
 
 def _foreign(path, start):

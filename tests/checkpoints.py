@@ -461,7 +461,8 @@ def _(d, sd): return save(d, with_stem(sd, 'layer0.conv1', 'layer0.bn1'))
 
 @good('stages in a list, numbered from 0')
 def _(d, sd):
-    return save(d, rename(sd, lambda k: re.sub(r'^layer(\d)', lambda m: f'layers.{int(m[1]) - 1}', k)))
+    def name(k): return re.sub(r'^layer(\d)', lambda m: f'layers.{int(m[1]) - 1}', k)
+    return save(d, rename(sd, name))
 
 def renamed_blocks(stem, block, conv, bn, shortcut, head='fc'):
     """The state dict of a resnet18 under other names, which are functions of numbers from 1
@@ -504,7 +505,8 @@ def _(d, sd):
 def _(d, sd):
     return save(d, dict(state_dict=prefixed(renamed_blocks(
         ['conv_1_3x3', 'bn_1'], lambda s, b: f'stage_{s}.{b - 1}', lambda n: f'conv_{letter(n)}',
-        lambda n: f'bn_{letter(n)}', ['downsample.conv', 'downsample.bn'], 'classifier'), 'module.')))
+        lambda n: f'bn_{letter(n)}', ['downsample.conv', 'downsample.bn'], 'classifier'),
+        'module.')))
 
 @good('pruned, with a mask beside each weight', 'pruning mask applied')
 def _(d, sd):
@@ -540,7 +542,8 @@ def _(d, sd):
 @good('generators of random numbers, and functions that hold arguments')
 def _(d, sd):
     others = [random.Random(0), np.random.RandomState(0), np.random.default_rng(0), ...,
-              functools.partial(int, base=3), np.ma.array([1]), np.complex64(1), np.datetime64('2020')]
+              functools.partial(int, base=3), np.ma.array([1]), np.complex64(1),
+              np.datetime64('2020')]
     return save(d, dict(state_dict=sd, others=others))
 
 # Must be refused without running anything and without changing the model

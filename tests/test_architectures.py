@@ -59,6 +59,18 @@ def test_blocks_of_transformers_are_stages():
     assert group_names(create('timm', 'swin_tiny_patch4_window7_224')) == [
         'stem', 'layers.0', 'layers.1', 'layers.2', 'layers.3', 'head']
 
+ENCODERS = 'vit_tiny_patch16_224 deepseek_vit_412m gemma4_vit_167m qwen3_vit_306m'.split()
+
+@pytest.mark.parametrize('name', ENCODERS)
+def test_encoders_without_a_head(name):
+    "Their blocks are no head; behind them, a layer of one's own is"
+    net = create('timm', name, 0)
+    assert group_names(net)[0] == 'stem' and group_names(net)[-1].startswith('blocks.')
+    assert len(group_names(net)) == 5
+    own = nn.Sequential(net, nn.Linear(net.num_features, 7))
+    assert group_names(own) == [*group_names(net), 'head']
+    assert [id(p) for p in param_groups(own)[-1]] == [id(p) for p in own[1].parameters()]
+
 class HeadFirst(nn.Module):
     "A head of any name, defined before the body, and parameters of the model's own"
     def __init__(self, head='head'):
