@@ -207,6 +207,14 @@ class _ShowAs(Transform):
     def decodes(self, x:TensorImage):
         return (x*self.std.to(x.device) + self.mean.to(x.device)).clamp(0, 1)
 
+def _check_image(x):
+    "Return `x`; raises `CourseError` unless it is an image that a network takes"
+    if not isinstance(x, Tensor) or x.ndim != 3:
+        raise CourseError('the dataset has no image tensors C,H,W: add ToTensor to its transform')
+    if x.is_floating_point(): return x
+    raise CourseError(f'the images are {x.dtype}, which no network takes: add '
+                      'ToDtype(torch.float32, scale=True) to the transform of the dataset')
+
 def _check_loader(dl):
     "Raise `CourseError` unless `dl` can be converted"
     if not isinstance(dl, TorchLoader) or not hasattr(dl.dataset, '__len__'):
@@ -236,12 +244,7 @@ def as_dls(
     image, label = _item_keys(item)
     vocab = vocab or _class_names(train.dataset, label)
     if vocab is None: raise CourseError('the dataset has no `classes`: give their names as vocab=')
-    x = item[image]
-    if not isinstance(x, Tensor) or x.ndim != 3:
-        raise CourseError('the dataset has no image tensors C,H,W: add ToTensor to its transform')
-    if not x.is_floating_point():
-        raise CourseError(f'the images are {x.dtype}, which no network takes: add '
-                          'ToDtype(torch.float32, scale=True) to the transform of the dataset')
+    x = _check_image(item[image])
     tfm, device = _find(valid.dataset, 'transform'), check_device(device)
     dls = [_torch_dl(dl, tfm, list(vocab), i == 0, device) for i, dl in enumerate(loaders)]
     dls = CourseDataLoaders(*dls, device=device)

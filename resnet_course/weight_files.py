@@ -69,6 +69,8 @@ _harmless = {   # module: names
                                 'ReduceLROnPlateau OneCycleLR CyclicLR LinearLR SequentialLR',
     **{f'{o}.callbacks.model_checkpoint': 'ModelCheckpoint' for o in _lightning},
     **{f'{o}.callbacks.early_stopping': 'EarlyStopping' for o in _lightning}}
+
+# %% ../nbs/api/25_weight_files.ipynb #ee1fbb61
 _dicts = {'collections': 'defaultdict', 'yacs.config': 'CfgNode', 'fvcore.common.config': 'CfgNode',
           'detectron2.config.config': 'CfgNode', 'easydict': 'EasyDict', 'addict.addict': 'Dict',
           'mmcv.utils.config': 'ConfigDict', 'mmengine.config.config': 'ConfigDict',
@@ -127,6 +129,10 @@ _convert_by = {
         '_variance to running_mean and running_var, and save them with safetensors',
     'MXNet parameters': 'read them with mxnet.nd.load, and save asnumpy() of each with safetensors',
     'a MATLAB file': 'read it with scipy.io.loadmat, and save the arrays with safetensors',
+    'an archive': 'unpack it, and name the weights file in it'}
+
+# %% ../nbs/api/25_weight_files.ipynb #26fba826
+_convert_by |= {   # these are whole models or programs, or old
     'a Core ML model': 'get the checkpoint that it was converted from',
     'an OpenVINO model': 'get the checkpoint or the ONNX model that it was converted from',
     'a TensorRT engine': 'get the checkpoint or the ONNX model that it was built from',
@@ -145,8 +151,7 @@ _convert_by = {
     'Flax weights (msgpack)': 'read them with flax.serialization.msgpack_restore, and save them '
         'with safetensors',
     'a Caffe model': 'convert it with caffe2pytorch or MMdnn',
-    'a GGUF file': 'image networks are not stored as GGUF; get the PyTorch checkpoint',
-    'an archive': 'unpack it, and name the weights file in it'}
+    'a GGUF file': 'image networks are not stored as GGUF; get the PyTorch checkpoint'}
 
 # %% ../nbs/api/25_weight_files.ipynb #f088b0db
 _by_suffix = {
@@ -213,6 +218,7 @@ def _unpickle_with(path, known):
             warnings.simplefilter('ignore')
             return torch.load(f, map_location='cpu', weights_only=True)
 
+# %% ../nbs/api/25_weight_files.ipynb #7620fa82
 def _load_error(path, e):
     "Turn an error of `torch.load` into a `CourseError`"
     why = str(e).partition('WeightsUnpickler error: ')[2] or str(e) or type(e).__name__
@@ -273,6 +279,7 @@ def _check_folder(path):
     found = [o for kind in kinds for o in names if o.endswith(kind)]
     if found: raise CourseError(f'{path}: is a directory; name a file in it, such as {found[0]}')
 
+# %% ../nbs/api/25_weight_files.ipynb #0c78f14c
 def _first_bytes(path):
     "Read the beginning of a file; raises `CourseError` if it cannot be read"
     _check_folder(path)
@@ -424,6 +431,7 @@ def _find_sets(obj, path, found, seen):
     for k, v in obj.items():
         if not _not_weights.match(k): _find_sets(v, f'{path}.{k}' if path else k, found, seen)
 
+# %% ../nbs/api/25_weight_files.ipynb #a0392ed4
 @check_args
 def weight_sets(
     obj:object,   # A state dict, model, or anything that holds one at any depth
@@ -543,6 +551,7 @@ _from_zero = [(r'^(layers|stages)\.(\d)\.', lambda m: f'layer{int(m[2]) + 1}.')]
 def _follow(rules):
     "A function that applies replacements, one after the other, to a name"
     def rename(key):
+        "Apply them to `key`"
         for pattern, new in rules: key = re.sub(pattern, new, key)
         return key
     return rename
@@ -565,6 +574,7 @@ def _rename(keys):
             names = {k: rename(o) for k, o in names.items()}
     return _with_stem(names)
 
+# %% ../nbs/api/25_weight_files.ipynb #ebef1fe2
 def _with_stem(names):
     "Rename the stem of a ResNet that puts it in a module of its own"
     found = names.values()
