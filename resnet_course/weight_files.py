@@ -132,7 +132,7 @@ _convert_by = {
     'an archive': 'unpack it, and name the weights file in it'}
 
 # %% ../nbs/api/25_weight_files.ipynb #26fba826
-_convert_by |= {   # these are whole models or programs, or old
+_convert_by |= {   # whole models, programs and old formats
     'a Core ML model': 'get the checkpoint that it was converted from',
     'an OpenVINO model': 'get the checkpoint or the ONNX model that it was converted from',
     'a TensorRT engine': 'get the checkpoint or the ONNX model that it was built from',
