@@ -207,7 +207,8 @@ def _unpickle(path):
         try: return _unpickle_with(path, known)
         except pickle.UnpicklingError as e:
             more = _stand_in(e)
-            if more is None or len(known) > 500: raise
+            names = [(o.__module__, o.__name__) for o in known]
+            if more is None or (more.__module__, more.__name__) in names: raise
             known.append(more)
 
 def _unpickle_with(path, known):
