@@ -9,6 +9,7 @@ __all__ = ['palette', 'get_layer', 'stage_names', 'get_activations', 'plot_activ
            'GradientNorms', 'loss_surface', 'plot_surfaces']
 
 # %% ../nbs/api/42_interpret.ipynb #a81393b4
+import re
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ from .core import CourseError, check_args, check_choice, check_int
 from .images import plain_tensor
 from .loaders import (
     check_one_label, raw_image, show_raw, split_dl, unaugmented)
-from .models import eval_mode, get_net, group_names, param_groups, unwrap_model
+from .models import (
+    check_outputs, eval_mode, get_net, group_names, param_groups, unwrap_model)
 from .summary import image_shape
 from .evaluate import model_and_dls
 
@@ -65,16 +67,23 @@ def _keeps_shape(h, w, shape):
     "Whether maps of h×w have the proportions of images of `shape`"
     return 1 < max(h, w) <= max(shape) and abs(w - h*shape[1]/shape[0]) <= 1
 
-def _as_map(name, out, shape, grid, asked=False):
-    "The `_Map` of an output for images of `shape`; None if it isn't one and was not `asked` for"
+def _token_grid(n, grids):
+    "The grid of `n` tokens: one of `grids` and a few others, such as a class token, or half of it"
+    for h, w in grids:
+        if 0 <= n - h*w < 9: return h, w
+        half = (h + 1)//2, (w + 1)//2
+        if n == half[0]*half[1] > 1: return half
+
+def _as_map(name, out, x, grids, asked=False):
+    "The `_Map` of an output for images `x`; None if it isn't one and was not `asked` for"
     if isinstance(out, (tuple, list)): out = out[0] if out else None
-    if not isinstance(out, Tensor): return None
-    s = out.shape
+    if not isinstance(out, Tensor) or len(out.shape) < 3 or len(out) != len(x): return None
+    s, shape = out.shape, x.shape[2:]
     if out.ndim == 4 and _keeps_shape(*s[2:], shape): return _Map(name, 'NCHW', s[2:], s[1])
     if out.ndim == 4 and _keeps_shape(*s[1:3], shape): return _Map(name, 'NHWC', s[1:3], s[3])
     if out.ndim == 4 and asked: return _Map(name, 'NCHW', s[2:], s[1])
-    if out.ndim == 3 and grid and 0 <= s[1] - grid[0]*grid[1] < 9:
-        return _Map(name, 'tokens', grid, s[2])
+    grid = _token_grid(s[1], grids) if out.ndim == 3 else None
+    if grid: return _Map(name, 'tokens', grid, s[2])
 
 # %% ../nbs/api/42_interpret.ipynb #43285fe1
 def _head_layers(net):
@@ -84,18 +93,21 @@ def _head_layers(net):
     return {n for n, m in net.named_modules()
             if n and list(m.parameters()) and all(id(p) in ids for p in m.parameters())}
 
+# inside of attention there are matrices that look like maps
+_in_attention = re.compile(r'(attn|attention|xca|token_mixer)\w*\.', re.I)
+
 @torch.no_grad()
 def _find_maps(net, x, asked=None):
     "The maps in the order in which their layers finish, including that of layer `asked`"
     found, hooks, head = [], [], _head_layers(net)
     def look(name, m, args, out):
         "Record the output of a layer if it is a map"
-        grid = next((o.size for o in reversed(found) if o.layout != 'tokens'), None)
-        m = _as_map(name, out, x.shape[2:], grid, name == asked)
+        spatial = [o.size for o in found if o.layout != 'tokens'][-1:]
+        m = _as_map(name, out, x, spatial + [o.size for o in found[-1:]], name == asked)
         if m: found.append(m)
     for name, m in net.named_modules():
         in_head = any(name == o or name.startswith(o + '.') for o in head)
-        if name and (not in_head or name == asked):
+        if name == asked or name and not in_head and not _in_attention.search(name):
             hooks.append(m.register_forward_hook(partial(look, name)))
     try:
         with eval_mode(net): _call(net, x)
@@ -106,7 +118,8 @@ def _find_maps(net, x, asked=None):
 # %% ../nbs/api/42_interpret.ipynb #4f87224c
 def _blank(net, size=None):
     "A black image of the size that a network takes"
-    own = getattr(net, 'image_size', None) or getattr(net, 'default_cfg', {}).get('input_size')
+    own = getattr(net, 'image_size', None) or getattr(getattr(net, 'patch_embed', 0), 'img_size', 0)
+    own = own or getattr(net, 'default_cfg', {}).get('input_size')
     size = size or (own[-1] if isinstance(own, (tuple, list)) else own) or 224
     return torch.zeros(2, *image_shape(net, size), device=next(net.parameters()).device)
 
@@ -145,10 +158,13 @@ def stage_names(
     learn:Learner|nn.Module # A learner or a model
 )->list[str]: # Names for `get_layer`, from the input on
     "Name a ResNet's stages, an AlexNet's activations, or the last map of each size of any network"
-    net = _net(learn)
+    return _stages(_net(learn))
+
+def _stages(net, x=None):
+    "The names of the stages, as seen with the images `x` or black ones"
     names = _named_stages(net)
     if names: return names
-    maps = _maps_of(net)
+    maps = _maps_of(net) if x is None else _find_maps(net, x)
     if maps: return _last_of_each_size(maps)
     convs = [n for n, m in net.named_modules() if isinstance(m, nn.Conv2d)]
     if not convs: raise CourseError(f'{type(net).__name__} has no convolutions to look at')
@@ -156,8 +172,9 @@ def stage_names(
 
 # %% ../nbs/api/42_interpret.ipynb #17d5dab7
 def _to_model(x, model):
-    "Convert a batch to an ordinary tensor on the model's device"
-    return plain_tensor(x).to(next(model.parameters()).device)
+    "Convert a batch to an ordinary tensor on the model's device, images also to its precision"
+    x, p = plain_tensor(x), next(model.parameters())
+    return x.to(p.device, p.dtype if x.is_floating_point() and p.is_floating_point() else x.dtype)
 
 def _output_copy(layer, inputs, output):
     "Copy a layer's output, since an in-place activation may overwrite it"
@@ -172,12 +189,32 @@ def get_activations(
     names:list[str]=None # Names of layers; None: `stage_names`
 )->dict[str, Tensor]: # Name of the layer → its output
     "Run images through a model and return the outputs of some of its layers"
-    names = names or stage_names(learn)
-    layers = [get_layer(learn, n) for n in names]
     net = _net(learn)
+    xb = _to_model(xb, net)
+    names = names or _stages(net, xb[:1])
+    layers = [get_layer(net, n) for n in names]
     with Hooks(layers, _output_copy, detach=False) as hooks, eval_mode(net):
-        _call(net, _to_model(xb, net))
+        _call(net, xb)
         return dict(zip(names, hooks.stored))
+
+# %% ../nbs/api/42_interpret.ipynb #3620b72c
+def _channels_first(o, layout, size):
+    "A map in any layout as N,C,H,W"
+    if layout == 'NHWC': return o.movedim(-1, 1)
+    if layout == 'NCHW': return o
+    h, w = size
+    return o[:, o.shape[1] - h*w:].transpose(1, 2).unflatten(2, (h, w))   # without class token
+
+def _activation_maps(net, x, names):
+    "Outputs of layers as N,C,H,W; raises `CourseError` for one that is not a map"
+    acts = get_activations(net, x, names)
+    maps = {o.name: o for o in _find_maps(net, _to_model(x, net))}
+    for name, a in acts.items():
+        m = maps.get(name)
+        if m: acts[name] = _channels_first(a, m.layout, m.size)
+        elif a.ndim != 4:
+            raise CourseError(f'{name} has no output with a position for each part of the image')
+    return acts
 
 # %% ../nbs/api/42_interpret.ipynb #c0c5c93e
 def _grid(nrows, ncols, height, width=7):
@@ -196,7 +233,7 @@ def plot_activations(
 )->Figure: # A row for each layer
     "Plot the channels of each layer that respond most strongly to an image"
     check_int(n, 'n', 1)
-    acts = get_activations(learn, x[None], names)
+    acts = _activation_maps(_net(learn), x[None], names)
     fig, axs = _grid(len(acts), n + 1, 0.95*len(acts), 0.85*(n + 1))
     for row, (name, a) in zip(axs, acts.items()):
         _, c, h, w = a.shape
@@ -204,7 +241,7 @@ def plot_activations(
                     transform=row[0].transAxes)
         top = a[0].mean((1, 2)).topk(min(n, c)).indices
         for ax, i in zip(row[1:], top.tolist()):
-            ax.imshow(a[0, i].cpu(), cmap='cividis')
+            ax.imshow(a[0, i].float().cpu(), cmap='cividis')
             ax.set_title(f'{i}', fontsize=7, pad=2)
     return fig
 
@@ -358,7 +395,7 @@ def _with_gradients(net, x, cls, names):
     hooks = [get_layer(net, name).register_forward_hook(partial(_tap, kept[name]))
              for name in names]
     try:
-        with eval_mode(net), torch.enable_grad(): scores = _call(net, x)
+        with eval_mode(net): scores = check_outputs(_call(net, x))
     finally:
         for h in hooks: h.remove()
     if cls is None: cls = scores.argmax(1)
@@ -371,15 +408,8 @@ def _with_gradients(net, x, cls, names):
     return {n: (o.detach(), g) for n, o, g in zip(names, outs, grads)}
 
 # %% ../nbs/api/42_interpret.ipynb #bfcf9515
-def _channels_first(o, layout, size):
-    "A map in any layout as N,C,H,W"
-    if layout == 'NHWC': return o.movedim(-1, 1)
-    if layout == 'NCHW': return o
-    h, w = size
-    return o[:, o.shape[1] - h*w:].transpose(1, 2).unflatten(2, (h, w))   # without class token
-
 def _cam_layers(net, x, name):
-    "Layers to explain by: one map, or several of tokens, last first, as some have no gradient"
+    "Maps to explain by, last first, as the scores may not depend on some; one map if it has a name"
     if name is None: name = next(iter(_named_stages(net)[-1:]), None)
     if name: get_layer(net, name)
     maps = _find_maps(net, x[:1], name)
@@ -388,10 +418,27 @@ def _cam_layers(net, x, name):
         raise CourseError(f'{name or type(net).__name__} has no output with a position for each '
                           'part of the image, so there is no map for Grad-CAM')
     last = maps[-1]
-    if name or last.layout != 'tokens': return [last]
+    if name: return [last]
     layers = dict(net.named_modules())
-    whole = [o for o in maps if o.layout == 'tokens' and o.width == last.width]
-    return [o for o in reversed(whole) if not isinstance(layers[o.name], (nn.Linear, nn.Dropout))]
+    maps = list({o.name: o for o in reversed(maps)}.values())   # a layer may run several times
+    whole = [o for o in maps if not isinstance(layers[o.name], (nn.Linear, nn.Dropout))]
+    if last.layout != 'tokens': return [last, *[o for o in whole if o.name != last.name]]
+    same = [o for o in whole if o.layout == 'tokens' and o.width == last.width]
+    return same + [o for o in whole if o not in same]
+
+def _evidence(net, x, cls, layers):
+    "Output and gradient of the first of `layers` that the scores depend on, as N,C,H,W"
+    flat = None
+    for some in (layers[:1], layers[1:]):   # the first is enough for most networks
+        found = _with_gradients(net, x, cls, [o.name for o in some]) if some else {}
+        for o in some:
+            out, grad = found[o.name]
+            if grad is None: continue
+            pair = [_channels_first(v, o.layout, o.size) for v in (out, grad)]
+            if pair[1].any(): return pair
+            flat = flat or pair
+    if flat: return flat
+    raise CourseError(f'the scores do not depend on the output of {layers[0].name}')
 
 # %% ../nbs/api/42_interpret.ipynb #c25b7747
 @check_args
@@ -404,16 +451,10 @@ def grad_cam(
 )->Tensor: # N,H,W
     "Map how strongly each position in an image supports a class"
     net = _net(learn)
-    xb = _to_model(xb, net).detach().requires_grad_()
-    layers = _cam_layers(net, xb, name)
-    found = _with_gradients(net, xb, cls, [o.name for o in layers])
-    for o in layers:
-        out, grad = found[o.name]
-        if grad is None: continue
-        out, grad = (_channels_first(v, o.layout, o.size) for v in (out, grad))
-        if grad.any() or o is layers[-1]: break
-    else: raise CourseError(f'the scores do not depend on the output of {name or layers[0].name}')
-    cam = (grad.mean((2, 3), keepdim=True)*out).sum(1, keepdim=True)
+    with torch.inference_mode(False), torch.enable_grad():
+        xb = _to_model(xb, net).detach().clone().requires_grad_()
+        out, grad = _evidence(net, xb, cls, _cam_layers(net, xb, name))
+    cam = (grad.mean((2, 3), keepdim=True)*out).sum(1, keepdim=True).float()
     if relu: cam = cam.relu()
     return F.interpolate(cam, xb.shape[2:], mode='bilinear', align_corners=False)[:, 0]
 

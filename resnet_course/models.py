@@ -147,6 +147,13 @@ def _is_plain(m):
     n = sum(isinstance(o, nn.Linear) for o in m.modules())
     return 0 < n < 4 and not _has(m, nn.Conv2d)
 
+def _is_stack(m):
+    "Whether `m` is a stack of more than five blocks of one kind"
+    kinds = [type(o) for o in m.children()]
+    return len(kinds) > 5 and len(set(kinds)) == 1
+
+def _has_stack(m): return any(map(_is_stack, m.modules()))
+
 def _find_head(m):
     "The modules that compute the scores, wherever they are defined; empty if there are none"
     kids = {n: c for n, c in m.named_children() if list(c.parameters())}
@@ -159,7 +166,7 @@ def _find_head(m):
     if len(kids) == 1 or (_has(last, nn.Conv2d) and _has(last, nn.Linear)):
         inner = _find_head(last)
         if inner: return inner
-    ends = _has(last, nn.Linear) or isinstance(last, nn.Conv2d)
+    ends = _has(last, nn.Linear) and not _has_stack(last) or isinstance(last, nn.Conv2d)
     return [last] if ends else []
 
 # %% ../nbs/api/24_models.ipynb #9b7e7875
@@ -187,13 +194,21 @@ def _split(part):
     return [o for o in parts if o.params]
 
 # %% ../nbs/api/24_models.ipynb #c9719186
+def _dominant(parts):
+    "The number of the part that has nearly all layers, or is a stack of blocks behind one other"
+    sizes = [len(o.params) for o in parts]
+    i = int(np.argmax(sizes))
+    if len(parts) == 1 or sizes[i] >= 0.8*sum(sizes): return i
+    large = [i for i, o in enumerate(parts) if not o.joins()]
+    is_pair = len(large) == 2 and _is_stack(parts[large[-1]].module)
+    return large[-1] if is_pair else None
+
 def _trunk(body):
     "Split `body` until no part has nearly all the layers: the parts, those before, those after"
     before, parts, after = [], [body], []
     while True:
-        sizes = [len(o.params) for o in parts]
-        i = int(np.argmax(sizes))
-        if len(parts) > 1 and sizes[i] < 0.8*sum(sizes): break
+        i = _dominant(parts)
+        if i is None: break
         inner = _split(parts[i]) if parts[i].module is not None else []
         if not any(o.module is not None for o in inner): break   # a single layer
         before, parts, after = before + parts[:i], inner, parts[i+1:] + after

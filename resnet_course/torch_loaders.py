@@ -23,25 +23,34 @@ from .images import array_image, open_image
 from .loaders import CourseDataLoaders, ImageSetDL
 
 # %% ../nbs/api/18_torch_loaders.ipynb #4724e9a4
-_image_keys = 'image img images pixel_values x input'.split()
-_label_keys = 'label labels target targets y fine_label coarse_label class'.split()
+_image_keys = 'image img images pixel_values x input inputs data'.split()
+_label_keys = ('label labels target targets y fine_label coarse_label class label_ids class_id '
+               'gt_label category').split()
 
 def _item_keys(item):
     "The keys of the image and the class in an item: those of a dict, or 0 and 1"
-    if not isinstance(item, dict): return 0, 1
+    if not isinstance(item, dict):
+        if isinstance(item, (list, tuple)) and len(item) > 1: return 0, 1
+        raise CourseError(f'the dataset has items of the kind {type(item).__name__} without a '
+                          'class: give (image, class)')
     found = [next((k for k in keys if k in item), None) for keys in (_image_keys, _label_keys)]
     if None in found:
         raise CourseError(f'the dataset has items with {", ".join(map(str, item))}; call the image '
                           "'image' and the class 'label'")
     return tuple(found)
 
-def _class_number(y):
-    "A class as a number; raises `CourseError` for anything but a number or a one-hot vector"
+def _class_number(y, n):
+    "A class from 0 to `n`-1; raises `CourseError` for anything but a number or a one-hot vector"
+    if y is None or isinstance(y, str):
+        raise CourseError(f'a class is a number or a one-hot vector, got {y!r}')
     y = torch.as_tensor(y)
-    if y.numel() == 1: return int(y)
-    if y.ndim == 1 and (y != 0).sum() == 1 and y.max() == 1: return int(y.argmax())
-    raise CourseError(f'a class is a number or a one-hot vector, got a tensor of shape '
-                      f'{tuple(y.shape)} with {int((y != 0).sum())} values that are not zero')
+    is_one_hot = y.ndim == 1 and (y != 0).sum() == 1 and y.max() == 1
+    if y.numel() != 1 and not is_one_hot:
+        raise CourseError(f'a class is a number or a one-hot vector, got a tensor of shape '
+                          f'{tuple(y.shape)} with {int((y != 0).sum())} values that are not zero')
+    i = int(y) if y.numel() == 1 else int(y.argmax())
+    if 0 <= i < n: return i
+    raise CourseError(f'the dataset has an image of class {i}, but names for classes 0 to {n-1}')
 
 # %% ../nbs/api/18_torch_loaders.ipynb #d0cafe6b
 class _TorchItem(Transform):
@@ -75,7 +84,7 @@ class _TorchItem(Transform):
             raise CourseError('an exported learner has no images: pass a file, image or array')
         item = self.images[i]
         x, y = (item[k] for k in _item_keys(item))
-        return _typed_image(x), TensorCategory(_class_number(y))
+        return _typed_image(x), TensorCategory(_class_number(y, self.c))
 
     def decodes(self, o:TensorCategory): return Category(self.vocab[o])
 
@@ -198,10 +207,19 @@ class _ShowAs(Transform):
     def decodes(self, x:TensorImage):
         return (x*self.std.to(x.device) + self.mean.to(x.device)).clamp(0, 1)
 
+def _check_image(x):
+    "Return `x`; raises `CourseError` unless it is an image that a network takes"
+    if not isinstance(x, Tensor) or x.ndim != 3:
+        raise CourseError('the dataset has no image tensors C,H,W: add ToTensor to its transform')
+    if x.is_floating_point(): return x
+    raise CourseError(f'the images are {x.dtype}, which no network takes: add '
+                      'ToDtype(torch.float32, scale=True) to the transform of the dataset')
+
 def _check_loader(dl):
     "Raise `CourseError` unless `dl` can be converted"
     if not isinstance(dl, TorchLoader) or not hasattr(dl.dataset, '__len__'):
         raise CourseError(f'{dl!r} is not a PyTorch DataLoader over a dataset that has a length')
+    if not len(dl.dataset): raise CourseError(f'{dl!r} has no images')
     if dl.batch_size is None:
         raise CourseError('a DataLoader with a batch_sampler cannot be used: '
                           'give it batch_size and a sampler')
@@ -226,9 +244,7 @@ def as_dls(
     image, label = _item_keys(item)
     vocab = vocab or _class_names(train.dataset, label)
     if vocab is None: raise CourseError('the dataset has no `classes`: give their names as vocab=')
-    x = item[image]
-    if not isinstance(x, Tensor) or x.ndim != 3:
-        raise CourseError('the dataset has no image tensors C,H,W: add ToTensor to its transform')
+    x = _check_image(item[image])
     tfm, device = _find(valid.dataset, 'transform'), check_device(device)
     dls = [_torch_dl(dl, tfm, list(vocab), i == 0, device) for i, dl in enumerate(loaders)]
     dls = CourseDataLoaders(*dls, device=device)

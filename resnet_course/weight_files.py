@@ -49,10 +49,15 @@ _harmless = {   # module: names
     'decimal': 'Decimal', 'uuid': 'UUID', 'datetime': 'datetime date time timedelta timezone',
     'pathlib': 'Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath',
     'pathlib._local': 'Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath',
-    'builtins': 'bool int float complex str bytes list tuple dict frozenset range slice object',
+    'builtins': 'bool int float complex str bytes list tuple dict frozenset range slice object '
+                'Ellipsis',
+    'functools': 'partial', 'random': 'Random',
+    'numpy.random._pickle': '__randomstate_ctor __generator_ctor __bit_generator_ctor',
+    'numpy.random.bit_generator': '__pyx_unpickle_SeedSequence',
+    'numpy.ma.core': '_mareconstruct',
     'typing': 'Any', 'torch.torch_version': 'TorchVersion',
     'numpy': 'dtype ndarray bool bool_ str_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 '
-             'float16 float32 float64 longlong ulonglong',
+             'float16 float32 float64 longlong ulonglong matrix finfo iinfo',
     **{o: 'scalar _reconstruct' for o in _numpy_names('multiarray')},
     **{o: '_frombuffer' for o in _numpy_names('numeric')},
     'fastcore.foundation': 'L', 'fastcore.basics': 'AttrDict NS',
@@ -64,6 +69,8 @@ _harmless = {   # module: names
                                 'ReduceLROnPlateau OneCycleLR CyclicLR LinearLR SequentialLR',
     **{f'{o}.callbacks.model_checkpoint': 'ModelCheckpoint' for o in _lightning},
     **{f'{o}.callbacks.early_stopping': 'EarlyStopping' for o in _lightning}}
+
+# %% ../nbs/api/25_weight_files.ipynb #ee1fbb61
 _dicts = {'collections': 'defaultdict', 'yacs.config': 'CfgNode', 'fvcore.common.config': 'CfgNode',
           'detectron2.config.config': 'CfgNode', 'easydict': 'EasyDict', 'addict.addict': 'Dict',
           'mmcv.utils.config': 'ConfigDict', 'mmengine.config.config': 'ConfigDict',
@@ -71,6 +78,11 @@ _dicts = {'collections': 'defaultdict', 'yacs.config': 'CfgNode', 'fvcore.common
           **{f'{o}.utilities.parsing': 'AttributeDict' for o in _lightning},
           **{f'{o}.utilities.data': 'AttributeDict' for o in _lightning}}
 _lists = {'collections': 'deque'}
+# modules whose classes are kept beside weights; of these, functions are refused
+_families = ('numpy', 'torch.optim', 'torch.nn.modules.loss', 'torch.nn.modules.activation',
+             'torch.nn.modules.batchnorm', 'torch.nn.modules.normalization',
+             'torchvision.transforms', 'torchmetrics', 'omegaconf', 'timm.scheduler', 'timm.optim',
+             'mmcv.utils', 'mmengine', *_lightning)
 
 # %% ../nbs/api/25_weight_files.ipynb #be65bdeb
 def _safe_globals():
@@ -79,6 +91,15 @@ def _safe_globals():
     return [type(name, (base,), dict(__module__=module))
             for base, modules in kinds
             for module, names in modules.items() for name in names.split()]
+
+def _stand_in(e):
+    "A stand-in for the class that PyTorch refused with the error `e`; None if we refuse it, too"
+    found = re.search(r'GLOBAL ([\w.]+)\.(\w+) was not an allowed', str(e))
+    if found is None: return None
+    module, name = found.groups()
+    if not any(f'{module}.'.startswith(f'{o}.') for o in _families): return None
+    is_class = name.lstrip('_')[:1].isupper()
+    return type(name, (_Inert,), dict(__module__=module)) if is_class else None
 
 # %% ../nbs/api/25_weight_files.ipynb #7700e0d8
 def _check_zip(path):
@@ -102,6 +123,25 @@ _convert_by = {
         'height, width)',
     'NumPy arrays': 'convert them: torch.save({k: torch.from_numpy(v) for k, v in '
         'np.load(file).items()}, "weights.pth")',
+    'a pickle of NumPy arrays': 'if you trust it, read it with pickle.load, and save {k: '
+        'torch.from_numpy(v) for k, v in arrays.items()} with torch.save',
+    'PaddlePaddle weights': 'read them with paddle.load, transpose linear layers, rename _mean and '
+        '_variance to running_mean and running_var, and save them with safetensors',
+    'MXNet parameters': 'read them with mxnet.nd.load, and save asnumpy() of each with safetensors',
+    'a MATLAB file': 'read it with scipy.io.loadmat, and save the arrays with safetensors',
+    'an archive': 'unpack it, and name the weights file in it'}
+
+# %% ../nbs/api/25_weight_files.ipynb #26fba826
+_convert_by |= {   # whole models, programs and old formats
+    'a Core ML model': 'get the checkpoint that it was converted from',
+    'an OpenVINO model': 'get the checkpoint or the ONNX model that it was converted from',
+    'a TensorRT engine': 'get the checkpoint or the ONNX model that it was built from',
+    'an ExecuTorch program': 'get the checkpoint that it was exported from',
+    'a Torch7 file': 'read it with the package torchfile, and save the tensors with safetensors',
+    'Darknet weights': 'build the network in PyTorch, fill in the numbers in their order, and save '
+        'its state_dict',
+    'a distributed checkpoint': 'convert its folder: '
+        'torch.distributed.checkpoint.format_utils.dcp_to_torch_save(folder, "weights.pth")',
     'an ONNX model': 'its weights have lost their names; use OnnxModel to run it, or get the '
         'checkpoint that it was exported from',
     'a torch.export program': 'load it with torch.export.load and save its state_dict',
@@ -111,25 +151,36 @@ _convert_by = {
     'Flax weights (msgpack)': 'read them with flax.serialization.msgpack_restore, and save them '
         'with safetensors',
     'a Caffe model': 'convert it with caffe2pytorch or MMdnn',
-    'a GGUF file': 'image networks are not stored as GGUF; get the PyTorch checkpoint',
-    'an archive': 'unpack it, and name the weights file in it'}
+    'a GGUF file': 'image networks are not stored as GGUF; get the PyTorch checkpoint'}
 
 # %% ../nbs/api/25_weight_files.ipynb #f088b0db
+_by_suffix = {
+    '.msgpack': 'Flax weights (msgpack)', '.caffemodel': 'a Caffe model', '.onnx': 'an ONNX model',
+    '.index': 'a TensorFlow checkpoint', '.pb': 'a TensorFlow checkpoint',
+    '.pdparams': 'PaddlePaddle weights', '.params': 'MXNet parameters', '.mat': 'a MATLAB file',
+    '.mlmodel': 'a Core ML model', '.mlpackage': 'a Core ML model', '.xml': 'an OpenVINO model',
+    '.engine': 'a TensorRT engine', '.plan': 'a TensorRT engine', '.trt': 'a TensorRT engine',
+    '.pte': 'an ExecuTorch program', '.t7': 'a Torch7 file', '.weights': 'Darknet weights',
+    '.distcp': 'a distributed checkpoint', '.joblib': 'a pickle of NumPy arrays',
+    '.mar': 'an archive'}
+_compressed = (b'\x1f\x8b', b'7z', b'BZh', b'Rar!', b'\xfd7zXZ', b'\x28\xb5\x2f\xfd')
+
 def _foreign(path, start):
     "Name the format of a file from another library; None for any other file"
-    suffix = path.suffix.lower()
     is_onnx = start[:1] == b'\x08' and start[2:3] in (b'\x12', b'\x1a', b'"', b':')
     if start.startswith(b'\x89HDF'): return 'Keras weights (HDF5)'
     if start.startswith(b'\x93NUMPY'): return 'NumPy arrays'
     if start.startswith(b'GGUF'): return 'a GGUF file'
     if start[4:8] == b'TFL3': return 'a TensorFlow Lite model'
-    if start[257:262] == b'ustar' or start.startswith((b'\x1f\x8b', b'7z', b'BZh', b'Rar!')):
-        return 'an archive'
-    if is_onnx or suffix == '.onnx': return 'an ONNX model'
-    by_suffix = {'.msgpack': 'Flax weights (msgpack)', '.caffemodel': 'a Caffe model',
-                 '.index': 'a TensorFlow checkpoint', '.pb': 'a TensorFlow checkpoint'}
-    is_shard = re.fullmatch(r'\.data-\d+-of-\d+', suffix)
-    return 'a TensorFlow checkpoint' if is_shard else by_suffix.get(suffix)
+    if start.startswith(b'MATLAB 5.0'): return 'a MATLAB file'
+    if start[257:262] == b'ustar' or start.startswith(_compressed): return 'an archive'
+    if start.startswith(b'\x80') and b'numpy' in start: return 'a pickle of NumPy arrays'
+    is_usual = start.startswith((b'PK', b'\x80')) or start[8:9] == b'{'
+    by_suffix = _by_suffix.get(path.suffix.lower())
+    # these two are zip archives
+    if by_suffix and not is_usual or path.suffix in ('.distcp', '.mar'): return by_suffix
+    if is_onnx: return 'an ONNX model'
+    return 'a TensorFlow checkpoint' if re.search(r'\.data-\d+-of-\d+$', path.name) else None
 
 def _refuse_foreign(path, what):
     "Raise a `CourseError` that says how to convert another library's file"
@@ -143,18 +194,32 @@ def _check_archive(path, names):
     elif any(o.endswith('.npy') for o in names): what = 'NumPy arrays'
     elif any('exported_program' in o or o.endswith('archive_format') for o in names):
         what = 'a torch.export program'
+    elif any(o.endswith(('.pth', '.pt', '.bin', '.ckpt', '.safetensors')) for o in names):
+        what = 'an archive'
     else: what = None
     _refuse_foreign(path, what)
 
 # %% ../nbs/api/25_weight_files.ipynb #159bdfb4
 def _unpickle(path):
     "Run `torch.load` in its safe mode"
+    known = _safe_globals()
+    while True:
+        try: return _unpickle_with(path, known)
+        except pickle.UnpicklingError as e:
+            more = _stand_in(e)
+            names = [(o.__module__, o.__name__) for o in known]
+            if more is None or (more.__module__, more.__name__) in names: raise
+            known.append(more)
+
+def _unpickle_with(path, known):
+    "Run `torch.load` with the stand-ins `known`"
     # open the file here: given a path, newer versions of torch choose a reader by the file's name
-    with open(path, 'rb') as f, torch.serialization.safe_globals(_safe_globals()):
+    with open(path, 'rb') as f, torch.serialization.safe_globals(known):
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             return torch.load(f, map_location='cpu', weights_only=True)
 
+# %% ../nbs/api/25_weight_files.ipynb #7620fa82
 def _load_error(path, e):
     "Turn an error of `torch.load` into a `CourseError`"
     why = str(e).partition('WeightsUnpickler error: ')[2] or str(e) or type(e).__name__
@@ -203,8 +268,22 @@ def _read_safetensors(path):
                           'interrupted?') from None
 
 # %% ../nbs/api/25_weight_files.ipynb #b1962761
+def _check_folder(path):
+    "Raise `CourseError` if `path` is a folder: one of another library, or one with weights files"
+    if not path.is_dir(): return
+    names = sorted(o.name for o in path.iterdir())
+    what = _by_suffix.get(path.suffix.lower())
+    if '.metadata' in names: what = 'a distributed checkpoint'
+    if 'saved_model.pb' in names: what = 'a TensorFlow checkpoint'
+    _refuse_foreign(path, what)
+    kinds = '.index.json', '.safetensors', '.bin', '.pth', '.pt', '.ckpt'
+    found = [o for kind in kinds for o in names if o.endswith(kind)]
+    if found: raise CourseError(f'{path}: is a directory; name a file in it, such as {found[0]}')
+
+# %% ../nbs/api/25_weight_files.ipynb #0c78f14c
 def _first_bytes(path):
     "Read the beginning of a file; raises `CourseError` if it cannot be read"
+    _check_folder(path)
     check_file(path)
     try:
         with open(path, 'rb') as f: return f.read(512)
@@ -335,11 +414,17 @@ _not_weights = re.compile(r'opt(s|im\w*|_\w+)?$|\w*optimi[sz]er\w*|\w*sched\w*|\
 def _contents(obj):
     "Describe what a file contains instead of weights"
     if not isinstance(obj, dict): return f'a {type(obj).__name__}'
+    if any(type(o).__name__ in ('_reconstruct', '_frombuffer') for o in obj.values()):
+        return ('NumPy arrays: convert them with {k: torch.from_numpy(v) for k, v in '
+                'arrays.items()}')
     return f'a dict with {shorten(map(repr, obj), 5)}' if obj else 'an empty dict'
+
+def _is_dict(obj): return isinstance(obj, dict)
 
 def _find_sets(obj, path, found, seen):
     "Add to `found` each dict of tensors in `obj`, under its path such as 'state_dict'"
     if isinstance(obj, nn.Module): obj = obj.state_dict()
+    if isinstance(obj, (list, tuple)): obj = {str(i): o for i, o in enumerate(obj) if _is_dict(o)}
     if not isinstance(obj, dict) or path.count('.') > 5 or id(obj) in seen: return
     seen.add(id(obj))
     obj = {k: v for k, v in obj.items() if isinstance(k, str)}
@@ -348,6 +433,7 @@ def _find_sets(obj, path, found, seen):
     for k, v in obj.items():
         if not _not_weights.match(k): _find_sets(v, f'{path}.{k}' if path else k, found, seen)
 
+# %% ../nbs/api/25_weight_files.ipynb #a0392ed4
 @check_args
 def weight_sets(
     obj:object,   # A state dict, model, or anything that holds one at any depth
@@ -363,7 +449,7 @@ def weight_sets(
 def _word(words): return re.compile(rf'(^|[._])({words})\w*([._]|$)', re.I)
 
 _averaged = _word('ema|swa|avg|averag|teacher|shadow')
-_second = _word('encoder_k|momentum_encoder|target|student|best_state')
+_second = _word('encoder_k|key_encoder|momentum|target|student|best_state')
 
 @check_args
 def preference(
@@ -380,7 +466,8 @@ def _first_choice(sets):
 
 # %% ../nbs/api/25_weight_files.ipynb #4f6e6cca
 _prefix = re.compile(r'^(module|model|net|network|backbone|_orig_mod)\.')
-_head = re.compile(r'^(fc|linear|classifier|classifer|head|last_linear|head\.fc)\.(weight|bias)$')
+_head = re.compile(r'^(fc|linear|classifier|classifer|head|last_linear|output|logits|head\.fc)'
+                   r'\.(weight|bias)$')
 # fastai's vision_learner turns a torchvision ResNet into Sequential(body, head), which renames it
 _fastai = {'0.0.': 'conv1.', '0.1.': 'bn1.', '0.4.': 'layer1.', '0.5.': 'layer2.',
            '0.6.': 'layer3.', '0.7.': 'layer4.'}
@@ -439,18 +526,75 @@ def _weiaicunzai(key):
     return re.sub(r'\.residual_function\.(\d+)\.', layer, key).replace('.shortcut.', '.downsample.')
 
 # %% ../nbs/api/25_weight_files.ipynb #77b76cbc
-_namings = [(re.compile(r'(resnet\.)?encoder\.stages\.0\.layers\.0\.layer\.'), _hugging_face),
-            (re.compile(r'res2\.0\.conv1\.norm\.'), _detectron2),
-            (re.compile(r'conv2_x\.0\.residual_function\.'), _weiaicunzai)]
+def _block(m): return f'layer{m[1]}.{int(m[2]) - 1}.'   # these number blocks from 1
 
+def _by_letter(kind):
+    "A replacement for a layer that has a letter: `a` is the first of its kind"
+    return lambda m: f'.{kind}{"abc".index(m[1]) + 1}.'
+
+_shortcut = [(r'\.(shortcut|downsample|identity_conv)\.conv\.', '.downsample.0.'),
+             (r'\.(shortcut|downsample|identity_conv)\.bn\.', '.downsample.1.')]
+_pytorchcv = [
+    (r'^features\.', ''), (r'^init_block\.(conv\.)?bn\.', 'bn1.'),
+    (r'^init_block\.(conv\.)?conv\.', 'conv1.'), (r'^stage(\d)\.unit(\d+)\.', _block),
+    (r'\.body\.conv(\d)\.(conv|bn)\.', r'.\2\1.'), *_shortcut]
+_pycls = [
+    (r'^stem\.conv\.', 'conv1.'), (r'^stem\.bn\.', 'bn1.'), (r'^s(\d)\.b(\d+)\.', _block),
+    (r'\.f\.([abc])\.', _by_letter('conv')), (r'\.f\.([abc])_bn\.', _by_letter('bn')),
+    (r'\.proj\.', '.downsample.0.'), (r'^(layer\d\.\d+)\.bn\.', r'\1.downsample.1.')]
+_hysts = [(r'^conv\.', 'conv1.'), (r'^bn\.', 'bn1.'), (r'^stage(\d)\.block(\d+)\.', _block),
+          *_shortcut]
+_resnext_densenet = [
+    (r'^conv_1_\dx\d\.', 'conv1.'), (r'^bn_1\.', 'bn1.'), (r'^stage_(\d)\.', r'layer\1.'),
+    (r'\.conv_([abc])\.', _by_letter('conv')), (r'\.bn_([abc])\.', _by_letter('bn')), *_shortcut]
+_from_zero = [(r'^(layers|stages)\.(\d)\.', lambda m: f'layer{int(m[2]) + 1}.')]
+
+# %% ../nbs/api/25_weight_files.ipynb #e55fad38
+def _follow(rules):
+    "A function that applies replacements, one after the other, to a name"
+    def rename(key):
+        "Apply them to `key`"
+        for pattern, new in rules: key = re.sub(pattern, new, key)
+        return key
+    return rename
+
+# a name that one layout alone has → what gives torchvision's names
+_namings = [(r'(resnet\.)?encoder\.stages\.0\.layers\.0\.layer\.', _hugging_face),
+            (r'res2\.0\.conv1\.norm\.', _detectron2),
+            (r'conv2_x\.0\.residual_function\.', _weiaicunzai),
+            (r'(features\.)?stage1\.unit1\.body\.conv1\.conv\.', _follow(_pytorchcv)),
+            (r's1\.b1\.f\.a\.', _follow(_pycls)),
+            (r'stage1\.block1\.conv1\.', _follow(_hysts)),
+            (r'stage_1\.0\.conv_a\.', _follow(_resnext_densenet)),
+            (r'(layers|stages)\.0\.0\.conv1\.weight', _follow(_from_zero))]
+
+def _rename(keys):
+    "Key → its name where every known layout has been replaced by torchvision's"
+    names = {k: _inserted.sub('', k) for k in keys}
+    for telltale, rename in _namings:
+        if any(re.match(telltale, o) for o in names.values()):
+            names = {k: rename(o) for k, o in names.items()}
+    return _with_stem(names)
+
+# %% ../nbs/api/25_weight_files.ipynb #ebef1fe2
+def _with_stem(names):
+    "Rename the stem of a ResNet that puts it in a module of its own"
+    found = names.values()
+    is_resnet = any(o.startswith('layer1.0.conv1.') for o in found)
+    if not is_resnet or any(o.startswith('conv1.') for o in found): return names
+    is_deep = any(o.startswith('stem.6.') for o in found)
+    rules = [(r'^stem\.7\.', 'bn1.'), (r'^stem\.', 'conv1.')] if is_deep else [
+        (r'^(stem|layer0)\.(conv1?|0)\.', 'conv1.'), (r'^(stem|layer0)\.(bn1?|1)\.', 'bn1.')]
+    return {k: _follow(rules)(o) for k, o in names.items()}
+
+# %% ../nbs/api/25_weight_files.ipynb #4bf92c00
 @check_args
 def usual_names(
     keys:object,      # Names of tensors, in any layout
     resnet:bool=True  # Also translate ResNet's names of the head and the shortcut?
 )->dict: # Key → torchvision's name
     "Give torchvision's name for each tensor"
-    rename = next((f for pat, f in _namings if any(map(pat.match, keys))), lambda k: k)
-    return {k: _torchvision_key(rename(_inserted.sub('', k)), resnet) for k in keys}
+    return {k: _torchvision_key(o, resnet) for k, o in _rename(keys).items()}
 
 # %% ../nbs/api/25_weight_files.ipynb #f4555fb1
 def _tree(names):

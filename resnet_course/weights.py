@@ -19,7 +19,8 @@ from .core import (
 from .download import checksum, fetch
 from .layers import variants
 from .alexnet import AlexNet
-from .models import create_model, list_models, options, registry
+from .models import (
+    create_model, group_names, list_models, options, param_groups, registry)
 from resnet_course.weight_files import (
     is_head, pair_by_place, preference, read_weight_sets, read_weights, shipped_weights,
     usual_names, weight_sets)
@@ -97,12 +98,16 @@ def _wrong_values(name, v):
     return ''
 
 # %% ../nbs/api/26_weights.ipynb #70025065
-def _head_names(own):
-    "List the names of the head's tensors, those of the last linear layer"
-    matrices = [k for k, v in own.items() if v.ndim == 2]
-    if not matrices: return []
-    layer = matrices[-1].rpartition('.')[0]
-    return [k for k in own if k.rpartition('.')[0] == layer]
+def _head_names(model):
+    "List the names of the tensors that compute scores: those of the last layer and auxiliary heads"
+    if group_names(model)[-1] not in ('head', 'all'): return []
+    ids, params = set(map(id, param_groups(model)[-1])), dict(model.named_parameters())
+    last = [k for k, p in params.items() if id(p) in ids and p.ndim > 1][-1:]
+    # heads that help in training have as many scores
+    like = [k for k in params if last and re.search('aux|head', k, re.I)
+            and params[k].ndim > 1 and len(params[k]) == len(params[last[0]])]
+    layers = {k.rpartition('.')[0] for k in last + like}
+    return [k for k in model.state_dict() if k.rpartition('.')[0] in layers]
 
 def _first_conv(own):
     "Name of the first convolution's weight; None if there is no convolution"
@@ -113,16 +118,15 @@ def _first_conv(own):
 class _Match:
     "How the tensors of a file fit a model"
     own:dict # The model's tensors
+    head:list # Names of those that compute the scores
     left:dict # Tensors of the file that have no place in the model; initially all of them
     report:LoadReport
     new:dict = field(default_factory=dict) # Name → tensor to load
     notes:dict = field(default_factory=dict) # Name → what was changed, '' for nothing
     bad:dict = field(default_factory=dict) # Name → why the file's tensor cannot be loaded
-    masked:set = field(default_factory=set) # Names of pruned tensors
+    done:dict = field(default_factory=dict) # Name → how a weight kept in parts was computed
     wrong_shape:bool=False # Does a tensor have another network's shape?
-    def __post_init__(self):
-        self.head = _head_names(self.own)
-        self.first = _first_conv(self.own)
+    def __post_init__(self): self.first = _first_conv(self.own)
 
 # %% ../nbs/api/26_weights.ipynb #646614be
 def _absent(match, name):
@@ -153,18 +157,55 @@ def _add(match, name, v):
     if wrong: match.bad[name] = wrong
     else: match.new[name], match.notes[name] = v, note
 
-# %% ../nbs/api/26_weights.ipynb #91590fa8
-def _apply_masks(sd):
-    "Multiply pruned weights by their masks, as PyTorch does in `forward`; returns their names, too"
-    sd, masked = dict(sd), set()
-    for k in [k for k in sd if k.endswith('_orig')]:
-        name = k.removesuffix('_orig')
-        mask = sd.get(f'{name}_mask')
-        if mask is None or mask.shape != sd[k].shape: continue
-        sd[name] = sd.pop(k)*sd.pop(f'{name}_mask')
-        masked.add(name)
-    return sd, masked
+# %% ../nbs/api/26_weights.ipynb #32280f36
+def _masked(w, mask): return w*mask if w.shape == mask.shape else None
 
+def _weight_norm(g, v):
+    "PyTorch's weight normalization; `g` holds the length of each filter"
+    if v.ndim < 2 or g.ndim != v.ndim or not len(g) == g.numel() == len(v): return None
+    return v*(g/v.flatten(1).norm(dim=1).view_as(g))
+
+def _spectral_norm(w, u, v):
+    "PyTorch's spectral normalization in evaluation, by the vectors that training has found"
+    matrix = w.flatten(1) if w.ndim > 1 else w
+    return w/(u@matrix@v) if matrix.shape == (*u.shape, *v.shape) else None
+
+# the tensors that a weight {w} of a module {m} is computed from, how, and what the report says
+_kept, _new = '{m}{w}', '{m}parametrizations.{w}.original'
+_parts_of = [
+    (['{m}{w}_orig', '{m}{w}_mask'], _masked, 'pruning mask applied'),
+    ([_new, '{m}parametrizations.{w}.0.mask'], _masked, 'pruning mask applied'),
+    ([_kept, '{m}{w}_mask'], _masked, 'pruning mask applied'),
+    (['{m}weight', '{m}mask'], _masked, 'pruning mask applied'),
+    (['{m}{w}_g', '{m}{w}_v'], _weight_norm, 'weight normalization applied'),
+    ([f'{_new}0', f'{_new}1'], _weight_norm, 'weight normalization applied'),
+    (['{m}{w}_orig', '{m}{w}_u', '{m}{w}_v'], _spectral_norm, 'spectral normalization applied'),
+    ([_new, '{m}parametrizations.{w}.0._u', '{m}parametrizations.{w}.0._v'], _spectral_norm,
+     'spectral normalization applied')]
+
+# %% ../nbs/api/26_weights.ipynb #b19d5a2b
+def _pattern(template):
+    "A regular expression for the names that `template` stands for"
+    text = re.escape(template).replace(r'\{m\}', r'(?P<m>.*\.|)').replace(r'\{w\}', r'(?P<w>\w+)')
+    return re.compile(text)
+
+def _compute_weights(sd):
+    "Compute the weights that are kept in parts; returns all tensors, and name → what was done"
+    sd, done = dict(sd), {}
+    for templates, compute, note in _parts_of:
+        for found in [_pattern(templates[0]).fullmatch(k) for k in list(sd)]:
+            if not found: continue
+            place = dict(w='weight') | found.groupdict()
+            names = [o.format(**place) for o in templates]
+            parts = [sd.get(k) for k in names]
+            weight = None if any(o is None for o in parts) else compute(*parts)
+            if weight is None: continue
+            for k in names: del sd[k]
+            name = _kept.format(**place)
+            sd[name], done[name] = weight, note
+    return sd, done
+
+# %% ../nbs/api/26_weights.ipynb #91590fa8
 def _by_structure(ours, theirs, head):
     "Our name → theirs from the places in the tree; None if the trees differ"
     if not any(k.endswith('num_batches_tracked') for k in theirs):
@@ -183,33 +224,46 @@ def _renamed(names, sd, label):
     return res
 
 def _drop_partial_head(match):
-    "Skip the whole head if a part of it is skipped or missing"
+    "Skip a whole layer of the head if a part of it is skipped or missing"
     report = match.report
-    absent = [k for k in match.head if k in report.skipped or k in report.missing]
-    if not absent: return
+    absent = {k.rpartition('.')[0] for k in match.head
+              if k in report.skipped or k in report.missing}
     for k in match.head:
-        if k not in match.new: continue
+        if k not in match.new or k.rpartition('.')[0] not in absent: continue
         del match.new[k]
         report.skipped[k] = 'only part of the head fits'
 
+# %% ../nbs/api/26_weights.ipynb #9af5dc9a
+_head_layer = re.compile(r'((fc|linear|classifier|head|output|logits)(\.\d+)?)\.weight')
+
+def _rename_head(own, head, sd, names):
+    "New names for a head that is the only linear layer of its module, such as `fc.1` after dropout"
+    matrices = [k for k in head if own[k].ndim == 2]
+    if len(matrices) != 1 or head[matrices[0]] in names.values(): return {}
+    theirs = [k for k in sd if sd[k].ndim == 2 and _head_layer.fullmatch(names[k])]
+    if len(theirs) != 1 or sd[theirs[0]].shape[1] != own[matrices[0]].shape[1]: return {}
+    start, ours = (k.removesuffix('weight') for k in (names[theirs[0]], head[matrices[0]]))
+    return {k: ours + name.removeprefix(start) for k, name in names.items()
+            if name.startswith(start)}
+
 # %% ../nbs/api/26_weights.ipynb #98bce71f
-def _match(own, sd, label):
-    "Match the tensors of a state dict `sd` with `own`, those of a model"
-    sd, masked = _apply_masks(sd)
+def _match(own, head, sd, label):
+    "Match the tensors of a state dict `sd` with `own`, those of a model with the head `head`"
+    sd, done = _compute_weights(sd) if not _compute_weights(own)[1] else (sd, {})
     resnet = any(k.startswith('layer1.') for k in usual_names(own).values())
     ours, names = usual_names(own, resnet), usual_names(sd, resnet)
-    head = {ours[k] for k in _head_names(own)}
-    known = set(names.values())
-    if any(k not in known and k not in head and 'num_batches' not in k for k in ours.values()):
-        pairs = _by_structure(list(ours.values()), list(sd), head)
+    names |= _rename_head(own, {k: ours[k] for k in head}, sd, names)
+    tops, known = {ours[k] for k in head}, set(names.values())
+    if any(k not in known and k not in tops and 'num_batches' not in k for k in ours.values()):
+        pairs = _by_structure(list(ours.values()), list(sd), tops)
         if pairs: names |= {theirs: k for k, theirs in pairs.items()}
-    match = _Match(own, _renamed(names, sd, label), LoadReport(label))
-    match.masked = {names[k] for k in masked}
+    match = _Match(own, head, _renamed(names, sd, label), LoadReport(label))
+    match.done = {names[k]: note for k, note in done.items()}
     for name, key in ours.items():
         if key in match.left: _found(match, name, match.left.pop(key))
         else: _absent(match, name)
-        if key in match.masked and name in match.new:
-            match.notes[name] = ', '.join(filter(None, [match.notes[name], 'pruning mask applied']))
+        if key in match.done and name in match.new:
+            match.notes[name] = ', '.join(filter(None, [match.notes[name], match.done[key]]))
     _drop_partial_head(match)
     match.report.matched = [k for k in match.new if not match.notes[k]]
     match.report.adapted = {k: match.notes[k] for k in match.new if match.notes[k]}
@@ -217,10 +271,11 @@ def _match(own, sd, label):
 
 # %% ../nbs/api/26_weights.ipynb #8cebc52c
 _spare = re.compile(
-    r'^(fc|linear|classifier|classifer|head|heads|last_linear|last_layer)\b'
+    r'^(fc|linear|classifier|classifer|head|heads|last_linear|last_layer|output|logits)\b'
     r'|^(aux\w*|criterion|\w*loss\w*|normali[sz]e\w*|mean|std|n_averaged|initted|step)\b'
     r'|^(queue\w*|projector\w*|projection\w*|predictor\w*|prediction\w*|prototypes\w*'
     r'|proj_head|momentum_\w*|mlp_head|center|temperature|logit_scale)\b'
+    r'|^(mask_token\w*|masked_embed|decoder\w*|class_weights?|pos_weight)\b'
     r'|^(\w*_)?(acc\w*|metrics?\w*|f1\w*|auroc|auc|confmat|confusion\w*|precision|recall|top\d)\b'
     r'|^1\.\d+\.'   # the head of fastai's vision_learner
     r'|(total_ops|total_params|num_batches_tracked)$')
@@ -229,6 +284,9 @@ def _problems(match):
     "List the reasons not to load a file, and whether it is from another network"
     missing = [k for k in match.report.missing if k not in match.head]
     extra = [k for k in match.left if not _spare.search(k)]
+    # of masked autoencoders, the decoder is the smaller part
+    decoder = [k for k in match.left if k.startswith('decoder')]
+    if len(decoder) > len(match.new): extra += decoder
     n_body = len(match.own) - len(match.head)
     res = []
     if match.bad:
@@ -271,9 +329,9 @@ def _inside(sd, prefix):
     return part
 
 # %% ../nbs/api/26_weights.ipynb #8f6f4a44
-def _candidates(own, sets, label):
-    "All ways to take weights for a model with the tensors `own`"
-    body = [k for k in own if k not in _head_names(own) and 'num_batches_tracked' not in k]
+def _candidates(own, head, sets, label):
+    "All ways to take weights for a model with the tensors `own`, of which `head` compute scores"
+    body = [k for k in own if k not in head and 'num_batches_tracked' not in k]
     res = []
     for group, sd in sets.items():
         for prefix in _prefixes(sd, len(body)):
@@ -282,7 +340,7 @@ def _candidates(own, sets, label):
             path = '.'.join(filter(None, [group, prefix.rstrip('.')]))
             c = _Candidate(path, prefix, group, _inside(sd, prefix))
             try:
-                c.match = _match(own, c.sd, label)
+                c.match = _match(own, head, c.sd, label)
                 c.problems, c.other_network = _problems(c.match)
             except CourseError as e: c.error = e
             res.append(c)
@@ -296,7 +354,7 @@ def _check_share(fitting, sets):
         rest = [k for k in sd if not any(map(k.startswith, others))]
         if c.prefix and len(rest) > len(c.sd):
             c.problems = [f'only its part {c.path!r} does, and {len(rest)} other tensors are of '
-                          'another network']
+                          f'another network (if you mean it: part={c.path!r})']
 
 # %% ../nbs/api/26_weights.ipynb #0ec09608
 def _misfit(found, label):
@@ -311,11 +369,11 @@ def _misfit(found, label):
     return CourseError(f'{label} does not fit this model: {"; ".join(best.problems)}; nothing was '
                        f'loaded{hint}')
 
-def _choose(own, sets, label, part):
+def _choose(model, sets, label, part):
     "The set of weights to load, and the other sets that fit; raises `CourseError` if none does"
-    found = _candidates(own, sets, label)
+    found = _candidates(model.state_dict(), _head_names(model), sets, label)
     fitting = [c for c in found if not c.problems and not c.error]
-    _check_share(fitting, sets)
+    if part is None: _check_share(fitting, sets)
     fitting = [c for c in fitting if not c.problems]
     if not fitting: raise _misfit(found, label)
     wanted = fitting
@@ -501,7 +559,7 @@ def load_weights(
     sets, meta, label = _source(model, source)
     cfg = meta.get('cfg')
     _check_kind(model, variant, cfg if isinstance(cfg, dict) else {}, label)
-    best, others = _choose(model.state_dict(), sets, label, part)
+    best, others = _choose(model, sets, label, part)
     report = best.match.report
     for k in best.match.left: report.skipped[k] = 'not in the model'
     if best.prefix:

@@ -2,8 +2,8 @@
 
 `tests/test_weights.py` checks every case; the notebook of `weights` shows them as a table.
 """
-import argparse, collections, datetime, decimal, fractions, io, json, os, pathlib, pickle, re
-import struct, tarfile, types, uuid, warnings, zipfile
+import argparse, collections, datetime, decimal, fractions, functools, io, json, os, pathlib
+import pickle, random, re, struct, tarfile, types, uuid, warnings, zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -408,6 +408,144 @@ def _(d, sd):
     index = dict(metadata={}, weight_map={k: file for file, keys in parts.items() for k in keys})
     return write(d, json.dumps(index).encode(), 'model.safetensors.index.json')
 
+# More names, places and wrappers
+
+@good('lightly: the momentum backbone comes first', "taken: 'state_dict.backbone'")
+def _(d, sd):
+    b, m = bodies(sd)
+    return save(d, dict(state_dict=prefixed(m, 'backbone_momentum.') | prefixed(b, 'backbone.')))
+
+@good('MadryLab/robustness: model and attacker.model', "taken: 'model.module.model'")
+def _(d, sd):
+    names = prefixed(sd, 'module.model.') | prefixed(sd, 'module.attacker.model.')
+    return save(d, dict(model=names | {'module.normalizer.new_mean': torch.zeros(3, 1, 1)}))
+
+@good('several networks in a list', "taken: 'models.0'")
+def _(d, sd): return save(d, dict(models=[sd, create_model('resnet8').state_dict()]))
+
+@good('a piece of a large network, asked for by its name', part='encoder')
+def _(d, sd):
+    rest = prefixed(create_model('resnet32').state_dict(), 'decoder.')
+    return save(d, prefixed(sd, 'encoder.') | rest)
+
+@good('a masked autoencoder: decoder and mask token', '42 tensors matched')
+def _(d, sd):
+    names = {'mask_token': torch.zeros(1, 1, 8), 'decoder_embed.weight': torch.ones(8, 8)}
+    return save(d, dict(model=body(sd) | names))
+
+@good('dropout before the head: fc.1')
+def _(d, sd): return save(d, with_head(sd, 'fc.1'))
+
+@good('a head of two layers', '42 tensors matched')
+def _(d, sd):
+    names = {'fc.0.weight': torch.ones(8, 64), 'fc.2.weight': torch.ones(10, 8)}
+    return save(d, body(sd) | names)
+
+@good('head called output')
+def _(d, sd): return save(d, with_head(sd, 'output'))
+
+@good("MMPretrain's deep stem", '134 tensors matched', model=dict(name='resnet18', stem='deep'))
+def _(d, sd):
+    sd = create_model('resnet18', stem='deep').state_dict()
+    def name(k): return re.sub('^bn1', 'stem.7', re.sub('^conv1', 'stem', k))
+    return save(d, dict(state_dict=prefixed(rename(sd, name), 'backbone.')))
+
+def with_stem(sd, conv, bn):
+    return rename(sd, lambda k: re.sub(r'^bn1\.', f'{bn}.', re.sub(r'^conv1\.', f'{conv}.', k)))
+
+@good('a stem in a Sequential of its own')
+def _(d, sd): return save(d, with_stem(sd, 'stem.0', 'stem.1'))
+
+@good('a stem called layer0')
+def _(d, sd): return save(d, with_stem(sd, 'layer0.conv1', 'layer0.bn1'))
+
+@good('stages in a list, numbered from 0')
+def _(d, sd):
+    def name(k): return re.sub(r'^layer(\d)', lambda m: f'layers.{int(m[1]) - 1}', k)
+    return save(d, rename(sd, name))
+
+def renamed_blocks(stem, block, conv, bn, shortcut, head='fc'):
+    """The state dict of a resnet18 under other names, which are functions of numbers from 1
+
+    `stem` and `shortcut` are a convolution and a BatchNorm."""
+    def name(k):
+        first, _, rest = k.partition('.')
+        if first in ('conv1', 'bn1'): return f'{stem[first == "bn1"]}.{rest}'
+        if first == 'fc': return f'{head}.{rest}'
+        i, kind, rest = rest.split('.', 2)
+        where = block(int(first[5:]), int(i) + 1)
+        if kind == 'downsample': return f'{where}.{shortcut[int(rest[0])]}{rest[1:]}'
+        return f'{where}.{(conv if kind[:2] == "co" else bn)(int(kind[-1]))}.{rest}'
+    return rename(create_model('resnet18').state_dict(), name)
+
+def letter(n): return ' abc'[n]
+
+resnet18 = dict(name='resnet18', stem='imagenet')
+
+@good("pytorchcv's names", '122 tensors matched', model=resnet18)
+def _(d, sd):
+    return save(d, renamed_blocks(
+        ['features.init_block.conv.conv', 'features.init_block.conv.bn'],
+        lambda s, b: f'features.stage{s}.unit{b}', lambda n: f'body.conv{n}.conv',
+        lambda n: f'body.conv{n}.bn', ['identity_conv.conv', 'identity_conv.bn'], 'output'))
+
+@good("pycls's names", '122 tensors matched', model=resnet18)
+def _(d, sd):
+    return save(d, dict(model_state=renamed_blocks(
+        ['stem.conv', 'stem.bn'], lambda s, b: f's{s}.b{b}', lambda n: f'f.{letter(n)}',
+        lambda n: f'f.{letter(n)}_bn', ['proj', 'bn'], 'head.fc')))
+
+@good("hysts's names", '122 tensors matched', model=resnet18)
+def _(d, sd):
+    return save(d, dict(model=renamed_blocks(
+        ['conv', 'bn'], lambda s, b: f'stage{s}.block{b}', lambda n: f'conv{n}', lambda n: f'bn{n}',
+        ['shortcut.conv', 'shortcut.bn'])))
+
+@good("D-X-Y's names", '122 tensors matched', model=resnet18)
+def _(d, sd):
+    return save(d, dict(state_dict=prefixed(renamed_blocks(
+        ['conv_1_3x3', 'bn_1'], lambda s, b: f'stage_{s}.{b - 1}', lambda n: f'conv_{letter(n)}',
+        lambda n: f'bn_{letter(n)}', ['downsample.conv', 'downsample.bn'], 'classifier'),
+        'module.')))
+
+@good('pruned, with a mask beside each weight', 'pruning mask applied')
+def _(d, sd):
+    masks = {k.replace('weight', 'mask'): torch.ones_like(v) for k, v in sd.items() if v.ndim == 4}
+    return save(d, sd | masks)
+
+@good('weight normalization of the head', 'weight normalization applied')
+def _(d, sd):
+    net = create_model('resnet8')
+    nn.utils.parametrizations.weight_norm(net.fc)
+    return save(d, net.state_dict())
+
+@good('weight normalization in its first form', 'weight normalization applied')
+def _(d, sd):
+    g = sd['fc.weight'].norm(dim=1, keepdim=True)
+    return save(d, replaced(body(sd), fc__bias=sd['fc.bias'], fc__weight_g=g,
+                            fc__weight_v=2*sd['fc.weight']))
+
+@good('spectral normalization', 'spectral normalization applied')
+def _(d, sd):
+    net = create_model('resnet8')
+    nn.utils.parametrizations.spectral_norm(net.layer1[0].conv1)
+    return save(d, net.state_dict())
+
+@good('the optimizer, a schedule and the loss themselves, not their state')
+def _(d, sd):
+    opt = torch.optim.AdamW([nn.Parameter(torch.ones(2))])
+    schedule = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(opt, 3)
+    others = dict(opt=opt, schedule=schedule, loss=nn.CrossEntropyLoss(), norm=nn.BatchNorm2d,
+                  act=nn.GELU())
+    return save(d, dict(state_dict=sd, **others))
+
+@good('generators of random numbers, and functions that hold arguments')
+def _(d, sd):
+    others = [random.Random(0), np.random.RandomState(0), np.random.default_rng(0), ...,
+              functools.partial(int, base=3), np.ma.array([1]), np.complex64(1),
+              np.datetime64('2020')]
+    return save(d, dict(state_dict=sd, others=others))
+
 # Must be refused without running anything and without changing the model
 
 @bad('a pickle that runs code', 'could run code')
@@ -519,6 +657,58 @@ def _(d, sd): return write(d, bytes(4) + b'TFL3' + bytes(99), 'w.tflite')
 
 @bad('Flax weights', 'Flax weights')
 def _(d, sd): return write(d, b'\x81\xa6params\x80', 'flax_model.msgpack')
+
+@bad('a function of a library whose classes are harmless', 'could run code')
+def _(d, sd):
+    class Write:
+        def __reduce__(self): return np.savetxt, (str(d/'owned'), [1.])
+    return save(d, dict(state_dict=sd, evil=Write()))
+
+@bad("Detectron2's pickle of arrays", 'read it with pickle.load')
+def _(d, sd): return write(d, pickle.dumps(dict(model=as_numpy(sd), __author__='')), 'R-50.pkl')
+
+@bad('arrays that torch.save wrote', 'torch.from_numpy')
+def _(d, sd): return save(d, as_numpy(sd))
+
+@bad("PaddlePaddle's weights", 'NumPy arrays')
+def _(d, sd): return write(d, pickle.dumps(as_numpy(sd), protocol=2), 'w.pdparams')
+
+@bad("MXNet's parameters", 'mxnet.nd.load')
+def _(d, sd): return write(d, struct.pack('<QQ', 0x112, 0) + bytes(99), 'resnet-0000.params')
+
+@bad("MATLAB's file", 'scipy.io.loadmat')
+def _(d, sd): return write(d, b'MATLAB 5.0 MAT-file' + bytes(500), 'w.mat')
+
+@bad('a Core ML model', 'Core ML')
+def _(d, sd): return write(d, b'\x08\x04\x12\x10' + bytes(99), 'w.mlmodel')
+
+@bad('an OpenVINO model', 'OpenVINO')
+def _(d, sd): return write(d, b'<?xml version="1.0"?><net name="resnet">', 'w.xml')
+
+@bad("TensorFlow's saved model", 'tf.train.load_checkpoint')
+def _(d, sd): return write(d, b'\x08\x01\x12', 'saved_model.pb').parent
+
+@bad('a distributed checkpoint', 'dcp_to_torch_save')
+def _(d, sd):
+    write(d, b'\x80', '.metadata')
+    return write(d, b'PK', '__0_0.distcp').parent
+
+@bad('one file of a distributed checkpoint', 'dcp_to_torch_save')
+def _(d, sd): return write(d, b'PK', '__0_0.distcp')
+
+@bad('a zip archive that was not unpacked', 'unpack it')
+def _(d, sd):
+    with zipfile.ZipFile(d/'w.zip', 'w') as z: z.write(save(d, sd, 'inner.pth'), 'a/inner.pth')
+    return d/'w.zip'
+
+@bad('a folder of weights', 'such as model.safetensors')
+def _(d, sd): return save_safetensors(sd, d/'model.safetensors').parent
+
+@bad('a body whose decoder is larger', 'are not in the model')
+def _(d, sd): return save(d, body(sd) | prefixed(create_model('resnet32').state_dict(), 'decoder.'))
+
+@bad('a mask whose weight has another shape', 'not in the model')
+def _(d, sd): return save(d, replaced(sd, layer1__0__conv1__mask=torch.ones(3)))
 
 @bad('an archive that was not unpacked', 'unpack it')
 def _(d, sd): return write(d, b'\x1f\x8b\x08' + bytes(99), 'w.tar.gz')

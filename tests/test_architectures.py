@@ -20,7 +20,8 @@ convnext_atto convnextv2_atto efficientnet_b0 mobilenetv3_small_050 densenet121 
 inception_v4 xception41 mixer_s32_224 crossvit_tiny_240 levit_128s beit_base_patch16_224
 cait_xxs24_224 coat_lite_tiny pit_ti_224 pvt_v2_b0 regnety_002 res2net50_14w_8s dla34
 hrnet_w18_small nfnet_l0 maxvit_rmlp_pico_rw_256 ghostnet_100 mobilevit_xxs volo_d1_224
-xcit_nano_12_p16_224 repvgg_a0 fastvit_t8'''.split()
+xcit_nano_12_p16_224 repvgg_a0 fastvit_t8 vit_small_r26_s32_224 vitamin_small_224
+qwen3_vit_306m deepseek_vit_412m gemma4_vit_167m naflexvit_base_patch16_siglip'''.split()
 
 def create(source, name, n=7):
     "A network without memory for its weights"
@@ -28,6 +29,7 @@ def create(source, name, n=7):
         return torchvision.models.get_model(name, num_classes=n)
     with torch.device('meta'):
         if source == 'torchvision': return torchvision.models.get_model(name, num_classes=n)
+        if not timm.is_model(name): pytest.skip(f'timm {timm.__version__} has no {name}')
         return timm.create_model(name, num_classes=n)
 
 def is_in(p, group): return any(p is o for o in group)
@@ -56,6 +58,18 @@ def test_blocks_of_transformers_are_stages():
         'stem', 'blocks.0-2', 'blocks.3-5', 'blocks.6-8', 'blocks.9-11', 'head']
     assert group_names(create('timm', 'swin_tiny_patch4_window7_224')) == [
         'stem', 'layers.0', 'layers.1', 'layers.2', 'layers.3', 'head']
+
+ENCODERS = 'vit_tiny_patch16_224 deepseek_vit_412m gemma4_vit_167m qwen3_vit_306m'.split()
+
+@pytest.mark.parametrize('name', ENCODERS)
+def test_encoders_without_a_head(name):
+    "Their blocks are no head; behind them, a layer of one's own is"
+    net = create('timm', name, 0)
+    assert group_names(net)[0] == 'stem' and group_names(net)[-1].startswith('blocks.')
+    assert len(group_names(net)) == 5
+    own = nn.Sequential(net, nn.Linear(net.num_features, 7))
+    assert group_names(own) == [*group_names(net), 'head']
+    assert [id(p) for p in param_groups(own)[-1]] == [id(p) for p in own[1].parameters()]
 
 class HeadFirst(nn.Module):
     "A head of any name, defined before the body, and parameters of the model's own"

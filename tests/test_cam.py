@@ -116,7 +116,66 @@ def test_activations(name):
     grad_cam(net, x)
     assert all(torch.equal(v, before[k]) for k, v in snapshot(net).items())
     assert not any(m._forward_hooks for m in net.modules())
-    if name != 'swin_t': plot_activations(net, x[0], 2)
+    plot_activations(net, x[0], 2)
+
+class Attention(nn.Module):
+    "Tokens of a grid of patches; the scores come from a class token, as in CaiT and ViT"
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 8, stride=8)
+        self.attn = nn.Module()
+        self.attn.drop = nn.Dropout(0.)
+        self.mix, self.norm, self.head = nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 7)
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([x.mean(1, keepdim=True), x], 1)
+        for _ in range(2):   # the same layers twice
+            a = self.attn.drop((x@x.transpose(1, 2)).softmax(-1)[:, None])
+            x = self.norm(x + self.mix(a[:, 0]@x))
+        return self.head(x[:, 0])
+
+def test_matrices_of_attention_are_no_maps():
+    "Of all outputs, one of tokens is explained, although others are squares"
+    torch.manual_seed(0)
+    net, x = Attention().eval(), torch.randn(2, 3, 32, 32)
+    cam = grad_cam(net, x, relu=False)
+    assert cam.shape == (2, 32, 32) and cam.any()
+    assert 'attn.drop' not in stage_names(net)
+    _, c, h, w = get_activations(net, x, ['patches'])['patches'].shape
+    assert (c, h, w) == (8, 4, 4)
+    plot_activations(net, x[0], 2, names=['patches', 'norm'])
+    with pytest.raises(CourseError, match='head has no output with a position'):
+        plot_activations(net, x[0], 2, names=['head'])
+
+@pytest.mark.parametrize('name', ['mixer_s32_224', 'pit_ti_224', 'cait_xxs24_224', 'volo_d1_224'])
+def test_maps_of_other_networks(name):
+    "Layers that run several times, maps without influence, only tokens in the end"
+    kwargs = {} if name == 'pit_ti_224' else dict(img_size=64)
+    torch.manual_seed(0)
+    net = timm.create_model(name, num_classes=7, **kwargs).eval()
+    size = 224 if name == 'pit_ti_224' else 64
+    for p in net.parameters():   # some heads begin with zeros
+        if p.ndim == 2 and len(p) == 7: nn.init.normal_(p, std=.1)
+    cam = grad_cam(net, torch.randn(1, 3, size, size), cls=1, relu=False)
+    assert cam.shape == (1, size, size) and torch.isfinite(cam).all() and cam.any()
+    assert not any('attn_drop' in o for o in stage_names(net))
+
+def test_precision_and_modes():
+    "A network in bfloat16, and gradients that are switched off outside"
+    net, x = create_model('resnet8').eval(), torch.randn(2, 3, 32, 32)
+    want = grad_cam(net, x)
+    with torch.no_grad(): assert torch.equal(grad_cam(net, x), want)
+    with torch.inference_mode(): assert torch.equal(grad_cam(net, x), want)
+    half = grad_cam(copy.deepcopy(net).bfloat16(), x)
+    assert half.dtype == torch.float32 and half.shape == want.shape
+    plot_activations(copy.deepcopy(net).bfloat16(), x[0], 2)
+
+def test_scores_in_a_tuple():
+    class Two(nn.Sequential):
+        def forward(self, x): return super().forward(x), x
+    net = Two(create_model('resnet8'))
+    with pytest.raises(CourseError, match='return the scores alone'):
+        grad_cam(net, torch.randn(2, 3, 32, 32))
 
 def test_no_map():
     "A network without maps of the image, or a layer without one, is an error of one sentence"

@@ -86,6 +86,23 @@ def test_normalization_is_exact(tmp_path):
     assert str(onnx) == 'resnet8 as ONNX, for images of bytes, NCHW, of its size'
     with pytest.raises(CourseError, match='give it bytes'): onnx(torch.randn(1, 3, 32, 32))
 
+@pytest.mark.parametrize('kind,how,layout', [
+    ('crop', 'resize', 'NHWC'), ('pad', 'resize', 'NCHW'), ('exact', 'normalize', 'NHWC')])
+def test_torch_export_prepares_images(kind, how, layout, tmp_path):
+    "A program of torch.export takes bytes, too: batches of any length, with 'resize' of any size"
+    net = network(3, tmp_path, **KINDS[kind])
+    res = export_model(net, tmp_path/'w.pt2', preprocess=how, layout=layout)
+    assert res.difference < 1e-4 and 'as bytes' in str(res)
+    program = torch.export.load(tmp_path/'w.pt2').module()
+    sizes = [(32, 32), (90, 120), (20, 31)] if how == 'resize' else [(32, 32)]
+    ims = [image(*size, 3) for size in sizes]
+    for im, want in zip(ims, predict_images(net, ims, precision='fp32')):
+        x = torch.tensor(as_input(im, layout))
+        with torch.no_grad(): scores = program(torch.cat([x]*3))
+        probs = dict(zip(['a', 'b'], scores.softmax(1)[0].tolist()))
+        assert len(scores) == 3
+        for c, p in zip(want.classes, want.probs): assert abs(probs[c] - p) < .01
+
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
     "A network for digits, and one for photos of several sizes, with their loaders"

@@ -209,6 +209,23 @@ def test_wandb(tmp_path):
         wandb.finish()
     assert list(tmp_path.rglob('*.wandb'))
 
+def test_wandb_callback_of_fastai(tmp_path, monkeypatch):
+    "fastai's own callback, with its predictions, offline"
+    wandb = pytest.importorskip('wandb', reason='wandb is not installed')
+    from fastai.callback.wandb import WandbCallback
+    monkeypatch.setenv('WANDB_MODE', 'offline')
+    monkeypatch.chdir(tmp_path)
+    dls = get_dls('digits', bs=32, n_train=64, seed=0)
+    wandb.init(project='test', dir=str(tmp_path))
+    try:
+        cb = WandbCallback(log_preds=True, log_model=True, n_preds=4)
+        learn = course_learner(dls, small(), cbs=[cb, SaveModelCallback()], splitter=params,
+                               path=tmp_path, metrics=accuracy)
+        train(learn, dls)
+        assert wandb.run.summary['accuracy'] == learn.recorder.values[-1][-1]
+    finally: wandb.finish()
+    assert list(tmp_path.rglob('*.wandb'))
+
 # Precision by fastai's names
 
 @pytest.mark.parametrize('to,asked', [

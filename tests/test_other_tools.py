@@ -50,6 +50,7 @@ def fit(*args, **kwargs):
     pair, lambda i: dict(image=X[i], label=int(Y[i])),
     lambda i: dict(pixel_values=X[i], labels=Y[i]), lambda i: dict(img=X[i], fine_label=Y[i], id=i),
     lambda i: (X[i], int(Y[i]), i),
+    lambda i: dict(inputs=X[i], label_ids=int(Y[i])), lambda i: dict(data=X[i], class_id=int(Y[i])),
     lambda i: (X[i], torch.eye(4)[Y[i]]), lambda i: (X[i], np.eye(4)[Y[i]])])
 def test_items(item):
     "Every kind of item gives the same images and classes"
@@ -69,13 +70,23 @@ def test_collate_of_dicts():
 
 @pytest.mark.parametrize('item,says', [
     (lambda i: dict(photo=X[i], label=1), "call the image 'image'"),
-    (lambda i: (X[i], torch.full((4,), .25)), 'one-hot vector')])
+    (lambda i: (X[i], torch.full((4,), .25)), 'one-hot vector'),
+    (lambda i: (X[i], 'a'), "number or a one-hot vector, got 'a'"),
+    (lambda i: (X[i], None), 'got None'), (lambda i: (X[i],), 'give .image, class.'),
+    (lambda i: (X[i], 4), 'class 4, but names for classes 0 to 3'),
+    (lambda i: (X[i], -1), 'class -1'),
+    (lambda i: (X[i].byte(), 1), 'which no network takes: add ToDtype')])
 def test_items_that_are_refused(item, says):
     with pytest.raises(CourseError, match=says): fit(loaders(item), 'resnet8')
 
 @pytest.mark.parametrize('dls', [lambda: loaders(pair)[:1], lambda: loaders(pair)[0]])
 def test_one_loader(dls):
     with pytest.raises(CourseError, match='one loader is not enough'): course_learner(dls())
+
+def test_loader_without_images():
+    empty = DataLoader(torch.utils.data.Subset(Items(pair), []), 16)
+    with pytest.raises(CourseError, match='has no images'):
+        course_learner([loaders(pair)[0], empty])
 
 @pytest.mark.parametrize('arch', [
     torchvision.models.resnet18, functools.partial(timm.create_model, 'resnet10t')])
