@@ -585,6 +585,11 @@ class CourseMixUp(MixUp):
     "fastai's `MixUp`, but its random numbers do not wait for a GPU"
     name = 'mix_up'
 
+    @check_args
+    def __init__(self,
+        alpha:float=0.4 # The larger, the more even are the two shares
+    ): super().__init__(float(alpha))   # fastai fails for whole numbers
+
     def before_batch(self):
         "Blend each image with another, and its target too unless losses are blended"
         n = len(self.y)
@@ -607,6 +612,11 @@ class CourseMixUp(MixUp):
 class CourseCutMix(CutMix):
     "fastai's `CutMix`, but it draws its rectangle on the CPU, and so does not wait for a GPU"
     name = 'cut_mix'
+
+    @check_args
+    def __init__(self,
+        alpha:float=1. # The larger, the more even are the two shares
+    ): super().__init__(float(alpha))   # fastai fails for whole numbers
 
     def before_batch(self):
         "Paste a rectangle of another image into each image"

@@ -200,14 +200,21 @@ def run_lock(
             pid = f.read().strip() or '?'
             raise CourseError(f'{folder} is in use by process {pid}: wait for it, or choose '
                               'another folder') from None
-        f.seek(0)
-        f.truncate()
-        f.write(f'{os.getpid()}\n')
-        f.flush()
-        try: yield
+        try:
+            _sign(f.fileno(), folder)
+            yield
         finally:
             try: path.unlink(missing_ok=True)
             except OSError: pass  # Windows does not remove an open file
+
+def _sign(fd, folder):
+    "Write this process's number into a lock file"
+    try:
+        os.ftruncate(fd, 0)
+        os.write(fd, f'{os.getpid()}\n'.encode())
+    except OSError as e:
+        raise CourseError(f'{folder}: cannot be written to ({e.strerror}): choose another '
+                          'folder, or make room') from None
 
 # %% ../nbs/api/35_checkpoint.ipynb #c20690eb
 class Interrupted(KeyboardInterrupt):

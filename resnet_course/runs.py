@@ -323,8 +323,9 @@ def _read_asked(run):
     if not ok or not set(asked[3]) <= known:
         raise CourseError(f'{f} is damaged; start a new run')
     plan, epochs, lr, settings, *more = asked
-    more = more[0] if more else {}   # earlier versions had none
-    return plan, epochs, lr, settings, dict(changes={}, log=None) | more
+    more = dict(changes={}, log=None) | (more[0] if more else {})   # earlier versions had none
+    if not isinstance(more['changes'], dict): raise CourseError(f'{f} is damaged; start a new run')
+    return plan, epochs, lr, settings, more
 
 # %% ../nbs/api/52_runs.ipynb #7654bf7b
 def _finish_finetuning(learn, results, extra):
@@ -439,14 +440,18 @@ def _read_folds(folder, finetune, kwargs):
 def _is_folds(state):
     "Whether `state` is what an interrupted `kfold_run` wrote"
     kinds = dict(schema=int, k=int, asked=dict, not_recorded=list, folds=list)
-    if not isinstance(state, dict) or not all(has_type(state.get(k), t) for k, t in kinds.items()):
-        return False
+    if not _has_types(state, kinds): return False
     row = dict(n=int, top1=(int, float))
     ok = isinstance(state.get('finetune'), bool) and len(state['folds']) <= state['k'] <= 100
     reserved = {'out', 'fold', 'resume', 'setup'} & set(state['asked'])
-    return ok and not reserved and all(
-        isinstance(r, dict) and all(has_type(r.get(k), t) for k, t in row.items())
-        for r in state['folds'])
+    ok = ok and not reserved and all(isinstance(name, str) for name in state['not_recorded'])
+    recipe = state['asked'].get('recipe', '')
+    if isinstance(recipe, dict): ok = ok and _has_types(recipe, dict(name=str, changed=dict))
+    return ok and all(_has_types(r, row) for r in state['folds'])
+
+def _has_types(o, kinds):
+    "Whether `o` is a dictionary that has entries of these types"
+    return isinstance(o, dict) and all(has_type(o.get(k), t) for k, t in kinds.items())
 
 # %% ../nbs/api/52_runs.ipynb #c6d2e3f4
 def _run_folds(folder, state, each, setup, kwargs):
