@@ -210,20 +210,20 @@ def check_type(
 
 def _is_path(o): return isinstance(o, (str, os.PathLike)) and isinstance(os.fspath(o), str)
 
-_name_errors = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ELOOP)
+_name_errors = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 
 def _why_no_name(path):
     "Why the system can have no file of this name, or None; the file need not exist"
     path = Path(os.path.expanduser(path))
     # the parts alone, too: where a folder is missing, the system does not look at the rest
-    try: return _refused([path] if os.path.lexists(path) else [path, *path.parts])
+    try: return None if os.path.lexists(path) else _refused([path, *path.parts])
     except UnicodeEncodeError: return 'it has characters that names of files cannot have'
     except ValueError: return 'a path has no null byte'
 
 def _refused(paths):
     "What the system says about the first path whose name is impossible, or None"
     for p in paths:
-        try: os.stat(p)   # also notices a link that leads to itself
+        try: os.lstat(p)
         except OSError as e:
             if e.errno in _name_errors: return e.strerror
     return None
@@ -454,7 +454,8 @@ def atomic_write(
 )->Iterator[Path]: # Temporary path in the same folder
     "Yield a temporary path that replaces `path` on success and is deleted on failure"
     path = check_path(path)
-    if path.exists(): check_file(path)   # a device such as /dev/null would be replaced by a file
+    # a device such as /dev/null would be replaced by a file, for all programs
+    if os.path.exists(path): check_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path)
     prefix, suffix = _temporary_name(path)

@@ -124,7 +124,8 @@ def make_subset(
     copy:bool=False # Copy the files? Otherwise, the class folders are links
 )->Path: # `dest`
     "Make a dataset of some of the classes in `source`; raises `CourseError` if that fails"
-    source, dest = check_path(source, 'source').resolve(), check_path(dest, 'dest')
+    # `Path.resolve` raises RuntimeError for a link that leads to itself
+    source, dest = Path(os.path.realpath(check_path(source, 'source'))), check_path(dest, 'dest')
     if not source.is_dir(): raise MissingFileError(f'no such folder: {source}')
     parts = {d.name: d for d in split_folders(source).values()} or {'.': source}
     first = next(iter(parts.values()))

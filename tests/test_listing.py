@@ -270,6 +270,15 @@ def test_numbers_as_labels(photo_folder):
     text = csv(label=lambda i, c: ('0', '0.0')[i%2] if c == 'a' else '1')
     assert list_csv(table(photo_folder, text)).counts() == {'0': 12, '1': 12}
 
+def test_numbers_of_thousands_of_digits(photo_folder):
+    "Python refuses to convert them; as names of classes they are as good as any"
+    for same, says in ((True, ''), (False, 'the same way everywhere')):
+        huge = '9'*9999
+        text = csv(label=lambda i, c: (huge if same or i else '0' + huge) if c == 'a' else '1')
+        if same: assert list_csv(table(photo_folder, text)).counts() == {'1': 12, huge: 12}
+        else:
+            with pytest.raises(CourseError, match=says): list_csv(table(photo_folder, text))
+
 @pytest.mark.parametrize('yes, no', [('True', 'False'), ('1', '0'), ('1.0', '0.0'), ('yes', 'no'),
                                      ('TRUE', 'FALSE'), ('valid', 'train')])
 def test_is_valid(photo_folder, yes, no):
@@ -299,6 +308,11 @@ def test_is_valid(photo_folder, yes, no):
     ('path,label,class\na/0.png,a,x\nb/0.png,b,x\n', 'which of the columns label, class'),
     ('path,label,is_train\na/0.png,a,1\nb/0.png,b,0\n', 'is_train looks like splits'),
     ('path,label,phase\na/0.png,a,train\nb/0.png,b,test\n', 'phase looks like splits'),
+    ('path,label,is_training_image\na/0.png,a,1\nb/0.png,b,0\n', 'image looks like splits'),
+    ('path,label,in_test_set\na/0.png,a,True\nb/0.png,b,False\n', 'set looks like splits'),
+    # what would 1 mean? training in one table, test in another
+    ('path,label,split\na/0.png,a,1\nb/0.png,b,0\n', "line 2: '1' is not a split"),
+    ('path,label,set\na/0.png,a,train\nb/0.png,b,yes\n', "line 3: 'yes' is not a split"),
     ('path,label,split,is_valid\na/0.png,a,train,0\nb/0.png,b,test,0\n', 'holds the splits'),
     ('path,label,is_valid\na/0.png,a,True\nb/0.png,b,\n', 'line 3'),
     ('no.png,a\na/0.png,a\nb/0.png,b\n', 'line 1: there is no file'),

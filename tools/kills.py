@@ -3,7 +3,8 @@
     python tools/kills.py [KILLS [MINUTES]]     60 kills, for at most an hour; results/kills.json
 
 Each command runs in a forked process and gets SIGKILL, SIGTERM or SIGINT, by turns. Then it runs to
-its end, resumed where it can be, and must give what it gave without a kill.
+its end, resumed where it can be, and must give what it gave without a kill. A process that ends
+before its signal is no kill: it is counted as missed, and another one is killed in its place.
 """
 import os, random, shutil, signal, sys, tempfile, time
 from pathlib import Path
@@ -17,6 +18,7 @@ from resnet_course import cli
 from resnet_course.core import write_json
 from resnet_course.export import OnnxModel
 from resnet_course.loaders import get_dls
+from resnet_course.records import source_commit
 
 signals = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
 small = ['--data', 'digits', '--n-train', '96', '--bs', '16', '--seed', '1', '--precision', 'fp32']
@@ -144,19 +146,20 @@ def try_one(job, folder, sig, after, whole):
     log = folder.with_suffix('.log')
     pid = start(job.command(folder), log)
     status = wait(pid, after)
-    if status is None:
+    missed = status is not None
+    if not missed:
         os.kill(pid, sig)
         status = wait(pid, 60)
     half, text = job.half(folder), log.read_text(errors='replace')
     left = [p.name for p in folder.rglob('.*')]
     resumed = job.finish(folder, log)
     same = job.result(folder) == whole
-    return dict(command=job.name, signal=sig.name, seconds=round(after, 3), status=status,
-                half_written=half, left=len(left), resumed=resumed, identical=same,
+    return dict(command=job.name, signal=sig.name, seconds=round(after, 3), missed=missed,
+                status=status, half_written=half, left=len(left), resumed=resumed, identical=same,
                 traceback='Traceback' in text, hang=status is None)
 
-def kill_all(n, tmp, names=None, minutes=60, seed=20151210):
-    "Kill `n` times, for at most so many minutes; a row for each"
+def kill_all(n, tmp, names=None, minutes=60, seed=20151210, each=None):
+    "Kill `n` times, for at most so many minutes; a row for each kill, and for each that came late"
     get_dls('digits', n_train=96)   # read once, here; the children inherit it
     rng, rows, todo, end = random.Random(seed), [], [], time.monotonic() + 60*minutes
     for job in jobs(tmp):
@@ -168,21 +171,24 @@ def kill_all(n, tmp, names=None, minutes=60, seed=20151210):
         took = time.monotonic() - began
         job.log = log
         todo.append((job, job.result(folder), took))
-    for i in range(n):
-        if time.monotonic() > end: break
-        job, whole, took = todo[i%len(todo)]
-        row = try_one(job, tmp/f'kill-{i}', signals[i//len(todo)%3], rng.uniform(0, took), whole)
-        shutil.rmtree(tmp/f'kill-{i}')
+    n_hits = 0
+    while n_hits < n and time.monotonic() < end:
+        job, whole, took = todo[n_hits%len(todo)]
+        folder, sig = tmp/f'kill-{len(rows)}', signals[n_hits//len(todo)%3]
+        row = try_one(job, folder, sig, rng.uniform(0, took), whole)
+        shutil.rmtree(folder)
         rows.append(row)
+        n_hits += not row['missed']
+        if each: each(rows)
     return rows
 
 def summary(rows):
     "One line for each command"
     res = []
     for name in dict.fromkeys(r['command'] for r in rows):
-        mine = [r for r in rows if r['command'] == name]
-        hit = [r for r in mine if r['status'] != 0]
-        res.append(dict(command=name, kills=len(mine), hit=len(hit),
+        tried = [r for r in rows if r['command'] == name]
+        mine = [r for r in tried if not r['missed']]
+        res.append(dict(command=name, kills=len(mine), missed=len(tried) - len(mine),
                         resumed=sum(r['resumed'] for r in mine),
                         identical=sum(r['identical'] for r in mine),
                         half_written=sum(bool(r['half_written']) for r in mine),
@@ -193,9 +199,11 @@ def summary(rows):
 
 if __name__ == '__main__':
     n, minutes = (int(v) for v in (sys.argv[1:] + ['60', '60'][len(sys.argv) - 1:])[:2])
-    with tempfile.TemporaryDirectory() as tmp: rows = kill_all(n, Path(tmp), minutes=minutes)
-    table = summary(rows)
-    for row in table: print(row)
-    out = Path(__file__).parents[1]/'results/kills.json'
-    write_json(dict(summary=table, kills=rows), out)
-    print(f'{len(rows)} kills in {out}')
+    out, commit = Path(__file__).parents[1]/'results/kills.json', source_commit()
+    def write(rows):
+        "Write what has been found so far"
+        write_json(dict(commit=commit, summary=summary(rows), kills=rows), out)
+    with tempfile.TemporaryDirectory() as tmp:
+        rows = kill_all(n, Path(tmp), minutes=minutes, each=write)
+    for row in summary(rows): print(row)
+    print(f'{sum(not r["missed"] for r in rows)} kills in {out}')
