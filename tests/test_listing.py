@@ -1,10 +1,10 @@
 "Which files of a folder or a table are taken, which are not, and that it is said"
-import io, shutil, sys, warnings
+import io, os, shutil, socket, sys, warnings
 from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import noise, photos
+from helpers import noise, photos, time_limit
 from PIL import Image, PngImagePlugin
 
 from resnet_course import listing
@@ -140,6 +140,23 @@ def test_what_programs_leave_behind(photo_folder):
 def test_other_files_are_counted(photo_folder, name):
     (photo_folder/'a'/name).write_bytes(b'hello')
     assert '1 file left out: 1 not images' in load(photo_folder)[0].describe()
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='there are no named pipes here')
+def test_pipes_and_sockets_among_the_images(photo_folder, monkeypatch):
+    "They would block, and are counted; so are links to nothing"
+    os.mkfifo(photo_folder/'a'/'x.png')
+    os.mkfifo(photo_folder/'a'/'without an ending')
+    monkeypatch.chdir(photo_folder/'b')   # the name of a socket has to be short
+    socket.socket(socket.AF_UNIX).bind('y.jpg')
+    (photo_folder/'b'/'z.jpg').symlink_to('/dev/zero')
+    (photo_folder/'b'/'nothing.jpg').symlink_to('nowhere.jpg')
+    with time_limit(60):
+        dls, said = load(photo_folder)
+        assert n_images(dls) == 24 and '4 pipes or devices' in dls.describe()
+        assert '1 broken links' in dls.describe() and any('pipes or devices' in o for o in said)
+        with pytest.warns(LeftOutWarning, match='pipes'): files = find_images([photo_folder])
+        assert len(files) == 24
+        assert '4 left out: pipes or devices' in str(check_folder(photo_folder, progress=False))
 
 def test_class_called_train(tmp_path):
     photos(tmp_path, classes=['bus', 'car'])

@@ -150,6 +150,7 @@ def try_one(job, folder, sig, after, whole):
     if not missed:
         os.kill(pid, sig)
         status = wait(pid, 60)
+        missed = status == 0   # it had just ended
     half, text = job.half(folder), log.read_text(errors='replace')
     left = [p.name for p in folder.rglob('.*')]
     resumed = job.finish(folder, log)
