@@ -349,7 +349,7 @@ def test_fine_tuning_that_is_damaged(tmp_path, change):
 
 @pytest.mark.parametrize('change', [
     ('schema', None), ('k', 'x'), ('k', 10**6), ('finetune', 1), ('asked', []), ('folds', [1]),
-    ('asked', 'evil', 1), ('asked', 'out', '/tmp'), ('asked', 'recipe', []),
+    ('asked', 'out', '/tmp'), ('asked', 'recipe', []),
     ('asked', 'recipe', 'changed', []), ('asked', 'recipe', 'changed', 2**70),
     ('asked', 'recipe', 'name', None), ('asked', 'data', ''), ('not_recorded', [1]),
     ('not_recorded', ['lr'])], ids=str)
