@@ -77,7 +77,10 @@ class SignatureTable(ShowDocRenderer):
         title_level:int=3 # Level of the heading
     ):
         self.is_property = isinstance(sym, property)
-        super().__init__(_from_package(sym.fget if self.is_property else sym), name, title_level)
+        shown = _from_package(sym.fget if self.is_property else sym)
+        # before nbdev unwraps it: what a decorator wrapped may have a shorter name
+        self.full_name = qual_name(shown)
+        super().__init__(shown, name or self.full_name, title_level)
         self.params = _own_parameters(self.sym, self.sig) if self.sig else []
 
     def signature(self)->str: # Markdown
@@ -86,7 +89,7 @@ class SignatureTable(ShowDocRenderer):
         args = [_bare_name(p) + (f'={_default(p.default)}' if p.default is not empty else '')
                 for p in self.params]
         text = self.nm if self.is_property else f"{self.nm}({', '.join(args)})"
-        url = NbdevLookup().code(qual_name(self.sym))
+        url = NbdevLookup().code(self.full_name)
         return _code(text) + (f' [source]({url}){{.source}}' if url else '')
 
     def table(self)->str: # Markdown, or '' if there is nothing to list
@@ -115,6 +118,14 @@ def show_public(
     return None if is_private else shown
 
 # %% ../nbs/api/72_showdoc.ipynb #7d20a018
+def _linkify(lookup, text):
+    "`text` with links for names in backticks, unless they are in the text of a link"
+    links = re.findall(r'\[[^][]*`[^][]*\]\([^)]*\)', text)
+    for i, link in enumerate(links): text = text.replace(link, f'\0{i}\0')
+    text = lookup.linkify(text)
+    for i, link in enumerate(links): text = text.replace(f'\0{i}\0', link)
+    return text
+
 def link_names(
     cell:dict # A cell of a notebook, changed in place
 ):
@@ -124,8 +135,8 @@ def link_names(
     # private names have no documentation to link to
     lookup.syms = {name: found for name, found in lookup.syms.items()
                    if not re.search(r'(^|\.)_(?!_)', name)}
-    if cell.cell_type == 'markdown': cell.source = lookup.linkify(cell.source)
+    if cell.cell_type == 'markdown': cell.source = _linkify(lookup, cell.source)
     for output in cell.get('outputs', []):
         data = output.get('data', {})
         if 'text/markdown' in data:
-            data['text/markdown'] = lookup.linkify(''.join(data['text/markdown']))
+            data['text/markdown'] = _linkify(lookup, ''.join(data['text/markdown']))

