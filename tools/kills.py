@@ -1,12 +1,13 @@
 """Kill five commands at random moments, and see what is left: half a file, other bits, a traceback?
 
     python tools/kills.py [KILLS [MINUTES]]     60 kills, for at most an hour; results/kills.json
+    python tools/kills.py 15 20 --more          15 more, at other moments, beside those on record
 
 Each command runs in a forked process and gets SIGKILL, SIGTERM or SIGINT, by turns. Then it runs to
 its end, resumed where it can be, and must give what it gave without a kill. A process that ends
 before its signal is no kill: it is counted as missed, and another one is killed in its place.
 """
-import os, random, shutil, signal, sys, tempfile, time
+import json, os, random, shutil, signal, sys, tempfile, time
 from pathlib import Path
 
 import numpy as np
@@ -199,12 +200,19 @@ def summary(rows):
     return res
 
 if __name__ == '__main__':
-    n, minutes = (int(v) for v in (sys.argv[1:] + ['60', '60'][len(sys.argv) - 1:])[:2])
+    more = '--more' in sys.argv
+    numbers = [int(v) for v in sys.argv[1:] if v != '--more']
+    n, minutes = (numbers + [60, 60][len(numbers):])[:2]
     out, commit = Path(__file__).parents[1]/'results/kills.json', source_commit()
+    old = json.loads(out.read_text(encoding='utf-8')) if more else dict(kills=[], commits={})
+    before = old['kills']
     def write(rows):
-        "Write what has been found so far"
-        write_json(dict(commit=commit, summary=summary(rows), kills=rows), out)
+        "Write what has been found so far, and which code made it"
+        part = f'tries {len(before) + 1} to {len(before) + len(rows)}'
+        rows = before + rows
+        write_json(dict(commits=old['commits'] | {part: commit}, summary=summary(rows), kills=rows),
+                   out)
     with tempfile.TemporaryDirectory() as tmp:
-        rows = kill_all(n, Path(tmp), minutes=minutes, each=write)
-    for row in summary(rows): print(row)
-    print(f'{sum(not r["missed"] for r in rows)} kills in {out}')
+        rows = kill_all(n, Path(tmp), minutes=minutes, seed=20151210 + len(before), each=write)
+    for row in summary(before + rows): print(row)
+    print(f'{sum(not r["missed"] for r in before + rows)} kills in {out}')
