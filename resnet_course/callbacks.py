@@ -25,7 +25,8 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
-from .core import CourseError, check_args, check_choice, default_device
+from .core import (
+    CourseError, can_show_bar, check_args, check_choice, default_device)
 from .images import plain_tensor
 from .augment import resize_smoothly
 from .fastresnet import Whiten
@@ -173,20 +174,51 @@ def use_device_metrics(
     learn.recorder.smooth_loss = _DeviceSmoothLoss(learn.recorder.smooth_loss.beta)
     return learn
 
+# %% ../nbs/api/33_callbacks.ipynb #55b27e83
+class _Table:
+    "What fastai's bar over the epochs writes, without the bar"
+    def write(self, line, table=False):
+        "Print a row; the first one has the names of the columns"
+        if not hasattr(self, 'widths'): self.widths = [max(len(name), 9) for name in line]
+        cells = zip(line, self.widths) if table else [(line, 0)]
+        print('  '.join(f'{cell:{width}}' for cell, width in cells).rstrip(), flush=True)
+
+    def update(self, *_): pass
+    def update_graph(self, *_): pass
+    def on_iter_end(self): pass
+
 # %% ../nbs/api/33_callbacks.ipynb #93379191
 class CourseProgress(ProgressCallback):
-    "fastai's progress bar, but on a GPU it updates the loss only once every fifty batches"
+    "fastai's progress bar; where nobody watches one, as in a log, only its line for each epoch"
     name = 'progress'
     order = ProgressCallback.order - 1  # CSVLogger must wrap our logger, not the reverse
     quiet_in_lr_find = True
+    pbar = None
+
+    def before_fit(self):
+        "Start the table, under a bar if there is someone to see it"
+        if can_show_bar() or not self.create_mbar: return super().before_fit()
+        self.mbar = _Table()
+        with self.learn.no_mbar(): super().before_fit()
+
+    def _launch_pbar(self):
+        self.pbar = None
+        if can_show_bar(): super()._launch_pbar()
 
     def after_batch(self):
-        "Advance the bar"
+        "Advance the bar; on a GPU, show the loss only once every fifty batches"
+        if self.pbar is None: return
         self.pbar.update(self.iter + 1)
         loss = getattr(self.learn, 'smooth_loss', None)
         if loss is None or (loss.is_cuda and self.iter%50): return
         self.pbar.comment = f'{loss.item():.4f}'
 
+    def after_train(self):
+        "Remove the bar"
+        if self.pbar is not None: self.pbar.on_iter_end()
+    after_validate = after_train
+
+# %% ../nbs/api/33_callbacks.ipynb #19cabc95
 class _EpochLine(Callback):
     "Print one line per epoch"
     order = History.order + 1
@@ -591,6 +623,11 @@ class CourseMixUp(MixUp):
     "fastai's `MixUp`, but its random numbers do not wait for a GPU"
     name = 'mix_up'
 
+    @check_args
+    def __init__(self,
+        alpha:float=0.4 # The larger, the more even are the two shares
+    ): super().__init__(float(alpha))   # fastai fails for whole numbers
+
     def before_batch(self):
         "Blend each image with another, and its target too unless losses are blended"
         n = len(self.y)
@@ -613,6 +650,11 @@ class CourseMixUp(MixUp):
 class CourseCutMix(CutMix):
     "fastai's `CutMix`, but it draws its rectangle on the CPU, and so does not wait for a GPU"
     name = 'cut_mix'
+
+    @check_args
+    def __init__(self,
+        alpha:float=1. # The larger, the more even are the two shares
+    ): super().__init__(float(alpha))   # fastai fails for whole numbers
 
     def before_batch(self):
         "Paste a rectangle of another image into each image"

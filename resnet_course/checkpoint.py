@@ -181,6 +181,16 @@ def _lock(f):
         f.seek(1000)     # past the process id, which other processes may read
         msvcrt.locking(f.fileno(), msvcrt.LK_NBLCK, 1)
 
+# %% ../nbs/api/35_checkpoint.ipynb #5d493ca7
+def _sign(fd, folder):
+    "Write this process's number into a lock file"
+    try:
+        os.ftruncate(fd, 0)
+        os.write(fd, f'{os.getpid()}\n'.encode())
+    except OSError as e:
+        raise CourseError(f'{folder}: cannot be written to ({e.strerror}): choose another '
+                          'folder, or make room') from None
+
 # %% ../nbs/api/35_checkpoint.ipynb #e73fb380
 @check_args
 @contextmanager
@@ -200,11 +210,9 @@ def run_lock(
             pid = f.read().strip() or '?'
             raise CourseError(f'{folder} is in use by process {pid}: wait for it, or choose '
                               'another folder') from None
-        f.seek(0)
-        f.truncate()
-        f.write(f'{os.getpid()}\n')
-        f.flush()
-        try: yield
+        try:
+            _sign(f.fileno(), folder)
+            yield
         finally:
             try: path.unlink(missing_ok=True)
             except OSError: pass  # Windows does not remove an open file

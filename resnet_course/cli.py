@@ -8,7 +8,7 @@ __all__ = ['app', 'say', 'train', 'finetune', 'evaluate_cmd', 'compare_cmd', 're
            'main']
 
 # %% ../nbs/api/71_cli.ipynb #1b43095e
-import errno, json, os, shlex, sys, time, warnings
+import errno, json, os, re, shlex, sys, time, warnings
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -599,7 +599,8 @@ def data_subset(
 ):
     "Make a new dataset from some classes of a folder, with labels numbered from 0."
     from resnet_course.folders import make_subset
-    chosen = int(classes) if classes.isdigit() else [c.strip() for c in classes.split(',')]
+    is_number = re.fullmatch(r'\d{1,6}', classes)
+    chosen = int(classes) if is_number else [c.strip() for c in classes.split(',')]
     out = make_subset(source, dest, chosen, seed, copy)
     names = json.loads((out/'dataset.json').read_text(encoding='utf-8'))['classes'].values()
     say(f'{", ".join(names)} in {out}')

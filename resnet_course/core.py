@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['reinstall_command', 'printable', 'CourseError', 'MissingFileError', 'OutOfMemoryError', 'memory_advice',
            'check_choice', 'is_whole', 'check_int', 'check_number', 'check_type', 'check_path', 'check_args', 'shorten',
-           'default_device', 'check_device', 'use_device', 'remove_abandoned', 'remove_folder', 'atomic_write',
-           'write_json', 'check_file', 'parse_json', 'read_json', 'asset', 'package_version', 'html_table', 'align',
-           'plot_text', 'can_show_bar', 'progress', 'in_threads']
+           'default_device', 'check_device', 'use_device', 'check_file', 'utf8_path', 'remove_abandoned',
+           'remove_folder', 'atomic_write', 'write_json', 'parse_json', 'read_json', 'asset', 'package_version',
+           'html_table', 'align', 'plot_text', 'can_show_bar', 'progress', 'in_threads']
 
 # %% ../nbs/api/00_core.ipynb #0fd16cdb
 import difflib, errno, functools, glob, inspect, json, numbers, os, re, reprlib, shutil, stat
@@ -397,6 +397,30 @@ def _temporary_name(path):
     "How the name of a temporary file begins and ends; short, as names have at most 255 bytes"
     return f'.{path.stem[:40]}-', f'{path.suffix[:10]}.tmp'
 
+# %% ../nbs/api/00_core.ipynb #d60a2b6a
+def check_file(
+    path:str|Path # File to be read
+)->Path: # `path`
+    "Raise `CourseError` unless `path` is a regular file: a pipe would block, a device never ends"
+    path = check_path(path)
+    try: mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise MissingFileError(f'{path}: no such file') from None
+    except OSError as e: raise CourseError(f'{path}: cannot be read ({e.strerror})') from None
+    if stat.S_ISDIR(mode): raise CourseError(f'{path}: is a directory; name a file in it')
+    if not stat.S_ISREG(mode): raise CourseError(f'{path}: not a regular file')
+    return path
+
+@contextmanager
+def utf8_path(
+    path:str|Path # A file
+)->Iterator[str]: # Its name, or another one while it is open, such as '/dev/fd/5'
+    "Yield a name of a file for libraries that do not take names of any bytes"
+    try: os.fspath(path).encode()
+    except UnicodeEncodeError:   # a name that is not UTF-8, which only Linux has
+        with open(path, 'rb') as f: yield f'/dev/fd/{f.fileno()}'
+    else: yield str(path)
+
 # %% ../nbs/api/00_core.ipynb #705ca2bb
 def remove_abandoned(
     path:str|Path, # A file that `atomic_write` has written, or would have
@@ -423,13 +447,16 @@ def remove_folder(
     warnings.warn(f'removed {folder}, left behind by a process that was killed while it wrote')
 
 # %% ../nbs/api/00_core.ipynb #34922e91
+_disk_errors = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
 @contextmanager
 def atomic_write(
     path:str|Path # Final path; missing parent folders are created
 )->Iterator[Path]: # Temporary path in the same folder
     "Yield a temporary path that replaces `path` on success and is deleted on failure"
     path = check_path(path)
-    if path.is_dir(): raise CourseError(f'{path} is a directory; name a file in it')
+    # a device such as /dev/null would be replaced by a file, for all programs
+    if os.path.exists(path): check_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path)
     prefix, suffix = _temporary_name(path)
@@ -444,6 +471,10 @@ def atomic_write(
         os.umask(umask)
         tmp.chmod(0o666 & ~umask)
         os.replace(tmp, path)
+    except OSError as e:
+        # a full disk is noticed while writing, and the system does not say in which file
+        if e.errno in _disk_errors and e.filename in (None, str(tmp)): e.filename = str(path)
+        raise
     finally: tmp.unlink(missing_ok=True)
 
 # %% ../nbs/api/00_core.ipynb #2fb86814
@@ -456,19 +487,6 @@ def write_json(
     # file names that are not UTF-8 have no other form in a UTF-8 file
     text = re.sub('[\ud800-\udfff]', lambda m: f'\\u{ord(m[0]):04x}', text)
     with atomic_write(path) as tmp: tmp.write_text(text + '\n', encoding='utf-8')
-
-def check_file(
-    path:str|Path # File to be read
-)->Path: # `path`
-    "Raise `CourseError` unless `path` is a regular file: a pipe would block, a device never ends"
-    path = check_path(path)
-    try: mode = os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        raise MissingFileError(f'{path}: no such file') from None
-    except OSError as e: raise CourseError(f'{path}: cannot be read ({e.strerror})') from None
-    if stat.S_ISDIR(mode): raise CourseError(f'{path}: is a directory; name a file in it')
-    if not stat.S_ISREG(mode): raise CourseError(f'{path}: not a regular file')
-    return path
 
 # %% ../nbs/api/00_core.ipynb #189b458b
 def _is_nested(o, depth):

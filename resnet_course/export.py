@@ -7,14 +7,15 @@ __all__ = ['preprocess_ways', 'layouts', 'import_optional', 'OnnxModel', 'prepar
            'export_model']
 
 # %% ../nbs/api/29_export.ipynb #bb534384
-import copy, importlib, json, logging, time, warnings
+import copy, importlib, io, json, logging, time, warnings
 from dataclasses import dataclass
 from pathlib import Path
 import torch
 from fastai.torch_core import TensorImage
 from torch import Tensor, nn
-from .core import (
-    CourseError, MissingFileError, atomic_write, check_args, check_choice, check_path, parse_json)
+from resnet_course.core import (
+    CourseError, MissingFileError, atomic_write, check_args, check_choice, check_path, parse_json,
+    utf8_path)
 from .images import plain_tensor
 from .augment import ResizeTo, height_width
 from .photos import PhotoReader
@@ -53,7 +54,8 @@ class OnnxModel:
         ort = import_optional('onnxruntime')
         if not Path(path).exists(): raise MissingFileError(f'{path}: no such file')
         try:
-            self.session = ort.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+            with utf8_path(path) as name:
+                self.session = ort.InferenceSession(name, providers=['CPUExecutionProvider'])
         except Exception as e:
             raise CourseError(f'{path}: not an ONNX model that onnxruntime can run '
                               f'({str(e)[:120]})') from None
@@ -302,8 +304,10 @@ def _compare(model, other, xbs):
 def _write_pt2(model, x, path):
     "Write `model` in torch.export's format"
     program = torch.export.export(model, (x,), dynamic_shapes=_dynamic(model))
-    # an open file, because torch wants a name that ends in `.pt2`, and `path` is temporary
-    with open(path, 'wb') as f: torch.export.save(program, f)
+    # into memory first: on a full disk, torch would end the whole process
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    path.write_bytes(file.getbuffer())
 
 def _load_pt2(path):
     "Load a module in torch.export's format"

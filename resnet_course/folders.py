@@ -45,7 +45,16 @@ def _new_folder(
     try:
         yield tmp
         tmp.rename(dest)
+    except CourseError: raise
+    except OSError as e:   # a full disk, or a file that cannot be read
+        why = _why(e).replace(str(tmp), str(dest))
+        raise CourseError(f'{dest}: cannot write the folder ({why}): nothing was kept') from None
     finally: shutil.rmtree(tmp, ignore_errors=True)
+
+def _why(e):
+    "What the system says about files; `shutil` has a list of it, of which this is the first"
+    if isinstance(e, shutil.Error): return str(e.args[0][0][2])
+    return f'{e.strerror}: {e.filename}' if e.filename else str(e.strerror)
 
 def _write_info(folder, **info):
     "Write `dataset.json`"
@@ -115,7 +124,8 @@ def make_subset(
     copy:bool=False # Copy the files? Otherwise, the class folders are links
 )->Path: # `dest`
     "Make a dataset of some of the classes in `source`; raises `CourseError` if that fails"
-    source, dest = check_path(source, 'source').resolve(), check_path(dest, 'dest')
+    # `Path.resolve` raises RuntimeError for a link that leads to itself
+    source, dest = Path(os.path.realpath(check_path(source, 'source'))), check_path(dest, 'dest')
     if not source.is_dir(): raise MissingFileError(f'no such folder: {source}')
     parts = {d.name: d for d in split_folders(source).values()} or {'.': source}
     first = next(iter(parts.values()))

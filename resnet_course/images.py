@@ -8,7 +8,7 @@ __all__ = ['imagenet_stats', 'UnreadableError', 'white_of', 'open_image', 'array
            'pixel_stats']
 
 # %% ../nbs/api/10_images.ipynb #6a39e1dd
-import io, json, os, stat, time, warnings
+import io, os, stat, time, warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,8 @@ from fastcore.basics import patch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from .core import CourseError, MissingFileError, check_args, in_threads, shorten
+from .core import (
+    CourseError, MissingFileError, check_args, in_threads, read_json, shorten)
 from resnet_course.listing import (
     LeftOutWarning, Listing, class_folders, list_folder, readable_formats, split_folders,
     warnings_about)
@@ -500,14 +501,31 @@ def _told_by_json(o):
 # %% ../nbs/api/10_images.ipynb #4be59a65
 def _read_dataset_json(file, names):
     "Read `dataset.json`, and check that it has all class folders `names`"
-    try: info = json.loads(file.read_text(encoding='utf-8'))
-    except ValueError as e: raise CourseError(f'{file} is not JSON: {e}') from e
-    if not isinstance(info, dict) or not isinstance(info.get('classes'), dict):
-        raise CourseError(f'{file} needs "classes", an object that gives each class folder a name: '
-                          'add it, or remove the file')
+    info = read_json(file)
+    if not isinstance(info, dict) or not _are_names(info.get('classes')):
+        raise CourseError(f'{file} needs "classes", an object that gives each class folder a name '
+                          'of its own: add it, or remove the file')
     unknown = sorted(set(names) - set(info['classes']))
     if unknown: raise CourseError(f'{file} does not know the class {unknown[0]}')
+    if not isinstance(info.get('flip', True), bool):
+        raise CourseError(f'{file}: flip is {info["flip"]!r:.80}: write true or false')
+    if not _are_stats(info.get('stats')):
+        raise CourseError(f'{file}: stats are {info["stats"]!r:.80}: write means and standard '
+                          'deviations, such as [[0.5], [0.2]], or remove the entry')
     return info
+
+def _are_names(classes):
+    "Whether `classes` gives each folder a name of its own"
+    if not isinstance(classes, dict): return False
+    names = list(classes.values())
+    return all(isinstance(o, str) and o for o in names) and len(set(names)) == len(names)
+
+def _are_stats(stats):
+    "Whether `stats` are means and standard deviations of one or three channels, or None"
+    if stats is None: return True
+    try: a = np.array(stats, dtype=float)
+    except (TypeError, ValueError): return False
+    return a.shape in ((2, 1), (2, 3)) and bool(np.isfinite(a).all() and (a[1] > 0).all())
 
 def _order_by_name(o):
     "Indices that sort the files by name within each split"

@@ -517,6 +517,8 @@ def _own_stats(images, train):
     if images.x is None: return imagenet_stats
     return _safe_std(pixel_stats(images.x[train]))
 
+def _finite(*lists): return bool(np.isfinite(np.concatenate(lists)).all())
+
 def _stats_for(images, train, n_in, stats):
     "The statistics to normalize with, for `n_in` channels"
     if isinstance(stats, str): stats = datasets[check_choice(stats, datasets, 'statistics')].stats
@@ -524,7 +526,8 @@ def _stats_for(images, train, n_in, stats):
     try: mean, std = ([float(v) for v in o] for o in stats)
     except (TypeError, ValueError):
         raise CourseError(f'stats={stats!r} is not (means, standard deviations)') from None
-    if len(mean) != len(std) or len(mean) not in (1, 3) or min(std) <= 0:
+    known = len(mean) == len(std) and len(mean) in (1, 3) and _finite(mean, std)
+    if not known or min(std) <= 0:
         raise CourseError(f'stats={stats!r}: give one or three means, and as many standard '
                           'deviations above 0')
     if len(mean) == n_in: return mean, std

@@ -147,7 +147,9 @@ def write_csv(
 ):
     "Write one row per image: file, class, probability, error, and the probability of every class"
     vocab = list(vocab)
-    with atomic_write(path) as tmp, open(tmp, 'w', newline='', encoding='utf-8') as f:
+    # names that are not UTF-8 get escapes, as on the screen
+    how = dict(newline='', encoding='utf-8', errors='backslashreplace')
+    with atomic_write(path) as tmp, open(tmp, 'w', **how) as f:
         writer = csv.writer(f)
         writer.writerow(['file', 'class', 'probability', 'error', *vocab])
         for p in preds:

@@ -217,6 +217,8 @@ def _record_problems(rec):
     res = _wrong_types(rec, {**_required, **_optional})
     for part, fields in _within.items():
         if isinstance(rec.get(part), dict): res += _wrong_types(rec[part], fields, f'{part}.')
+    if not res and not 0 <= rec['train_seconds'] < 1e12:
+        res = [f"train_seconds is {rec['train_seconds']}"]
     return res
 
 def _history_problems(rows):
@@ -237,8 +239,11 @@ def _test_problems(test):
     missing = [key for key in _within['test'] if key not in test]
     if missing: return [f'its test result has no {missing[0]}']
     ci = test['top1_ci']
-    is_interval = len(ci) == 2 and all(has_type(v, _number) for v in ci)
-    return [] if is_interval else ['test.top1_ci is not an interval']
+    is_interval = len(ci) == 2 and all(has_type(v, _number) and 0 <= v <= 1 for v in ci)
+    if not is_interval: return ['test.top1_ci is not an interval']
+    shares = [key for key in ('top1', 'top5') if not 0 <= test[key] <= 1]   # also NaN
+    if not math.isfinite(test['loss']): shares.append('loss')
+    return [f'test.{key} is {test[key]}' for key in shares]
 
 # %% ../nbs/api/51_records.ipynb #fbbfa356
 def _check_record(rec, path):

@@ -324,8 +324,9 @@ def _read_asked(run):
     if not ok or not set(asked[3]) <= known:
         raise CourseError(f'{f} is damaged; start a new run')
     plan, epochs, lr, settings, *more = asked
-    more = more[0] if more else {}   # earlier versions had none
-    return plan, epochs, lr, settings, dict(changes={}, log=None) | more
+    more = dict(changes={}, log=None) | (more[0] if more else {})   # earlier versions had none
+    if not isinstance(more['changes'], dict): raise CourseError(f'{f} is damaged; start a new run')
+    return plan, epochs, lr, settings, more
 
 # %% ../nbs/api/52_runs.ipynb #7654bf7b
 def _finish_finetuning(learn, results, extra):
@@ -440,17 +441,21 @@ def _read_folds(folder, finetune, kwargs):
 def _is_folds(state):
     "Whether `state` is what an interrupted `kfold_run` wrote"
     kinds = dict(schema=int, k=int, asked=dict, not_recorded=list, folds=list)
-    if not isinstance(state, dict) or not all(has_type(state.get(k), t) for k, t in kinds.items()):
-        return False
+    if not _has_types(state, kinds): return False
     ok = isinstance(state.get('finetune'), bool) and len(state['folds']) <= state['k'] <= 100
     reserved = {'out', 'fold', 'resume', 'setup'} & set(state['asked'])
-    return ok and not reserved and _are_rows(state['folds'], {})
+    ok = ok and not reserved and all(isinstance(name, str) for name in state['not_recorded'])
+    recipe = state['asked'].get('recipe', '')
+    if isinstance(recipe, dict): ok = ok and _has_types(recipe, dict(name=str, changed=dict))
+    return ok and _are_rows(state['folds'], {})
+
+def _has_types(o, kinds):
+    "Whether `o` is a dictionary that has entries of these types"
+    return isinstance(o, dict) and all(has_type(o.get(k), t) for k, t in kinds.items())
 
 def _are_rows(rows, kinds):
     "Whether each row has results, and values of these kinds"
-    kinds = dict(n=int, top1=(int, float), **kinds)
-    return all(isinstance(r, dict) and all(has_type(r.get(k), t) for k, t in kinds.items())
-               for r in rows)
+    return all(_has_types(r, dict(n=int, top1=(int, float), **kinds)) for r in rows)
 
 # %% ../nbs/api/52_runs.ipynb #c6d2e3f4
 def _run_folds(folder, state, each, setup, kwargs):

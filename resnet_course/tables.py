@@ -103,8 +103,8 @@ def _only(path, header, rows, columns, what):
     raise CourseError(f'{path}: which of the columns {shorten([header[i] for i in columns], 6)} '
                       f'holds the {what}? Remove or rename the others')
 
-_split_flag = re.compile(r'((is|in|for)_?)?(train|training|test|testing|valid|val|validation)'
-                         r'(_?(set|split))?')
+_split_flag = re.compile(r'((is|in|for|use)_?)*(train|training|test|testing|valid|val|validation)'
+                         r'(_?(set|split|data|image|img|sample|example|item|flag)s?)*')
 
 def _check_no_split(path, header, rows, columns):
     "Raise `CourseError` if one of these columns looks like splits: it would be ignored"
@@ -187,8 +187,11 @@ def _whole(label, path, line):
     "A number as a class name: '0.0' as '0'; raises `CourseError` unless it is whole"
     name = re.sub(r'\.0*$', '', label)
     if name.isdigit(): return name
-    raise CourseError(f'{path}: line {line} has the label {label}: classes are names or whole '
+    raise CourseError(f'{path}: line {line} has the label {label[:40]}: classes are names or whole '
                       'numbers; predicting quantities is a different task')
+
+# `int` refuses numbers of thousands of digits
+def _digits(name): return ''.join(str(int(c)) for c in name).lstrip('0')
 
 def _class_names(path, lines, labels):
     "The labels as class names; raises `CourseError` for missing and ambiguous ones"
@@ -201,7 +204,7 @@ def _class_names(path, lines, labels):
     if not numeric: return labels
     names, first = [_whole(o, path, n) for n, o in zip(lines, labels)], {}
     for line, name in zip(lines, names):
-        other = first.setdefault(int(name), name)
+        other = first.setdefault(_digits(name), name)
         if other != name:
             raise CourseError(f'{path}: line {line} has the label {name}, and another line '
                               f'{other}: write a number the same way everywhere')
@@ -259,7 +262,7 @@ _flags = dict(true='yes', yes='yes', false='no', no='no')
 
 def _split(cell, path, line, column='is_valid'):
     "The split that a cell stands for; `is_valid` and `is_test` hold true and false, or 1 and 0"
-    low = cell.lower()
+    low = cell.lower() if column.lower().startswith('is_') else ''   # what would 1 mean elsewhere?
     if _number.fullmatch(low) and float(low) in (0, 1): low = 'yes' if float(low) else 'no'
     yes = 'test' if column.lower() == 'is_test' else 'valid'
     split = dict(yes=yes, no='train').get(_flags.get(low, low)) or split_of(cell)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .core import (
     CourseError, MissingFileError, asset, check_args, check_choice, check_file, check_path,
-    parse_json, shorten)
+    parse_json, shorten, utf8_path)
 
 # %% ../nbs/api/25_weight_files.ipynb #7803ccbb
 class _Inert:
@@ -258,7 +258,7 @@ def tensor_checksum(
 def _read_safetensors(path):
     "Read the tensors and the metadata of a safetensors file"
     try:
-        with safe_open(path, 'pt') as f:
+        with utf8_path(path) as name, safe_open(name, 'pt') as f:
             tensors = {k: f.get_tensor(k) for k in f.keys()}
             return tensors, f.metadata() or {}
     except MemoryError: raise

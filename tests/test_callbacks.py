@@ -9,8 +9,9 @@ from helpers import digits_learner
 from torch import nn
 
 from resnet_course.core import CourseError
-from resnet_course.callbacks import EMA, SWA, RestoreBest, TerminateOnNaN
-from resnet_course.recipes import fit_recipe, get_recipe
+from resnet_course.callbacks import (
+    EMA, SWA, CourseCutMix, CourseMixUp, MixUpOrCutMix, RestoreBest, TerminateOnNaN)
+from resnet_course.recipes import change_recipe, fit_recipe, get_recipe
 
 class StopInValidation(Callback):
     def after_pred(self):
@@ -63,3 +64,11 @@ def test_nan_between_two_looks():
     recorder = SimpleNamespace(smooth_loss=SimpleNamespace(val=torch.tensor(float('nan'))))
     stop.learn = SimpleNamespace(training=True, epoch=0, iter=7, recorder=recorder)
     with pytest.raises(CourseError, match='the loss is nan in epoch 0'): stop.after_train()
+
+def test_whole_numbers_for_mixup_and_cutmix():
+    "fastai fails for them in the first batch"
+    for cb in (CourseMixUp(1), CourseCutMix(2), MixUpOrCutMix(1, 1)):
+        digits_learner(n_train=32).fit(1, .01, cbs=cb)
+    fit_recipe(digits_learner(n_train=32), change_recipe('one_cycle', mixup=1, cutmix=1), 1)
+    for kind in (CourseMixUp, CourseCutMix):
+        with pytest.raises(CourseError, match='alpha='): kind('x')

@@ -437,3 +437,10 @@ def test_train_on_a_device_and_deterministically(tmp_path, capsys, monkeypatch):
     assert rec['deterministic'] is True and 'checkpoint_seconds' in rec
     assert 'threads' in rec['machine']['device']
     assert not torch.are_deterministic_algorithms_enabled()
+
+@pytest.mark.parametrize('classes', ['²', '9'*5000, '-1', '1.5', ',', 'a,,b', '0', '99'])
+def test_classes_of_a_subset(classes, photo_folder, tmp_path, capfd):
+    "Digits that are no number, and numbers that are no number of classes"
+    assert run_command('data', 'subset', photo_folder, tmp_path/'new', '--classes', classes) == 1
+    err = capfd.readouterr().err
+    assert err.startswith('error: ') and err.count('\n') == 1 and not (tmp_path/'new').exists()

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest, torch
-from helpers import cut, digits_learner, noise, quiet, run_command
+from helpers import cut, digits_learner, noise, photos, quiet, run_command
 from safetensors.torch import save_file
 
 from resnet_course.core import CourseError, write_json
@@ -16,7 +16,7 @@ from resnet_course.checkpoint import read_checkpoint, run_lock
 from resnet_course.recipes import fit_recipe
 from resnet_course.predict import predict_images
 from resnet_course.finetune import Stage, run_stages
-from resnet_course.runs import learner_from_checkpoint, train_run
+from resnet_course.runs import finetune_run, kfold_run, learner_from_checkpoint, train_run
 from resnet_course.reuse import evaluate_run
 
 vocab, stats = [str(i) for i in range(10)], [[.5]*3, [.2]*3]
@@ -320,6 +320,44 @@ def test_swapped_run_files(tmp_path):
     shutil.copy(f"{b['path']}/model.safetensors", tmp_path/'model.safetensors')
     one_line(lambda: evaluate_run(tmp_path), 'another run')
 
+def asked(folder, name, content, change):
+    "A file of an interrupted run, with one entry changed; the entry is named by its keys"
+    folder.mkdir(exist_ok=True)
+    content = json.loads(json.dumps(content))
+    *keys, last, value = change
+    at = content
+    for key in keys: at = at[key]
+    at[last] = value
+    (folder/name).write_text(json.dumps(content))
+    return folder
+
+tuned = ['head', 1, .01, dict(data='digits', weights='resnet20-fashion_mnist', n_train=64, bs=32),
+         dict(changes=dict(mixup=.2), log=None)]
+folded = dict(schema=1, k=2, finetune=False, asked=dict(
+    data='digits', arch='resnet8', epochs=1, n_train=64,
+    recipe=dict(name='one_cycle', changed={})), not_recorded=[], folds=[])
+
+@pytest.mark.parametrize('change', [
+    (0, 5), (0, 'no such plan'), (1, 'x'), (1, None), (2, []), (2, float('nan')), (3, []),
+    (3, 'evil', 1), (3, 'n_train', 'x'), (3, 'weights', ''), (3, 'weights', '/dev/zero'), (4, 3),
+    (4, 'changes', 5), (4, 'changes', [1]), (4, 'changes', 'evil', 1), (4, 'log', 7),
+    (4, 'changes', 'mixup', 'x')], ids=str)
+def test_fine_tuning_that_is_damaged(tmp_path, change):
+    "What `finetune --resume` reads"
+    folder = asked(tmp_path/'run', 'finetune.json', tuned, change)
+    one_line(lambda: finetune_run(resume=folder, setup=quiet))
+
+@pytest.mark.parametrize('change', [
+    ('schema', None), ('k', 'x'), ('k', 10**6), ('finetune', 1), ('asked', []), ('folds', [1]),
+    ('asked', 'out', '/tmp'), ('asked', 'recipe', []),
+    ('asked', 'recipe', 'changed', []), ('asked', 'recipe', 'changed', 2**70),
+    ('asked', 'recipe', 'name', None), ('asked', 'data', ''), ('not_recorded', [1]),
+    ('not_recorded', ['lr'])], ids=str)
+def test_folds_that_are_damaged(tmp_path, change):
+    "What `train --resume` reads in a folder of folds"
+    folder = asked(tmp_path/'run', 'folds.json', folded, change)
+    one_line(lambda: kfold_run(resume=folder, setup=quiet))
+
 # A full disk
 
 @contextmanager
@@ -347,6 +385,46 @@ def test_full_disk(tmp_path, net):
         assert path.read_bytes() == old
         with pytest.raises(OSError): write_json(dict(a='x'*10**5), folder/'x.json')
         assert sorted(p.name for p in folder.iterdir()) == ['rest', 'w.safetensors']
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    "A finished run"
+    out = tmp_path_factory.mktemp('run')
+    rec, _ = train_run('digits', 'resnet8', epochs=1, n_train=64, bs=32, out=out, setup=quiet)
+    return rec['path']
+
+digits = ['--data', 'digits', '--n-train', 64, '--epochs', 1]
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='uses tmpfs')
+@pytest.mark.parametrize('args, out', [
+    (['train', *digits, '--arch', 'resnet8'], 'runs'),
+    (['train', *digits, '--arch', 'resnet8', '--folds', 2], 'runs'),
+    (['finetune', *digits, '--weights', 'resnet20-fashion_mnist', '--plan', 'head'], 'runs'),
+    (['export', 'RUN'], 'x.onnx'), (['export', 'RUN'], 'x.pt2'),
+    (['export', 'RUN', '--int8'], 'x.onnx'), (['report', 'RUN'], 'x.html'),
+    (['evaluate', 'RUN'], 'x.png'), (['evaluate', 'RUN'], 'x.svg'), (['draw', 'resnet8'], 'x.svg'),
+    (['lr-find', '--data', 'digits', '--arch', 'resnet8', '-n', 6], 'x.png'),
+    (['predict', 'IMAGE', '--model', 'RUN'], 'x.csv'), (['data', 'export', 'digits'], 'set'),
+    (['data', 'subset', 'FOLDER', '--classes', 2, '--copy'], 'set'), (['lessons'], 'lessons')],
+    ids=lambda o: ' '.join(map(str, o[:2])) if isinstance(o, list) else o)
+def test_every_output_on_a_full_disk(args, out, run, tmp_path, image, capfd):
+    "One line that names what did not fit, and nothing is left but the folder of a run"
+    photos(tmp_path/'photos', 4)
+    flag = dict(predict='--csv', data='', lessons='').get(args[0], '--out')
+    if args[0] == 'lr-find': flag = '--plot'
+    known = dict(RUN=run, IMAGE=image, FOLDER=tmp_path/'photos')
+    with full_disk(tmp_path) as disk:
+        at = 3 if args[:2] == ['data', 'subset'] else len(args)
+        given = [known.get(o, o) for o in args]
+        given[at:at] = [flag, disk/out] if flag else [disk/out]
+        with open(disk/'rest', 'wb', buffering=0) as f:
+            try:
+                while True: f.write(b'x'*4096)
+            except OSError: pass
+        assert run_command(*given) == 1
+        err = capfd.readouterr().err.strip().splitlines()[-1]
+        assert err.startswith('error: ') and str(disk) in err, err
+        assert {p.name for p in disk.rglob('*') if p.is_file()} == {'rest'}
 
 def test_device_that_is_full(net, tmp_path):
     "`/dev/full` takes no byte"

@@ -199,6 +199,30 @@ def test_input_gets_an_error_or_works(fault, tmp_path): fault.check(tmp_path)
 
 def test_enough_faults(): assert len(faults) >= 40
 
+told = dict(classes=dict(a='A', b='B'), flip=False, stats=[[.5]*3, [.2]*3])
+
+@pytest.mark.parametrize('change, says', [
+    (dict(classes=dict(a='A', b='A')), 'a name of its own'),
+    (dict(classes=dict(a='', b='B')), 'a name of its own'),
+    (dict(classes=dict(a=1, b=None)), 'a name of its own'),
+    (dict(classes=dict(a=['x'], b=['y'])), 'a name of its own'),
+    (dict(classes=['a', 'b']), 'needs "classes"'), (dict(flip='no'), 'write true or false'),
+    (dict(flip=[1]), 'write true or false'), (dict(stats='imagenet'), 'stats are'),
+    (dict(stats={}), 'stats are'), (dict(stats=[[.5]*2, [.2]*2]), 'stats are'),
+    (dict(stats=[[.5]*3, [0]*3]), 'stats are'), (dict(stats=[[.5]*3, [.2]]), 'stats are'),
+    (dict(stats=[[float('nan')]*3, [.2]*3]), 'stats are'),
+    ('['*10**5, 'nested too deeply'), ('9'*5000, 'is not JSON')], ids=lambda o: str(o)[:40])
+def test_dataset_json_that_is_wrong(change, says, tmp_path):
+    "Nothing in it is believed, since other people wrote it"
+    text = change if isinstance(change, str) else json.dumps(told | change)
+    with pytest.raises(CourseError, match=says) as e: with_file(tmp_path, 'dataset.json', text)
+    assert '\n' not in str(e.value)
+
+def test_dataset_json_that_is_right(tmp_path):
+    for change in ({}, dict(stats=None), dict(stats=[[.5], [.2]]), dict(more=1)):
+        dls = with_file(tmp_path, 'dataset.json', json.dumps(told | change))
+        assert list(dls.vocab) == ['A', 'B']
+
 # Several inputs for one test
 
 @pytest.mark.parametrize('names', [

@@ -1,10 +1,10 @@
 "Which files of a folder or a table are taken, which are not, and that it is said"
-import io, shutil, sys, warnings
+import io, os, shutil, socket, sys, warnings
 from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import noise, photos
+from helpers import noise, photos, time_limit
 from PIL import Image, PngImagePlugin
 
 from resnet_course import listing
@@ -141,6 +141,23 @@ def test_other_files_are_counted(photo_folder, name):
     (photo_folder/'a'/name).write_bytes(b'hello')
     assert '1 file left out: 1 not images' in load(photo_folder)[0].describe()
 
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='there are no named pipes here')
+def test_pipes_and_sockets_among_the_images(photo_folder, monkeypatch):
+    "They would block, and are counted; so are links to nothing"
+    os.mkfifo(photo_folder/'a'/'x.png')
+    os.mkfifo(photo_folder/'a'/'without an ending')
+    monkeypatch.chdir(photo_folder/'b')   # the name of a socket has to be short
+    socket.socket(socket.AF_UNIX).bind('y.jpg')
+    (photo_folder/'b'/'z.jpg').symlink_to('/dev/zero')
+    (photo_folder/'b'/'nothing.jpg').symlink_to('nowhere.jpg')
+    with time_limit(60):
+        dls, said = load(photo_folder)
+        assert n_images(dls) == 24 and '4 pipes or devices' in dls.describe()
+        assert '1 broken links' in dls.describe() and any('pipes or devices' in o for o in said)
+        with pytest.warns(LeftOutWarning, match='pipes'): files = find_images([photo_folder])
+        assert len(files) == 24
+        assert '4 left out: pipes or devices' in str(check_folder(photo_folder, progress=False))
+
 def test_class_called_train(tmp_path):
     photos(tmp_path, classes=['bus', 'car'])
     photos(tmp_path/'train', classes=['steam', 'diesel'])
@@ -270,6 +287,15 @@ def test_numbers_as_labels(photo_folder):
     text = csv(label=lambda i, c: ('0', '0.0')[i%2] if c == 'a' else '1')
     assert list_csv(table(photo_folder, text)).counts() == {'0': 12, '1': 12}
 
+def test_numbers_of_thousands_of_digits(photo_folder):
+    "Python refuses to convert them; as names of classes they are as good as any"
+    for same, says in ((True, ''), (False, 'the same way everywhere')):
+        huge = '9'*9999
+        text = csv(label=lambda i, c: (huge if same or i else '0' + huge) if c == 'a' else '1')
+        if same: assert list_csv(table(photo_folder, text)).counts() == {'1': 12, huge: 12}
+        else:
+            with pytest.raises(CourseError, match=says): list_csv(table(photo_folder, text))
+
 @pytest.mark.parametrize('yes, no', [('True', 'False'), ('1', '0'), ('1.0', '0.0'), ('yes', 'no'),
                                      ('TRUE', 'FALSE'), ('valid', 'train')])
 def test_is_valid(photo_folder, yes, no):
@@ -299,6 +325,11 @@ def test_is_valid(photo_folder, yes, no):
     ('path,label,class\na/0.png,a,x\nb/0.png,b,x\n', 'which of the columns label, class'),
     ('path,label,is_train\na/0.png,a,1\nb/0.png,b,0\n', 'is_train looks like splits'),
     ('path,label,phase\na/0.png,a,train\nb/0.png,b,test\n', 'phase looks like splits'),
+    ('path,label,is_training_image\na/0.png,a,1\nb/0.png,b,0\n', 'image looks like splits'),
+    ('path,label,in_test_set\na/0.png,a,True\nb/0.png,b,False\n', 'set looks like splits'),
+    # what would 1 mean? training in one table, test in another
+    ('path,label,split\na/0.png,a,1\nb/0.png,b,0\n', "line 2: '1' is not a split"),
+    ('path,label,set\na/0.png,a,train\nb/0.png,b,yes\n', "line 3: 'yes' is not a split"),
     ('path,label,split,is_valid\na/0.png,a,train,0\nb/0.png,b,test,0\n', 'holds the splits'),
     ('path,label,is_valid\na/0.png,a,True\nb/0.png,b,\n', 'line 3'),
     ('no.png,a\na/0.png,a\nb/0.png,b\n', 'line 1: there is no file'),

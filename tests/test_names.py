@@ -1,5 +1,5 @@
 "Names that other people chose: any bytes, any script, any length; trained, recorded and drawn"
-import csv, os, warnings
+import csv, os, sys, warnings
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ from helpers import noise, quiet, run_command
 from resnet_course.core import plot_text, printable
 from resnet_course.interpret import neighbors, plot_cam, plot_neighbors
 from resnet_course.report import html_report
+from resnet_course.predict import Prediction, write_csv
 from resnet_course.records import load_run
 from resnet_course.runs import train_run
 from resnet_course.reuse import evaluate_run, run_learner
@@ -77,6 +78,41 @@ def test_drawn(run, tmp_path):
             fig.savefig(tmp_path/'x.svg')
     texts = [t.get_text() for t in figures[0].axes[0].get_yticklabels()]
     assert r'c \$x^\$ and \$' in texts and all(len(t) <= 26 for t in texts)
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='elsewhere all names are UTF-8')
+@pytest.mark.filterwarnings('ignore')
+def test_a_folder_of_any_bytes(tmp_path, monkeypatch, capfd):
+    "Runs in it are made, and then used in every way; safetensors and onnxruntime want UTF-8"
+    folder = tmp_path/os.fsdecode(b'caf\xe9 $x \xff\n\x1b')
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    noise().save('x.png')
+    small = ['--data', 'digits', '--n-train', 64, '--epochs', 1, '--out', folder/'runs']
+    def run(*args): assert run_command(*args) == 0, capfd.readouterr().err
+    run('train', *small, '--arch', 'resnet8')
+    run_folder = folder/'runs'/'digits-resnet8-001'
+    weights = run_folder/'model.safetensors'
+    run('evaluate', run_folder)
+    run('export', run_folder)
+    run('predict', folder/'x.png', '--model', run_folder, '--csv', folder/'x.csv')
+    run('predict', folder/'x.png', '--model', run_folder/'model.onnx')
+    run('draw', weights)
+    run('report', run_folder)
+    run('train', *small, '--arch', 'resnet8', '--weights', weights)
+    run('finetune', *small, '--weights', weights, '--plan', 'head')
+    said = ''.join(capfd.readouterr())
+    assert not {c for c in said if printable(c) != c} - {'\n'}
+    assert (folder/'x.csv').read_text(encoding='utf-8').count('\n') == 2 + 1   # one in the name
+
+def test_tables_of_predictions_have_all_names(tmp_path):
+    "Names that are not UTF-8 get the escapes that the screen shows"
+    names = ['a', '\udcff', 'x\ny', '=1+1']
+    preds = [Prediction(f'{name}.png', [name], [1.]) for name in names]
+    write_csv(preds, names, tmp_path/'x.csv')
+    with open(tmp_path/'x.csv', encoding='utf-8', newline='') as f: head, *rows = csv.reader(f)
+    shown = ['a', r'\udcff', 'x\ny', '=1+1']
+    assert head[4:] == shown and [row[1] for row in rows] == shown
+    assert [row[0] for row in rows] == [f'{name}.png' for name in shown]
 
 def test_a_missing_glyph_is_named():
     "One warning for a character that no installed font has"

@@ -56,6 +56,7 @@ for _ in range(900): nested = [nested]
     dict(data=dict(name_or_path=[])), dict(recipe='one_cycle'), dict(recipe=dict(name=[])),
     dict(seed='x'), dict(seed=1.5), dict(seed=10**400), dict(precision=None), dict(n_params='9'),
     dict(train_seconds=...), dict(train_seconds='1'), dict(train_seconds=10**400),
+    dict(train_seconds=float('nan')), dict(train_seconds=1e308), dict(train_seconds=-1),
     dict(test=[]), dict(test=dict(top1=.5)), dict(versions=[]), dict(machine=3), dict(images=[]),
     dict(finished=3), dict(command=['x']), dict(split_id=3), dict(nested=nested)], ids=str)
 def test_wrong_entry(change, entries):
@@ -67,8 +68,12 @@ def test_no_record(change, text):
     one_line(lambda: load_run(change(text)), 'not a run record')
 
 def test_wrong_test_result(good, change):
-    for key, value in dict(top1='x', top1_ci=[1], loss=None, n=2.5).items():
-        one_line(lambda: load_run(change(test={**good['test'], key: value})), 'test.')
+    nan, inf = float('nan'), float('inf')
+    for key, values in dict(top1=['x', nan, inf, 1e308, -5, 1.1], top5=[nan, 2], n=[2.5],
+                            top1_ci=[[1], [nan, nan], [0, 2], ['0', '1']],
+                            loss=[None, nan, inf]).items():
+        for value in values:
+            one_line(lambda: load_run(change(test={**good['test'], key: value})), 'test.')
 
 def test_bad_record_is_skipped_and_named(good, change):
     "It does not get in the way of the others"

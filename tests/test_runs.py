@@ -19,6 +19,7 @@ from resnet_course.saving import load_model
 from resnet_course.recipes import fit_recipe
 from resnet_course.evaluate import evaluate
 from resnet_course.records import list_runs, runs_table, save_run, versions
+from resnet_course.report import html_report
 from resnet_course.runs import _few_valid, train_run
 from resnet_course.reuse import evaluate_run, run_learner
 
@@ -89,6 +90,16 @@ def test_root_given_by_a_relative_path(tmp_path, monkeypatch):
     (tmp_path/'x').mkdir()
     monkeypatch.chdir(tmp_path)
     assert get_dls('digits', root='x').cfg['root'] == str(tmp_path/'x')
+
+def test_a_run_is_used_from_another_directory(photo_folder, tmp_path, monkeypatch):
+    "Images that were given by a relative path"
+    monkeypatch.chdir(photo_folder.parent)
+    rec, report = train_run(photo_folder.name, 'resnet8', epochs=1, bs=8, size=32, out='runs',
+                            setup=quiet)
+    monkeypatch.chdir(tmp_path/'..')
+    run = photo_folder.parent/rec['path']
+    assert evaluate_run(run)[0].top1 == report.top1
+    assert html_report(run).is_file()
 
 def test_folder_with_as_many_other_files(photo_run, photo_folder, tmp_path):
     photo_folder.rename(tmp_path/'moved')

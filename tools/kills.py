@@ -1,11 +1,13 @@
 """Kill five commands at random moments, and see what is left: half a file, other bits, a traceback?
 
     python tools/kills.py [KILLS [MINUTES]]     60 kills, for at most an hour; results/kills.json
+    python tools/kills.py 15 20 --more          15 more, at other moments, beside those on record
 
 Each command runs in a forked process and gets SIGKILL, SIGTERM or SIGINT, by turns. Then it runs to
-its end, resumed where it can be, and must give what it gave without a kill.
+its end, resumed where it can be, and must give what it gave without a kill. A process that ends
+before its signal is no kill: it is counted as missed, and another one is killed in its place.
 """
-import os, random, shutil, signal, sys, tempfile, time
+import json, os, random, shutil, signal, sys, tempfile, time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from resnet_course import cli
 from resnet_course.core import write_json
 from resnet_course.export import OnnxModel
 from resnet_course.loaders import get_dls
+from resnet_course.records import source_commit
 
 signals = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
 small = ['--data', 'digits', '--n-train', '96', '--bs', '16', '--seed', '1', '--precision', 'fp32']
@@ -139,24 +142,28 @@ def jobs(tmp):
 # Kills
 
 def try_one(job, folder, sig, after, whole):
-    "Kill a command once; what was found"
+    "Kill a command once; what was found, and the seconds until it was killed or had ended"
     folder.mkdir()
     log = folder.with_suffix('.log')
-    pid = start(job.command(folder), log)
+    began, pid = time.monotonic(), start(job.command(folder), log)
     status = wait(pid, after)
-    if status is None:
+    lasted = time.monotonic() - began
+    missed = status is not None
+    if not missed:
         os.kill(pid, sig)
         status = wait(pid, 60)
+        missed = status == 0   # it had just ended
     half, text = job.half(folder), log.read_text(errors='replace')
     left = [p.name for p in folder.rglob('.*')]
     resumed = job.finish(folder, log)
     same = job.result(folder) == whole
-    return dict(command=job.name, signal=sig.name, seconds=round(after, 3), status=status,
-                half_written=half, left=len(left), resumed=resumed, identical=same,
+    row = dict(command=job.name, signal=sig.name, seconds=round(after, 3), missed=missed,
+                status=status, half_written=half, left=len(left), resumed=resumed, identical=same,
                 traceback='Traceback' in text, hang=status is None)
+    return row, lasted
 
-def kill_all(n, tmp, names=None, minutes=60, seed=20151210):
-    "Kill `n` times, for at most so many minutes; a row for each"
+def kill_all(n, tmp, names=None, minutes=60, seed=20151210, each=None):
+    "Kill `n` times, for at most so many minutes; a row for each kill, and for each that came late"
     get_dls('digits', n_train=96)   # read once, here; the children inherit it
     rng, rows, todo, end = random.Random(seed), [], [], time.monotonic() + 60*minutes
     for job in jobs(tmp):
@@ -168,21 +175,26 @@ def kill_all(n, tmp, names=None, minutes=60, seed=20151210):
         took = time.monotonic() - began
         job.log = log
         todo.append((job, job.result(folder), took))
-    for i in range(n):
-        if time.monotonic() > end: break
-        job, whole, took = todo[i%len(todo)]
-        row = try_one(job, tmp/f'kill-{i}', signals[i//len(todo)%3], rng.uniform(0, took), whole)
-        shutil.rmtree(tmp/f'kill-{i}')
+    n_hits = 0
+    while n_hits < n and time.monotonic() < end:
+        at = n_hits%len(todo)
+        job, whole, took = todo[at]
+        folder, sig = tmp/f'kill-{len(rows)}', signals[n_hits//len(todo)%3]
+        row, lasted = try_one(job, folder, sig, rng.uniform(0, took), whole)
+        if row['missed']: todo[at] = job, whole, lasted   # the machine has become faster
+        shutil.rmtree(folder)
         rows.append(row)
+        n_hits += not row['missed']
+        if each: each(rows)
     return rows
 
 def summary(rows):
     "One line for each command"
     res = []
     for name in dict.fromkeys(r['command'] for r in rows):
-        mine = [r for r in rows if r['command'] == name]
-        hit = [r for r in mine if r['status'] != 0]
-        res.append(dict(command=name, kills=len(mine), hit=len(hit),
+        tried = [r for r in rows if r['command'] == name]
+        mine = [r for r in tried if not r['missed']]
+        res.append(dict(command=name, kills=len(mine), missed=len(tried) - len(mine),
                         resumed=sum(r['resumed'] for r in mine),
                         identical=sum(r['identical'] for r in mine),
                         half_written=sum(bool(r['half_written']) for r in mine),
@@ -192,10 +204,19 @@ def summary(rows):
     return res
 
 if __name__ == '__main__':
-    n, minutes = (int(v) for v in (sys.argv[1:] + ['60', '60'][len(sys.argv) - 1:])[:2])
-    with tempfile.TemporaryDirectory() as tmp: rows = kill_all(n, Path(tmp), minutes=minutes)
-    table = summary(rows)
-    for row in table: print(row)
-    out = Path(__file__).parents[1]/'results/kills.json'
-    write_json(dict(summary=table, kills=rows), out)
-    print(f'{len(rows)} kills in {out}')
+    more = '--more' in sys.argv
+    numbers = [int(v) for v in sys.argv[1:] if v != '--more']
+    n, minutes = (numbers + [60, 60][len(numbers):])[:2]
+    out, commit = Path(__file__).parents[1]/'results/kills.json', source_commit()
+    old = json.loads(out.read_text(encoding='utf-8')) if more else dict(kills=[], commits={})
+    before = old['kills']
+    def write(rows):
+        "Write what has been found so far, and which code made it"
+        part = f'tries {len(before) + 1} to {len(before) + len(rows)}'
+        rows = before + rows
+        write_json(dict(commits=old['commits'] | {part: commit}, summary=summary(rows), kills=rows),
+                   out)
+    with tempfile.TemporaryDirectory() as tmp:
+        rows = kill_all(n, Path(tmp), minutes=minutes, seed=20151210 + len(before), each=write)
+    for row in summary(before + rows): print(row)
+    print(f'{sum(not r["missed"] for r in before + rows)} kills in {out}')
