@@ -217,9 +217,9 @@ def _record_problems(rec):
     res = _wrong_types(rec, {**_required, **_optional})
     for part, fields in _within.items():
         if isinstance(rec.get(part), dict): res += _wrong_types(rec[part], fields, f'{part}.')
-    if not res and not 0 <= rec['train_seconds'] < 1e12:
-        res = [f"train_seconds is {rec['train_seconds']}"]
-    return res
+    if res: return res
+    counts = 'n_params', 'train_seconds'
+    return [f'{key} is {rec[key]}' for key in counts if not 0 <= rec[key] < 1e12]   # also NaN
 
 def _history_problems(rows):
     "List what is wrong with a history"
@@ -230,6 +230,7 @@ def _history_problems(rows):
         if missing: return [f'its history has no {missing[0]}']
         wrong = _wrong_types(row, _row, 'history: ')
         if wrong: return wrong
+        if row['epoch'] < 0: return [f"history: epoch is {row['epoch']}"]
     return []
 
 # %% ../nbs/api/51_records.ipynb #8f319f88
@@ -243,6 +244,7 @@ def _test_problems(test):
     if not is_interval: return ['test.top1_ci is not an interval']
     shares = [key for key in ('top1', 'top5') if not 0 <= test[key] <= 1]   # also NaN
     if not math.isfinite(test['loss']): shares.append('loss')
+    if test['n'] < 1: shares.append('n')
     return [f'test.{key} is {test[key]}' for key in shares]
 
 # %% ../nbs/api/51_records.ipynb #fbbfa356

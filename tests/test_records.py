@@ -57,6 +57,7 @@ for _ in range(900): nested = [nested]
     dict(seed='x'), dict(seed=1.5), dict(seed=10**400), dict(precision=None), dict(n_params='9'),
     dict(train_seconds=...), dict(train_seconds='1'), dict(train_seconds=10**400),
     dict(train_seconds=float('nan')), dict(train_seconds=1e308), dict(train_seconds=-1),
+    dict(n_params=-1), dict(history=[dict(epoch=-1, train_loss=1.)]),
     dict(test=[]), dict(test=dict(top1=.5)), dict(versions=[]), dict(machine=3), dict(images=[]),
     dict(finished=3), dict(command=['x']), dict(split_id=3), dict(nested=nested)], ids=str)
 def test_wrong_entry(change, entries):
@@ -69,7 +70,7 @@ def test_no_record(change, text):
 
 def test_wrong_test_result(good, change):
     nan, inf = float('nan'), float('inf')
-    for key, values in dict(top1=['x', nan, inf, 1e308, -5, 1.1], top5=[nan, 2], n=[2.5],
+    for key, values in dict(top1=['x', nan, inf, 1e308, -5, 1.1], top5=[nan, 2], n=[2.5, 0, -1],
                             top1_ci=[[1], [nan, nan], [0, 2], ['0', '1']],
                             loss=[None, nan, inf]).items():
         for value in values:
