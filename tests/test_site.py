@@ -1,5 +1,5 @@
 "The site as files: every page is there, every link leads somewhere, and nothing is external"
-import html, importlib, inspect, json, re, shutil, sys
+import html, importlib, inspect, json, os, re, shutil, sys
 from collections import defaultdict
 from html.parser import HTMLParser
 from operator import attrgetter
@@ -380,6 +380,49 @@ def test_tables_of_signatures(proc):
         if rows(text) != expected: wrong.append(f'{name}: {rows(text)} instead of {expected}')
         n_links = len(re.findall(r'\[source\]\(\S+\.py#L\d+\)', text))
         if n_links != 1: wrong.append(f'{name}: {n_links} links to the source')
+    assert not wrong, '\n'.join(wrong)
+
+@pytest.fixture(scope='module')
+def by_pandoc(proc, prepared):
+    "Path in nbs → the HTML that pandoc, which renders for Quarto, makes of the page"
+    pypandoc = pytest.importorskip('pypandoc', reason='pandoc is in pypandoc_binary')
+    texts = {f: '\n\n'.join(pieces) for f, pieces in proc.items()}
+    texts |= {f.relative_to(prepared).as_posix(): read(f) for f in find(prepared, '.qmd')}
+    return {f: pypandoc.convert_text(text, 'html', 'markdown', extra_args=['--mathjax'])
+            for f, text in texts.items()}
+
+def visible(page):
+    "The text of a page, without code and formulas"
+    hidden = r'<pre.*?</pre>|<code.*?</code>|<span class="math.*?</span>|<s(cript|tyle).*?</s\1>'
+    return html.unescape(re.sub(r'<[^>]+>', '', re.sub(hidden, '', page, flags=re.S)))
+
+def test_pandoc_leaves_no_markup(by_pandoc):
+    markup = r'\]\(|:::|`|\{\.\w+\}|&#|^\s*\|.*\|'
+    wrong = [f'{name}: {line.strip()[:100]}' for name, page in by_pandoc.items()
+             for line in visible(page).splitlines() if re.search(markup, line)]
+    assert not wrong, '\n'.join(wrong)
+
+def test_pandoc_makes_tables_of_signatures(by_pandoc, proc):
+    n = 0
+    for name, texts in proc.items():
+        expected = ['\n| ' in text for _, text in shown({name: texts})]
+        divs = re.findall(r'<div class="signature">(.*?)</div>', by_pandoc[name], re.S)
+        assert ['<table' in div for div in divs] == expected, name
+        n += len(divs)
+    assert n > 300
+
+def test_links_lead_somewhere_in_pandocs_pages(by_pandoc):
+    pages = {page_of(root/'nbs'/name): Links(text) for name, text in by_pandoc.items()}
+    sources_of = {name: page_of(root/'nbs'/name) for name in by_pandoc}
+    wrong = []
+    for page, o in pages.items():
+        for link in o.links:
+            if re.match(r'\w+:', link): continue
+            to, _, anchor = unquote(link).partition('#')
+            to = os.path.normpath(os.path.join(os.path.dirname(page), to)) if to else page
+            to = sources_of.get(to, to)
+            if to not in pages: wrong += [] if (root/'nbs'/to).exists() else [f'{page}: {link}']
+            elif anchor and anchor not in pages[to].ids: wrong.append(f'{page}: {link}')
     assert not wrong, '\n'.join(wrong)
 
 def test_private_names_are_not_shown(proc):
