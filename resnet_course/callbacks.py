@@ -277,9 +277,11 @@ class RetainHeap(Callback):
         if getattr(rec, 'losses', None): rec.losses[-1] = float(rec.losses[-1])
 
     def after_fit(self):
-        "Serve large tensors outside the heap again, and trim it"
+        "Serve large tensors outside the heap again, and trim it; losses become tensors again"
         libc = self._libc()
         if libc is None: return
+        rec = getattr(self.learn, 'recorder', None)
+        if hasattr(rec, 'losses'): rec.losses = [torch.as_tensor(o) for o in rec.losses]
         libc.mallopt(self._mmap_max, 65_536)
         libc.mallopt(self._trim_threshold, 2**26)
         libc.malloc_trim(0)

@@ -454,7 +454,8 @@ def grad_cam(
     with torch.inference_mode(False), torch.enable_grad():
         xb = _to_model(xb, net).detach().clone().requires_grad_()
         out, grad = _evidence(net, xb, cls, _cam_layers(net, xb, name))
-    cam = (grad.mean((2, 3), keepdim=True)*out).sum(1, keepdim=True).float()
+    cam = (grad.mean((2, 3), keepdim=True)*out).sum(1, keepdim=True)
+    cam = cam.to(torch.promote_types(cam.dtype, torch.float32))   # half precision is not enough
     if relu: cam = cam.relu()
     return F.interpolate(cam, xb.shape[2:], mode='bilinear', align_corners=False)[:, 0]
 

@@ -27,6 +27,8 @@ class _Inert:
     def __setstate__(self, state): pass
     def __repr__(self): return f'<{type(self).__name__}>'
 
+class _InertArray(_Inert): "Stand-in for a NumPy array"
+
 class _PlainList(list):
     "Stand-in for a subclass of list: creates an ordinary list"
     def __new__(cls, *args, **kwargs): return []
@@ -58,8 +60,7 @@ _harmless = {   # module: names
     'typing': 'Any', 'torch.torch_version': 'TorchVersion',
     'numpy': 'dtype ndarray bool bool_ str_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 '
              'float16 float32 float64 longlong ulonglong matrix finfo iinfo',
-    **{o: 'scalar _reconstruct' for o in _numpy_names('multiarray')},
-    **{o: '_frombuffer' for o in _numpy_names('numeric')},
+    **{o: 'scalar' for o in _numpy_names('multiarray')},
     'fastcore.foundation': 'L', 'fastcore.basics': 'AttrDict NS',
     'omegaconf.dictconfig': 'DictConfig', 'omegaconf.listconfig': 'ListConfig',
     'omegaconf.base': 'Metadata ContainerMetadata',
@@ -78,6 +79,8 @@ _dicts = {'collections': 'defaultdict', 'yacs.config': 'CfgNode', 'fvcore.common
           **{f'{o}.utilities.parsing': 'AttributeDict' for o in _lightning},
           **{f'{o}.utilities.data': 'AttributeDict' for o in _lightning}}
 _lists = {'collections': 'deque'}
+_arrays = {**{o: '_reconstruct' for o in _numpy_names('multiarray')},
+           **{o: '_frombuffer' for o in _numpy_names('numeric')}}
 # modules whose classes are kept beside weights; of these, functions are refused
 _families = ('numpy', 'torch.optim', 'torch.nn.modules.loss', 'torch.nn.modules.activation',
              'torch.nn.modules.batchnorm', 'torch.nn.modules.normalization',
@@ -87,7 +90,8 @@ _families = ('numpy', 'torch.optim', 'torch.nn.modules.loss', 'torch.nn.modules.
 # %% ../nbs/api/25_weight_files.ipynb #be65bdeb
 def _safe_globals():
     "A stand-in for each harmless class or function that is found in checkpoints"
-    kinds = [(_Inert, _harmless), (_PlainDict, _dicts), (_PlainList, _lists)]
+    kinds = [(_Inert, _harmless), (_PlainDict, _dicts), (_PlainList, _lists),
+             (_InertArray, _arrays)]
     return [type(name, (base,), dict(__module__=module))
             for base, modules in kinds
             for module, names in modules.items() for name in names.split()]
@@ -202,13 +206,13 @@ def _check_archive(path, names):
 # %% ../nbs/api/25_weight_files.ipynb #159bdfb4
 def _unpickle(path):
     "Run `torch.load` in its safe mode"
-    known = _safe_globals()
+    known, errors = _safe_globals(), set()
     while True:
         try: return _unpickle_with(path, known)
         except pickle.UnpicklingError as e:
             more = _stand_in(e)
-            names = [(o.__module__, o.__name__) for o in known]
-            if more is None or (more.__module__, more.__name__) in names: raise
+            if more is None or str(e) in errors: raise   # each is tried once
+            errors.add(str(e))
             known.append(more)
 
 def _unpickle_with(path, known):
@@ -414,7 +418,7 @@ _not_weights = re.compile(r'opt(s|im\w*|_\w+)?$|\w*optimi[sz]er\w*|\w*sched\w*|\
 def _contents(obj):
     "Describe what a file contains instead of weights"
     if not isinstance(obj, dict): return f'a {type(obj).__name__}'
-    if any(type(o).__name__ in ('_reconstruct', '_frombuffer') for o in obj.values()):
+    if any(isinstance(o, _InertArray) for o in obj.values()):
         return ('NumPy arrays: convert them with {k: torch.from_numpy(v) for k, v in '
                 'arrays.items()}')
     return f'a dict with {shorten(map(repr, obj), 5)}' if obj else 'an empty dict'

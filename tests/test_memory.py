@@ -217,6 +217,7 @@ class Tensors(Callback):
     def before_fit(self): self.counts = []
     def after_batch(self):
         if not self.training: return
+        assert all(isinstance(o, float) for o in self.learn.recorder.losses)
         self.counts.append(sum(isinstance(o, torch.Tensor) for o in gc.get_objects()))
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='RetainHeap is for glibc')
@@ -226,4 +227,4 @@ def test_batches_leave_no_tensors_behind():
     fit_recipe(learn, epochs=1, cbs=tensors)
     counts = tensors.counts
     assert len(counts) == 20 and max(counts[10:]) <= max(counts[2:10])
-    assert all(isinstance(o, float) for o in learn.recorder.losses)
+    assert all(isinstance(o, torch.Tensor) for o in learn.recorder.losses)   # as fastai's are
