@@ -54,7 +54,7 @@ def command(*args):
 chars = st.characters() | st.sampled_from('$<>&"\'\\%{}\n\r\t\x00\x1b\x07\u202e\u0301\udcff/猫🐈')
 names = st.text(chars, max_size=30) | st.builds(str.__mul__, chars, st.integers(1, 10_000))
 file_names = names.map(lambda s: s.replace('/', '_').replace('\0', '_')).filter(
-    lambda s: s not in ('', '.', '..') and len(os.fsencode(s)) < 200 and not has_high_surrogate(s))
+    lambda s: s not in ('', '.', '..') and not has_high_surrogate(s) and len(os.fsencode(s)) < 200)
 
 def has_high_surrogate(s):
     "Surrogates that stand for no byte, so that no file can have them in its name"
