@@ -753,7 +753,9 @@ def main():
         status = 130
     except OSError as e:
         if e.errno not in _disk and not e.filename: raise
-        say(f'error: {e.filename or "standard output"}: {_disk.get(e.errno, e.strerror)}', err=True)
+        # without a name it is the output of the command, or a log that a library writes
+        where = f'{e.filename}: ' if e.filename else ''
+        say(f'error: {where}{_disk.get(e.errno, e.strerror)}', err=True)
         _drop_output()
     if status: sys.exit(status)
 
