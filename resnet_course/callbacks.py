@@ -254,9 +254,11 @@ def _glibc():
     libc = ctypes.CDLL(None)
     return libc if hasattr(libc, 'malloc_trim') else None
 
+# %% ../nbs/api/33_callbacks.ipynb #4680a09d
 class RetainHeap(Callback):
     "On a CPU with glibc, keep the memory that a batch frees for the next one, until the fit ends"
     order = 51  # after the Recorder
+    retains = False # Does this fit keep the memory? Set when it starts
     _trim_threshold, _mmap_max = -1, -4   # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
 
     def _libc(self):
@@ -266,6 +268,7 @@ class RetainHeap(Callback):
     def before_fit(self):
         "Serve large tensors from the heap, and never trim it"
         libc = self._libc()
+        self.retains = libc is not None
         if libc is None: return
         libc.mallopt(self._mmap_max, 0)
         libc.mallopt(self._trim_threshold, -1)
@@ -273,7 +276,7 @@ class RetainHeap(Callback):
     def after_batch(self):
         "Turn the recorded loss into a number: small tensors that stay would break up the heap"
         rec = getattr(self.learn, 'recorder', None)
-        if rec is None or not self.training or self._libc() is None: return
+        if rec is None or not self.training or not self.retains: return
         if getattr(rec, 'losses', None): rec.losses[-1] = float(rec.losses[-1])
 
     def after_fit(self):

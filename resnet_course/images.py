@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['imagenet_stats', 'UnreadableError', 'white_of', 'open_image', 'array_image', 'read_image', 'plain_tensor',
-           'as_channels', 'ImageSet', 'decode_all', 'find_white', 'open_folder', 'open_csv', 'list_set', 'open_labeled',
-           'pixel_stats']
+           'as_channels', 'ImageSet', 'decode_all', 'find_white', 'open_folder', 'are_stats', 'open_csv', 'list_set',
+           'open_labeled', 'pixel_stats']
 
 # %% ../nbs/api/10_images.ipynb #6a39e1dd
 import io, os, stat, time, warnings
@@ -509,19 +509,23 @@ def _read_dataset_json(file, names):
     if unknown: raise CourseError(f'{file} does not know the class {unknown[0]}')
     if not isinstance(info.get('flip', True), bool):
         raise CourseError(f'{file}: flip is {info["flip"]!r:.80}: write true or false')
-    if not _are_stats(info.get('stats')):
+    if not are_stats(info.get('stats')):
         raise CourseError(f'{file}: stats are {info["stats"]!r:.80}: write means and standard '
                           'deviations, such as [[0.5], [0.2]], or remove the entry')
     return info
 
+# %% ../nbs/api/10_images.ipynb #37c5f49b
 def _are_names(classes):
     "Whether `classes` gives each folder a name of its own"
     if not isinstance(classes, dict): return False
     names = list(classes.values())
     return all(isinstance(o, str) and o for o in names) and len(set(names)) == len(names)
 
-def _are_stats(stats):
-    "Whether `stats` are means and standard deviations of one or three channels, or None"
+@check_args
+def are_stats(
+    stats:object # (means, standard deviations), or None
+)->bool: # Are both finite, the second above 0, with one or three channels? True for None
+    "Check statistics to normalize with"
     if stats is None: return True
     try: a = np.array(stats, dtype=float)
     except (TypeError, ValueError): return False

@@ -33,9 +33,9 @@ from .core import (
     CourseError, MissingFileError, check_args, check_choice, check_device, check_int, check_path,
     is_whole, plot_text, shorten)
 from .listing import count_text
-from resnet_course.images import (
-    ImageSet, UnreadableError, as_channels, imagenet_stats, list_set, open_labeled, pixel_stats,
-    plain_tensor)
+from .images import (
+    ImageSet, UnreadableError, are_stats, as_channels, imagenet_stats, list_set, open_labeled,
+    pixel_stats, plain_tensor)
 from resnet_course.augment import (
     ImageTransform, PerImage, RandomResizedCrop, ResizeTo, ScaleJitter, Standardize, ToFloat,
     height_width)
@@ -517,8 +517,6 @@ def _own_stats(images, train):
     if images.x is None: return imagenet_stats
     return _safe_std(pixel_stats(images.x[train]))
 
-def _finite(*lists): return bool(np.isfinite(np.concatenate(lists)).all())
-
 def _stats_for(images, train, n_in, stats):
     "The statistics to normalize with, for `n_in` channels"
     if isinstance(stats, str): stats = datasets[check_choice(stats, datasets, 'statistics')].stats
@@ -526,8 +524,7 @@ def _stats_for(images, train, n_in, stats):
     try: mean, std = ([float(v) for v in o] for o in stats)
     except (TypeError, ValueError):
         raise CourseError(f'stats={stats!r} is not (means, standard deviations)') from None
-    known = len(mean) == len(std) and len(mean) in (1, 3) and _finite(mean, std)
-    if not known or min(std) <= 0:
+    if not are_stats((mean, std)):
         raise CourseError(f'stats={stats!r}: give one or three means, and as many standard '
                           'deviations above 0')
     if len(mean) == n_in: return mean, std

@@ -438,6 +438,7 @@ def _read_folds(folder, finetune, kwargs):
                           'same again, and with `resume`')
     return folder, state
 
+# %% ../nbs/api/52_runs.ipynb #78d237f0
 def _is_folds(state):
     "Whether `state` is what an interrupted `kfold_run` wrote"
     kinds = dict(schema=int, k=int, asked=dict, not_recorded=list, folds=list)

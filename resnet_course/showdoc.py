@@ -10,6 +10,7 @@ import inspect, re
 from importlib import import_module
 from operator import attrgetter
 from typing import Annotated, get_args, get_origin
+from fastcore.basics import patch
 from fastcore.docments import ShowDocRenderer, docments, empty, qual_name
 
 # %% ../nbs/api/72_showdoc.ipynb #7d20a007
@@ -101,10 +102,12 @@ class SignatureTable(ShowDocRenderer):
             rows.append(['**Returns**', _code(_type(returned.anno)), '', returned.docment or ''])
         return _table(rows)
 
-    def _repr_markdown_(self):
-        title = '#'*self.title_level + ' ' + self.nm
-        parts = ['---', title, '::: {.signature}', self.signature(), self.docs, self.table(), ':::']
-        return '\n\n'.join(filter(None, parts))
+# %% ../nbs/api/72_showdoc.ipynb #801995be
+@patch
+def _repr_markdown_(self:SignatureTable):
+    title = '#'*self.title_level + ' ' + self.nm
+    parts = ['---', title, '::: {.signature}', self.signature(), self.docs, self.table(), ':::']
+    return '\n\n'.join(filter(None, parts))
 
 # %% ../nbs/api/72_showdoc.ipynb #7d20a01b
 def show_public(
