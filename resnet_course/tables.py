@@ -179,19 +179,19 @@ def _made_up(path, rows):
                       'path,label')
 
 # %% ../nbs/api/06_tables.ipynb #c809cc83
-_number = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?', re.I)
+_number = re.compile(r'[+-]?(\d{1,3}(,\d{3})+|\d+\.?\d*|\.\d+)(e[+-]?\d+)?', re.I)
 _missing = ('', 'nan', '<na>', 'n/a', '#n/a')   # never the name of a class
 _doubtful = ('none', 'null', 'na')              # perhaps
 
 def _whole(label, path, line):
     "A number as a class name: '0.0' as '0'; raises `CourseError` unless it is whole"
     name = re.sub(r'\.0*$', '', label)
-    if name.isdigit(): return name
+    if name.replace(',', '').isdigit(): return name
     raise CourseError(f'{path}: line {line} has the label {label[:40]}: classes are names or whole '
                       'numbers; predicting quantities is a different task')
 
 # `int` refuses numbers of thousands of digits
-def _digits(name): return ''.join(str(int(c)) for c in name).lstrip('0')
+def _digits(name): return ''.join(str(int(c)) for c in name if c != ',').lstrip('0')
 
 def _class_names(path, lines, labels):
     "The labels as class names; raises `CourseError` for missing and ambiguous ones"

@@ -308,6 +308,7 @@ def test_is_valid(photo_folder, yes, no):
     ('path,label\na/0.png,a\nb/0.png,\n', 'line 3'),
     ('path,label\na/0.png,0.5\nb/0.png,1\n', 'line 2 has the label 0.5'),
     ('path,label\na/0.png,1\nb/0.png,01\n', 'line 3 has the label 01'),
+    ('path,label\na/0.png,1000\nb/0.png,"1,000"\n', 'line 3 has the label 1,000'),
     ('path,label,split\na/0.png,a,train\nb/0.png,b,later\n', 'line 3'),
     ('path,a,b\na/0.png,1,1\nb/0.png,0,1\n', 'line 2 has 2 classes'),
     ('path,label\na/0.png,a\nb/0.png,b,c\n', 'line 3 has 3 cells'),
