@@ -60,6 +60,17 @@ def _(answer):
          'For 3×3 images the statistics run along the width: give mean and std the shape '
          '(1,C,1,1), with .view(1,-1,1,1).')
 
+# %% ../../nbs/api/checks/02_images_splits_batches.ipynb #e1b519ce
+def _try_generators(split):
+    "Raise a `Hint` if `split` changes the shared generators"
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1]
+    split(3)
+    numpy_changed = (numpy_state != np.random.get_state()[1]).any()
+    if numpy_changed or not torch.equal(torch_state, torch.get_rng_state()):
+        raise Hint('The split is right, but it seeds the generator that everybody shares, and so '
+                   'changes what is drawn afterwards: use a generator of its own '
+                   '(np.random.RandomState(seed) or torch.Generator().manual_seed(seed)).')
+
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #b966da66
 @exercise('02.2', 'A stratified, seeded, disjoint split')
 def _(answer):
@@ -86,13 +97,7 @@ def _(answer):
     if set(split(2)[1]) == set(drawn):
         raise Hint('Another seed gives the same split: is `seed` used, and is anything shuffled?')
     _try_strata(y, drawn)
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1]
-    split(3)
-    numpy_changed = (numpy_state != np.random.get_state()[1]).any()
-    if numpy_changed or not torch.equal(torch_state, torch.get_rng_state()):
-        raise Hint('The split is right, but it seeds the generator that everybody shares, and so '
-                   'changes what is drawn afterwards: use a generator of its own '
-                   '(np.random.RandomState(seed) or torch.Generator().manual_seed(seed)).')
+    _try_generators(split)
 
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #0866b123
 def _try_strata(y, drawn):

@@ -392,6 +392,18 @@ def _(answer):
                    f'possible: '
                    'it trains on the validation images, or reports training accuracy.')
 
+# %% ../../nbs/api/checks/06_training_recipes.ipynb #fe6c2792
+def _try_targets(y, hot, lam, order, n):
+    "Raise a `Hint` unless `y` are the mixed targets of `hot`"
+    if close(y, hot):
+        raise Hint('The targets are unchanged: mix them in the same way as the images.')
+    if close(y, lam*hot + (1 - lam)*hot[order]): return
+    if close(y, (1 - lam)*hot + lam*hot[order]):
+        raise Hint('The shares of the targets are swapped.')
+    if close(y, lam*hot + (1 - lam)/n):
+        raise Hint("That is label smoothing: the rest belongs to the partner's class, not to all.")
+    raise Hint('The targets should be mixed with the same `lam` and `order` as the images.')
+
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #af6903ea
 @exercise('06.10', 'MixUp')
 def _(answer):
@@ -416,14 +428,27 @@ def _(answer):
     if close(x, (xb + xb[order])/2) or close(x, xb + xb[order]):
         raise Hint('`lam` is not used: the shares are lam and 1 − lam.')
     if not close(x, want): raise Hint('The images should be lam·xb + (1 − lam)·xb[order].')
-    if close(y, hot):
-        raise Hint('The targets are unchanged: mix them in the same way as the images.')
-    if close(y, lam*hot + (1 - lam)*hot[order]): return
-    if close(y, (1 - lam)*hot + lam*hot[order]):
-        raise Hint('The shares of the targets are swapped.')
-    if close(y, lam*hot + (1 - lam)/n):
-        raise Hint("That is label smoothing: the rest belongs to the partner's class, not to all.")
-    raise Hint('The targets should be mixed with the same `lam` and `order` as the images.')
+    _try_targets(y, hot, lam, order, n)
+
+# %% ../../nbs/api/checks/06_training_recipes.ipynb #1af7646b
+def _why_not(net, xb, got, one, two, down):
+    "Raise the `Hint` for wrong probabilities, from those of `xb`, mirrored and upside down"
+    net.eval()
+    if close(got, one): raise Hint('That is a single view: the mirror image is missing.')
+    if close(got, two): raise Hint('That is the mirror image alone.')
+    if close(got, (one + down)/2):
+        raise Hint('That turns images upside down: mirror the *last* axis.')
+    with torch.no_grad(): mean = (net(xb) + net(xb.flip(-1)))/2
+    if close(got, mean.softmax(1)) or close(got, mean):
+        raise Hint('That averages the logits. Apply softmax to each view, then average.')
+    if close(got, one + two): raise Hint('The rows add up to 2: divide by the number of views.')
+    batch = net(xb.flip(0)).softmax(1).detach()
+    if close(got, (one + batch)/2):
+        raise Hint('That reverses the order of the images: mirror the *last* axis.')
+    if close(got.sum(0), torch.ones(5)) or not close(got.sum(1), torch.ones(6)):
+        raise Hint('The probabilities of each image should add up to 1: softmax over dimension 1.')
+    if close(got, torch.maximum(one, two)): raise Hint('That is the maximum: take the mean.')
+    raise Hint('Average the probabilities of the images and of `xb.flip(-1)`.')
 
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #ec7bf5b0
 @exercise('06.11', 'Probabilities from an image and its mirror image')
@@ -439,23 +464,8 @@ def _(answer):
     if got.shape != (6, 5):
         raise Hint(f'One row per image, one column per class; yours: {tuple(got.shape)}.')
     def probs(x): return net.eval()(x).softmax(1).detach()
-    def logits(x): return net.eval()(x).detach()
     one, two, down = (probs(o) for o in (xb, xb.flip(-1), xb.flip(-2)))
     if close(got, (one + two)/2):
         if graph: raise Hint('Use `torch.no_grad()`: nothing is trained here.')
         return
-    if close(got, one): raise Hint('That is a single view: the mirror image is missing.')
-    if close(got, two): raise Hint('That is the mirror image alone.')
-    if close(got, (one + down)/2) :
-        raise Hint('That turns images upside down: mirror the *last* axis.')
-    mean = (logits(xb) + logits(xb.flip(-1)))/2
-    if close(got, mean.softmax(1)) or close(got, mean):
-        raise Hint('That averages the logits. Apply softmax to each view, then average.')
-    if close(got, one + two): raise Hint('The rows add up to 2: divide by the number of views.')
-    batch = probs(xb.flip(0))
-    if close(got, (one + batch)/2):
-        raise Hint('That reverses the order of the images: mirror the *last* axis.')
-    if close(got.sum(0), torch.ones(5)) or not close(got.sum(1), torch.ones(6)):
-        raise Hint('The probabilities of each image should add up to 1: softmax over dimension 1.')
-    if close(got, torch.maximum(one, two)): raise Hint('That is the maximum: take the mean.')
-    raise Hint('Average the probabilities of the images and of `xb.flip(-1)`.')
+    _why_not(net, xb, got, one, two, down)

@@ -72,16 +72,9 @@ def _try_rate(got, median, mean, fastest, n, reps):
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #a85bd039
 def _half(x): return torch.tensor(x, dtype=torch.float16)
 
-# %% ../../nbs/api/checks/07_precision_and_speed.ipynb #8658b5da
-@exercise('07.2', 'Gradients with a scaled loss')
-def _(answer):
-    c = ((torch.rand(5) + 1)*2**-12).half()
-    w = torch.ones(5, dtype=torch.float16, requires_grad=True)
-    want = c.float()*2**-14
-    def tiny(w): return (w*c).sum()*_half(2**-14)
-    def large(w): return (w*300).sum()*_half(300)
-    def right(g): return close(g/want, torch.ones(5), 2e-2)
-    got = answer(tiny, w, 2.**13)
+# %% ../../nbs/api/checks/07_precision_and_speed.ipynb #f5006df0
+def _try_tiny(got, want, right):
+    "Raise a `Hint` unless `got` is the gradient in float32"
     if got is None:
         raise Hint('It returns None though every gradient is finite. Is the `return` missing?')
     if not isinstance(got, torch.Tensor):
@@ -96,6 +89,17 @@ def _(answer):
     if not right(got):
         raise Hint('The gradient is off by more than rounding. Was it added to an old `w.grad`, '
                    'or divided in float16?')
+
+# %% ../../nbs/api/checks/07_precision_and_speed.ipynb #8658b5da
+@exercise('07.2', 'Gradients with a scaled loss')
+def _(answer):
+    c = ((torch.rand(5) + 1)*2**-12).half()
+    w = torch.ones(5, dtype=torch.float16, requires_grad=True)
+    want = c.float()*2**-14
+    def tiny(w): return (w*c).sum()*_half(2**-14)
+    def large(w): return (w*300).sum()*_half(300)
+    def right(g): return close(g/want, torch.ones(5), 2e-2)
+    _try_tiny(answer(tiny, w, 2.**13), want, right)
     if answer(large, w, 2.**13) is not None:
         raise Hint('On overflow return None: check with `torch.isfinite(...).all()`.')
     partly = torch.tensor([300., 1, 1, 1, 1]).half()

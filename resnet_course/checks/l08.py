@@ -296,27 +296,9 @@ _overlooked = {
     'b': 'The same numbers in another order are a change: compare element by element, not a sum.',
     'bn.weight': 'A number that became `nan` is a change. (A comparison with nan is never true.)'}
 
-# %% ../../nbs/api/checks/08_staged_finetuning.ipynb #1999161c
-@exercise('08.7', 'The names of the tensors that changed')
-def _(answer):
-    before = {'w': torch.randn(3, 4), 'bn.running_mean': torch.zeros(3), 'bn.weight': torch.ones(3),
-              'b': torch.arange(3.), 'n': torch.tensor(5), 'broken': torch.tensor([float('nan')])}
-    before['w'][0, 0] = 1.      # so that a change of 1e-6 is within the usual tolerance
-    after = {k: v.clone() for k, v in before.items()}
-    got = answer(before, after)
-    if got is None: raise Hint('It returns None: is the `return` missing?')
-    if not hasattr(got, '__iter__'): raise Hint('Return a list of names.')
-    if set(got) == {'broken'}:
-        raise Hint('A tensor with a `nan` that did not change counts as changed, because nan != '
-                   'nan. '
-                   'Compare with `torch.allclose(..., rtol=0, atol=0, equal_nan=True)`.')
-    if list(got): raise Hint(f'Nothing has changed here, but you return {sorted(got)}.')
-    after['w'][0, 0] += 1e-6
-    after['b'] = after['b'].flip(0)
-    after['bn.weight'][1] = float('nan')
-    after['bn.running_mean'] += 0.1
-    after['n'] += 1
-    got, want = answer(before, after), ['b', 'bn.running_mean', 'bn.weight', 'n', 'w']
+# %% ../../nbs/api/checks/08_staged_finetuning.ipynb #8b505354
+def _try_changed(got, before, want):
+    "Raise a `Hint` unless `got` are the names `want` of those in `before`"
     if not isinstance(got, (list, set, tuple)): raise Hint('Return a list of names.')
     if set(got) == set(before) - set(want):
         raise Hint('Those are the tensors that stayed the same.')
@@ -329,10 +311,31 @@ def _(answer):
     # a comparison with a tolerance may also miss the new nan
     if 'w' in missing and missing <= {'w', 'bn.weight'}:
         raise Hint('One number has changed in its last digits, and that is a change: compare '
-                   'exactly, '
-                   'without a tolerance.')
+                   'exactly, without a tolerance.')
     if len(missing) == 1 and [*missing][0] in _overlooked: raise Hint(_overlooked[[*missing][0]])
     if got != want: raise Hint(f'Here {want} have changed; you return {got}.')
+
+# %% ../../nbs/api/checks/08_staged_finetuning.ipynb #1999161c
+@exercise('08.7', 'The names of the tensors that changed')
+def _(answer):
+    before = {'w': torch.randn(3, 4), 'bn.running_mean': torch.zeros(3), 'bn.weight': torch.ones(3),
+              'b': torch.arange(3.), 'n': torch.tensor(5), 'broken': torch.tensor([float('nan')])}
+    before['w'][0, 0] = 1.      # so that a change of 1e-6 is within the usual tolerance
+    after = {k: v.clone() for k, v in before.items()}
+    got = answer(before, after)
+    if got is None: raise Hint('It returns None: is the `return` missing?')
+    if not hasattr(got, '__iter__'): raise Hint('Return a list of names.')
+    if set(got) == {'broken'}:
+        raise Hint('A tensor with a `nan` that did not change counts as changed, because nan != '
+                   'nan. Compare with `torch.allclose(..., rtol=0, atol=0, equal_nan=True)`.')
+    if list(got): raise Hint(f'Nothing has changed here, but you return {sorted(got)}.')
+    after['w'][0, 0] += 1e-6
+    after['b'] = after['b'].flip(0)
+    after['bn.weight'][1] = float('nan')
+    after['bn.running_mean'] += 0.1
+    after['n'] += 1
+    want = ['b', 'bn.running_mean', 'bn.weight', 'n', 'w']
+    _try_changed(answer(before, after), before, want)
 
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #474eae99
 @exercise('08.8', 'The features of a frozen body')

@@ -117,18 +117,13 @@ def _mixed_logs(sizes, errors, target):
     return [(math.exp((math.log10(target) - intercept)/slope),
              'The logarithms have base 10, and `exp` undoes those of base e: use 10**….')]
 
-# %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #43848e0d
-@exercise('10.5', 'How many images reach an error')
-def _(answer):
-    sizes, errors, target = _scatter()
+# %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #3657ca15
+def _wrong_lines(sizes, errors, target, want):
+    "Wrong answers for the number of images, each with its hint"
     n, e, t = np.log(sizes), np.log(errors), math.log(target)
-    want = math.exp(_needed(n, e, t))
-    got = as_number(answer(list(sizes), list(errors), target))
-    def near(o, tol=1e-3): return math.isclose(got, o, rel_tol=tol)
-    if near(want): return
     ends = [0, -1]
     slope, intercept = np.polyfit(e, n, 1)
-    mistakes = [
+    return [
         (math.log(want), 'That is the logarithm of the number of images.'),
         (math.log10(want), 'That is the logarithm of the number of images.'),
         (_needed(sizes, errors, target), 'That is a line on ordinary axes. Take the logarithm of '
@@ -139,13 +134,22 @@ def _(answer):
                                                  'point; fit all of them (`np.polyfit`).'),
         (math.exp(slope*t + intercept), 'That fits the sizes to the errors. Fit the errors to the '
                                         'sizes: the errors are what scatters.'),
-        (want - sizes[-1], 'That is how many are missing; the exercise asks for all of them.')]
-    mistakes += _mixed_logs(sizes, errors, target)
-    mistakes += [
+        (want - sizes[-1], 'That is how many are missing; the exercise asks for all of them.'),
         (math.exp(np.polyval(np.polyfit(n, e, 1), t)), 'That is the error at `target` images: '
          'solve for the number of images.'),
         (np.polyfit(n, e, 1)[0], 'That is the slope: the exercise asks for a number of images.'),
         (sizes[-1], 'No size that was measured reaches this error: follow the line beyond them.')]
+
+# %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #43848e0d
+@exercise('10.5', 'How many images reach an error')
+def _(answer):
+    sizes, errors, target = _scatter()
+    n, e, t = np.log(sizes), np.log(errors), math.log(target)
+    want = math.exp(_needed(n, e, t))
+    got = as_number(answer(list(sizes), list(errors), target))
+    def near(o, tol=1e-3): return math.isclose(got, o, rel_tol=tol)
+    if near(want): return
+    mistakes = _wrong_lines(sizes, errors, target, want) + _mixed_logs(sizes, errors, target)
     for wrong, hint in mistakes:
         if near(wrong): raise Hint(hint)
     raise Hint(f'The line reaches {target:.3f} at {want:,.0f} images; yours is {got:,.0f}.')

@@ -126,6 +126,10 @@ def _try_lists(out, names, n_valid):
                    f'`round(pct*len(names))` is {n_valid}.')
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #4eb44829
+def _states():
+    "The states of the three shared generators"
+    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
 def _backwards(name): return name[::-1]
 
 class _Name(str):
@@ -137,8 +141,19 @@ def _try_sets(answer, names, pct, seed, out):
     hint = ('The order of a set is another one when Python starts again, and the answer depends on '
             'it: sort the names before you draw, and sort what comes from a set.')
     got = answer([_Name(o) for o in names], pct, seed)
-    if sorted(map(str, [*got[0], *got[1]])) != sorted(names): return    # compares them as plain strings
+    # an answer that mixes these names with plain copies of them loses some
+    if sorted(map(str, [*got[0], *got[1]])) != sorted(names): return
     if [list(o) for o in got] != [list(o) for o in out]: raise Hint(hint)
+
+def _try_order(answer, names, pct, seed, out):
+    "Raise a `Hint` if `answer` depends on the order of the names"
+    other = answer(sorted(names, key=_backwards), pct, seed)
+    if set(other[1]) != set(out[1]):
+        raise Hint('The same names in another order give another split; '
+                   'a file system guarantees no order. Sort first.')
+    if [list(o) for o in other] != [list(o) for o in out]:
+        raise Hint('The same names in another order give the same two sets, but as lists in '
+                   'another order: make both lists from the sorted names.')
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #668eb472
 @exercise('11.2', 'A split that is a function')
@@ -147,8 +162,7 @@ def _(answer):
     pct = 0.1     # of a number that is rounded up
     names = [f'{random.getrandbits(32):x}-{i}' for i in range(n)]
     before = list(names)
-    python_state, torch_state = random.getstate(), torch.get_rng_state()
-    numpy_state = np.random.get_state()[1].tolist()
+    states = _states()
     out = answer(names, pct, seed)
     _try_lists(out, before, round(pct*n))
     if names != before: raise Hint('It changes the list it was given: work on a copy.')
@@ -157,19 +171,11 @@ def _(answer):
     if valid(names, seed) != want:
         raise Hint('A second call gives another split: draw from a generator that starts '
                    'from `seed`, such as `random.Random(seed)`.')
-    same_numpy = np.random.get_state()[1].tolist() == numpy_state
-    same_python = random.getstate() == python_state
-    if not (same_numpy and same_python and torch.equal(torch.get_rng_state(), torch_state)):
+    if _states() != states:
         raise Hint('It seeds or uses the global random numbers, which changes what other code '
                    'draws afterwards: use a generator of its own.')
     _try_sets(answer, names, pct, seed, out)
-    other = answer(sorted(names, key=_backwards), pct, seed)
-    if set(other[1]) != want:
-        raise Hint('The same names in another order give another split; '
-                   'a file system guarantees no order. Sort first.')
-    if [list(o) for o in other] != [list(o) for o in out]:
-        raise Hint('The same names in another order give the same two sets, but as lists in another '
-                   'order: make both lists from the sorted names.')
+    _try_order(answer, names, pct, seed, out)
     if all(valid(names, s) == want for s in range(seed + 1, seed + 6)):
         raise Hint('The seed makes no difference.')
     for _ in range(5):      # a share that is right on average only

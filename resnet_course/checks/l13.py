@@ -86,18 +86,10 @@ def _(answer):
             raise Hint('Round *up* to a whole number: with fewer photos the interval is too wide.')
         raise Hint(f'For p={p} and half={half} it should be {want}, but is {got:g}.')
 
-# %% ../../nbs/api/checks/13_your_own_photos.ipynb #9c912c1c
-@exercise('13.3', 'The photos whose label is least probable')
-def _(answer):
-    n, c, k = random.randint(60, 90), random.randint(4, 7), random.randint(5, 9)
-    probs, labels = (2*torch.randn(n, c)).softmax(1), torch.randint(c, (n,))
-    own = probs[range(n), labels]
-    got = answer(probs, labels, k)
-    if got is None: raise Hint('It returns None: is the `return` missing?')
-    got = as_list(got)
-    if any(isinstance(o, float) and o != int(o) for o in got):
-        raise Hint('Those are probabilities; return the numbers of the photos.')
-    wrong = [
+# %% ../../nbs/api/checks/13_your_own_photos.ipynb #c8a1e2f9
+def _wrong_photos(probs, labels, own):
+    "Wrong orders of the photos, each with its hint"
+    return [
         (own.argsort(descending=True), 'Those are the photos whose label is *most* probable.'),
         (probs.max(1).values.argsort(),
          'You look at the highest probability: that finds uncertain photos. A wrong label shows '
@@ -110,10 +102,22 @@ def _(answer):
          'Those are the first photos with another class: sort by the probability of the label.'),
         *((column.argsort(), 'You look at the same class for all photos: each has its own label.')
           for column in probs.T)]
+
+# %% ../../nbs/api/checks/13_your_own_photos.ipynb #9c912c1c
+@exercise('13.3', 'The photos whose label is least probable')
+def _(answer):
+    n, c, k = random.randint(60, 90), random.randint(4, 7), random.randint(5, 9)
+    probs, labels = (2*torch.randn(n, c)).softmax(1), torch.randint(c, (n,))
+    own = probs[range(n), labels]
+    got = answer(probs, labels, k)
+    if got is None: raise Hint('It returns None: is the `return` missing?')
+    got = as_list(got)
+    if any(isinstance(o, float) and o != int(o) for o in got):
+        raise Hint('Those are probabilities; return the numbers of the photos.')
     want = own.argsort().tolist()
     if got == want[:k]: return
     if got == want: raise Hint('Return only the first `k`.')
-    for order, hint in wrong:
+    for order, hint in _wrong_photos(probs, labels, own):
         if got == order[:k].tolist(): raise Hint(hint)
     if sorted(got) == sorted(want[:k]):
         raise Hint('These are the right photos in the wrong order: '
