@@ -75,7 +75,7 @@ def test_collate_of_dicts():
     (lambda i: (X[i], None), 'got None'), (lambda i: (X[i],), 'give .image, class.'),
     (lambda i: (X[i], 4), 'class 4, but names for classes 0 to 3'),
     (lambda i: (X[i], -1), 'class -1'),
-    (lambda i: (X[i].byte(), 1), 'which no network takes: add ToDtype')])
+    (lambda i: (X[i].byte(), 1), 'which no network accepts: add ToDtype')])
 def test_items_that_are_refused(item, says):
     with pytest.raises(CourseError, match=says): fit(loaders(item), 'resnet8')
 
