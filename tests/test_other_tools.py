@@ -101,7 +101,7 @@ def test_function_that_takes_no_classes():
 def test_number_of_outputs():
     with pytest.raises(CourseError, match='has 3 outputs, but the data have 4 classes'):
         course_learner(loaders(pair), create_model('resnet8', 3))
-    with pytest.warns(UserWarning, match='6 of its scores are never right'):
+    with pytest.warns(UserWarning, match='6 of its scores are never correct'):
         course_learner(loaders(pair), create_model('resnet8', 10))
 
 def test_gray_loaders_of_fastai(tmp_path):
