@@ -76,7 +76,7 @@ class _TimmRandAugment:
     ):
         try: from timm.data.auto_augment import rand_augment_transform
         except ImportError:
-            raise CourseError(f'{config} is made by the package timm: pip install '
+            raise CourseError(f'{config} needs the package timm: pip install '
                               '"resnet-course[recipes]"') from None
         # what timm's loaders pass
         mean = tuple(round(255*o) for o in imagenet_stats[0])
