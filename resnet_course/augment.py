@@ -270,7 +270,7 @@ class RandomCrop(BatchAugment):
     @check_args
     def __init__(self,
         size:int|tuple, # Side of the windows, or (height, width) (px)
-        load_size:int|tuple=None, # What a whole photo is resized to cover (px); None: `size`
+        load_size:int|tuple=None, # Size that a whole photo is resized to cover (px); None: `size`
         central:bool=False # Crop a whole photo to `load_size` first, as Krizhevsky et al. did?
     ): self.size, self.load_size, self.central = size, load_size or size, central
 

@@ -92,8 +92,8 @@ TestSize = Annotated[Optional[object], typer.Option(
     parser=_size, metavar='PX',
     help='size of photos for validation, tests and predictions [default: that of training]')]
 LoadSize = Annotated[Optional[object], typer.Option(
-    parser=_size, metavar='PX', help='what these photos are resized to cover before their center '
-                                     'is cropped [default: 256 for 224]')]
+    parser=_size, metavar='PX', help='size that these photos are resized to cover before the '
+                                     'center crop [default: 256 for 224]')]
 Repeats = Annotated[int, typer.Option(
     min=1, help='times that each training image comes in a row, augmented differently')]
 Resize = Annotated[str, typer.Option(

@@ -39,7 +39,7 @@ def import_optional(
 preprocess_ways, layouts = ('normalize', 'resize'), ('NCHW', 'NHWC')
 
 def _takes(meta, path):
-    "How a file prepares images, and in which layout it takes them; raises `CourseError` if damaged"
+    "How a file prepares images, and which layout it expects; raises `CourseError` if damaged"
     how, layout = meta.get('preprocess'), meta.get('layout', 'NCHW')
     if how in (None, *preprocess_ways) and layout in layouts: return how, layout
     raise CourseError(f'{path}: its metadata is damaged: it does not say which images it takes')

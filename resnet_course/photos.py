@@ -41,7 +41,7 @@ def fit_photo(
     im:Image.Image, # Mode L or RGB
     size:int|tuple, # Side of the result, or (height, width) (px)
     resize:str='crop', # 'crop', 'squish' or 'pad'
-    load_size:int|tuple=None # What 'crop' resizes the photo to cover first (px); None: `size`
+    load_size:int|tuple=None # Size that 'crop' first resizes the photo to cover (px); None: `size`
 )->Image.Image: # Of `size`
     "Fit a photo of any size and shape to `size`, without randomness"
     height, width = height_width(size)
@@ -153,7 +153,7 @@ class PhotoReader:
     size:int|tuple|None # Side that the network sees, or (height, width) (px); None: whole photos
     n_in:int=3 # Number of channels; 1: grayscale, 3: RGB
     resize:str='crop' # How photos of a different shape are fitted: 'crop', 'squish' or 'pad'
-    load_size:int|tuple=None # What 'crop' resizes a photo to cover first (px); None: `size`
+    load_size:int|tuple=None # Size that 'crop' first resizes a photo to cover (px); None: `size`
     window:object=None # Height and width (px) → the window that training crops; None: no crop
     tfms:tuple=() # `PerImage` transforms of training images
     whole:bool=False # Do `tfms` get whole photos, and crop them?

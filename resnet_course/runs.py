@@ -220,7 +220,7 @@ def train_run(
     group:object=None,    # What stays in one split, as for `get_dls`
     fold:tuple|None=None, # (i, k): test on the i-th of k folds of the training images
     test_size:int|tuple|None=None, # What the network sees outside training, as for `get_dls`
-    load_size:int|tuple|None=None, # What test photos are resized to cover, as for `get_dls`
+    load_size:int|tuple|None=None, # Test photos are resized to cover this, as for `get_dls`
     repeats:int=1,        # Times that each training image comes in a row, as for `get_dls`
     log:str|None=None,    # Also log to 'tensorboard' or 'wandb', in the run's folder
     out:str|Path='runs',  # Folder of runs
@@ -262,7 +262,7 @@ def finetune_run(
     group:str|None=None,  # What stays in one split, as for `get_dls`
     fold:tuple|None=None, # (i, k): test on the i-th of k folds of the training images
     test_size:int|tuple|None=None, # What the network sees outside training, as for `get_dls`
-    load_size:int|tuple|None=None, # What test photos are resized to cover, as for `get_dls`
+    load_size:int|tuple|None=None, # Test photos are resized to cover this, as for `get_dls`
     repeats:int=1,        # Times that each training image comes in a row, as for `get_dls`
     log:str|None=None,    # Also log to 'tensorboard' or 'wandb', in the run's folder
     changes:dict|None=None, # Settings of every stage's recipe, for `change_plan`
