@@ -11,6 +11,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 from ..exercises import Hint, as_list, as_number, close, exercise, same
 
@@ -331,6 +332,36 @@ def _classes(n, spread=3.):
 def _(answer):
     with patch.object(torch.optim.Optimizer, '__init__', _no_optimizer): _try_sgd(answer)
 
+# %% ../../nbs/api/checks/02_images_splits_batches.ipynb #3c38ae21
+class _Rows(TorchFunctionMode):
+    "Note which rows of `x`, or of a shuffled copy, are taken; the first column numbers them"
+    takes = torch.Tensor.__getitem__, torch.Tensor.index_select, torch.index_select, torch.split, \
+            torch.Tensor.split
+
+    def __init__(self, x): self.wholes, self.taken = [x], []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func in self.takes and any(args[0] is o for o in self.wholes):
+            for part in out if isinstance(out, tuple) else [out]: self._note(part)
+        return out
+
+    def _note(self, part):
+        n, d = self.wholes[0].shape
+        if part.shape == (n, d): self.wholes.append(part)
+        else: self.taken += part.reshape(-1, d)[:, 0].long().tolist()
+
+def _try_orders(answer, x, y, epochs=3):
+    "Raise a `Hint` if every epoch takes the rows in the same order"
+    x[:, 0] = torch.arange(len(x))
+    with _Rows(x) as rows: answer(x, y, 4, 1e-4, 20, epochs, 1)
+    if len(rows.taken) != epochs*len(x): return     # taken in another way: nothing is known
+    orders = {tuple(o) for o in torch.tensor(rows.taken).view(epochs, -1).tolist()}
+    if len(orders) == 1:
+        raise Hint('Every epoch takes the images in the same order: seed the generator once, '
+                   'before the loop over the epochs, and draw a new order in each.')
+
+
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #aeee2fb5
 def _try_sgd(answer):
     "Raise a `Hint` unless `answer` trains a linear classifier"
@@ -361,3 +392,4 @@ def _try_sgd(answer):
     if close(fit(bs=400)[0], fit(bs=400, epochs=0)[0]):
         raise Hint('With a batch size above the number of images it does not train at all: '
                    'keep the last, smaller batch.')
+    _try_orders(answer, x, y)

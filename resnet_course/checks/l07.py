@@ -183,6 +183,11 @@ def _(answer):
     w = torch.ones(4)
     if not close(answer(w, g, 1.).float(), w.bfloat16().float(), 1e-6):
         raise Hint('The copy is that of the *old* weights: make it after the step.')
+    w, g = torch.zeros(9), torch.randn(9).bfloat16()
+    answer(w, g, 0.3)
+    if not close(w, -0.3*g.float(), 1e-6):
+        raise Hint('The step is rounded: `lr*grad` is computed in bfloat16. Convert the gradient '
+                   'first: `lr*grad.float()`.')
 
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #431e8518
 class _Count(TorchDispatchMode):

@@ -128,6 +128,18 @@ def _try_lists(out, names, n_valid):
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #4eb44829
 def _backwards(name): return name[::-1]
 
+class _Name(str):
+    "A string whose place in a set is another one, as it is when Python starts again"
+    def __hash__(self): return hash((1, str(self)))
+
+def _try_sets(answer, names, pct, seed, out):
+    "Raise a `Hint` if `answer` depends on the order of a set"
+    hint = ('The order of a set is another one when Python starts again, and the answer depends on '
+            'it: sort the names before you draw, and sort what comes from a set.')
+    got = answer([_Name(o) for o in names], pct, seed)
+    if sorted(map(str, [*got[0], *got[1]])) != sorted(names): return    # compares them as plain strings
+    if [list(o) for o in got] != [list(o) for o in out]: raise Hint(hint)
+
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #668eb472
 @exercise('11.2', 'A split that is a function')
 def _(answer):
@@ -150,9 +162,14 @@ def _(answer):
     if not (same_numpy and same_python and torch.equal(torch.get_rng_state(), torch_state)):
         raise Hint('It seeds or uses the global random numbers, which changes what other code '
                    'draws afterwards: use a generator of its own.')
-    if valid(sorted(names, key=_backwards), seed) != want:
+    _try_sets(answer, names, pct, seed, out)
+    other = answer(sorted(names, key=_backwards), pct, seed)
+    if set(other[1]) != want:
         raise Hint('The same names in another order give another split; '
                    'a file system guarantees no order. Sort first.')
+    if [list(o) for o in other] != [list(o) for o in out]:
+        raise Hint('The same names in another order give the same two sets, but as lists in another '
+                   'order: make both lists from the sorted names.')
     if all(valid(names, s) == want for s in range(seed + 1, seed + 6)):
         raise Hint('The seed makes no difference.')
     for _ in range(5):      # a share that is right on average only

@@ -144,7 +144,7 @@ def _probs_of(i, c):
 def _(answer):
     k, c = random.randint(3, 5), random.randint(3, 5)
     n_groups = random.choice([m for m in range(12, 20) if m % k])     # parts of different sizes
-    names = random.sample(range(100), n_groups)
+    names = [k*i for i in random.sample(range(100), n_groups)]     # `groups % k` is always 0
     groups = torch.tensor([i for i in names for _ in range(random.randint(2, 4))])
     groups = groups[torch.randperm(len(groups))]
     n = len(groups)
@@ -152,6 +152,10 @@ def _(answer):
     x[:, 0] = torch.arange(n)
     fit = _Spy(groups, c)
     got = answer(x, y, groups, fit, k)
+    if any(len(seen) == 0 for seen, _ in fit.fits):
+        raise Hint('All photos are in one part, and nothing is left to train on. The numbers of '
+                   'the groups need not follow each other (`groups % k` is 0 for all here): number '
+                   'them first, with `groups.unique(return_inverse=True)`.')
     if fit.leaks == n and len(fit.fits) == 1:
         raise Hint('You train once, on all photos: each function has seen what it is asked.')
     if fit.leaks:
