@@ -108,7 +108,7 @@ def is_complete(self:SetInfo,
 @patch
 def read(self:SetInfo,
     folder:Path, # Folder of the set
-    size:int|tuple=None, # What the network sees (px), for photos; None: 128
+    size:int|tuple=None, # Size that the network sees (px), for photos; None: 128
     in_memory:bool=None # Decode photos now? None: if they take no more than 1 GB
 )->ImageSet: # With the publisher's splits
     "Read the set; each subclass implements this"
@@ -448,7 +448,7 @@ def _read_cached(name, folder): return datasets[name].read(folder)
 @check_args
 def open_image_set(
     name_or_path:str|Path, # Name of a dataset, a folder, or a CSV file; a `Path` is never a name
-    size:int|tuple=None, # What the network sees (px), for images from files; None: unchanged
+    size:int|tuple=None, # Size that the network sees (px), for images from files; None: unchanged
     in_memory:bool=None, # Decode photos now? None: if they take no more than 1 GB
     root:str|Path=None, # Folder of the standard sets; None: fastai's data folder
     skip_bad:bool=False, # Leave out files that cannot be read?

@@ -196,7 +196,7 @@ class ImageSet:
         load_size:int=None, # Side of small squares (px); None: photos, read when they are needed
         stats:tuple=None, # Mean and standard deviation of the training pixels, per channel, 0 to 1
         flip:bool=False, # Does an image keep its class when mirrored?
-        crop_size:int|tuple=None, # What the network sees (px); None: `load_size`
+        crop_size:int|tuple=None, # Size that the network sees (px); None: `load_size`
         labels:Sequence=None, # Folder name of each class; None: `vocab`
         white:dict=None, # Depth → value of white, where images have more than 8 bits
         skip_bad:bool=False, # Leave out files that are found to be unreadable later?
@@ -448,7 +448,7 @@ def _make_image_set(
     o:Listing, # Its files and labels
     vocab:Sequence, # Class names
     labels:Sequence=None, # How the listing spells them; None: as `vocab` does
-    size:int|tuple=None, # What the network sees (px); None: as the images are, or 128 for photos
+    size:int|tuple=None, # Size that the network sees (px); None: the images' own, or 128 for photos
     in_memory:bool=None, # Decode small squares now? None: if they take no more than `max_gb`
     skip_bad:bool=False, # Leave out files that cannot be read?
     max_gb:float=1.0, # Memory limit (10^9 bytes) for `in_memory=None`
@@ -476,7 +476,7 @@ def _make_image_set(
 @check_args
 def open_folder(
     path:str|Path, # Folder of class folders, or of train, valid and test folders that contain them
-    size:int|tuple=None, # What the network sees (px); None: small squares unchanged, else 128
+    size:int|tuple=None, # Size that the network sees (px); None: small squares unchanged, else 128
     in_memory:bool=None, # Decode all images now? None: if they take no more than 1 GB
     skip_bad:bool=False, # Leave out files that cannot be read?
     white:dict=None # Depth → value of white when a network was trained; None: see `find_white`
@@ -541,7 +541,7 @@ def _order_by_name(o):
 @check_args
 def open_csv(
     path:str|Path, # CSV file with columns of paths, labels and optionally splits
-    size:int|tuple=None, # What the network sees (px); None: small squares unchanged, else 128
+    size:int|tuple=None, # Size that the network sees (px); None: small squares unchanged, else 128
     in_memory:bool=None, # Decode all images now? None: if they take no more than 1 GB
     skip_bad:bool=False, # Leave out files that cannot be read?
     white:dict=None, # Depth → value of white when a network was trained; None: see `find_white`

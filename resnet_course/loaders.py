@@ -702,7 +702,7 @@ def _loaders(dsets, bs, tfms, seed, num_workers, device):
 def get_dls(
     name_or_path:str|Path='fashion_mnist_mini', # A dataset's name, your own folder, or a CSV file
     bs:int=128, # Images per batch
-    size:int|tuple|None=None, # What the network sees: side, or (height, width) (px); None: the
+    size:int|tuple|None=None, # Size that the network sees: side, or (height, width) (px); None: the
                               # set's own, 128 for photos
     valid_pct:float=0.1, # Fraction of training images to validate on, and to test on if needed
     seed:int|None=42, # Chooses validation images and training order; None: different each time
@@ -722,7 +722,7 @@ def get_dls(
                        # column, a pattern of the path, or a function
     fold:object=None, # (i, k): test on the i-th of k folds of the training images; or None
     n_valid:int|None=None, # Keep only this many validation images, unless the set defines them
-    test_size:int|tuple|None=None, # What the network sees of photos outside training; None: `size`
+    test_size:int|tuple|None=None, # Size of photos outside training; None: `size`
     load_size:int|tuple|None=None, # Photos are resized to cover this before the center crop
                                    # for tests; None: 256/224 of that size
     repeats:int=1, # Times each training image is repeated in a row, augmented differently

@@ -219,7 +219,7 @@ def train_run(
     balance:str|None=None,# Balance classes: 'loss' weights them, 'sample' draws them equally
     group:object=None,    # What stays in one split, as for `get_dls`
     fold:tuple|None=None, # (i, k): test on the i-th of k folds of the training images
-    test_size:int|tuple|None=None, # What the network sees outside training, as for `get_dls`
+    test_size:int|tuple|None=None, # Size of photos outside training, as for `get_dls`
     load_size:int|tuple|None=None, # Test photos are resized to cover this, as for `get_dls`
     repeats:int=1,        # Times that each training image comes in a row, as for `get_dls`
     log:str|None=None,    # Also log to 'tensorboard' or 'wandb', in the run's folder
@@ -261,7 +261,7 @@ def finetune_run(
     balance:str|None=None,# Balance classes: 'loss' weights them, 'sample' draws them equally
     group:str|None=None,  # What stays in one split, as for `get_dls`
     fold:tuple|None=None, # (i, k): test on the i-th of k folds of the training images
-    test_size:int|tuple|None=None, # What the network sees outside training, as for `get_dls`
+    test_size:int|tuple|None=None, # Size of photos outside training, as for `get_dls`
     load_size:int|tuple|None=None, # Test photos are resized to cover this, as for `get_dls`
     repeats:int=1,        # Times that each training image comes in a row, as for `get_dls`
     log:str|None=None,    # Also log to 'tensorboard' or 'wandb', in the run's folder
