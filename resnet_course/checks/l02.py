@@ -131,7 +131,7 @@ def _try_quarter(answer, x):
     flipped = (y == x.flip(-1)).flatten(1).all(1)
     kept = (y == x).flatten(1).all(1)
     if flipped.all() or kept.all():
-        raise Hint('Either all images are flipped or none: draw one random number for each image.')
+        raise Hint('All images are flipped, or none are: draw one random number for each image.')
     if not (flipped | kept).all():
         raise Hint('Some images are flipped in part: '
                    'one decision holds for all channels and rows of an image.')
