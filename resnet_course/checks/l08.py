@@ -293,7 +293,7 @@ def _try_rates(lrs, low, high):
 
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #97e8cecd
 _overlooked = {
-    'b': 'The same numbers reordered are a change: compare element by element, not a sum.',
+    'b': 'The same numbers in another order are a change: compare element by element, not a sum.',
     'bn.weight': 'A number that became `nan` is a change. (A comparison with nan is never true.)'}
 
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #1999161c
