@@ -79,7 +79,7 @@ def _conv_part(
     ks1:int=11, # Kernel side of the first convolution, px
     stride1:int=4, # Stride of the first convolution, px
     pad1:int=0, # Padding of the first convolution, px
-    groups:int=1, # Groups of convolutions 2, 4 and 5; 2: as on the paper's two GPUs
+    groups:int=1, # Groups in convolutions 2, 4 and 5; 2 as on the paper's two GPUs
     act:str='relu', # One of `layers.activations`
     norm:bool=True, # Local response normalization after convolutions 1 and 2? (section 3.3)
     overlap:bool=True, # Pool 3×3 at stride 2? `False`: 2×2 (section 3.4)

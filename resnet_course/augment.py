@@ -49,7 +49,7 @@ def covering(
 
 # %% ../nbs/api/11_augment.ipynb #c1ed0da0
 class ImageTransform(DisplayedTransform):
-    "Base class of transforms that change the images of a batch and nothing else"
+    "Base class of transforms that change the images in a batch and nothing else"
     gen = None    # generator of random numbers, set by the loader each epoch; None: torch's default
     ids = None    # item numbers of the epoch in loading order; None: not needed by the transform
     turn = None   # number of the epoch; None: the transform treats all epochs alike
@@ -63,7 +63,7 @@ class ImageTransform(DisplayedTransform):
     def on_images(self,
         x:Tensor # Batch N,C,H,W
     )->Tensor: # Transformed batch
-        "Transform the images of a batch; subclasses override this"
+        "Transform the images in a batch; subclasses override this"
         return x
 
     def _transform(self, o):
@@ -165,7 +165,7 @@ def crop_at(
         windows = x.unfold(2, height, 1).unfold(3, width, 1)
         return windows[i, :, top, left]
     # On a CPU, it takes a quarter of the time to view the flat memory as an array of all possible
-    # windows, and to copy those wanted
+    # windows, and to copy the ones needed
     starts = i*c*h*w + top*w + left
     last = (n - 1)*c*h*w + (h - height)*w + w - width
     windows = x.contiguous().as_strided((last + 1, c, height, width), (1, h*w, w, 1))
@@ -194,7 +194,7 @@ def flip_where(
     x:Tensor, # Batch N,C,H,W
     mask:Tensor # True for the images to flip (N)
 )->Tensor: # N,C,H,W
-    "Flip some images of a batch left to right"
+    "Flip some images in a batch left to right"
     if x.device.type != 'cpu':
         return torch.where(mask[:, None, None, None], x.flip(-1), x)
     # NumPy's indexed assignment is many times as fast as `torch.where` on a CPU
@@ -270,7 +270,7 @@ class RandomCrop(BatchAugment):
     @check_args
     def __init__(self,
         size:int|tuple, # Side of the windows, or (height, width) (px)
-        load_size:int|tuple=None, # What a whole photo is resized to cover (px); None: `size`
+        load_size:int|tuple=None, # Size that a whole photo is resized to cover (px); None: `size`
         central:bool=False # Crop a whole photo to `load_size` first, as Krizhevsky et al. did?
     ): self.size, self.load_size, self.central = size, load_size or size, central
 
@@ -395,7 +395,7 @@ def resize_smoothly(
     "Resize a batch linearly, with anti-aliasing when it shrinks"
     if not _lacks_antialias(x):
         return F.interpolate(x, size=size, mode='bilinear', antialias=True)
-    sides = (0, 0, *x.shape[-2:])   # top, left, height and width of a window that is all
+    sides = (0, 0, *x.shape[-2:])   # top, left, height and width of the whole image
     box = (torch.full((len(x),), side, device=x.device) for side in sides)
     return _resize_boxes(x, *box, size)
 
@@ -451,7 +451,7 @@ def _rotate_and_shift(
     "Rotate each image about its center and shift it; uncovered areas become black"
     H, W = x.shape[-2:]
     cos, sin = angle.deg2rad().cos(), angle.deg2rad().sin()
-    # the place in the image that ends up in the center
+    # the position in the image that ends up in the center
     cx = -(cos*dx + sin*dy)
     cy = sin*dx - cos*dy
     row0 = torch.stack([cos, sin*H/W, 2*cx/W], -1)
@@ -557,7 +557,7 @@ class ColorJitter(BatchAugment):
         n, (*amounts, hue) = len(x), self.amounts
         factors = [(self.rand(n, -a, a) + 1).clamp(min=0) for a in amounts]
         factors.append(self.rand(n, -hue, hue))
-        # not a parameter: to read it back from a GPU would wait for the whole queue
+        # not a parameter: reading it back from a GPU would wait for the whole queue
         self.sequence = torch.randperm(4, generator=self.gen).tolist()
         return tuple(factors)
 
@@ -676,7 +676,7 @@ class RandomErasing(_RandomBoxes):
 
 # %% ../nbs/api/11_augment.ipynb #818cc544
 class PerImage(BatchAugment):
-    "Apply a transform to each image of a batch separately, as bytes"
+    "Apply a transform to each image in a batch separately, as bytes"
     order = 2   # after flips and small crops, before bytes become floats
     def __init__(self,
         tfm:object # From a tensor C,H,W of bytes to another, such as a transform of torchvision

@@ -83,7 +83,7 @@ class TerminateOnNaN(Callback):
 def synchronize(
     device:object # A `torch.device`, its name, or None
 ):
-    "Wait until a GPU has done what it was asked for"
+    "Wait until a GPU has finished its work"
     kind = 'cpu' if device is None else torch.device(device).type
     if kind == 'cuda': torch.cuda.synchronize(device)
     elif kind == 'mps': torch.mps.synchronize()
@@ -113,7 +113,7 @@ class History(Callback):
         self.trained, self.spent = None, 0.
 
     def after_train(self):
-        "Stop the clock of training, once the GPU has done what it was asked for"
+        "Stop the clock of training, once the GPU has finished its work"
         synchronize(getattr(self.learn.dls, 'device', None))
         self.trained = time.perf_counter() - self.start
 
@@ -176,7 +176,7 @@ def use_device_metrics(
 
 # %% ../nbs/api/33_callbacks.ipynb #55b27e83
 class _Table:
-    "What fastai's bar over the epochs writes, without the bar"
+    "The output of fastai's bar over the epochs, without the bar"
     def write(self, line, table=False):
         "Print a row; the first one has the names of the columns"
         if not hasattr(self, 'widths'): self.widths = [max(len(name), 9) for name in line]
@@ -189,7 +189,7 @@ class _Table:
 
 # %% ../nbs/api/33_callbacks.ipynb #93379191
 class CourseProgress(ProgressCallback):
-    "fastai's progress bar; where nobody watches one, as in a log, only its line for each epoch"
+    "fastai's progress bar; where nobody watches it, as in a log, only one line per epoch"
     name = 'progress'
     order = ProgressCallback.order - 1  # CSVLogger must wrap our logger, not the reverse
     quiet_in_lr_find = True
@@ -299,7 +299,7 @@ class EMA(Callback):
     def __init__(self,
         decay:float=0.998, # Fraction of the average that each update keeps
         every:int=1,       # Steps between two updates
-        steps:int=0        # Steps of the fit that these two suit; rescaled for others. 0: never
+        steps:int=0        # Length of fit that these two suit (steps); otherwise rescaled. 0: never
     ):
         self.decay, self.every, self.steps = decay, every, steps
         self.raw = self.avg = None
@@ -446,7 +446,7 @@ class GradientAccumulation(Callback):
     def before_backward(self): self.learn.loss_grad = self.learn.loss_grad/self.n
 
     @property
-    def waits(self)->bool: # Will the gradient of this batch wait for that of the next?
+    def waits(self)->bool: # Does this batch's gradient wait for the next batch's?
         return self.count + 1 < self.n and self.iter + 1 < self.n_iter
 
     def before_step(self):
@@ -555,7 +555,7 @@ class RestoreBest(TrackerCallback):
         self.weights = self.best_epoch = None
 
     def after_epoch(self):
-        "Keep the weights if this epoch is the best so far, as the first always is"
+        "Keep the weights if this epoch is the best so far; the first always is"
         super().after_epoch()
         if self.new_best or self.best_epoch is None: self.keep()
         elif self.patience and self.epoch - self.best_epoch >= self.patience:
@@ -630,7 +630,7 @@ class CourseMixUp(MixUp):
 
     @check_args
     def __init__(self,
-        alpha:float=0.4 # The larger, the more even are the two shares
+        alpha:float=0.4 # The larger it is, the more even the two shares are
     ): super().__init__(float(alpha))   # fastai fails for whole numbers
 
     def before_batch(self):
@@ -645,7 +645,7 @@ class CourseMixUp(MixUp):
 
     def mix(self,
         others:tuple, # Tensors with a row for each image
-        mine:tuple    # The same, which have the larger share
+        mine:tuple    # The same, with the larger share
     )->tuple: # Tensors
         "Blend rows of tensors"
         return tuple(torch.lerp(a, b, self.lam.view(-1, *[1]*(b.ndim - 1)))
@@ -658,7 +658,7 @@ class CourseCutMix(CutMix):
 
     @check_args
     def __init__(self,
-        alpha:float=1. # The larger, the more even are the two shares
+        alpha:float=1. # The larger it is, the more even the two shares are
     ): super().__init__(float(alpha))   # fastai fails for whole numbers
 
     def before_batch(self):
@@ -682,7 +682,7 @@ def rectangle(
 )->tuple: # x1, y1, x2, y2 (px)
     "Draw a rectangle with the share `1 - lam` of the image, cut off at the image's border"
     def span(side):
-        "Begin and end along one side"
+        "Start and end along one side"
         half = int(torch.round(side*torch.sqrt(1 - lam)))//2
         middle = int(torch.randint(0, side, (1,)))
         return max(0, middle - half), min(side, middle + half)
@@ -691,7 +691,7 @@ def rectangle(
 
 # %% ../nbs/api/33_callbacks.ipynb #8266b130
 class MixUpOrCutMix(MixHandler):
-    "For each batch, either `CourseMixUp` or `CourseCutMix`, with equal chances"
+    "Apply either `CourseMixUp` or `CourseCutMix` to each batch, with equal probability"
     mix = CourseMixUp.mix
 
     def __init__(self,

@@ -110,7 +110,7 @@ def _load_cb(cb, state):
 
 # %% ../nbs/api/35_checkpoint.ipynb #e72c0d72
 def _cb_states(learn):
-    "Map a unique name to `(callback, state)` for each callback with a state"
+    "Map a unique name to `(callback, state)` for each callback that has state"
     found, n = {}, {}
     for cb in learn.cbs.sorted('order'):
         state = _cb_state(cb)
@@ -246,7 +246,7 @@ def _deferred_signals():
 # %% ../nbs/api/35_checkpoint.ipynb #706a4d2c
 class Checkpoint(Callback):
     "Write `path` at the start, after every epoch and every `minutes`; `resumable` uses it"
-    order = 110  # after every callback with a state
+    order = 110  # after every callback that has state
     ask_every = 10 # Batches between two exchanges among processes about stopping
 
     @check_args
@@ -261,7 +261,7 @@ class Checkpoint(Callback):
         self.cfg, self.asked = cfg or {}, asked
         self.started = self.warned = False
         self.cut = None # While an epoch is resumed: the replacement of `learn.all_batches`
-        self.behind = None # Write in a thread, behind training? None: if that is on a GPU
+        self.behind = None # Write in a thread while training continues? None: if it trains on a GPU
         self.thread = self.problem = None
 
     @property
@@ -286,7 +286,7 @@ def before_fit(self:Checkpoint):
                           f'{self.n_epoch}: the schedule would differ')
     self.compare(self.state['cfg'] or {})
     with _restoring(self.path): _load_learner_state(self.learn, self.state)
-    # if no epoch is left, `before_train` is not called to do it
+    # if no epoch is left, `before_train` is never called
     if pos['epoch'] == self.n_epoch: set_random_state(self.own[0], self.loaders)
     self.learn.train_iter, self.saved_at = pos['train_iter'], (pos['epoch'], pos['iter'])
 
@@ -364,7 +364,7 @@ def after_batch(self:Checkpoint):
     if any(getattr(cb, 'pending', False) for cb in self.learn.cbs): return
     asked = bool(self.asked)
     due = self.minutes is not None and time.monotonic() - self.last > 60*self.minutes
-    if num_distrib() > 1:  # processes stop together, and asking takes time
+    if num_distrib() > 1:  # processes stop together, and asking them takes time
         if self.iter//self.ask_every == self.asked_in: return
         self.asked_in = self.iter//self.ask_every
         asked, due = any_rank(asked, due)
@@ -391,7 +391,7 @@ def stop(self:Checkpoint):
 
 # %% ../nbs/api/35_checkpoint.ipynb #c32b4dd7
 def _here():
-    "Versions and settings on which the last digits of a result depend"
+    "Versions and settings that affect the last digits of a result"
     n = max(1, num_distrib())
     return dict(torch=str(torch.__version__), threads=torch.get_num_threads(), processes=n)
 
@@ -399,10 +399,10 @@ def _is_finite(model):
     "Whether all parameters and BatchNorm statistics are finite"
     norms = [m for m in model.modules() if isinstance(m, _NormBase)]
     stats = [b for m in norms for b in m.buffers(recurse=False)]
-    # all are looked at before the first answer is read, which waits for a GPU
+    # all checks are started before the first result is read, because reading waits for a GPU
     return all(torch.stack([t.isfinite().all() for t in (*model.parameters(), *stats)]).tolist())
 
-# where the files are, and how they are read, may change
+# the location of the files, and how they are read, may change
 _may_differ = ('root', 'num_workers', 'in_memory', 'source')
 
 def _differences(old, new):
@@ -442,7 +442,7 @@ def save(self:Checkpoint,
 def content(self:Checkpoint,
     epoch:int,  # Epoch to resume in
     it:int,     # Batch to resume at
-    each:list   # What each process adds
+    each:list   # What each process contributes
 )->dict: # What goes into the file
     "Collect everything; `start_writing` may copy it"
     pos = dict(epoch=epoch, iter=it, n_epoch=self.n_epoch, train_iter=self.train_iter,
@@ -458,7 +458,7 @@ def start_writing(self:Checkpoint,
     "Write the file; in a thread, from a copy, while the network trains on a GPU"
     behind = self.behind
     if behind is None: behind = next(self.learn.model.parameters()).device.type != 'cpu'
-    # the first is written before there are processes that read photos
+    # the first is written before the processes that read photos start
     if not (behind and self.started):
         self.write(state, at)
         return self.finish()
@@ -478,7 +478,7 @@ def write(self:Checkpoint,
     state:dict, # From `content`
     at:tuple    # Epoch and batch to resume at
 ):
-    "Write the file, or take note of why that failed"
+    "Write the file, or record why that failed"
     file = io.BytesIO()
     torch.save(state, file)   # PyTorch's error for a full disk would be misleading
     try:

@@ -45,7 +45,7 @@ def say(
     msg:object='', # What to print
     err:bool=False # Print to stderr?
 ):
-    "Print in the first process only, with control characters (as in class names) as escapes"
+    "Print only in the first process, with control characters (as in class names) as escapes"
     if not _rank(): typer.echo(printable(msg, lines=True), err=err)
 
 # %% ../nbs/api/71_cli.ipynb #9827f83b
@@ -92,8 +92,8 @@ TestSize = Annotated[Optional[object], typer.Option(
     parser=_size, metavar='PX',
     help='size of photos for validation, tests and predictions [default: that of training]')]
 LoadSize = Annotated[Optional[object], typer.Option(
-    parser=_size, metavar='PX', help='what these photos are resized to cover before their center '
-                                     'is cropped [default: 256 for 224]')]
+    parser=_size, metavar='PX', help='size that these photos are resized to cover before the '
+                                     'center crop [default: 256 for 224]')]
 Repeats = Annotated[int, typer.Option(
     min=1, help='times that each training image comes in a row, augmented differently')]
 Resize = Annotated[str, typer.Option(
@@ -374,7 +374,7 @@ def evaluate_cmd(
 
 # %% ../nbs/api/71_cli.ipynb #9385852f
 def _say_data(learn):
-    "Print what is evaluated on what"
+    "Print which network is evaluated on which images"
     from resnet_course.export import OnnxModel
     if isinstance(learn.model, OnnxModel): say(learn.model)
     say(learn.dls.describe())
@@ -687,8 +687,8 @@ _disk = {errno.ENOSPC: 'the disk is full', errno.EDQUOT: 'the disk quota is used
          errno.EPERM: 'permission denied'}
 
 def _complain(msg):
-    "Print an error; in other processes only if the first process does not"
-    # usually the first one prints the same, and the launcher ends this one
+    "Print an error; in other processes, only if the first process does not"
+    # usually the first process prints the same error, and the launcher ends this one
     if _rank(): time.sleep(3)
     msg = printable(msg)
     typer.echo(f'process {_rank()}: {msg}' if _rank() else msg, err=True)
@@ -731,7 +731,7 @@ def _run_app():
     except _UsageError as e:
         _complain(f'error: {_explain(e)}')
         return e.exit_code
-    finally: sys.stdout.flush()   # a full disk is noticed here, while it can be reported
+    finally: sys.stdout.flush()   # a full disk shows up here, where it can still be reported
     return status if isinstance(status, int) else 0
 
 # %% ../nbs/api/71_cli.ipynb #16e603d8
@@ -746,14 +746,14 @@ def main():
             warnings.showwarning = _warn
             status = _run_app()
     except CourseError as e:
-        sys.last_value = e   # what Python sets for errors that end it
+        sys.last_value = e   # as Python does for errors that end it
         _complain(f'error: {e}')
     except KeyboardInterrupt as e:
         say(str(e) or 'interrupted', err=True)
         status = 130
     except OSError as e:
         if e.errno not in _disk and not e.filename: raise
-        # without a name it is the output of the command, or a log that a library writes
+        # without a name, it is the command's output, or a library's log
         where = f'{e.filename}: ' if e.filename else ''
         say(f'error: {where}{_disk.get(e.errno, e.strerror)}', err=True)
         _drop_output()

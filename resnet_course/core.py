@@ -128,7 +128,7 @@ def memory_advice(
     except Exception as e:
         if _cause(e, _is_worker_error): raise CourseError(_worker_advice) from None
         cause = _cause(e, _is_memory_error)
-        # without a batch size, there is nothing to add to what an inner block has said
+        # without a batch size, there is nothing to add to the message of an inner block
         has_advice = isinstance(e, OutOfMemoryError) and not bs
         if cause is None or has_advice: raise
         # the variables of the failed functions would keep their tensors alive
@@ -214,15 +214,15 @@ def _is_path(o): return isinstance(o, (str, os.PathLike)) and isinstance(os.fspa
 _name_errors = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 
 def _why_no_name(path):
-    "Why the system can have no file of this name, or None; the file need not exist"
+    "Why a file can't have this name, or None; the file need not exist"
     path = Path(os.path.expanduser(path))
     # the parts alone, too: where a folder is missing, the system does not look at the rest
     try: return None if os.path.lexists(path) else _refused([path, *path.parts])
-    except UnicodeEncodeError: return 'it has characters that names of files cannot have'
-    except ValueError: return 'a path has no null byte'
+    except UnicodeEncodeError: return 'it contains characters that are not allowed in file names'
+    except ValueError: return 'a path cannot contain a null byte'
 
 def _refused(paths):
-    "What the system says about the first path whose name is impossible, or None"
+    "The system's complaint about the first path with an invalid name, or None"
     for p in paths:
         try: os.lstat(p)
         except OSError as e:
@@ -336,7 +336,7 @@ def _absence(device):
     return ''
 
 def _find_device(device, what):
-    "`device` as a `torch.device` that is there; `what` asks for it"
+    "`device` as a `torch.device` that exists here; `what` asked for it"
     import torch
     known = isinstance(device, (str, int, torch.device)) and not isinstance(device, bool)
     try: found = torch.device(device) if known else None
@@ -364,13 +364,13 @@ def default_device()->object: # A `torch.device`
 def check_device(
     device:object # A `torch.device`, its name or its number; None: the default device
 )->object: # A `torch.device`
-    "Return `device` as a `torch.device`; raises `CourseError` if it is none, or not there"
+    "Return `device` as a `torch.device`; raises `CourseError` if it is invalid or not there"
     return default_device() if device is None else _find_device(device, 'device')
 
 def use_device(
     device:object # A `torch.device`, or its name: 'cpu', 'cuda', 'cuda:1' or 'mps'
 )->object: # A `torch.device`
-    "Make `device` the default of this process and of those that it starts. Raises `CourseError`"
+    "Make `device` the default of this process and its children. Raises `CourseError`"
     os.environ['RESNET_COURSE_DEVICE'] = str(_find_device(device, 'device'))
     return default_device()
 
@@ -380,7 +380,7 @@ except ImportError: fcntl = None   # Windows
 
 @contextmanager
 def _held(path):
-    "Lock a file inside the block; the system lets go of the lock of a process that is killed"
+    "Lock a file inside the block; if the process is killed, the system releases it"
     if fcntl is None: yield
     else:
         with open(path, 'rb') as f:
@@ -388,13 +388,13 @@ def _held(path):
             yield
 
 def _is_abandoned(path, age):
-    "Does no process write this temporary file any more, and none for `age` seconds?"
+    "Has no process been writing this temporary file for `age` seconds?"
     if fcntl is None: return time.time() - path.stat().st_mtime > max(age, 24*3600)
     with open(path, 'rb') as f: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return time.time() - path.stat().st_mtime >= age
 
 def _temporary_name(path):
-    "How the name of a temporary file begins and ends; short, as names have at most 255 bytes"
+    "Start and end of a temporary file's name; short, because names have at most 255 bytes"
     return f'.{path.stem[:40]}-', f'{path.suffix[:10]}.tmp'
 
 # %% ../nbs/api/00_core.ipynb #d60a2b6a
@@ -415,18 +415,18 @@ def check_file(
 def utf8_path(
     path:str|Path # A file
 )->Iterator[str]: # Its name, or another one while it is open, such as '/dev/fd/5'
-    "Yield a name of a file for libraries that do not take names of any bytes"
+    "Yield a file name for libraries that do not accept names with arbitrary bytes"
     try: os.fspath(path).encode()
-    except UnicodeEncodeError:   # a name that is not UTF-8, which only Linux has
+    except UnicodeEncodeError:   # a name that is not UTF-8, possible only on Linux
         with open(path, 'rb') as f: yield f'/dev/fd/{f.fileno()}'
     else: yield str(path)
 
 # %% ../nbs/api/00_core.ipynb #705ca2bb
 def remove_abandoned(
     path:str|Path, # A file that `atomic_write` has written, or would have
-    age:float=5. # Seconds since a temporary file was last changed, at least
+    age:float=5. # Minimum time since a temporary file was last changed (s)
 ):
-    "Remove what a killed process has left behind of `path`, and say so in a warning"
+    "Remove what a killed process left of `path`, and warn about it"
     path, removed = check_path(path), []
     before, after = map(glob.escape, _temporary_name(path))
     for old in path.parent.glob(f'{before}????????{after}'):
@@ -435,16 +435,16 @@ def remove_abandoned(
             old.unlink()
             removed.append(old.name)
     if removed: warnings.warn(f'{path.parent}: removed {shorten(removed)}, left behind by a '
-                              'process that was killed while it wrote')
+                              'process that was killed while writing')
 
 def remove_folder(
     folder:str|Path # A temporary folder
 ):
-    "Remove what a killed process has left behind, and say so in a warning"
+    "Remove what a killed process left behind, and warn about it"
     folder = check_path(folder)
     if not folder.is_dir(): return
     shutil.rmtree(folder, ignore_errors=True)
-    warnings.warn(f'removed {folder}, left behind by a process that was killed while it wrote')
+    warnings.warn(f'removed {folder}, left behind by a process that was killed while writing')
 
 # %% ../nbs/api/00_core.ipynb #34922e91
 _disk_errors = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -455,7 +455,7 @@ def atomic_write(
 )->Iterator[Path]: # Temporary path in the same folder
     "Yield a temporary path that replaces `path` on success and is deleted on failure"
     path = check_path(path)
-    # a device such as /dev/null would be replaced by a file, for all programs
+    # otherwise a device such as /dev/null would be replaced by a file, for all programs
     if os.path.exists(path): check_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path)
@@ -472,7 +472,7 @@ def atomic_write(
         tmp.chmod(0o666 & ~umask)
         os.replace(tmp, path)
     except OSError as e:
-        # a full disk is noticed while writing, and the system does not say in which file
+        # a full disk shows up while writing, and the system does not name the file
         if e.errno in _disk_errors and e.filename in (None, str(tmp)): e.filename = str(path)
         raise
     finally: tmp.unlink(missing_ok=True)
@@ -558,7 +558,7 @@ def html_table(
 
 # %% ../nbs/api/00_core.ipynb #b8ffde91
 def align(
-    rows:Iterable, # The head and the rows, each a list of texts
+    rows:Iterable, # The header and the rows, each a list of strings
     left:int=1 # Number of columns that are aligned left; the others are aligned right
 )->str: # One line per row
     "Align rows in columns of plain text"
@@ -573,7 +573,7 @@ def align(
 
 # %% ../nbs/api/00_core.ipynb #11c15921
 def _fonts_with(chars):
-    "Installed fonts for those of `chars` that the current ones lack, and characters in no font"
+    "Installed fonts for the `chars` that the current ones lack, and the characters in no font"
     from matplotlib import font_manager, ft2font, rcParams   # slow to import
     def left_by(file): return chars - set(map(chr, ft2font.FT2Font(file).get_charmap()))
     for name in rcParams['font.family']:
@@ -581,7 +581,7 @@ def _fonts_with(chars):
     found = []
     for f in font_manager.fontManager.ttflist:
         if not chars: break
-        # the last resort has a box for every character
+        # the last-resort font has a box for every character
         if f.style != 'normal' or f.name.startswith('Last Resort'): continue
         left = left_by(f.fname)
         if left != chars: found.append(f.name)
@@ -606,7 +606,7 @@ def plot_text(
     return text.replace('$', r'\$')
 
 def _use_fonts_for(chars):
-    "Add fonts that have `chars` to those that Matplotlib tries in turn; warn if there are none"
+    "Add fonts that have `chars` to the ones Matplotlib tries in turn; warn if there are none"
     from matplotlib import rcParams
     _checked_chars.update(chars)
     fonts, missing = _fonts_with(chars)
@@ -646,12 +646,12 @@ def in_threads(
     items:Sequence, # What to process
     what:str|None=None # What is being done, to show progress; None: show none
 )->Iterator: # The results, in order
-    "Apply `f` to each item in threads; its first exception is raised and stops the rest"
+    "Apply `f` to each item in threads; the first exception is raised and stops the rest"
     done = _mapped(f, items)
     yield from progress(done, len(items), what) if what else done
 
 def _mapped(f, items):
-    "Results of `f` in order; a million calls that wait would need gigabytes, so only a few do"
+    "Results of `f` in order; a million queued calls would need gigabytes, so only a few wait"
     def each(some): return [f(o) for o in some]
     n_threads = min(16, os.cpu_count() or 1)
     n = min(16, max(1, len(items)//(4*n_threads)))   # items per call

@@ -46,14 +46,14 @@ def read_idx(
 def _truncated(path): return CourseError(f'{path} is truncated: remove it and download it again')
 
 # %% ../nbs/api/13_datasets.ipynb #fb579cca
-_reconstruct = np.empty(0).__reduce__()[0]   # its module depends on the version of NumPy
+_reconstruct = np.empty(0).__reduce__()[0]   # its module depends on NumPy's version
 _array_parts = {('numpy', 'ndarray'): np.ndarray, ('numpy', 'dtype'): np.dtype,
                 ('_codecs', 'encode'): codecs.encode}
 
 class _ArrayUnpickler(pickle.Unpickler):
     "Unpickler for arrays, bytes, lists and dictionaries"
     def find_class(self, module, name):
-        "Return what arrays are made of; raises `UnpicklingError` for anything else"
+        "Return the parts of arrays; raises `UnpicklingError` for anything else"
         if name == '_reconstruct' and module.startswith('numpy'): return _reconstruct
         if (module, name) in _array_parts: return _array_parts[module, name]
         raise pickle.UnpicklingError(f'it refers to {module}.{name}')
@@ -108,7 +108,7 @@ def is_complete(self:SetInfo,
 @patch
 def read(self:SetInfo,
     folder:Path, # Folder of the set
-    size:int|tuple=None, # What the network sees (px), for photos; None: 128
+    size:int|tuple=None, # Size that the network sees (px), for photos; None: 128
     in_memory:bool=None # Decode photos now? None: if they take no more than 1 GB
 )->ImageSet: # With the publisher's splits
     "Read the set; each subclass implements this"
@@ -448,14 +448,14 @@ def _read_cached(name, folder): return datasets[name].read(folder)
 @check_args
 def open_image_set(
     name_or_path:str|Path, # Name of a dataset, a folder, or a CSV file; a `Path` is never a name
-    size:int|tuple=None, # What the network sees (px), for images from files; None: unchanged
+    size:int|tuple=None, # Size that the network sees (px), for images from files; None: unchanged
     in_memory:bool=None, # Decode photos now? None: if they take no more than 1 GB
     root:str|Path=None, # Folder of the standard sets; None: fastai's data folder
     skip_bad:bool=False, # Leave out files that cannot be read?
     white:dict=None, # Depth → value of white when a network was trained; None: see `find_white`
     label_delim:str=None # What separates several labels of an image in a table; None: one class
 )->ImageSet: # With the splits that the dataset defines
-    "Open a dataset, a folder or a CSV file; raises `CourseError` if it can't"
+    "Open a dataset, a folder or a CSV file; raises `CourseError` if that fails"
     name, is_path = str(name_or_path), isinstance(name_or_path, Path)
     if label_delim is not None and not is_table(name):
         raise CourseError(f'{name}: label_delim is for tables with several labels per image, such '
@@ -485,7 +485,7 @@ def verify_dataset(
     name:str, # Name of a dataset
     root:str|Path=None # Folder of the standard sets; None: fastai's data folder
 )->dict: # train, test, classes, stats, files, published; empty if the set is not on this machine
-    "Count the images of a set, compute their statistics, and check the files' checksums"
+    "Count the images in a set, compute their statistics, and check the files' checksums"
     folder, info = dataset_path(name, root), datasets[name]
     if folder is None: return {}
     images = open_image_set(name, root=root)

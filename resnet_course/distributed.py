@@ -36,7 +36,7 @@ def _threads_per_process()->int: # At least 1
     return max(1, num_cpus()//_n_local())
 
 def _share_gpus():
-    "Join through gloo, several processes on a GPU: NCCL wants one for each"
+    "Join through gloo if several processes share a GPU: NCCL needs one for each"
     n, rank = torch.cuda.device_count(), int(os.environ.get('LOCAL_RANK', rank_distrib()))
     torch.cuda.set_device(rank%n)
     dist.init_process_group('gloo')
@@ -48,7 +48,7 @@ _control = [] # A gloo group for messages, if the tensors use another
 def _destroy_group():
     "Destroy the process group before shutdown; NCCL's only if all went well"
     if not dist.is_initialized(): return
-    # set for an exception that ended the program; the command sets it for its errors
+    # set by an exception that ended the program; the command sets it for its own errors
     failed = getattr(sys, 'last_value', None) is not None
     if dist.get_backend() == 'gloo' or not failed: dist.destroy_process_group()
 
@@ -127,7 +127,7 @@ class _ShardedDL(DistributedDL):
     def __len__(self): return -(-len(self.mine)//self.bs) if self.bs else 0
 
     def get_idxs(self)->list: # Image indices
-        "This process's part of the order that rank 0 has drawn"
+        "This process's share of the order drawn by rank 0"
         idxs = list(self.dl.get_idxs())
         if self.world_size > 1: idxs = broadcast_object(idxs)
         mine = [idxs[k] for k in self.mine if k < len(idxs)]   # fewer if files are unreadable
@@ -154,7 +154,7 @@ def share(
     "Divide the images of `dl` among the processes"
     n = max(1, num_distrib())
     if n == 1: return dl
-    # the loader of a part does not wait for the other processes either
+    # the loader of a share does not wait for the other processes, either
     few = min(dl.bs, dl.n) < n
     return _ShardedDL(dl, 0, 1) if few else _ShardedDL(dl, rank_distrib(), n)
 
@@ -206,7 +206,7 @@ def _norms_of(model):
 
 # %% ../nbs/api/31_distributed.ipynb #33b31005
 def _undo_sync(model, norms):
-    "Put the layers of `_norms_of` back; their tensors are those that were trained"
+    "Put the layers of `_norms_of` back; their tensors are the trained ones"
     for name, m in norms.items():
         now = model.get_submodule(name) if name else model
         if now is m or not name: continue
@@ -242,7 +242,7 @@ class DDPCallback(Callback):
     order = 45  # after the model's mode is set, before the Recorder reads the metrics
 
     def before_fit(self):
-        "Check the shards; give each process a random stream of its own"
+        "Check the shards; give each process its own random stream"
         self.wrapped, self.split, self.norms, self.shards = None, False, {}, {}
         _check_shards(self.learn.dls.train, num_distrib())
         _check_splits(self.learn.dls)
@@ -257,7 +257,7 @@ class DDPCallback(Callback):
         self.learn.model, self.learn.dl = self.wrapped, self.shard(self.learn.dl)
 
     def before_batch(self):
-        "Average gradients before a step only: what is accumulated until then stays here"
+        "Average gradients only before a step; what is accumulated until then stays in this process"
         waits = [cb.waits for cb in self.learn.cbs if hasattr(type(cb), 'waits')]
         if self.training: self.wrapped.require_backward_grad_sync = not any(waits)
 
@@ -315,7 +315,7 @@ def after_validate(self:DDPCallback):
 # %% ../nbs/api/31_distributed.ipynb #4c1d032e
 @patch
 def after_fit(self:DDPCallback):
-    "Make the statistics the same in every process, and with the layers that training began with"
+    "Make the statistics the same in every process, and restore the original layers"
     self.wrapped = None
     _undo_sync(unwrap_model(self.learn.model), self.norms)
     self.broadcast_buffers()
@@ -331,7 +331,7 @@ def broadcast_buffers(self:DDPCallback):
 def agree_on_precision(
     learn:Learner # Any fastai learner
 ):
-    "Compute in rank 0's precision in all processes: 'auto' measures, and results may differ"
+    "Use rank 0's precision in all processes: 'auto' measures speed, so its choice may differ"
     if num_distrib() < 2 or not hasattr(learn, 'precision'): return
     learn.precision.asked = broadcast_object(learn.precision.resolved)
 

@@ -161,7 +161,7 @@ def _tar_member_is_safe(m):
     return m.isreg() or m.isdir()
 
 def _check_members(archive, unsafe, files):
-    "Raise `CourseError` if there are `unsafe` members, or two `files` of one name"
+    "Raise `CourseError` if there are `unsafe` members, or two `files` with the same name"
     if unsafe:
         raise CourseError(f'{archive} is not safe to unpack: its member {unsafe[0]!r} leaves the '
                           'folder or is not an ordinary file')

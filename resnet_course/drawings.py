@@ -243,7 +243,7 @@ def _numbers(n, ks, stride, pad):
     return F.pad(x, [pad]*4), w, y
 
 def _cell_side(sides, room):
-    "Largest cell with which grids of `sides` fit into `room`; each has at least 84 for its label"
+    "Largest cell size at which grids of `sides` fit into `room`, with at least 84 for each label"
     for c in range(32, 16, -1):
         if sum(max(84, c*n) for n in sides) <= room: return c
     raise CourseError(f'grids of {", ".join(map(str, sides))} cells do not fit into one drawing: '
@@ -553,7 +553,7 @@ def _draw_column(d, left, wide, name, block):
 # %% ../nbs/api/63_drawings.ipynb #693b3580
 @check_args
 def draw_block(
-    *kinds:str|ResBlock # Up to four of `blocks`, or blocks of your own
+    *kinds:str|ResBlock # Up to four of `blocks`, or your own blocks
 )->Drawing: # Side by side
     "Draw blocks layer by layer, with their shortcuts"
     if not 1 <= len(kinds) <= 4:
@@ -601,7 +601,7 @@ def _draw_way(d, x, y, label, cost):
 
 # %% ../nbs/api/63_drawings.ipynb #98b482f7
 def _merged(net, size, n_in, depth):
-    "Rows of the summary; a layer that keeps the shape and needs no row of its own joins the last"
+    "Rows of the summary; a layer that keeps the shape and needs no separate row joins the last one"
     rows, small = [], (nn.BatchNorm2d, nn.ReLU, nn.LocalResponseNorm, nn.Dropout, nn.Identity)
     modules = dict(net.named_modules())
     for r in model_summary(net, size, depth=depth, n_in=n_in).rows:
@@ -811,7 +811,7 @@ def draw_freezing(
 # %% ../nbs/api/63_drawings.ipynb #6284c40f
 @check_args
 def draw_data_parallel(
-    n:int=2, # Number of processes, each with a device of its own
+    n:int=2, # Number of processes, each with its own device
     bs:int=64 # Images in the whole batch
 )->Drawing: # One column for each process
     "Draw one training step of several processes"
@@ -957,7 +957,7 @@ paths = {
 def draw_path(
     name:str # 'debugging', 'proofs', 'shipping' or 'project'
 )->Drawing: # One box for each step
-    "Draw a list of steps, with what matters at each"
+    "Draw a list of steps, with a note about what matters at each"
     title, note, rows = paths[check_choice(name, paths, 'path')]
     said = '; '.join(f'{label}: {" ".join(beside).strip()}' for _, label, *beside in rows)
     d = Drawing(title, f'{said}.', 16 + 58*len(rows) + (22 if note else 4))

@@ -125,7 +125,7 @@ def loss(self:Report)->float: # In nats
 def n_right(self:Report,
     k:int=1 # Number of guesses per image
 )->int: # From 0 to `n`
-    "Count the images whose class is among the `k` most probable; of equal ones, the first counts"
+    "Count the images whose class is among the `k` most probable; ties go to the first"
     y = self.targets[:, None]
     p, classes = self.probs.gather(1, y), torch.arange(self.probs.shape[1])
     ahead = (self.probs > p) | ((self.probs == p) & (classes < y))
@@ -249,9 +249,9 @@ def _with_metrics(named, counts, areas):
 
 # %% ../nbs/api/40_evaluate.ipynb #8ebfa142
 def _macro(tp, true, pred, n):
-    "Balanced accuracy, macro specificity and macro F1 from counts (…,C); classes in the last axis"
+    "Balanced accuracy, macro specificity and macro F1 from counts (…,C), classes last"
     with np.errstate(all='ignore'), warnings.catch_warnings():
-        warnings.simplefilter('ignore', RuntimeWarning)   # of a mean over no class
+        warnings.simplefilter('ignore', RuntimeWarning)   # about a mean over no classes
         rates = tp/true, 1 - (pred - tp)/(n - true), 2*tp/(true + pred)
         return [np.nanmean(o, axis=-1) for o in rates]
 
@@ -264,7 +264,7 @@ def _bootstrap_macro(self:Report, n_boot=1000, seed=0):
     k, c, rng = len(counts), len(self.vocab), np.random.default_rng(seed)
     true, pred = (csr_array((np.ones(k), (range(k), o)), (k, c)) for o in cells.T)
     right, drawn = np.where(cells[:, 0] == cells[:, 1], 1, 0), []
-    for _ in range(n_boot//50):   # a part at a time, because a thousand classes have many cells
+    for _ in range(n_boot//50):   # a few at a time, because a thousand classes have many cells
         new = rng.multinomial(self.n, counts/self.n, 50).astype(float)
         drawn.append(_macro((new*right)@true, new@true, new@pred, self.n))
     drawn = np.concatenate(drawn, axis=1)
@@ -448,7 +448,7 @@ def plot_reliability(self:Report,
 
 # %% ../nbs/api/40_evaluate.ipynb #ca786d3f
 class _LabelTables:
-    "What `MultiReport` shows"
+    "Output of `MultiReport`"
     def to_dict(self)->dict: # Ready for JSON
         "Collect the metrics, without the predictions"
         return dict(split=self.split, n=self.n, loss=self.loss, **self.summary(),
@@ -479,12 +479,12 @@ class MultiReport(_LabelTables):
     @check_args
     def __init__(self,
         probs:Tensor|Sequence, # Probability of each label (N,C)
-        targets:Tensor|Sequence, # Is it there? Zeros and ones (N,C)
+        targets:Tensor|Sequence, # Is the label present? Zeros and ones (N,C)
         vocab:Sequence, # Names of the labels (C)
         losses:Tensor=None, # Loss of each image (N); None: binary cross-entropy of `probs`
         split:str='test', # Name of the split
         name:str='', # What was evaluated, for tables
-        thresholds:float|Sequence=0.5 # From which probability on a label counts as predicted
+        thresholds:float|Sequence=0.5 # Probability from which a label counts as predicted
     ):
         self.probs, targets = _numbers(probs, 'probs'), _numbers(targets, 'targets')
         self.targets, self.vocab = targets.bool(), list(map(str, vocab))
@@ -525,7 +525,7 @@ def _check_multi(rep, targets):
     if not torch.isfinite(rep.probs).all():
         raise CourseError('the predictions contain NaN or infinity: did training diverge?')
     if not ((targets == 0) | (targets == 1)).all():
-        raise CourseError('targets must be 0 or 1: is each label there, or not?')
+        raise CourseError('targets must be 0 or 1: is each label present or not?')
 
 # %% ../nbs/api/40_evaluate.ipynb #2190ffa3
 @patch
@@ -543,11 +543,11 @@ def label_metrics(self:MultiReport)->list[dict]: # Rows: name, support, threshol
 # %% ../nbs/api/40_evaluate.ipynb #e07c755f
 @patch
 def summary(self:MultiReport)->dict: # None where no label is in the images
-    "mAP, macro and micro F1, and the fraction of images whose labels are all right"
+    "mAP, macro and micro F1, and the fraction of images whose labels are all correct"
     rows, hits, preds = self.label_metrics(), self.targets, self.preds
     right, wrong = int((hits & preds).sum()), int((hits ^ preds).sum())
     def mean(key):
-        "Over the labels that are in some image"
+        "Mean over the labels that occur in any image"
         values = [r[key] for r in rows if r['support']]
         return float(np.mean(values)) if values else None
     return dict(map=mean('average_precision'), macro_f1=mean('f1'),
@@ -566,7 +566,7 @@ def _in_words(self:MultiReport):
 def at(self:MultiReport,
     thresholds:float|Sequence # One for all labels, or one for each
 )->MultiReport: # On the same predictions
-    "The report at other thresholds"
+    "The same report at other thresholds"
     return MultiReport(self.probs, self.targets, self.vocab, self.losses, self.split, self.name,
                        _thresholds(thresholds, len(self.vocab)))
 
@@ -627,10 +627,10 @@ def evaluate(
     model, dls = model_and_dls(learn, dls)
     dl = split_dl(dls, split)
     with memory_advice(getattr(dl, 'bs', None)), unaugmented(dl):
-        # fastai's predictions wait for those of other processes, which may not evaluate
+        # fastai's predictions wait for other processes, which may not be evaluating
         if isinstance(learn, Learner) and num_distrib() < 2:
             with using_precision(learn, precision), learn.no_bar():
-                # in order, unless the loader has one of its own; fewer if files are unreadable
+                # in order, unless the loader has its own; fewer if files are unreadable
                 again = not isinstance(dl, ImageSetDL)
                 logits, targets = learn.get_preds(dl=dl, act=noop, reorder=again)
         elif isinstance(model, OnnxModel): logits, targets = _onnx_logits(model, dl)

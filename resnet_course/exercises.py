@@ -281,10 +281,10 @@ def expect_sgd(
 def expect_fresh_gradients(
     net:nn.Module # Network that the block trains
 ):
-    "Raise a `Hint` when a gradient of `net` is added to that of an earlier step"
+    "Raise a `Hint` when a gradient of `net` is added to one from an earlier step"
     added = []
     def look(p):
-        "A hook of `p` that notes whether it already has a gradient"
+        "A hook of `p` that records whether it already has a gradient"
         def hook(g):
             "Runs before `g` is added to the gradient"
             if p.grad is not None and p.grad.any(): added.append(p)

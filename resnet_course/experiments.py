@@ -32,7 +32,7 @@ from .interpret import palette, styles
 
 # %% ../nbs/api/43_experiments.ipynb #028b69e8
 def _accuracy(model, dl):
-    "Share of the images of `dl` that `model` classifies correctly"
+    "Share of the images in `dl` that `model` classifies correctly"
     n_right = 0
     for xb, yb in dl: n_right += int((model(xb).argmax(1) == yb).sum())
     return n_right/len(dl.dataset)

@@ -39,7 +39,7 @@ def import_optional(
 preprocess_ways, layouts = ('normalize', 'resize'), ('NCHW', 'NHWC')
 
 def _takes(meta, path):
-    "How a file prepares images, and in which layout it takes them; raises `CourseError` if damaged"
+    "How a file prepares images, and which layout it expects; raises `CourseError` if damaged"
     how, layout = meta.get('preprocess'), meta.get('layout', 'NCHW')
     if how in (None, *preprocess_ways) and layout in layouts: return how, layout
     raise CourseError(f'{path}: its metadata is damaged: it does not say which images it takes')
@@ -136,9 +136,9 @@ def _crops(meta):
 
 # %% ../nbs/api/29_export.ipynb #e0a11004
 def _shares(n, length, n_out, start, count):
-    """How much each of `n` pixels counts for the pixels `start` … of `n_out`, by linear resizing.
+    """Weights of each of `n` pixels in the pixels `start` … of `n_out`, for linear resizing.
 
-    `length` is `n` as a float64 tensor. Pixels outside of 0 … `n_out` are black."""
+    `length` is `n` as a float64 tensor. Pixels outside 0 … `n_out` are black."""
     out = start + torch.arange(count, dtype=torch.float64)
     scale = length/n_out
     apart = torch.arange(n, dtype=torch.float64) + .5 - ((out + .5)*scale)[:, None]
@@ -189,7 +189,7 @@ class Prepared(nn.Module):
         net:nn.Module, # Takes normalized images
         meta:dict,     # As for `preparation`
         preprocess:str,# 'normalize': images are as `PhotoReader` reads them; 'resize': of any size
-        layout:str     # 'NHWC', as image libraries have them, or 'NCHW'
+        layout:str     # 'NHWC', as in image libraries, or 'NCHW'
     ):
         super().__init__()
         self.net, self.layout = net, check_choice(layout, layouts, 'layout')
@@ -247,7 +247,7 @@ def _image_shape(model, size, images):
 
 # %% ../nbs/api/29_export.ipynb #29e87d13
 def _dynamic(net):
-    "What may differ between inputs: the length of the batch, and for some also height and width"
+    "What may differ between inputs: the batch size, and for some also the height and width"
     names = {0: 'batch'}
     if isinstance(net, Prepared) and isinstance(net.fit, _Fit):
         top = net.layout.index('H')
@@ -318,7 +318,7 @@ _formats = {'.onnx': (_write_onnx, OnnxModel), '.pt2': (_write_pt2, _load_pt2)}
 
 # %% ../nbs/api/29_export.ipynb #5ff05000
 def _prepared(net, preprocess, layout, size, images):
-    "The network with the preparation of images before it, and the shape of what it takes"
+    "The network with image preparation in front, and the shape of its input"
     if size is not None or images is not None:
         raise CourseError('preprocess= prepares images for the size that is saved with the model: '
                           'leave out size= and images=')
@@ -337,7 +337,7 @@ def export_model(
     images:Tensor=None, # Normalized images to compare on, besides random ones; they set the size
     tol:float=1e-4, # Largest accepted difference between two scores
     preprocess:str|None=None, # 'normalize': the file takes bytes; 'resize': bytes of any size
-    layout:str='NHWC' # Of the bytes: 'NHWC', as image libraries have them, or 'NCHW'
+    layout:str='NHWC' # Of the bytes: 'NHWC', as in image libraries, or 'NCHW'
 )->Exported: # File, image size, differences
     "Write `model` to a file; raises `CourseError`, and keeps no file, if the scores differ"
     path, start = check_path(path), time.perf_counter()
@@ -350,7 +350,7 @@ def export_model(
     else: net, shape = _prepared(net, preprocess, layout, size, images)
     xbs = _examples(net, shape, images)
     x = _arrange(net, torch.cat([xbs[0], xbs[0]]))   # a batch of one would become a constant
-    with torch.no_grad(): net(x)  # unsuitable images: our message is clearer than the exporter's
+    with torch.no_grad(): net(x)  # our message for unsuitable images is clearer than the exporter's
     with atomic_write(path) as tmp:
         write, load = _formats[path.suffix]
         write(net, x, tmp)

@@ -52,7 +52,7 @@ def _new_folder(
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
 def _why(e):
-    "What the system says about files; `shutil` has a list of it, of which this is the first"
+    "The system's reason for an error with files; the first one, if `shutil` lists several"
     if isinstance(e, shutil.Error): return str(e.args[0][0][2])
     return f'{e.strerror}: {e.filename}' if e.filename else str(e.strerror)
 
@@ -235,7 +235,7 @@ def _pair_name(o):
     return '/'.join(o.path.parts[-2 if o.split == 'all' else -3:])
 
 def _pair_findings(what, pairs, level, advice):
-    "Findings about pairs of files that show the same image; `level`: of pairs in two classes"
+    "Findings about pairs of files that show the same image; `level`: for pairs in two classes"
     across, labels, within = [], [], []
     for a, b in pairs:
         if a.side != b.side: kind = across
@@ -265,7 +265,7 @@ def _copy_findings(scans, near, drawn):
 
 # %% ../nbs/api/17_folders.ipynb #eba9dc51
 def _known_findings(labels):
-    "Finding about classes that are ImageNet's"
+    "Finding about classes that are also in ImageNet"
     names = imagenet_names()
     def plain(s): return re.sub(r'\W|_', '', s.lower())
     known = {plain(n) for n in names.values()}
@@ -286,7 +286,7 @@ def _is_named(o):
 
 # %% ../nbs/api/17_folders.ipynb #242d35f7
 def _file_findings(scans, small, large):
-    "Findings about single files"
+    "Findings about individual files"
     def name(path): return '/'.join(path.parts[-2:])
     def size(o): return f'{name(o.path)}: {o.size[0]}×{o.size[1]}'
     bad, good = [o for o in scans if o.error], [o for o in scans if not o.error]
@@ -353,7 +353,7 @@ def _class_findings(counts, empty):
 
 # %% ../nbs/api/17_folders.ipynb #7837ba99
 def _draw_sides(o, scans):
-    "Note the split of each image, and whether `get_dls` draws some of them"
+    "Record the split of each image, and whether `get_dls` draws some of the splits"
     for scan in scans: scan.side = scan.split
     try:
         images = list_set(o.path)

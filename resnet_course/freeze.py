@@ -90,14 +90,14 @@ class Frozen(Callback):
 # %% ../nbs/api/32_freeze.ipynb #68bb6599
 @patch
 def _take_over(self:Frozen, opt, names):
-    "Treat the groups that fastai's own `freeze_to` has frozen as frozen by `apply`"
+    "Treat groups that fastai's own `freeze_to` froze as frozen by `apply`"
     if opt is self.opt_seen and opt.frozen_idx == self.idx_seen: return
     params = [p for group in opt.param_lists[:max(opt.frozen_idx, 0)] for p in group]
     self.stopped |= {names.get(id(p), '') for p in params if not p.requires_grad}
 
 @patch
 def apply(self:Frozen,
-    n:int # Number of groups to freeze, from the input
+    n:int # Number of groups to freeze, starting at the input
 ):
     "Freeze the first `n` groups of the current optimizer; unfreeze what `apply` froze before"
     opt, names = self.learn.opt, self._names()
@@ -371,7 +371,7 @@ def _by_hand(learn, n):
     return [name for name, p in params if id(p) in ids and not p.requires_grad]
 
 def _mark(places, model, by_hand, bn):
-    "Note in `places` what was frozen by hand, with the statistics of BatchNorm if they are fixed"
+    "Mark in `places` what was frozen by hand, including BatchNorm's statistics if they are fixed"
     names = list(by_hand)
     for prefix, m in model.named_modules():
         dot = prefix + '.' if prefix else ''

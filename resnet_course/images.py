@@ -28,15 +28,15 @@ from .tables import is_table, list_csv
 
 # %% ../nbs/api/10_images.ipynb #5b02e726
 class UnreadableError(CourseError):
-    "An image is damaged, or no image"
+    "An image is damaged, or not an image"
 
 def _check_regular(path):
     "Raise `OSError` for a pipe (which would block), a device or a folder"
     if not stat.S_ISREG(os.stat(path).st_mode): raise OSError('not a regular file')
 
 def _why_unreadable(e):
-    "What an error of Pillow or of a codec says about a file, which may be any kind of error"
-    if isinstance(e, UnidentifiedImageError): return 'its content is no image that can be read here'
+    "Why a file is unreadable, from an error of Pillow or of a codec, which may be of any kind"
+    if isinstance(e, UnidentifiedImageError): return 'its content is not a readable image'
     return str(e).split('\n')[0][:300] or type(e).__name__
 
 # %% ../nbs/api/10_images.ipynb #f674c8a1
@@ -60,7 +60,7 @@ def _is_deep(im): return im.mode.startswith('I') or im.mode == 'F'
 def _depth(im): return im.mode[:4]
 
 def _white_for(im, low, high, white):
-    "The value of white for an image of more than 8 bits, which may not exceed it"
+    "The value of white for an image of more than 8 bits, whose pixels must not exceed it"
     known = (white or {}).get(_depth(im))
     if known is None: return white_of(low, high)
     if 0 <= low and high <= known: return known
@@ -71,7 +71,7 @@ def _white_for(im, low, high, white):
 @check_args
 def open_image(
     o:str|Path|bytes|io.IOBase|Image.Image, # Path, encoded bytes, file object or Pillow image
-    size:int=None, # Short side needed later (px), lets the JPEG decoder skip work; None: full size
+    size:int=None, # Short side needed later (px): lets the JPEG decoder skip work; None: full size
     white:dict=None # 'I;16', 'I' or 'F' → value of white, for more than 8 bits; None: `white_of`
 )->Image.Image: # Mode L or RGB
     "Open an image upright, with 8 bits per channel, on white; raises `CourseError` if unreadable"
@@ -196,7 +196,7 @@ class ImageSet:
         load_size:int=None, # Side of small squares (px); None: photos, read when they are needed
         stats:tuple=None, # Mean and standard deviation of the training pixels, per channel, 0 to 1
         flip:bool=False, # Does an image keep its class when mirrored?
-        crop_size:int|tuple=None, # What the network sees (px); None: `load_size`
+        crop_size:int|tuple=None, # Size that the network sees (px); None: `load_size`
         labels:Sequence=None, # Folder name of each class; None: `vocab`
         white:dict=None, # Depth → value of white, where images have more than 8 bits
         skip_bad:bool=False, # Leave out files that are found to be unreadable later?
@@ -252,7 +252,7 @@ def on(self:ImageSet,
 
 # %% ../nbs/api/10_images.ipynb #9b9844fe
 def _check_splits(o):
-    "Raise `CourseError` if a split has no images, or if there is none to train on"
+    "Raise `CourseError` if a split has no images, or if there are none to train on"
     there = set(o.splits) - {None}
     if not there: return
     is_file = o.path.is_file()
@@ -298,7 +298,7 @@ def _header(f):
         return im.size, 'RGBA' if 'transparency' in im.info else im.mode
 
 def _common_format(files):
-    "Side and channels of small squares, and the number of exceptions; `(None, 3, 0)` for photos"
+    "Side and channels of most small squares, and the number of others; photos: `(None, 3, 0)`"
     sizes, modes = Counter(), set()
     for f in files:
         try: size, mode = _header(f)
@@ -358,7 +358,7 @@ def _find_bad(
     if seconds is not None and (time.monotonic() - start)*len(files) > 64*seconds: rest = []
     for _ in in_threads(read, rest, 'checking the images' if rest else None):
         n += 1
-        # others may use the disk and the processors now
+        # other programs may be using the disk and the processors now
         if seconds is not None and time.monotonic() - start > 1.5*seconds: break
     return errors, n
 
@@ -390,7 +390,7 @@ def _brightest(f):
 def find_white(
     files:Sequence # Paths of images
 )->tuple: # Depth → value of white, for `open_image`, and sentences about it
-    "Find white for those images of a set that have more than 8 bits; raises `CourseError`"
+    "Find white for the images in a set that have more than 8 bits; raises `CourseError`"
     highs = {}
     for found in in_threads(_brightest, files):
         if found: highs.setdefault(found[0], []).append(found[1])
@@ -424,7 +424,7 @@ def _about_color16(highs):
 def _check_files(o, skip_bad, in_memory, white):
     "Leave out unreadable files, or raise `CourseError` for them; decoding finds them, too"
     if in_memory and not skip_bad: return
-    # the rest at first touch
+    # the others are found when they are first read
     bad, n_read = _find_bad(o.files, None if in_memory else 60, white=white)
     if bad and not skip_bad: raise _unreadable(o.files, bad)
     if n_read < len(o.files):
@@ -448,11 +448,11 @@ def _make_image_set(
     o:Listing, # Its files and labels
     vocab:Sequence, # Class names
     labels:Sequence=None, # How the listing spells them; None: as `vocab` does
-    size:int|tuple=None, # What the network sees (px); None: as the images are, or 128 for photos
+    size:int|tuple=None, # Size that the network sees (px); None: the images' own, or 128 for photos
     in_memory:bool=None, # Decode small squares now? None: if they take no more than `max_gb`
     skip_bad:bool=False, # Leave out files that cannot be read?
     max_gb:float=1.0, # Memory limit (10^9 bytes) for `in_memory=None`
-    white:dict=None, # Where a network was trained: what white was; None: see `find_white`
+    white:dict=None, # Depth → value of white when a network was trained; None: see `find_white`
     **kwargs # Passed to `ImageSet`
 )->ImageSet: # Photos are not decoded, and have no `load_size`
     "Create an `ImageSet` from image files"
@@ -476,7 +476,7 @@ def _make_image_set(
 @check_args
 def open_folder(
     path:str|Path, # Folder of class folders, or of train, valid and test folders that contain them
-    size:int|tuple=None, # What the network sees (px); None: small squares unchanged, else 128
+    size:int|tuple=None, # Size that the network sees (px); None: small squares unchanged, else 128
     in_memory:bool=None, # Decode all images now? None: if they take no more than 1 GB
     skip_bad:bool=False, # Leave out files that cannot be read?
     white:dict=None # Depth → value of white when a network was trained; None: see `find_white`
@@ -541,7 +541,7 @@ def _order_by_name(o):
 @check_args
 def open_csv(
     path:str|Path, # CSV file with columns of paths, labels and optionally splits
-    size:int|tuple=None, # What the network sees (px); None: small squares unchanged, else 128
+    size:int|tuple=None, # Size that the network sees (px); None: small squares unchanged, else 128
     in_memory:bool=None, # Decode all images now? None: if they take no more than 1 GB
     skip_bad:bool=False, # Leave out files that cannot be read?
     white:dict=None, # Depth → value of white when a network was trained; None: see `find_white`

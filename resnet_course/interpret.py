@@ -75,7 +75,7 @@ def _token_grid(n, grids):
         if n == half[0]*half[1] > 1: return half
 
 def _as_map(name, out, x, grids, asked=False):
-    "The `_Map` of an output for images `x`; None if it isn't one and was not `asked` for"
+    "The `_Map` of an output for images `x`; None if it isn't a map and wasn't `asked` for"
     if isinstance(out, (tuple, list)): out = out[0] if out else None
     if not isinstance(out, Tensor) or len(out.shape) < 3 or len(out) != len(x): return None
     s, shape = out.shape, x.shape[2:]
@@ -93,7 +93,7 @@ def _head_layers(net):
     return {n for n, m in net.named_modules()
             if n and list(m.parameters()) and all(id(p) in ids for p in m.parameters())}
 
-# inside of attention there are matrices that look like maps
+# inside attention there are matrices that look like maps
 _in_attention = re.compile(r'(attn|attention|xca|token_mixer)\w*\.', re.I)
 
 @torch.no_grad()
@@ -117,21 +117,21 @@ def _find_maps(net, x, asked=None):
 
 # %% ../nbs/api/42_interpret.ipynb #4f87224c
 def _blank(net, size=None):
-    "A black image of the size that a network takes"
+    "A black image of the size that a network expects"
     own = getattr(net, 'image_size', None) or getattr(getattr(net, 'patch_embed', 0), 'img_size', 0)
     own = own or getattr(net, 'default_cfg', {}).get('input_size')
     size = size or (own[-1] if isinstance(own, (tuple, list)) else own) or 224
     return torch.zeros(2, *image_shape(net, size), device=next(net.parameters()).device)
 
 def _maps_of(net):
-    "The maps for a black image; empty if the network takes no image of a usual size"
+    "The maps for a black image; empty if the network accepts no image of a usual size"
     for size in (None, 64, 32):
         try: return _find_maps(net, _blank(net, size))
         except (CourseError, RuntimeError, ValueError, AssertionError, TypeError): continue
     return []
 
 def _last_of_each_size(maps):
-    "The last map of each size in a pyramid; of tokens, the last of each block"
+    "The last map of each size in a pyramid; for tokens, the last one in each block"
     if maps[-1].layout == 'tokens':
         return [o.name for o in maps if o.layout == 'tokens' and o.name[-1].isdigit()]
     spatial = [o for o in maps if o.layout != 'tokens']
@@ -156,7 +156,7 @@ def _named_stages(net):
 @check_args
 def stage_names(
     learn:Learner|nn.Module # A learner or a model
-)->list[str]: # Names for `get_layer`, from the input on
+)->list[str]: # Names for `get_layer`, starting at the input
     "Name a ResNet's stages, an AlexNet's activations, or the last map of each size of any network"
     return _stages(_net(learn))
 
@@ -260,7 +260,7 @@ def get_features(
     split:str='test', # 'train', 'valid' or 'test'
     dls:DataLoaders=None # Loaders; None: the learner's
 )->tuple[Tensor, Tensor]: # N,F features, float; N class numbers
-    "Collect the input of the last linear layer for all images of a split, in order, unaugmented"
+    "Collect the input of the last linear layer for all images in a split, in order, unaugmented"
     head = _last_linear(get_net(learn))
     _, dls = model_and_dls(learn, dls)
     dl = split_dl(dls, split)
@@ -409,7 +409,7 @@ def _with_gradients(net, x, cls, names):
 
 # %% ../nbs/api/42_interpret.ipynb #bfcf9515
 def _cam_layers(net, x, name):
-    "Maps to explain by, last first, as the scores may not depend on some; one map if it has a name"
+    "Maps to explain with, last first, because the scores may ignore some; just one if it is named"
     if name is None: name = next(iter(_named_stages(net)[-1:]), None)
     if name: get_layer(net, name)
     maps = _find_maps(net, x[:1], name)
@@ -447,7 +447,7 @@ def grad_cam(
     xb:Tensor, # Images (N,C,H,W), normalized
     cls:int|Tensor=None, # Class to explain, one for all images or N; None: the predicted ones
     name:str=None, # Name of a layer; None: the one that outputs the last map of the image
-    relu:bool=True # Keep only evidence for the class? False: negative values speak against it
+    relu:bool=True # Keep only evidence for the class? False: negative values count against it
 )->Tensor: # N,H,W
     "Map how strongly each position in an image supports a class"
     net = _net(learn)
@@ -515,7 +515,7 @@ def occlusion_test(
     xb:Tensor, # Images (N,C,H,W), normalized
     maps:Tensor, # Importance of each pixel (N,H,W), such as from `grad_cam`
     share:float=.2 # Share of the pixels to cover
-)->dict[str, float]: # 'whole', 'bright', 'dark': mean probability of the class predicted uncovered
+)->dict[str, float]: # 'whole', 'bright', 'dark': mean probability of the original prediction
     "Measure the effect of covering the brightest, or the darkest, pixels of `maps`"
     k = int(share*maps[0].numel())
     with eval_mode(learn) as model:
@@ -649,7 +649,7 @@ def gradient_norms(
     learn:Learner|nn.Module, # A learner or a model
     xb:Tensor, # Images (N,C,H,W), normalized
     yb:Tensor # Class numbers (N)
-)->list[tuple[str, float]]: # Names and norms, from the input on
+)->list[tuple[str, float]]: # Names and norms, starting at the input
     "Compute the norm of the gradient of every convolution's and linear layer's weight"
     model = deepcopy(get_net(learn)).train()
     model.zero_grad(set_to_none=True)

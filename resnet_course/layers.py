@@ -47,7 +47,7 @@ def _is_float16(x):
 def _response_norm(x:Tensor, size:int, alpha:float, beta:float, k:float)->Tensor:
     "`F.local_response_norm`, faster for images; in float32 where squares would overflow"
     if torch.jit.is_scripting(): return _norm_over_channels(x, size, alpha, beta, k)
-    else:   # TorchScript does not read this branch, and could not
+    else:   # TorchScript does not compile this branch, and could not
         if not _is_float16(x): return _norm_over_channels(x, size, alpha, beta, k)
         with torch.autocast(x.device.type, enabled=False):
             return _norm_over_channels(x.float(), size, alpha, beta, k).to(x.dtype)
@@ -108,14 +108,14 @@ def _max_by_lookup(x):
 
 @torch.fx.wrap
 def _adaptive_mean(x:Tensor, side:int)->Tensor:
-    "`F.adaptive_avg_pool2d`, deterministic if it has to be"
+    "`F.adaptive_avg_pool2d`, deterministic if required"
     if torch.jit.is_scripting(): return F.adaptive_avg_pool2d(x, side)
     else: return _mean_by_products(x, side) if _must_be_same(x) else F.adaptive_avg_pool2d(x, side)
 
 # %% ../nbs/api/20_layers.ipynb #4874a967
 @torch.fx.wrap
 def _largest(x:Tensor)->Tensor:
-    "`F.adaptive_max_pool2d` to one value, deterministic if it has to be"
+    "`F.adaptive_max_pool2d` to one value, deterministic if required"
     if torch.jit.is_scripting(): return F.adaptive_max_pool2d(x, 1)
     else: return _max_by_lookup(x) if _must_be_same(x) else F.adaptive_max_pool2d(x, 1)
 
@@ -149,7 +149,7 @@ class PadShortcut(nn.Module):
     def forward(self,
         x:Tensor # (N, ni, H, W)
     )->Tensor: # (N, nf, H/stride, W/stride)
-        "Half of the zero channels come before the input's channels, half after them"
+        "Put half of the zero channels before the input's channels, and half after them"
         x = x[:, :, ::self.stride, ::self.stride]
         n = self.nf - self.ni
         return F.pad(x, (0, 0, 0, 0, n//2, n - n//2))

@@ -85,7 +85,7 @@ class CourseLearner(Learner):
     seed = weights_report = recipe = None # Set by `course_learner` and `fit_recipe`
     balance = None # 'loss' if the loss has class weights, 'sample' if the loader balances classes
     more_cbs = () # Names of the callbacks that the caller added
-    teacher = None # The network that it learns from, if `train_run` has one
+    teacher = None # The network that it learns from, if there is one in `train_run`
     compiled = False # True if the network is compiled, or the name of the backend or mode
     deterministic = False # Only algorithms that give the same bits every time?
 
@@ -115,7 +115,7 @@ class CourseLearner(Learner):
 # %% ../nbs/api/36_learner.ipynb #469563fa
 @patch
 def _flags(self:CourseLearner, is_fit=False):
-    "How NVIDIA's libraries compute; images of one size let cuDNN look for what is fastest"
+    "Set how NVIDIA's libraries compute; for images of one size, cuDNN picks the fastest algorithm"
     device = getattr(self.dls, 'device', None) or torch.device('cpu')
     on_gpu = torch.device(device).type == 'cuda'
     if not (on_gpu or self.deterministic) or not hasattr(self, 'precision'): return nullcontext()
@@ -136,12 +136,12 @@ def no_bar(self:CourseLearner): # Yields this learner
 # %% ../nbs/api/36_learner.ipynb #a8eb70c9
 @patch
 def get_preds(self:CourseLearner, *args, **kwargs):
-    "fastai's; if images have become unreadable and may be skipped, those of the others"
+    "fastai's; unreadable images that may be skipped are left out"
     n = getattr(self.dls, 'n_unreadable', 0)
     try: return super(CourseLearner, self).get_preds(*args, **kwargs)
-    except IndexError:   # fewer predictions than fastai wants to put in order
+    except IndexError:   # fewer predictions than fastai expects to put in order
         if getattr(self.dls, 'n_unreadable', 0) == n: raise
-    # now it knows which ones to leave out
+    # now the loader knows which ones to leave out
     return super(CourseLearner, self).get_preds(*args, **kwargs)
 
 # %% ../nbs/api/36_learner.ipynb #eff980c1
@@ -247,7 +247,7 @@ def _check_outputs(net, dls):
     if not c or n is None or n == c: return
     said = f'the network has {n} outputs, but the data have {c} classes'
     if n < c: raise CourseError(f'{said}: create it with {c}')
-    warnings.warn(f'{said}: create it with {c}, or {n - c} of its scores are never right')
+    warnings.warn(f'{said}: create it with {c}, or {n - c} of its scores are never correct')
 
 def _network(dls, arch, stem, n_in, kwargs, check):
     "The network for a name, a function or a network; `check`: verify its number of outputs"
@@ -270,7 +270,7 @@ def _sampled(dls):
     return None if getattr(dls.train, 'chances', None) is None else 'sample'
 
 def _loss_for(dls, loss_func, balance):
-    "The loss function: the given one, or cross-entropy, weighted if `balance` says so"
+    "The loss function: the given one, or cross-entropy, weighted if `balance` asks for it"
     if balance is not None: check_one_label(dls, f'balance={balance!r}')
     if is_multi_label(dls): return loss_func or BCEWithLogitsLossFlat()
     if balance is None: return loss_func or CrossEntropyLossFlat()
@@ -287,7 +287,7 @@ def _loss_for(dls, loss_func, balance):
 
 # %% ../nbs/api/36_learner.ipynb #0ad00f57
 def _metrics_for(dls, metrics):
-    "The metrics; if none is asked for and images have several labels, mean average precision, too"
+    "The metrics; if none is given and images have several labels, also mean average precision"
     # most labels are absent from most images, so accuracy alone says little
     if metrics is accuracy and is_multi_label(dls): return [accuracy_multi, APScoreMulti()]
     return metrics

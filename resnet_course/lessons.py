@@ -50,7 +50,7 @@ def _link_to_site(nb, name, copied):
 
 # %% ../nbs/api/61_lessons.ipynb #200ad76a
 def _prepare(content, name, copied):
-    "Content of the notebook `name` in the form that is copied"
+    "Content of the notebook `name`, in the form in which it is copied"
     nb = json.loads(content)
     _link_to_site(nb, name, copied)
     _without_outputs(nb)
@@ -89,7 +89,7 @@ def _free_name(f, content):
 
 # %% ../nbs/api/61_lessons.ipynb #667a1738
 def _copy_file(f, content, checksum):
-    "Write one file if no work is lost; `checksum`: that of the last copied version, or None"
+    "Write one file unless that loses work; `checksum`: of the last copied version, or None"
     old = f.read_bytes() if f.is_file() else None
     if old == content: return 'the same'
     if old is None or _sha256(old) == checksum:

@@ -96,7 +96,7 @@ def _by_name(name, readable):
 
 # %% ../nbs/api/05_listing.ipynb #1d500b60
 def _is_regular(path):
-    "Whether a folder's entry says, without a look at the file, that it is one and not a link"
+    "Whether a folder's entry is a regular file, not a link, judged without opening it"
     return isinstance(path, os.DirEntry) and path.is_file(follow_symlinks=False)
 
 def why_not_image(
@@ -113,7 +113,7 @@ def why_not_image(
         except OSError: return 'broken links'
         if not stat.S_ISREG(mode): return 'pipes or devices'
     if why is None: return None
-    # phones also give JPEGs names that end in .heic
+    # phones also give some JPEGs names that end in .heic
     found = _by_content(path)
     return found if why == '?' else found and why
 
@@ -296,7 +296,7 @@ def _about_inner_splits(o):
     inner = sorted({name for d in folders for name in d.relative_to(o.path).parts[1:]
                     if split_of(name)})
     if not inner: return []
-    return [f'{shorten(inner)} inside of class folders are not used as splits: for that, put the '
+    return [f'{shorten(inner)} inside class folders are not used as splits: for that, put the '
             f'class folders into {o.path.name}/{inner[0]}']
 
 def _leave_siblings(o, parts, readable):
@@ -348,7 +348,7 @@ class LeftOutWarning(UserWarning):
     "Images were left out, or something about them was assumed"
 
 def _plain(name):
-    "A name without what is easily overlooked"
+    "A name without the details that are easily overlooked"
     seen = [c for c in unicodedata.normalize('NFKC', name) if unicodedata.category(c) != 'Cf']
     return ' '.join(''.join(seen).lower().split())
 

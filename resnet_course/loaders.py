@@ -69,7 +69,7 @@ class _ToImage(Transform):
         return self.cls(self.reader.read(self.source(o, False)))
 
     def _call(self, name, o, split_idx=None, **kwargs):
-        "Like fastai's; photos of the training split are augmented"
+        "Like fastai's, except that photos of the training split are augmented"
         if name != 'encodes' or split_idx != 0 or not self.augments(o):
             return super()._call(name, o, split_idx=split_idx, **kwargs)
         return self.cls(self.reader.read_augmented(self.source(o, True), o))
@@ -159,8 +159,8 @@ class _ToLabels(Transform):
 @check_args
 def is_multi_label(
     dls:object # From `get_dls`, `as_dls`, or fastai
-)->bool: # By the loss that its labels ask for, as in fastai
-    "Return whether images have several labels, each of which can be there or not"
+)->bool: # Judged by the loss that the labels call for, as in fastai
+    "Return whether images have several labels, each of which can be present or absent"
     ds = getattr(getattr(dls, 'train', None), 'dataset', None)
     return isinstance(getattr(ds, 'loss_func', None), BCEWithLogitsLossFlat)
 
@@ -181,7 +181,7 @@ class SeededDL(TfmdDL):
     sampler = None # A PyTorch sampler that draws the training order, for loaders from `as_dls`
     key = 0 # Drawn each epoch; photos are augmented by it
     chances = None # Probability of each image at every draw; None: each comes once in an epoch
-    repeats = 1 # Times that each image comes in a row; an epoch has fewer images instead
+    repeats = 1 # Times each image is repeated in a row; an epoch has fewer images to make up for it
 
     def image_tfms(self)->list: # Of `ImageTransform`
         "The transforms of this loader's batches that are `ImageTransform`s"
@@ -230,7 +230,7 @@ def deal(self:SeededDL,
 def train_classes(
     dls:DataLoaders # From `get_dls`, `as_dls`, or fastai
 )->np.ndarray: # Class index of each training image
-    "Find the class of each training image without reading it; raises `CourseError` if it can't"
+    "Find the class of each training image without reading it; raises `CourseError` if that fails"
     check_one_label(dls, 'balancing classes')
     ds = dls.train.dataset
     pipe = getattr(ds, 'tls', [ds])[-1]
@@ -292,21 +292,21 @@ class ImageSetDL(SeededDL):
         return super().new(dataset, cls, **dict(dict(num_workers=self.workers), **kwargs))
 
     def get_idxs(self)->list: # Of positions in the dataset
-        "Like `SeededDL`'s; evaluation leaves out what has been found to be unreadable"
+        "Like `SeededDL`'s; evaluation leaves out images found to be unreadable"
         idxs, tfm = super().get_idxs(), self._to_image()
         if self.shuffle or tfm is None or tfm.images is None or not tfm.images.unreadable:
             return idxs
         items = self.dataset.items
         return [i for i in idxs if items[i] not in tfm.images.unreadable]
 
-    def is_in_memory(self)->bool: # Then images come at the size at which they are kept
+    def is_in_memory(self)->bool: # If so, images come at the size at which they are kept
         "Are the images of the set in memory?"
         tfm = self._to_image()
         if tfm is None or tfm.images is None or tfm.images.x is None: return False
         return _is_index(self.dataset.items[0])
 
     def create_batches(self, samps):
-        "Turn indices into batches, which are not yet augmented on the device"
+        "Turn indices into batches; augmentation on the device comes later"
         tfm, items = self._to_image(), getattr(self.dataset, 'items', None)
         if tfm is None: yield from super().create_batches(samps)
         elif self.is_in_memory():
@@ -390,10 +390,10 @@ class CourseDataLoaders(DataLoaders):
     c = None         # Number of classes
     name = None      # Name of the set
     n_in = None      # Channels
-    size = None      # Side that the network sees, or (height, width) (px); in training, see below
-    load_size = None # Side of the images as loaded; what photos are resized to cover (px)
-    train_size = None # Side that the network sees in training, if it is another (px)
-    resize = None    # How photos of another shape fit; None: the images are not photos
+    size = None      # Side or (height, width) that the network sees (px); in training: see below
+    load_size = None # Side of the images as loaded; photos are resized to cover it (px)
+    train_size = None # Image side in training, if it is different (px)
+    resize = None    # How photos of a different shape are fitted; None: the images are not photos
     stats = None     # (means, standard deviations) that images are normalized with
     flip = None      # Does an image keep its class when mirrored? None: unknown
     source = None    # Name or path given to `get_dls`
@@ -434,8 +434,8 @@ def set_facts(self:CourseDataLoaders,
     return self
 
 @patch(as_prop=True)
-def n_unreadable(self:CourseDataLoaders)->int: # Of the files, so far
-    "How many files were found to be unreadable while reading"
+def n_unreadable(self:CourseDataLoaders)->int: # So far
+    "Count the files that turned out to be unreadable while reading"
     tfm = self.train._to_image()
     return len(tfm.images.unreadable) if tfm and tfm.images else 0
 
@@ -480,7 +480,7 @@ def describe(self:CourseDataLoaders)->str: # A few lines
 
 # %% ../nbs/api/16_loaders.ipynb #d4a73328
 def _reader(images, size, n_in, resize, tfms, test_size=None, load_size=None):
-    "How to read photos, and the transforms that remain for batches"
+    "How to read photos, and the transforms left for the batches"
     if not images.is_photos:
         side = images.load_size
         return PhotoReader(side, n_in, load_size=side, white=images.white), tfms
@@ -541,7 +541,7 @@ def _as_size(size):
     return int(pair[0]) if pair[0] == pair[1] else tuple(map(int, pair))
 
 def _test_sizes(images, size, test_size, load_size):
-    "Sizes of test images; raises `CourseError` if they cannot be cropped like that"
+    "Sizes of test images; raises `CourseError` if they cannot be cropped that way"
     test_size, load_size = (o and _as_size(o) for o in (test_size, load_size))
     given = [name for name, o in dict(test_size=test_size, load_size=load_size).items() if o]
     if given and not images.is_photos:
@@ -606,11 +606,11 @@ def _facts_of(images, splits):
 
 def _lasting(name_or_path):
     "The name of a set, or an absolute path"
-    if name_or_path in datasets: return name_or_path   # a `Path` is none of them
+    if name_or_path in datasets: return name_or_path   # a `Path` is never a name
     return os.path.abspath(check_path(name_or_path, 'data'))
 
 def _with_unreadable(images, path, label_delim=None):
-    "The set with the files that were left out as unreadable, which change no split of the others"
+    "The set including the unreadable files that were left out, which don't affect how others split"
     lost = images.listing and images.listing.left_out.get('unreadable')
     return list_set(path, label_delim) if lost else images
 
@@ -652,7 +652,7 @@ def _about_classes(images, splits):
     return notes
 
 def _about_files(listing):
-    "Sentences about the files: what was left out, and what else there is to know"
+    "Sentences about the files: what was left out, and other facts"
     if listing is None: return []
     return [*[listing.left_out_text()]*bool(listing.left_out), *listing.facts]
 
@@ -665,7 +665,7 @@ def _datasets(images, reader, splits):
 
 # %% ../nbs/api/16_loaders.ipynb #9a34ef25
 def _keep(dsets, in_memory):
-    "Keep the training photos in memory if asked to, or if it pays"
+    "Keep the training photos in memory if asked to, or if it pays off"
     tfm, items = dsets.tls[0].tfms.fs[0], list(dsets.subset(0).items)
     files, size = [tfm.images.files[i] for i in items], tfm.reader.in_training().size
     if in_memory is None: in_memory = keeping_pays(files, size)
@@ -676,7 +676,7 @@ def _keep(dsets, in_memory):
 def _workers(to_image, n_train, device):
     "Number of processes that read photos: none for a few hundred, or if they are in memory"
     if to_image.images.x is not None or to_image.kept or n_train < 256: return 0
-    most = 16 if device is not None and device.type == 'cuda' else 8   # a GPU eats more
+    most = 16 if device is not None and device.type == 'cuda' else 8   # a GPU consumes more
     return min(most, os.cpu_count() or 1)
 
 # %% ../nbs/api/16_loaders.ipynb #8036b25e
@@ -702,7 +702,7 @@ def _loaders(dsets, bs, tfms, seed, num_workers, device):
 def get_dls(
     name_or_path:str|Path='fashion_mnist_mini', # A dataset's name, your own folder, or a CSV file
     bs:int=128, # Images per batch
-    size:int|tuple|None=None, # What the network sees: side, or (height, width) (px); None: the
+    size:int|tuple|None=None, # Size that the network sees: side, or (height, width) (px); None: the
                               # set's own, 128 for photos
     valid_pct:float=0.1, # Fraction of training images to validate on, and to test on if needed
     seed:int|None=42, # Chooses validation images and training order; None: different each time
@@ -722,10 +722,10 @@ def get_dls(
                        # column, a pattern of the path, or a function
     fold:object=None, # (i, k): test on the i-th of k folds of the training images; or None
     n_valid:int|None=None, # Keep only this many validation images, unless the set defines them
-    test_size:int|tuple|None=None, # What the network sees of photos outside training; None: `size`
-    load_size:int|tuple|None=None, # What photos are resized to cover before their center is cropped
+    test_size:int|tuple|None=None, # Size of photos outside training; None: `size`
+    load_size:int|tuple|None=None, # Photos are resized to cover this before the center crop
                                    # for tests; None: 256/224 of that size
-    repeats:int=1, # Times that each training image comes in a row, augmented differently
+    repeats:int=1, # Times each training image is repeated in a row, augmented differently
     white:dict|None=None, # Depth → value of white when a network was trained; None: `find_white`
     label_delim:str|None=None # What separates several labels of an image in a table; None: one each
 )->CourseDataLoaders: # train, valid and test
@@ -800,7 +800,7 @@ def get_test_dls(
     device:object=None, # Where the batches go; None: fastai's default device
     label_delim:str|None=None # As for `get_dls`
 )->CourseDataLoaders: # Each of the three has all the images
-    "Load all labeled images of a folder to test a network; raises `CourseError` if it cannot"
+    "Load all labeled images of a folder to test a network; raises `CourseError` if that fails"
     if size is not None: size = _as_size(size)
     images = open_labeled(path, vocab, size, in_memory, skip_bad, other_names, white, label_delim)
     splits = (np.arange(len(images)),)*3
@@ -812,9 +812,9 @@ def get_test_dls(
 @check_args
 def holds_out_the_same(
     path:object, # A folder or a CSV file
-    cfg:dict, # Arguments of `get_dls`, of which some decide about splits
+    cfg:dict, # Arguments of `get_dls`; some of them determine the splits
     id:str # From `split_id`
-)->bool: # False also if the images cannot be trained on
+)->bool: # Also False if the images cannot be used for training
     "Return whether `get_dls` with `cfg` would split the images at `path` into the split `id`"
     names = ('valid_pct', 'seed', 'n_train', 'group', 'fold', 'n_valid')
     try:
@@ -879,7 +879,7 @@ def as_bytes(
 
 # %% ../nbs/api/16_loaders.ipynb #2c6de71e
 def _position(dl, i):
-    "The position in a split of the `i`-th image that could be read"
+    "Position in a split of the `i`-th readable image"
     tfm = dl._to_image() if isinstance(dl, ImageSetDL) else None
     if tfm is None or not tfm.images.unreadable: return i
     readable = [j for j, o in enumerate(dl.dataset.items) if o not in tfm.images.unreadable]

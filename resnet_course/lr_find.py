@@ -123,7 +123,7 @@ def plot(self:LRCurve,
 # %% ../nbs/api/38_lr_find.ipynb #abeeed4d
 class _Range(Callback):
     "Raise the learning rate batch by batch until the end, or until the loss has exploded"
-    name = 'lr_finder'   # fastai's trackers do nothing if there is a callback of this name
+    name = 'lr_finder'   # fastai's trackers do nothing if there is a callback with this name
     order, run_valid = 61, False
 
     def __init__(self, start, end, n):

@@ -79,7 +79,7 @@ def create_model(
     stem:str=None, # 'imagenet', 'cifar' or 'deep'; `None`: the network's own
     shortcut:str=None, # 'A', 'B', 'C' or 'none'; `None`: the network's own
     **kwargs # Further options of the network, see `options`
-)->nn.Module: # Network with random weights; `net.cfg` are the arguments to create another one
+)->nn.Module: # Network with random weights; `net.cfg` has the arguments to create another one
     "Create the network called `name`; raises `CourseError` for unknown names, options or values"
     cls, kw = registry[check_choice(name, registry, 'model')]
     chosen, free = dict(stem=stem, shortcut=shortcut), options(name)
@@ -131,12 +131,12 @@ _head_name = re.compile(
 def _has(m, kind): return any(isinstance(o, kind) for o in m.modules())
 
 def _named_heads(kids):
-    "The children named like a head: the last of several, or a pair like `head` and `head_dist`"
+    "The children named like a head: the last of several, or a pair such as `head` and `head_dist`"
     names = [n for n in kids if _head_name.match(n)]
     return [n for n in names if n.split('_')[0] == names[-1].split('_')[0]]
 
 def _scores_of(name, m):
-    "The part of a head that computes the scores: of AlexNet's and VGG's, the last of three layers"
+    "The part of a head that computes the scores: in AlexNet and VGG, the last of three layers"
     linears = [o for o in m.modules() if isinstance(o, nn.Linear)]
     is_stack = name == 'classifier' and isinstance(m, nn.Sequential) and len(linears) > 2
     return linears[-1] if is_stack else m
@@ -195,7 +195,7 @@ def _split(part):
 
 # %% ../nbs/api/24_models.ipynb #c9719186
 def _dominant(parts):
-    "The number of the part that has nearly all layers, or is a stack of blocks behind one other"
+    "The number of the part that has nearly all layers, or is a stack of blocks after another part"
     sizes = [len(o.params) for o in parts]
     i = int(np.argmax(sizes))
     if len(parts) == 1 or sizes[i] >= 0.8*sum(sizes): return i
@@ -204,7 +204,7 @@ def _dominant(parts):
     return large[-1] if is_pair else None
 
 def _trunk(body):
-    "Split `body` until no part has nearly all the layers: the parts, those before, those after"
+    "Split `body` until no part has nearly all the layers: the parts, and those before and after"
     before, parts, after = [], [body], []
     while True:
         i = _dominant(parts)
@@ -243,7 +243,7 @@ def _body_groups(model, params):
     before, parts, after = _trunk(_Part('', model, params))
     runs = _runs(parts, bool(before))
     if before: runs.insert(0, before)
-    # what follows the trunk is in its last group, except hidden layers like VGG's
+    # what follows the trunk is in its last group, except for hidden layers like VGG's
     hidden = [o for o in after if o.module is not None and _has(o.module, nn.Linear)]
     runs[-1] = runs[-1] + [o for o in after if o not in hidden]
     if hidden: runs.append(hidden)

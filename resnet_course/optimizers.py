@@ -37,7 +37,7 @@ class _TorchOptimizer(OptimWrapper):
             on_gpu = any(p.is_cuda for p in group['params'][:1])
             if bool(group['fused']) == on_gpu or group['foreach']: continue
             group['fused'] = True if on_gpu else None
-            for p in group['params']:   # Adam's counter has to be where the kernel is
+            for p in group['params']:   # Adam's counter has to be on the same device
                 step = self.opt.state[p].get('step') if p in self.opt.state else None
                 if on_gpu and torch.is_tensor(step): self.opt.state[p]['step'] = step.to(p.device)
 
@@ -94,7 +94,7 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self,
         closure:callable=None # Computes the loss and the gradients first; None: gradients exist
-    )->torch.Tensor: # What `closure` returned
+    )->torch.Tensor: # The result of `closure`
         "Take one step"
         loss = None
         if closure is not None:
@@ -150,7 +150,7 @@ class _NoDecay:
 
     def step(self,
         closure:callable=None # Computes the loss and the gradients first; None: gradients exist
-    )->torch.Tensor: # What `closure` returned
+    )->torch.Tensor: # The result of `closure`
         "Step as if there were two groups: parameters that decay, and the others"
         groups = self.param_groups
         self.param_groups = [part for g in groups for part in _parts(g, self.decays(g['params']))]

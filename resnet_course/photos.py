@@ -41,7 +41,7 @@ def fit_photo(
     im:Image.Image, # Mode L or RGB
     size:int|tuple, # Side of the result, or (height, width) (px)
     resize:str='crop', # 'crop', 'squish' or 'pad'
-    load_size:int|tuple=None # What 'crop' resizes the photo to cover first (px); None: `size`
+    load_size:int|tuple=None # Size that 'crop' first resizes the photo to cover (px); None: `size`
 )->Image.Image: # Of `size`
     "Fit a photo of any size and shape to `size`, without randomness"
     height, width = height_width(size)
@@ -98,7 +98,7 @@ def _to_tensor(im):
     return a[None] if a.ndim == 2 else a.permute(2, 0, 1)
 
 def _with_channels(x, n_in):
-    "An image C,H,W with one or three channels, by Pillow's weights"
+    "An image C,H,W with one or three channels, converted with Pillow's weights"
     if len(x) == n_in: return x.contiguous()
     if n_in == 3: return x.expand(3, -1, -1).contiguous()
     return _to_tensor(Image.fromarray(x.permute(1, 2, 0).numpy()).convert('L'))
@@ -116,7 +116,7 @@ class _ShrunkPhoto:
     width:int # Width of the photo in the file (px)
 
 def _pixels(o, white):
-    "An image, with its height and width, or those it had before it was shrunk"
+    "An image, and its height and width, or the ones it had before it was shrunk"
     if isinstance(o, _ShrunkPhoto): return o.pixels, o.height, o.width
     im = _any_image(o, white)
     return im, im.height, im.width
@@ -152,8 +152,8 @@ class PhotoReader:
     "Read photos for a network, for training or for evaluation"
     size:int|tuple|None # Side that the network sees, or (height, width) (px); None: whole photos
     n_in:int=3 # Number of channels; 1: grayscale, 3: RGB
-    resize:str='crop' # How photos of another shape fit: 'crop', 'squish' or 'pad'
-    load_size:int|tuple=None # What 'crop' resizes a photo to cover first (px); None: `size`
+    resize:str='crop' # How photos of a different shape are fitted: 'crop', 'squish' or 'pad'
+    load_size:int|tuple=None # Size that 'crop' first resizes a photo to cover (px); None: `size`
     window:object=None # Height and width (px) → the window that training crops; None: no crop
     tfms:tuple=() # `PerImage` transforms of training images
     whole:bool=False # Do `tfms` get whole photos, and crop them?
@@ -169,7 +169,7 @@ class PhotoReader:
     def read(self,
         o:object # Path, encoded bytes, file object, Pillow image, array or tensor
     )->Tensor: # uint8 n_in,height,width
-        "Read an image as evaluation does; raises `CourseError` if it is unreadable"
+        "Read an image as in evaluation; raises `CourseError` if it is unreadable"
         im = _any_image(o, self.white).convert('RGB' if self.n_in == 3 else 'L')
         if self.size is not None: im = fit_photo(im, self.size, self.resize, self.load_size)
         return _to_tensor(im).contiguous()
@@ -181,7 +181,7 @@ def read_augmented(self:PhotoReader,
     number:int, # Index of the image
     key:int=0 # Stands for the seed and the epoch
 )->Tensor: # uint8 n_in,height,width
-    "Read an image as training does; the same `number` and `key` give the same result"
+    "Read an image as in training; the same `number` and `key` give the same result"
     if self.train_size is not None: return self.in_training().read_augmented(o, number, key)
     seed = zlib.crc32(f'{key} {number}'.encode())
     if self.whole: x = _with_channels(_to_tensor(_any_image(o, self.white)), self.n_in)
@@ -193,7 +193,7 @@ def read_augmented(self:PhotoReader,
     return x
 
 def _transformed(tfms, x, seed):
-    "Apply transforms, each with random numbers of its own"
+    "Apply transforms, each with its own random numbers"
     for i, tfm in enumerate(tfms, 1): x = tfm.one(x, (seed + i) % 2**32)
     return x
 
@@ -265,7 +265,7 @@ def keeping_pays(
 )->bool: # Estimated from a sample
     "Return whether photos average a million pixels or more and fit into memory when shrunk"
     height, width = height_width(size)
-    most, pixels = 4*1.5*height*width, []   # 1.5: a usual aspect
+    most, pixels = 4*1.5*height*width, []   # 1.5: a typical aspect ratio
     for f in files[::-(-len(files)//50)]:
         try:
             with Image.open(f) as im: pixels.append(im.width*im.height)
@@ -286,13 +286,13 @@ class _Requests(Dataset):
         except CourseError as e: return e
 
 def _join(images):
-    "The images that could be read as a batch, and the errors of the others by position"
+    "The readable images as a batch, and the errors of the others by position"
     errors = {i: x for i, x in enumerate(images) if isinstance(x, Exception)}
     good = [x for x in images if not isinstance(x, Exception)]
     return default_collate(good) if good else None, errors
 
 class _Plan:
-    "The batches of requests to be read next"
+    "The batches of requests to read next"
     batches = ()
     def __iter__(self): return iter(self.batches)
 
@@ -312,7 +312,7 @@ class PhotoBatches:
     def read_some(self,
         batches:Iterable # Lists of requests: (image, number, key); number None: unaugmented
     )->Iterator: # uint8 N,C,height,width or None, and position in the batch → `CourseError`
-        "Read what can be read of batches, in order"
+        "Read batches in order, without the images that can't be read"
         self.plan.batches = batches
         yield from self.loader
 

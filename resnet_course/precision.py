@@ -122,7 +122,7 @@ def backend_flags(
 def layout_for(
     device:object # A `torch.device`
 )->torch.memory_format: # Channels-last, or the ordinary one
-    "The memory layout in which convolutions on `device` are fast, and right"
+    "Choose the memory layout in which convolutions on `device` are fast and correct"
     wrong = torch.device(device).type == 'mps' and torch.__version__ < (2, 14)
     return torch.contiguous_format if wrong else torch.channels_last
 
@@ -199,13 +199,13 @@ class AutoPrecision(Callback):
 # %% ../nbs/api/30_precision.ipynb #ee21f61c
 @patch
 def before_fit(self:AutoPrecision):
-    "Convert the weights to the memory format and start with a fresh scaler"
+    "Convert the weights to the memory format, and start with a fresh scaler"
     precision, layout = self.resolved, self.layout
     _check_alone(self.learn.cbs, precision)
     if layout is not None: self.learn.model.to(memory_format=layout)
     self.scaler = torch.amp.GradScaler(self.device.type) if precision == 'fp16' else None
     self.n_skipped = self.in_a_row = 0
-    # Muon multiplies matrices, and declares in which precision
+    # Muon multiplies matrices in the precision that it declares
     opt = getattr(self.opt, 'opt', None)
     if hasattr(opt, 'matmul_dtype'):
         opt.matmul_dtype = torch.bfloat16 if precision == 'bf16' else torch.float32

@@ -39,15 +39,15 @@ class Prediction:
 
 # %% ../nbs/api/41_predict.ipynb #prepim02
 def _reading(model):
-    "How to read images for a model, and a function that turns what was read into scores' input"
+    "How to read images for a model, and a function that turns them into the network's input"
     reader, prepare = preparation(model.meta, _n_in(model))
-    own = getattr(model, 'preprocess', None)   # of an ONNX file that prepares images itself
+    own = getattr(model, 'preprocess', None)   # for an ONNX file that prepares images itself
     if own == 'resize': reader = PhotoReader(None, reader.n_in, 'none')
     return reader, noop if own else prepare
 
 # %% ../nbs/api/41_predict.ipynb #c1ab271e
 def _read_ahead(images, bs, reader, workers):
-    "Yield batches of images, each with what was read: tensors or errors"
+    "Yield batches of images, each with the tensors or errors from reading it"
     def read(o):
         "Read one image"
         try: return reader.read(o)
@@ -101,7 +101,7 @@ def predict_images(
 
 # %% ../nbs/api/41_predict.ipynb #7ca2bf8f
 def _as_list(files):
-    "Files or images as a list, even if there is a single one"
+    "Files or images as a list, even if there is only one"
     if isinstance(files, (str, Path, bytes, Image.Image)): return [files]
     try: return list(files)
     except TypeError as e:
@@ -123,7 +123,7 @@ def _probabilities(model, xs, prepare, dtype):
     # images of any size come one by one
     elif model.preprocess == 'resize': scores = torch.cat([model(x[None]) for x in xs])
     else: scores = model(prepare(torch.stack(xs)))
-    several = (model.meta or {}).get('multi_label')   # each label can be there or not
+    several = (model.meta or {}).get('multi_label')   # each label can be present or absent
     probs = scores.float().sigmoid() if several else scores.float().softmax(1)
     if not probs.isfinite().all():
         raise CourseError('the outputs of this network are not finite: its weights are damaged')

@@ -31,8 +31,8 @@ class WrittenPrediction:
 # %% ../nbs/api/64_predictions.ipynb #cf023108
 @check_args
 def prediction(
-    about:str, # What is predicted, in a few words; no two in a notebook are the same
-    said:object=... # Your prediction: text, a number or several; `...`: not made yet
+    about:str, # What is predicted, in a few words; unique within the notebook
+    said:object=... # Your prediction: text or one or more numbers; `...`: not made yet
 )->WrittenPrediction: # Shown as your prediction, or as a reminder to make one
     "Write down what you expect of the next result"
     if not about.strip(): raise CourseError("about='': say in a few words what is predicted")

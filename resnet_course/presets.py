@@ -72,11 +72,11 @@ class _TimmRandAugment:
     "timm's RandAugment for a tensor of bytes"
     def __init__(self,
         config, # Such as 'rand-m6-mstd0.5-inc1'
-        size # What the network sees: side, or (height, width) (px)
+        size # Size that the network sees: side, or (height, width) (px)
     ):
         try: from timm.data.auto_augment import rand_augment_transform
         except ImportError:
-            raise CourseError(f'{config} is made by the package timm: pip install '
+            raise CourseError(f'{config} needs the package timm: pip install '
                               '"resnet-course[recipes]"') from None
         # what timm's loaders pass
         mean = tuple(round(255*o) for o in imagenet_stats[0])
@@ -125,7 +125,7 @@ def _as_augment(o):
 def augmentations(
     augment:object,       # True, False, names like 'crop+mirror+cutout', or transforms
     images:ImageSet,      # The images
-    size:int|tuple,       # What the network sees: side, or (height, width) (px)
+    size:int|tuple,       # Size that the network sees: side, or (height, width) (px)
     n_in:int,             # Channels: 1 gray, 3 RGB
     train:object          # Indices of the training images, for statistics of their colors
 )->list: # Transforms

@@ -63,15 +63,15 @@ class Recipe:
     cutmix:float = 0.            # CutMix's alpha
     ema:float = 0.               # Decay of a moving average of the weights
     ema_every:int = 1            # Steps between two updates of the average
-    ema_steps:int = 0            # Steps of the fit that these two suit; else rescaled. 0: never
+    ema_steps:int = 0            # Length of fit that these two suit; else rescaled. 0: never
     bce:bool = False             # Use binary cross-entropy, each class against the others?
     swa:float = 0.               # Average the weights of the epochs after this fraction of training
     clip:float = 0.              # Maximum length of the gradient
     accumulate:int = 1           # Batches per step
     grow:float = 0.              # Side of the first images, as a fraction of the full side
     whiten:int = 0               # Number of images from which a `Whiten` layer computes its filters
-    teacher_weight:float = 0.9   # With a teacher: the part of the loss that compares with it
-    temperature:float = 4.       # With a teacher: what both networks' scores are divided by
+    teacher_weight:float = 0.9   # With a teacher: its share of the loss
+    temperature:float = 4.       # With a teacher: divisor of both networks' scores
     keep_best:bool = False       # Finish with the weights of the best epoch on validation?
     early_stop:dict|None = None  # Arguments of `EarlyStoppingCallback`
     loaders:dict = field(default_factory=dict) # Arguments of `get_dls`, as published
@@ -97,7 +97,7 @@ def steps(
 )->callable: # Fraction of training done → fraction of `lr`
     "Create a piecewise constant shape"
     def f(pct):
-        "Fraction of `lr` when the fraction `pct` of training is done"
+        "Fraction of `lr` after the fraction `pct` of training"
         # fastai adds up fractions, and the sum can fall just short of a turning point
         pct += 1e-9
         if warm and pct < warm[0]: return warm[1]
@@ -107,14 +107,14 @@ def steps(
 # %% ../nbs/api/37_recipes.ipynb #9aaff743
 @check_args
 def cosine(
-    warmup:float=0.,  # Fraction of training in which the rate rises from near zero
+    warmup:float=0.,  # Fraction of training during which the rate rises from near zero
     start:float=0.01, # Fraction of `lr` at the start of the warm-up
     end:float=0.,     # Fraction of `lr` at the end
     under:bool=False  # Does the cosine start with the warm-up, as in timm? False: after it
 )->callable: # Fraction of training done → fraction of `lr`
     "Create a linear warm-up followed by half a cosine"
     def f(pct):
-        "Fraction of `lr` when the fraction `pct` of training is done"
+        "Fraction of `lr` after the fraction `pct` of training"
         if pct < warmup: return start + (1 - start)*pct/warmup
         if not under: pct = (pct - warmup)/(1 - warmup)
         return end + (1 - end)*(1 + math.cos(math.pi*pct))/2
@@ -125,9 +125,9 @@ def by_epoch(
     shape:callable, # Fraction of training done → fraction of `lr`
     epochs:int      # As published
 )->callable: # Fraction of training done → fraction of `lr`
-    "Hold the value that `shape` has at the start of each epoch until the next"
+    "Hold the value that `shape` has at the start of each epoch until the next one starts"
     def f(pct):
-        "Fraction of `lr` when the fraction `pct` of training is done"
+        "Fraction of `lr` after the fraction `pct` of training"
         # fastai adds up fractions, and the sum can fall just short of an epoch's start
         return shape(math.floor(pct*epochs + 1e-6)/epochs)
     return f
@@ -137,26 +137,26 @@ def _cos(a, b, pct): return a + (b - a)*(1 - math.cos(math.pi*pct))/2
 
 @check_args
 def one_cycle(
-    pct_start:float=0.25, # Fraction of training in which the rate rises
+    pct_start:float=0.25, # Fraction of training during which the rate rises
     div:float=25.,        # The rate starts at 1/`div` of its maximum
     div_final:float=1e5   # It ends at 1/`div_final`
 )->callable: # Fraction of training done → fraction of `lr`
     "Create a rising cosine followed by a falling one"
     def f(pct):
-        "Fraction of `lr` when the fraction `pct` of training is done"
+        "Fraction of `lr` after the fraction `pct` of training"
         if pct < pct_start: return _cos(1/div, 1, pct/pct_start)
         return _cos(1, 1/div_final, (pct - pct_start)/(1 - pct_start))
     return f
 
 @check_args
 def mom_cycle(
-    pct_start:float=0.25, # Fraction of training in which momentum falls
+    pct_start:float=0.25, # Fraction of training during which momentum falls
     high:float=0.95,      # Momentum at both ends
     low:float=0.85        # Momentum where the learning rate is highest
 )->callable: # Fraction of training done → momentum
     "Create the momentum of one cycle: low while the learning rate is high"
     def f(pct):
-        "Momentum when the fraction `pct` of training is done"
+        "Momentum after the fraction `pct` of training"
         if pct < pct_start: return _cos(high, low, pct/pct_start)
         return _cos(low, high, (pct - pct_start)/(1 - pct_start))
     return f
@@ -170,7 +170,7 @@ def triangle(
 )->callable: # Fraction of training done → fraction of `lr`
     "Create a shape that goes straight up to 1 at `peak`, then straight down"
     def f(pct):
-        "Fraction of `lr` when the fraction `pct` of training is done"
+        "Fraction of `lr` after the fraction `pct` of training"
         if pct < peak: return start + (1 - start)*pct/peak
         return end + (1 - end)*(1 - pct)/(1 - peak)
     return f
@@ -213,10 +213,10 @@ _add('pytorch_resnet34', 'a PyTorch tutorial on ResNet-18 to 152 for CIFAR-10', 
      about='Divided when the training loss stalls')
 _add('pytorch_resnet50', "code for a ResNet-50 on 240 of ImageNet's classes", lr=1e-3, bs=160,
      epochs=200, wd=1e-3, hypers=dict(mom=0.5), lr_power=0., keep_best=True,
-     about='A constant rate, half of the usual momentum, and the epoch that is best on validation')
+     about='A constant rate, half of the usual momentum, and the best epoch on validation')
 _add('alexnet_adam', 'an AlexNet tutorial on Fashion-MNIST', lr=1e-3, bs=32, epochs=10, wd=0.,
      opt_func=torch_adam, lr_power=0., keep_best=True,
-     about='Adam, and the epoch that is best on validation')
+     about='Adam, and the best epoch on validation')
 _add('fast_cifar', 'after cifar10-fast and airbench', lr=0.4, bs=512, epochs=8, wd=2.5e-3,
      shape=triangle(peak=0), opt_func=torch_muon, lr_power=0.5, label_smoothing=0.2, whiten=2000,
      about='Whitened patches, Muon, a straight line to zero, label smoothing: for `fast_resnet`')
@@ -450,14 +450,14 @@ def _divergence(ours, theirs, temperature):
 
 # %% ../nbs/api/37_recipes.ipynb #6457ea8d
 class Distill(Callback):
-    "Train with the scores of a larger network, too (Hinton et al. 2015)"
+    "Train with the scores of a larger network as well (Hinton et al. 2015)"
     order, run_valid = MixedPrecision.order - 6, False  # before anything scales the loss
 
     @check_args
     def __init__(self,
         teacher:nn.Module,      # Trained network for the same classes; it stays unchanged
-        weight:float=0.9,       # Of the comparison with the teacher; the labels have the rest
-        temperature:float=4.    # What the scores of both are divided by
+        weight:float=0.9,       # Weight of the comparison with the teacher; the labels get the rest
+        temperature:float=4.    # Divisor of both networks' scores
     ):
         if not 0 <= weight <= 1:
             raise CourseError(f'teacher_weight={weight}: give a fraction, such as 0.9')
@@ -504,7 +504,7 @@ def _check_images_of(teacher, dls):
 # %% ../nbs/api/37_recipes.ipynb #d15711fa
 @check_args
 def check_teacher(
-    teacher:nn.Module, # A trained network; its `meta` says for which images, as after `load_model`
+    teacher:nn.Module, # A trained network; its `meta` describes its images, as after `load_model`
     dls:object         # The loaders of the network that learns from it
 ):
     "Raise `CourseError` if a network was trained for other classes or other images"
@@ -512,7 +512,7 @@ def check_teacher(
     meta = getattr(teacher, 'meta', None) or {}
     vocab, own = meta.get('vocab'), getattr(dls, 'vocab', None)
     if vocab and own is not None and list(map(str, vocab)) != list(map(str, own)):
-        raise CourseError('the teacher was trained for other classes, or for these in another '
+        raise CourseError('the teacher was trained for other classes, or for these in a different '
                           f'order: {shorten(list(map(str, vocab)))}')
     stats, here = meta.get('stats'), getattr(dls, 'stats', None)
     if stats and here and (len(stats[0]) != len(here[0])

@@ -53,7 +53,7 @@ def source_commit()->str|None: # Such as '1f3a…'; '1f3a… with changes'; None
     package = Path(find_spec('resnet_course').origin).resolve().parent
     root = package.parent
     def git(*args):
-        "What a git command prints; None if it fails"
+        "Output of a git command; None if it fails"
         done = subprocess.run(['git', '-C', str(root), *args], capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else None
     # an installed package may lie within the checkout of another project
@@ -286,7 +286,7 @@ def list_runs(
 def rate_cuts(
     rows:list # A run's history: one dictionary per epoch, with `lr` and `accuracy`
 )->list: # Dicts: epoch (from 1) with the new rate, lr, last_lr, accuracy, last_accuracy
-    "Find the epochs with at most half of the rate that the two epochs before them had"
+    "Find the epochs whose rate is at most half that of the two before them"
     problems = _history_problems(rows)
     if not problems and not all({'lr', 'accuracy'} <= set(r) for r in rows):
         problems = ['its rows have no lr or no accuracy']
@@ -347,7 +347,7 @@ def _table_row(r):
 def same_place(
     a:object, # A path; '' is the current folder
     b:object  # Another path
-)->bool: # False if one of them is a name that no file can have
+)->bool: # False if one of them is not a valid file name
     "Whether two recorded paths lead to the same place"
     try: return os.path.realpath(a) == os.path.realpath(b)
     except ValueError: return False
@@ -357,7 +357,7 @@ def same_place(
 def images_of(
     rec:dict, # A run's record
     split:str # 'train', 'valid' or 'test'
-)->list: # Equal lists: the same images
+)->list: # Equal lists mean the same images
     "Look up the settings that decide which images are in a split"
     keys = ['name_or_path', 'valid_pct', 'group', 'fold']
     if split != 'test': keys += ['seed', 'n_train']

@@ -202,7 +202,7 @@ _tail = '''
 
 # %% ../nbs/api/54_report.ipynb #828596f6
 def _config(rec):
-    "Collect what was trained on what"
+    "Collect which network was trained on which data"
     model = rec['model']
     finished = (rec.get('finished') or '').replace('T', ' ')[:16]
     options = {k: v for k, v in model.items() if k != 'name'}

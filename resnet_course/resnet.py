@@ -41,7 +41,7 @@ def _add_stages(net, block, n_blocks, nf, variant, **kwargs):
 
 # %% ../nbs/api/22_resnet.ipynb #10b4362c
 def _drop_branches(net, rate):
-    "Leave out branches of each image in training, from never in the first block to `rate` at last"
+    "Skip branches at random in training: never in the first block, a share `rate` in the last"
     blocks = [m for m in net.modules() if isinstance(m, ResBlock)]
     if not isinstance(rate, (int, float)) or isinstance(rate, bool) or not 0 <= rate < 1:
         raise CourseError(f'drop_path={rate!r}: give a fraction below 1, such as 0.05')
@@ -64,7 +64,7 @@ class ResNet(CheckedModule):
         variant:str='v1.5', # One of `layers.variants`
         act:str='relu', # One of `layers.activations`
         zero_gamma:bool=False, # Start with every block as the identity?
-        drop_path:float=0., # Stochastic depth: how often training leaves out the last branch
+        drop_path:float=0., # Stochastic depth: how often training skips the last branch
         **kwargs # Passed to `Bottleneck`: groups, base_width
     ):
         super().__init__()

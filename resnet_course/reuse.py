@@ -88,7 +88,7 @@ def run_learner(
     bs:int|None=None, # Images per batch; None: as in training, or 64 for a file
     skip_bad:bool=False, # Leave out files that cannot be read? They are counted
     variant:str|None=None, # 'v1' for He et al.'s own weights, 'v1.5' for torchvision's
-    model:nn.Module=None # Your own network, if the run has trained one; None: the recorded one
+    model:nn.Module=None # Your own network, if the run trained one; None: the recorded one
 )->tuple: # The learner, and the run's record (empty for a file)
     "Load the network and images of a finished run; raises `CourseError` if they don't match"
     model, dls, rec = _model_and_images(run, data, bs, skip_bad, variant, model)
@@ -107,7 +107,7 @@ def _model_in(path, variant):
                           '`load_weights`, and save the network with `save_weights`')
     n_out = len(list(sd.values())[-1])
     if n_out != 1000:
-        raise CourseError(f'{path}: nobody says what its {n_out} classes are called: load it with '
+        raise CourseError(f'{path}: the names of its {n_out} classes are unknown: load it with '
                           '`load_weights`, and save it with `save_weights(..., vocab=...)`')
     model = create_model(**dict(found[0], n_out=n_out))
     if variant is None and variant_of(model) in ('v1', 'v1.5'):
@@ -137,7 +137,7 @@ def _other_dls(data, own, rec, vocab):
         dls = get_dls(**dict(own, name_or_path=data))
         if same_place(was, data) and id not in (None, dls.split_id):
             warnings.warn(f'{data}: its images have changed since training: the network may have '
-                          'been trained on some of those that it is tested on now')
+                          'been trained on some of the images it is tested on now')
         if moved: dls.notes = [*dls.notes, _about_moved]
         return dls
     kept = ('bs', 'size', 'load_size', 'resize', 'n_in', 'stats', 'in_memory', 'num_workers',
@@ -155,7 +155,7 @@ def _print(f):
 
 # %% ../nbs/api/53_reuse.ipynb #7ae8fdcb
 def _shows_others(was, data):
-    "Whether files of equal names at two places show other images; False if the first are gone"
+    "Whether files with equal names in two places show other images; False if the first are gone"
     try: files = list(zip(list_set(was).files, list_set(data).files))
     except CourseError: return False
     pairs = [list(map(_print, pair)) for pair in files[::-(-len(files)//20)]]
@@ -163,7 +163,7 @@ def _shows_others(was, data):
 
 # %% ../nbs/api/53_reuse.ipynb #8b86b80f
 def _check_same_network(rec, model, run):
-    "Raise `CourseError` if the weights are not those of the record"
+    "Raise `CourseError` if the weights do not belong to the record"
     then, now = rec.get('model', {}), json.loads(json.dumps(getattr(model, 'cfg', {}), default=str))
     diff = [k for k in then if k in now and then[k] != now[k]]
     if not diff: return
@@ -171,7 +171,7 @@ def _check_same_network(rec, model, run):
                       f'{shorten([now[diff[0]]])}, and run.json says {shorten([then[diff[0]]])}')
 
 def _check_images(run, rec, dls):
-    "Raise `CourseError` unless the images are those of the run"
+    "Raise `CourseError` unless the images are the run's own"
     splits = zip(('train', 'valid', 'test'), dls.loaders)
     now = {split: len(dl.dataset) for split, dl in splits if dl}
     then = rec.get('images', now)
@@ -191,7 +191,7 @@ def evaluate_run(
     split:str='test',    # 'train', 'valid' or 'test'
     views:str|None=None, # Also average over several views: 'flip' or 'ten_crop'; None: no
     bs:int|None=None,    # Images per batch (does not change the result); None: as in training
-    setup:callable=None, # Called before, with the learner; for ONNX, something with model and dls
+    setup:callable=None, # Called first, with the learner; for ONNX, an object with model and dls
     skip_bad:bool=False, # Leave out files that cannot be read? They are counted
     precision:str='fp32', # 'fp32' gives the same result on any machine; or 'auto', 'bf16', 'fp16'
     variant:str|None=None, # As for `run_learner`
@@ -241,7 +241,7 @@ def weights_of(
     return path/'model.safetensors' if path.is_dir() else path
 
 def _beside(path, ending):
-    "A file beside the weights; in the current folder for weights that ship with the package"
+    "A file next to the weights; in the current folder for weights that ship with the package"
     return (path if path.exists() else Path(path.name)).with_suffix(ending)
 
 @check_args

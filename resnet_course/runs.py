@@ -51,7 +51,7 @@ def _recipe_again(r, path, again):
 def learner_from_checkpoint(
     path:str|Path, # A run's folder with a checkpoint, or the file
     teacher:str|Path|None=None # Where the run's teacher is now; None: where it was
-)->tuple: # The learner, and the arguments for `fit_recipe`, among them the checkpoint's content
+)->tuple: # The learner, and the arguments for `fit_recipe`, including the checkpoint's content
     "Rebuild the learner of an interrupted run; raises `CourseError` if its settings are missing"
     state = read_checkpoint(path)
     cfg = state['cfg']
@@ -88,7 +88,7 @@ def _loggers_again(path, names):
 
 # %% ../nbs/api/52_runs.ipynb #1a57ab1e
 def _lasting(name, known):
-    "One of the names that are known, or a path that is right in any current folder"
+    "One of the known names, or a path that works from any current folder"
     is_name = name in known or not os.path.exists(name)
     return name if isinstance(name, str) and is_name else os.path.abspath(name)
 
@@ -111,7 +111,7 @@ def load_teacher(
 def _teacher_again(was, now, path):
     "The teacher that the record of an interrupted run names; `now`: where it is, if it has moved"
     if not {'file', 'sha256'} <= was.keys():
-        raise CourseError(f'{path} was trained with a teacher that is in no file: create the same '
+        raise CourseError(f'{path} was trained with a teacher that has no file: create the same '
                           'learner and call `fit_recipe(..., teacher=..., checkpoint=..., '
                           'resume=True)`')
     net = load_teacher(now or was['file'])
@@ -130,7 +130,7 @@ def _check_unseen(teacher, dls):
     was, now = images_of(rec, 'test'), images_of(own, 'test')
     if was == now or not same_place(str(was[0]), str(now[0])): return
     warnings.warn(f'the teacher {folder} was trained on another split of these images: it may have '
-                  'been trained on some of those that this run is tested on')
+                  'been trained on some of the test images of this run')
 
 # %% ../nbs/api/52_runs.ipynb #bc7a93ae
 def _few_valid(n_train):
@@ -219,8 +219,8 @@ def train_run(
     balance:str|None=None,# Balance classes: 'loss' weights them, 'sample' draws them equally
     group:object=None,    # What stays in one split, as for `get_dls`
     fold:tuple|None=None, # (i, k): test on the i-th of k folds of the training images
-    test_size:int|tuple|None=None, # What the network sees outside training, as for `get_dls`
-    load_size:int|tuple|None=None, # What test photos are resized to cover, as for `get_dls`
+    test_size:int|tuple|None=None, # Size of photos outside training, as for `get_dls`
+    load_size:int|tuple|None=None, # Test photos are resized to cover this, as for `get_dls`
     repeats:int=1,        # Times that each training image comes in a row, as for `get_dls`
     log:str|None=None,    # Also log to 'tensorboard' or 'wandb', in the run's folder
     out:str|Path='runs',  # Folder of runs
@@ -261,8 +261,8 @@ def finetune_run(
     balance:str|None=None,# Balance classes: 'loss' weights them, 'sample' draws them equally
     group:str|None=None,  # What stays in one split, as for `get_dls`
     fold:tuple|None=None, # (i, k): test on the i-th of k folds of the training images
-    test_size:int|tuple|None=None, # What the network sees outside training, as for `get_dls`
-    load_size:int|tuple|None=None, # What test photos are resized to cover, as for `get_dls`
+    test_size:int|tuple|None=None, # Size of photos outside training, as for `get_dls`
+    load_size:int|tuple|None=None, # Test photos are resized to cover this, as for `get_dls`
     repeats:int=1,        # Times that each training image comes in a row, as for `get_dls`
     log:str|None=None,    # Also log to 'tensorboard' or 'wandb', in the run's folder
     changes:dict|None=None, # Settings of every stage's recipe, for `change_plan`
@@ -356,9 +356,9 @@ def mean_ci(
 def kfold_run(
     k:int=5,        # Number of folds
     data:object='digits', # A set's name or a folder
-    arch:str|None=None, # A name from `list_models()`; None: resnet20, or that of the weights
+    arch:str|None=None, # A name from `list_models()`; None: resnet20, or the network of the weights
     out:object='runs', # Folder of runs, in which the folds get their own folder
-    each:callable=None, # Called with what the run of each fold returns
+    each:callable=None, # Called with the result of each fold's run
     finetune:bool=False, # Fine-tune with `finetune_run`? Or train with `train_run`
     resume:str|Path|None=None, # Folder of interrupted folds; it records the other arguments
     setup:callable=None, # As for `train_run`
@@ -391,14 +391,14 @@ def _as_json(value):
     return value
 
 def _from_json(name, value):
-    "The setting that `_as_json` has converted"
+    "The setting that `_as_json` converted"
     if name == 'recipe' and isinstance(value, dict):
         return change_recipe(value['name'], **value['changed'])
     return tuple(value) if isinstance(value, list) else value
 
 # %% ../nbs/api/52_runs.ipynb #a4f0c1d2
 def _new_folds(k, data, arch, out, finetune, kwargs):
-    "A new folder for the folds, in one process, and what its `folds.json` says"
+    "A new folder for the folds, created by one process, and the contents of its `folds.json`"
     if not (arch or finetune): arch = 'resnet20'
     name = f"{Path(str(data)).stem}-{arch or 'finetune'}-{k}folds"
     folder = Path(broadcast_object(None if rank_distrib() else str(new_run_dir(name, out))))
@@ -423,7 +423,7 @@ def _remove_if_unbegun(folder):
 
 # %% ../nbs/api/52_runs.ipynb #b5e1d2c3
 def _read_folds(folder, finetune, kwargs):
-    "The folder of interrupted folds, and what its `folds.json` says"
+    "The folder of interrupted folds, and the contents of its `folds.json`"
     f = folder/'folds.json'
     if not f.is_file(): raise CourseError(f'{folder}: no interrupted folds are here')
     state = read_json(f)
@@ -487,7 +487,7 @@ def _begun(folder):
 _macro = ('balanced_accuracy', 'f1', 'roc_auc')
 
 def _results_of(rec):
-    "What is averaged over folds or seeds"
+    "The metrics averaged over folds or seeds"
     test = rec['test']
     return dict(n=test['n'], top1=test['top1'], **{name: test['macro'][name] for name in _macro})
 
@@ -507,7 +507,7 @@ def _fold_row(i, rec):
 # %% ../nbs/api/52_runs.ipynb #8f50e4f2
 @check_args
 def save_seeds(
-    recs:list # Records from `train_run` or `finetune_run`, of runs that differ in the seed only
+    recs:list # Records from `train_run` or `finetune_run`, of runs that differ only in the seed
 )->dict: # A row per seed; the mean, sd and ci of each metric; and the `path` of the file
     "Write the mean over seeds to `RUN-seeds.json`, where `RUN` is the first run's folder"
     for rec in recs:
@@ -524,7 +524,7 @@ def save_seeds(
 
 # %% ../nbs/api/52_runs.ipynb #3b69e18f
 def _is_mean(o):
-    "Whether `o` is what `mean_ci` returns"
+    "Whether `o` is a result of `mean_ci`"
     return isinstance(o, dict) and has_type(o.get('mean'), (int, float)) and all(
         k in o and (o[k] is None or has_type(o[k], (int, float))) for k in ('sd', 'ci'))
 
@@ -540,7 +540,7 @@ def seeds_of(
         rows = state.get('seeds') if isinstance(state, dict) else None
         ok = isinstance(rows, list) and rows and _are_rows(rows, dict(seed=int, run=str))
         if not (ok and _is_mean(state.get('top1'))):
-            warnings.warn(f'{f} is damaged, so the report does not show what it says')
+            warnings.warn(f'{f} is damaged, so the report leaves it out')
         elif run.resolve().name in [r['run'] for r in rows]: return dict(state, path=str(f))
 
 # %% ../nbs/api/52_runs.ipynb #0bb41340

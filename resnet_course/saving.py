@@ -231,7 +231,7 @@ def save_weights(
 )->Path: # The file written
     """Save the weights together with the configuration that rebuilds the model with `load_model`.
 
-    With `layout`, write what another library loads, together with a model card."""
+    With `layout`, write files for another library, together with a model card."""
     check_type(model, nn.Module, 'model', 'a network')
     path = check_path(path)
     if not path.suffix and layout is None: path = path.with_suffix('.safetensors')
@@ -273,7 +273,7 @@ def _check_complete(sd, own, path):
 def load_model(
     path:str|Path, # A file that `save_weights` wrote, or a name in `shipped_weights()`
     device:object='cpu', # `torch.device`, or its name: where to move the model
-    model:nn.Module=None # Your own network, to get the weights; None: the file says which one
+    model:nn.Module=None # Your own network, to load the weights into; None: the file's
 )->nn.Module: # In evaluation mode; its `.meta` is the metadata saved with it
     "Rebuild a model from a file; raises `CourseError` if its weights and configuration disagree"
     if str(path).endswith('.onnx'):

@@ -48,7 +48,7 @@ def _from_package(sym):
 
 # %% ../nbs/api/72_showdoc.ipynb #7d20a00f
 def _own_parameters(sym, sig):
-    "The parameters to show: not `self`, nor what `funcs_kwargs` adds for each method of a class"
+    "The parameters to show: no `self`, and nothing that `funcs_kwargs` adds for a class's methods"
     added = getattr(sym, '_methods', ()) if inspect.isclass(sym) else ()
     return [p for p in sig.parameters.values() if p.name not in ('self', *added)]
 
@@ -79,7 +79,7 @@ class SignatureTable(ShowDocRenderer):
     ):
         self.is_property = isinstance(sym, property)
         shown = _from_package(sym.fget if self.is_property else sym)
-        # before nbdev unwraps it: what a decorator wrapped may have a shorter name
+        # before nbdev unwraps it: the wrapped function may have a shorter name
         self.full_name = qual_name(shown)
         super().__init__(shown, name or self.full_name, title_level)
         self.params = _own_parameters(self.sym, self.sig) if self.sig else []

@@ -21,7 +21,7 @@ _separators = ',;\t|'
 def is_table(
     path:str|Path # A file or folder, which need not exist
 )->bool: # False for folders, whatever their names
-    "Return whether a path is that of a table, by its ending: .csv, .tsv or .txt"
+    "Return whether a path is a table's, judged by its ending: .csv, .tsv or .txt"
     return Path(path).suffix.lower() in ('.csv', '.tsv', '.txt') and not os.path.isdir(path)
 
 def _text(path):
@@ -77,7 +77,7 @@ def _named(header, kind):
     return [low.index(n) for n in _column_names[kind] if n in low]
 
 def _path_column(header, rows, folder, others):
-    "Index of the column of paths: of files that exist, or else by its name, or else the first"
+    "Index of the column of paths: one with files that exist, else one with a fitting name, else 0"
     known = _named(header, 'path')
     columns = known + [i for i in range(len(header)) if i not in known and i not in others]
     for i in columns:
@@ -154,7 +154,7 @@ def _table(path):
         rows = rows[1:]
     if not rows: raise CourseError(f'{path} needs a header and a row for each image')
     if len(set(header)) < len(header):
-        raise CourseError(f'{path} has two columns of the same name: rename one')
+        raise CourseError(f'{path} has two columns with the same name: rename one')
     for line, cells in rows:
         if len(cells) > len(header):
             raise CourseError(f'{path}: line {line} has {len(cells)} cells, but the first row '
@@ -225,14 +225,14 @@ def _one_hot(path, header, columns, rows):
 
 # %% ../nbs/api/06_tables.ipynb #1ffb848f
 def _about_labels(labels):
-    "Sentences about labels that perhaps are none, or several"
+    "Sentences about labels that may be missing or stand for several"
     names, notes = sorted(set(labels)), []
     none = [o for o in names if o.lower() in _doubtful]
     if none:
         notes.append(f'{sum(map(labels.count, none)):,} images have the class {shorten(none)}: is '
                      'that a class, or is the label missing?')
     def is_several(name):
-        "Whether a label consists of labels"
+        "Whether a label consists of several labels"
         parts = re.split(r'[\s,]+', name)
         return '|' in name or ';' in name or len(parts) > 1 and set(parts) <= set(names)
     several = list(filter(is_several, names))
@@ -262,7 +262,7 @@ _flags = dict(true='yes', yes='yes', false='no', no='no')
 
 def _split(cell, path, line, column='is_valid'):
     "The split that a cell stands for; `is_valid` and `is_test` hold true and false, or 1 and 0"
-    low = cell.lower() if column.lower().startswith('is_') else ''   # what would 1 mean elsewhere?
+    low = cell.lower() if column.lower().startswith('is_') else ''   # 1 means nothing elsewhere
     if _number.fullmatch(low) and float(low) in (0, 1): low = 'yes' if float(low) else 'no'
     yes = 'test' if column.lower() == 'is_test' else 'valid'
     split = dict(yes=yes, no='train').get(_flags.get(low, low)) or split_of(cell)

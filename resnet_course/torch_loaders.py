@@ -103,7 +103,7 @@ def _targets(ds):
     return np.asarray(y, int)
 
 def _find(ds, attr):
-    "`ds.attr`, or that of the dataset that a `Subset` is taken from"
+    "`ds.attr`, or the same attribute of the dataset behind a `Subset`"
     while ds is not None:
         value = getattr(ds, attr, None)
         if value is not None: return value
@@ -144,16 +144,16 @@ class TorchDL(ImageSetDL):
         "Send batches to the device, from pinned memory and without waiting if that is a GPU"
         pinned = torch.device(self.device or 'cpu').type == 'cuda'
         for b in self.read(samps, pinned):
-            if pinned: b = apply(Tensor.pin_memory, b)   # does nothing if it is already
+            if pinned: b = apply(Tensor.pin_memory, b)   # does nothing if it is pinned already
             yield b if self.device is None else to_device(b, self.device, non_blocking=True)
 
 # %% ../nbs/api/18_torch_loaders.ipynb #002e6769
 @patch
 def read(self:TorchDL,
     samps:object, # Indices, in order
-    pinned:bool   # Copy batches to memory that a GPU reads?
+    pinned:bool   # Copy batches to pinned memory, for a GPU?
 ):
-    "Read batches, on Linux in other processes; elsewhere fastai's loaders have none either"
+    "Read batches, on Linux in other processes; elsewhere in this one, like fastai's loaders"
     if not (self.workers and self.own and sys.platform == 'linux'):
         yield from super(TorchDL, self).create_batches(samps)
         return
@@ -163,7 +163,7 @@ def read(self:TorchDL,
 
 @patch
 def new_reader(self:TorchDL,
-    pinned:bool # Copy batches to memory that a GPU reads?
+    pinned:bool # Copy batches to pinned memory, for a GPU?
 )->TorchLoader: # Set the `batches` of its `sampler` before each epoch
     "Create the loader that reads batches, with the settings of the loader that was given"
     o = self.own
@@ -208,11 +208,11 @@ class _ShowAs(Transform):
         return (x*self.std.to(x.device) + self.mean.to(x.device)).clamp(0, 1)
 
 def _check_image(x):
-    "Return `x`; raises `CourseError` unless it is an image that a network takes"
+    "Return `x`; raises `CourseError` unless it is an image that a network accepts"
     if not isinstance(x, Tensor) or x.ndim != 3:
         raise CourseError('the dataset has no image tensors C,H,W: add ToTensor to its transform')
     if x.is_floating_point(): return x
-    raise CourseError(f'the images are {x.dtype}, which no network takes: add '
+    raise CourseError(f'the images are {x.dtype}, which no network accepts: add '
                       'ToDtype(torch.float32, scale=True) to the transform of the dataset')
 
 def _check_loader(dl):

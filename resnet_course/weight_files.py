@@ -81,7 +81,7 @@ _dicts = {'collections': 'defaultdict', 'yacs.config': 'CfgNode', 'fvcore.common
 _lists = {'collections': 'deque'}
 _arrays = {**{o: '_reconstruct' for o in _numpy_names('multiarray')},
            **{o: '_frombuffer' for o in _numpy_names('numeric')}}
-# modules whose classes are kept beside weights; of these, functions are refused
+# modules whose classes are stored alongside weights; their functions are refused
 _families = ('numpy', 'torch.optim', 'torch.nn.modules.loss', 'torch.nn.modules.activation',
              'torch.nn.modules.batchnorm', 'torch.nn.modules.normalization',
              'torchvision.transforms', 'torchmetrics', 'omegaconf', 'timm.scheduler', 'timm.optim',
@@ -89,7 +89,7 @@ _families = ('numpy', 'torch.optim', 'torch.nn.modules.loss', 'torch.nn.modules.
 
 # %% ../nbs/api/25_weight_files.ipynb #be65bdeb
 def _safe_globals():
-    "A stand-in for each harmless class or function that is found in checkpoints"
+    "A stand-in for each harmless class or function found in checkpoints"
     kinds = [(_Inert, _harmless), (_PlainDict, _dicts), (_PlainList, _lists),
              (_InertArray, _arrays)]
     return [type(name, (base,), dict(__module__=module))
@@ -97,7 +97,7 @@ def _safe_globals():
             for module, names in modules.items() for name in names.split()]
 
 def _stand_in(e):
-    "A stand-in for the class that PyTorch refused with the error `e`; None if we refuse it, too"
+    "A stand-in for the class that PyTorch refused with the error `e`; None if we also refuse it"
     found = re.search(r'GLOBAL ([\w.]+)\.(\w+) was not an allowed', str(e))
     if found is None: return None
     module, name = found.groups()
@@ -211,7 +211,7 @@ def _unpickle(path):
         try: return _unpickle_with(path, known)
         except pickle.UnpicklingError as e:
             more = _stand_in(e)
-            if more is None or str(e) in errors: raise   # each is tried once
+            if more is None or str(e) in errors: raise   # each one is tried once
             errors.add(str(e))
             known.append(more)
 
@@ -464,7 +464,7 @@ def preference(
     return 2 if _second.search(path) else 1
 
 def _first_choice(sets):
-    "The path of the default set; much smaller sets are not networks"
+    "The path of the default set; much smaller sets are not considered networks"
     most = max(map(len, sets.values()))
     return min((k for k in sets if 2*len(sets[k]) >= most), key=preference)
 
@@ -489,7 +489,7 @@ def _torchvision_key(key, resnet=True):
 @check_args
 def is_head(
     key:str # Torchvision's name for it
-)->bool: # Also if it is called 'linear' or 'classifier'
+)->bool: # Also True if it is called 'linear' or 'classifier'
     "Return whether a ResNet's tensor belongs to its head"
     return _head.search(key) is not None
 
@@ -533,7 +533,7 @@ def _weiaicunzai(key):
 def _block(m): return f'layer{m[1]}.{int(m[2]) - 1}.'   # these number blocks from 1
 
 def _by_letter(kind):
-    "A replacement for a layer that has a letter: `a` is the first of its kind"
+    "A replacement for a layer with a letter: `a` is the first of its kind"
     return lambda m: f'.{kind}{"abc".index(m[1]) + 1}.'
 
 _shortcut = [(r'\.(shortcut|downsample|identity_conv)\.conv\.', '.downsample.0.'),
@@ -562,7 +562,7 @@ def _follow(rules):
         return key
     return rename
 
-# a name that one layout alone has → what gives torchvision's names
+# a name that only one layout has → the function that gives torchvision's names
 _namings = [(r'(resnet\.)?encoder\.stages\.0\.layers\.0\.layer\.', _hugging_face),
             (r'res2\.0\.conv1\.norm\.', _detectron2),
             (r'conv2_x\.0\.residual_function\.', _weiaicunzai),
@@ -573,7 +573,7 @@ _namings = [(r'(resnet\.)?encoder\.stages\.0\.layers\.0\.layer\.', _hugging_face
             (r'(layers|stages)\.0\.0\.conv1\.weight', _follow(_from_zero))]
 
 def _rename(keys):
-    "Key → its name where every known layout has been replaced by torchvision's"
+    "Key → its name after converting every known layout to torchvision's"
     names = {k: _inserted.sub('', k) for k in keys}
     for telltale, rename in _namings:
         if any(re.match(telltale, o) for o in names.values()):
@@ -582,7 +582,7 @@ def _rename(keys):
 
 # %% ../nbs/api/25_weight_files.ipynb #ebef1fe2
 def _with_stem(names):
-    "Rename the stem of a ResNet that puts it in a module of its own"
+    "Rename the stem of a ResNet that has it in a separate module"
     found = names.values()
     is_resnet = any(o.startswith('layer1.0.conv1.') for o in found)
     if not is_resnet or any(o.startswith('conv1.') for o in found): return names

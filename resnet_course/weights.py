@@ -82,7 +82,7 @@ def _differ_only_in(dim, a, b):
     return shape == list(b.shape)
 
 def _convert(v, like):
-    "Convert `v` to the channels and dtype of `like`; returns it with a note of the change"
+    "Convert `v` to the channels and dtype of `like`; returns it with a note about the change"
     notes = []
     if v.dtype != like.dtype: notes.append(f'{v.dtype} → {like.dtype}'.replace('torch.', ''))
     v = v.detach().to(like.dtype)
@@ -118,7 +118,7 @@ def _first_conv(own):
 class _Match:
     "How the tensors of a file fit a model"
     own:dict # The model's tensors
-    head:list # Names of those that compute the scores
+    head:list # Names of the tensors that compute the scores
     left:dict # Tensors of the file that have no place in the model; initially all of them
     report:LoadReport
     new:dict = field(default_factory=dict) # Name → tensor to load
@@ -130,14 +130,14 @@ class _Match:
 
 # %% ../nbs/api/26_weights.ipynb #646614be
 def _absent(match, name):
-    "Note that the file has no tensor `name`"
+    "Record that the file has no tensor `name`"
     if name.endswith('num_batches_tracked'):
         match.new[name] = torch.zeros_like(match.own[name])
         match.notes[name] = 'not in the file, set to 0'
     else: match.report.missing.append(name)
 
 def _found(match, name, v):
-    "Note that the file has the tensor `v` for `name`, and whether it fits"
+    "Record that the file has the tensor `v` for `name`, and whether it fits"
     like = match.own[name]
     if not _is_castable(v, like):
         kind = f'{v.dtype}, {v.layout}, {v.device}'.replace('torch.', '')
@@ -151,7 +151,7 @@ def _found(match, name, v):
         match.wrong_shape = True
 
 def _add(match, name, v):
-    "Convert a tensor that fits, and note it unless its values are wrong"
+    "Convert a tensor that fits, and record it unless its values are wrong"
     v, note = _convert(v, match.own[name])
     wrong = _wrong_values(name, v)
     if wrong: match.bad[name] = wrong
@@ -166,11 +166,11 @@ def _weight_norm(g, v):
     return v*(g/v.flatten(1).norm(dim=1).view_as(g))
 
 def _spectral_norm(w, u, v):
-    "PyTorch's spectral normalization in evaluation, by the vectors that training has found"
+    "PyTorch's spectral normalization in evaluation mode, with the vectors found in training"
     matrix = w.flatten(1) if w.ndim > 1 else w
     return w/(u@matrix@v) if matrix.shape == (*u.shape, *v.shape) else None
 
-# the tensors that a weight {w} of a module {m} is computed from, how, and what the report says
+# the tensors from which weight {w} of module {m} is computed, how, and the note in the report
 _kept, _new = '{m}{w}', '{m}parametrizations.{w}.original'
 _parts_of = [
     (['{m}{w}_orig', '{m}{w}_mask'], _masked, 'pruning mask applied'),
@@ -216,7 +216,7 @@ def _by_structure(ours, theirs, head):
 
 # %% ../nbs/api/26_weights.ipynb #88a4b0f6
 def _renamed(names, sd, label):
-    "The tensors of `sd` under their new names; raises `CourseError` if two get the same"
+    "The tensors of `sd` under their new names; raises `CourseError` for duplicates"
     res = {}
     for k, v in sd.items():
         if names[k] in res: raise CourseError(f'{label}: has {names[k]} twice; nothing was loaded')
@@ -248,7 +248,7 @@ def _rename_head(own, head, sd, names):
 
 # %% ../nbs/api/26_weights.ipynb #98bce71f
 def _match(own, head, sd, label):
-    "Match the tensors of a state dict `sd` with `own`, those of a model with the head `head`"
+    "Match the tensors of a state dict `sd` with `own`, the tensors of a model with the head `head`"
     sd, done = _compute_weights(sd) if not _compute_weights(own)[1] else (sd, {})
     resnet = any(k.startswith('layer1.') for k in usual_names(own).values())
     ours, names = usual_names(own, resnet), usual_names(sd, resnet)
@@ -284,7 +284,7 @@ def _problems(match):
     "List the reasons not to load a file, and whether it is from another network"
     missing = [k for k in match.report.missing if k not in match.head]
     extra = [k for k in match.left if not _spare.search(k)]
-    # of masked autoencoders, the decoder is the smaller part
+    # in masked autoencoders, the decoder is the smaller part
     decoder = [k for k in match.left if k.startswith('decoder')]
     if len(decoder) > len(match.new): extra += decoder
     n_body = len(match.own) - len(match.head)
@@ -311,7 +311,7 @@ class _Candidate:
     error:CourseError = None # Two of its tensors get the same name
 
 def _prefixes(sd, n):
-    "The prefixes that at least `n` tensors have, counters of BatchNorm aside; the shortest first"
+    "The prefixes of at least `n` tensors, ignoring BatchNorm's counters; the shortest first"
     counts = Counter()
     for k in sd:
         if k.endswith('num_batches_tracked'): continue
@@ -321,7 +321,7 @@ def _prefixes(sd, n):
     return ['', *sorted(found, key=lambda p: p.count('.'))] if n > 3 else ['']
 
 def _inside(sd, prefix):
-    "The tensors under a prefix, and a head that is outside of it"
+    "The tensors under a prefix, and a head outside it"
     part = {k.removeprefix(prefix): v for k, v in sd.items() if k.startswith(prefix)}
     has_head = any(map(is_head, usual_names(part).values()))
     if prefix and not has_head:
@@ -330,7 +330,7 @@ def _inside(sd, prefix):
 
 # %% ../nbs/api/26_weights.ipynb #8f6f4a44
 def _candidates(own, head, sets, label):
-    "All ways to take weights for a model with the tensors `own`, of which `head` compute scores"
+    "All ways to take weights for a model with the tensors `own`; those in `head` compute scores"
     body = [k for k in own if k not in head and 'num_batches_tracked' not in k]
     res = []
     for group, sd in sets.items():
@@ -358,7 +358,7 @@ def _check_share(fitting, sets):
 
 # %% ../nbs/api/26_weights.ipynb #0ec09608
 def _misfit(found, label):
-    "The error for a file of which no part fits: about the part that comes closest"
+    "The error for a file in which no part fits, about the part that comes closest"
     broken = next((c.error for c in found if c.error), None)
     tried = [c for c in found if c.match]
     if not tried: return broken
@@ -419,7 +419,7 @@ def _possible_shortcuts(sd):
 def infer_arch(
     source:str|Path|dict # A weights file or a state dict
 )->list[dict]: # Options of `create_model`, the most likely first; empty if no network fits
-    "Find the ResNets that weights fit, from the names and shapes of their tensors"
+    "Find the ResNets that fit the weights, from the names and shapes of their tensors"
     if not isinstance(source, dict): source = read_weights(source)[0]
     names = usual_names(source)
     sd = {names[k]: v for k, v in source.items()}
@@ -470,7 +470,7 @@ def _check_kind(model, variant, cfg, label):
 
 # %% ../nbs/api/26_weights.ipynb #b021c090
 def _arch_name(model):
-    "Name of a model's architecture: its own, or that of the first network that its weights fit"
+    "Name of a model's architecture: its own, or the first network that fits its weights"
     cfg = getattr(model, 'cfg', None)
     if not cfg:
         fits = infer_arch(model.state_dict())
@@ -506,7 +506,7 @@ def _download(url, path):
 # %% ../nbs/api/26_weights.ipynb #a2bd7655
 @check_args
 def torchvision_file(
-    model:nn.Module, # Decides which architecture's weights
+    model:nn.Module, # Determines which architecture's weights to download
     name:str='torchvision' # 'IMAGENET1K_V1', 'IMAGENET1K_V2', or 'torchvision' for V1
 )->Path: # File in torch's hub cache
     "Download torchvision's ImageNet weights unless cached; raises `CourseError` if that fails"
@@ -538,7 +538,7 @@ def _source(model, source):
     return *read_weight_sets(source), path.name
 
 def _fitting_model(sd):
-    "The call of `create_model` that weights fit, for an error message; '' if there is none"
+    "The `create_model` call that fits the weights, for an error message; '' if there is none"
     fits = infer_arch(sd)
     if not fits: return ''
     args = ', '.join(f'{k}={v!r}' for k, v in fits[0].items())

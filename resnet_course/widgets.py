@@ -88,7 +88,7 @@ _start = '''
 
 # %% ../nbs/api/65_widgets.ipynb #66c17cc4
 def _window(n, ks, stride, pad, at):
-    "What the widget shows, in words and as kinds of cells: the input's rows, then the output's"
+    "The widget's content, in words and as kinds of cells: the input's rows, then the output's"
     o, size = out_side(n, ks, stride, pad), n + 2*pad
     row, col = divmod(at, o)
     used = (o - 1)*stride + ks
@@ -111,7 +111,7 @@ def _formula(n, ks, stride, pad):
     return f'{share} + 1 = {out_side(n, ks, stride, pad)}'
 
 def _unseen(left, n_out, stride, ks):
-    "What the window never covers, in words"
+    "Describe what the window never covers"
     if stride > ks and n_out > 1: return 'Pixels between the windows are never looked at.'
     if left == 0: return 'The window covers every pixel.'
     lines = 'row and column are' if left == 1 else f'{left} rows and columns are'
@@ -198,7 +198,7 @@ def explore_convolution(
 _n_blocks, _n = 12, 16
 
 def _random(seed):
-    "Numbers between 0 and 1, by the generator of Lewis, Goodman and Miller (1969)"
+    "Numbers between 0 and 1, from the generator of Lewis, Goodman and Miller (1969)"
     while True:
         seed = seed*16807 % 2147483647
         yield seed/2147483647
@@ -225,7 +225,7 @@ def _chain(scale, on, seed=7):
 
 # %% ../nbs/api/65_widgets.ipynb #684591f2
 def _compare(x, y):
-    "Length of `y` as a multiple of that of `x`, and the correlation of the two"
+    "Length of `y` as a multiple of the length of `x`, and their correlation"
     def length(v): return math.sqrt(sum(o*o for o in v))
     def centered(v): return [o - sum(v)/len(v) for o in v]
     a, b = centered(x), centered(y)
@@ -314,7 +314,7 @@ def explore_shortcut(
     scale:int=1, # Scale of the last weights of each block, in tenths of the usual scale
     on:bool=True # With the shortcut?
 )->Widget: # With a slider for `scale` and a switch for the shortcut
-    "Explore what twelve blocks leave of a signal, with and without their shortcuts"
+    "Explore what remains of a signal after twelve blocks, with and without shortcuts"
     scale = check_int(scale, 'scale', 0, 12)
     signals = _chain(scale/10, on)
     d, status = _draw_chain(signals, on), _say_chain(signals, on)

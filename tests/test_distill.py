@@ -198,7 +198,7 @@ def test_run_resumes(teachers_run, tmp_path):
 
 def test_teacher_in_no_file(tmp_path):
     run = cut_run(create_model('resnet8', n_in=1), tmp_path)
-    with pytest.raises(CourseError, match='in no file'): learner_from_checkpoint(run)
+    with pytest.raises(CourseError, match='has no file'): learner_from_checkpoint(run)
 
 @pytest.mark.parametrize('data,says', [
     (dict(data='fashion_mnist_mini'), 'other classes'), (dict(size=64), 'another size')])

@@ -181,7 +181,7 @@ def test_splits_inside_of_classes(tmp_path):
     "cat/train and cat/test: they are not taken as splits, which is said"
     for c in ('cat', 'dog'): photos(tmp_path/c, 6, classes=['train', 'test'])
     _, said = load(tmp_path)
-    assert 'test, train inside of class folders are not used as splits' in said[0]
+    assert 'test, train inside class folders are not used as splits' in said[0]
 
 def test_a_folder_in_a_folder(tmp_path):
     "As some archives unpack: the folder that is meant is named"

@@ -75,7 +75,7 @@ def test_collate_of_dicts():
     (lambda i: (X[i], None), 'got None'), (lambda i: (X[i],), 'give .image, class.'),
     (lambda i: (X[i], 4), 'class 4, but names for classes 0 to 3'),
     (lambda i: (X[i], -1), 'class -1'),
-    (lambda i: (X[i].byte(), 1), 'which no network takes: add ToDtype')])
+    (lambda i: (X[i].byte(), 1), 'which no network accepts: add ToDtype')])
 def test_items_that_are_refused(item, says):
     with pytest.raises(CourseError, match=says): fit(loaders(item), 'resnet8')
 
@@ -101,7 +101,7 @@ def test_function_that_takes_no_classes():
 def test_number_of_outputs():
     with pytest.raises(CourseError, match='has 3 outputs, but the data have 4 classes'):
         course_learner(loaders(pair), create_model('resnet8', 3))
-    with pytest.warns(UserWarning, match='6 of its scores are never right'):
+    with pytest.warns(UserWarning, match='6 of its scores are never correct'):
         course_learner(loaders(pair), create_model('resnet8', 10))
 
 def test_gray_loaders_of_fastai(tmp_path):

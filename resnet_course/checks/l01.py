@@ -60,8 +60,8 @@ def _try_formula(near, p, n):
     sd = math.sqrt(p*(1 - p))
     if near(1.96*sd): raise Hint('`n` is missing: more images make the interval narrower.')
     if near(1.96*sd/n): raise Hint('`n` belongs under the square root, too: divide by √n.')
-    if near(1.96*math.sqrt(p/n)): raise Hint('Under the root, p is multiplied by 1 − p.')
-    if near(2*sd/math.sqrt(n)): raise Hint('That is with 2: the formula says exactly 1.96.')
+    if near(1.96*math.sqrt(p/n)): raise Hint('Under the square root, p is multiplied by 1 − p.')
+    if near(2*sd/math.sqrt(n)): raise Hint('That uses 2; the formula says exactly 1.96.')
 
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #c135bf9a
 @exercise('01.3', 'Half the width of a 95% confidence interval')
@@ -169,7 +169,7 @@ def _distances(x, means, p=2):
 
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #5813c6e4
 def _by_mistake(x, means):
-    "The classes that the usual mistakes give, and their hints"
+    "The classes that the usual mistakes return, and their hints"
     d, flat, centers = _distances(x, means), x.flatten(1), means.flatten(1)
     signed = (flat[:, None] - centers[None]).sum(2)
     late = 'Square each difference before you add them up: positive and negative ones cancel out.'

@@ -17,7 +17,7 @@ from ..exercises import Hint, as_list, as_number, close, exercise, same
 
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #3bf0c6b4
 def _try_own(got, x, m, s):
-    "Raise a `Hint` if the steps are in another order, or the statistics those of the batch"
+    "Raise a `Hint` if the steps are in the wrong order, or the statistics are the batch's"
     if close(got, (x.float()/255 - m)*s): raise Hint('It multiplies by std: divide.')
     if close(got, (x - m)/s/255):
         raise Hint('Divide by 255 first, and then subtract the mean.')
@@ -136,7 +136,7 @@ def _try_quarter(answer, x):
     flipped = (y == x.flip(-1)).flatten(1).all(1)
     kept = (y == x).flatten(1).all(1)
     if flipped.all() or kept.all():
-        raise Hint('All images are flipped or none: draw one random number for each image.')
+        raise Hint('All images are flipped, or none are: draw one random number for each image.')
     if not (flipped | kept).all():
         raise Hint('Some images are flipped in part: '
                    'one decision holds for all channels and rows of an image.')

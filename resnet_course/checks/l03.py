@@ -104,7 +104,7 @@ def _try_topk(got, scores, y, k):
     if k == 1 and near(1):
         raise Hint('It compares each image with the targets of *all* images: make the targets a '
                    'column, `targets[:, None]`.')
-    if near(100*want, 1e-3): raise Hint('Give a fraction from 0 to 1, not a number in percent.')
+    if near(100*want, 1e-3): raise Hint('Give a fraction from 0 to 1, not a percentage.')
     if near(len(y)*want, 1e-3):
         raise Hint('That is how many are right: divide by the number of images.')
     along_images = (scores.topk(1, dim=0).indices == y[:, None]).any(1).float().mean()
@@ -245,7 +245,7 @@ def _try_features(net):
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #d378ec92
 def _linear_without_relu(net):
-    "Is the network linear where its pooling is? Then a ReLU is missing, or is in no module"
+    "Is the network linear except for its pooling? Then a ReLU is missing, or is not a module"
     x = torch.randn(4, 1, 16, 16)
     seen = []
     hooks = [p.register_forward_pre_hook(lambda m, i: seen.append(i[0].min().item()))

@@ -222,7 +222,7 @@ def _script(answer, errors, patience, most):
 
 # %% ../../nbs/api/checks/04_degradation.ipynb #8d162d24
 def _try_batches(order, n):
-    "Raise a `Hint` unless there are batches of 50, in another order in each epoch"
+    "Raise a `Hint` unless there are batches of 50, in a different order in each epoch"
     if max(map(len, order)) > 50:
         raise Hint(f'The batches should have 50 images; one of yours has {max(map(len, order))}.')
     seen = sum(order, [])
@@ -258,7 +258,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/04_degradation.ipynb #de4163ff
 def _early(n):
-    "Hint for a training that stopped after `n` epochs, where 0.5, 0.4, 0.4, 0.41, 0.3 was the plan"
+    "Hint for training that stopped after `n` epochs, where 0.5, 0.4, 0.4, 0.41, 0.3 was the plan"
     if n == 1: return 'It stops after one epoch: is the `return` inside the loop?'
     if n == 3: return ('It stops as soon as one epoch brings no improvement: wait for `patience` '
                        'of them.')

@@ -298,7 +298,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/05_residual_block.ipynb #70db38b5
 def _try_bottleneck(net, right, x, name):
-    "Raise a `Hint` unless `net` computes what `right` does"
+    "Raise a `Hint` unless `net` computes the same as `right`"
     y, want = net(x.clone()), right(x)
     if y is None: raise Hint('forward returns None: is the `return` missing?')
     if close(y, want): return

@@ -257,7 +257,7 @@ _mistakes = [(dict(mom=0), 'That is SGD without momentum; the exercise asks for 
 
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #95dbeed5
 def _try_rates(answer, batches):
-    "Raise a `Hint` if the rate, the fraction or the optimizer is wrong in a way that can be seen"
+    "Raise a `Hint` if the rate, the fraction or the optimizer is visibly wrong"
     asked, used, made = [], [], []
     step = torch.optim.SGD.step
     def spy(self, *args, **kwargs):

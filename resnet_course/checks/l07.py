@@ -19,7 +19,7 @@ from ..exercises import Hint, as_list, as_number, close, exercise, expect_sgd
 
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #9732c0f0
 def _try_count(answer):
-    "Raise a `Hint` if the calls are one too few for another reason than a missing warm-up"
+    "Raise a `Hint` if one call is missing for a reason other than a missing warm-up"
     calls = []
     def step(): calls.append(time.sleep(0.2 if not calls else 0.001))
     if as_number(answer(step, 1, 2)) > 100 and len(calls) == 2:
@@ -327,7 +327,7 @@ def _(answer):
             raise Hint('It raises an AssertionError: the exercise asks for a '
                        '`ValueError`.') from None
         except RuntimeError:
-            raise Hint('Outputs of another shape should raise a `ValueError`, too.') from None
+            raise Hint('Outputs of a different shape should raise a `ValueError`, too.') from None
         raise Hint('The second function returned something else, and no `ValueError` was raised: '
                    'a layer that is fast and wrong is no gain.')
 
@@ -357,7 +357,7 @@ def _mixed(net, xb, yb, steps, lr, cast=True, zero=True):
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #dad466c6
 @contextmanager
 def _autocast_off():
-    "Turn CPU autocast off at the end, whatever an answer left"
+    "Turn CPU autocast off at the end, even if an answer left it on"
     torch.autocast_increment_nesting()
     before = torch.autocast_decrement_nesting()
     try: yield

@@ -79,7 +79,7 @@ def _try_freeze(answer, n):
 
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #778405ad
 def _try_again(answer, n):
-    "Raise a `Hint` unless a call with `n` lets parts train that an earlier call froze"
+    "Raise a `Hint` unless a call with `n` unfreezes parts that an earlier call froze"
     moved, names = _moved(answer, n, earlier=-1)
     still = sorted(k for k in names - moved if k.split('.')[0] in ['stem', 'body', 'head'][n:])
     weights = [k for k in still if k.endswith(('weight', 'bias'))]
@@ -423,7 +423,7 @@ def _(answer):
 def _try_moved(moved, before):
     "Raise a `Hint` unless exactly the tensors of body and head moved"
     frozen = [k for k in moved if k.startswith('stem')]
-    # a bias before BatchNorm has no gradient but rounding errors
+    # the gradient of a bias before BatchNorm is only rounding error
     trains = [k for k in before if not k.startswith('stem') and k.endswith('weight')]
     idle = [k for k in trains if k not in moved]
     if any(k.endswith(('weight', 'bias')) for k in frozen):

@@ -176,7 +176,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #5b5c9549
 def _try_failure(answer, net):
-    "Raise a `Hint` if hooks or evaluation mode stay when the model raises an error"
+    "Raise a `Hint` if hooks or evaluation mode remain after the model raises an error"
     try: answer(net, ['1'], torch.randn(2, 3, 8, 8))
     except Exception: pass
     if _n_hooks(net):
@@ -341,7 +341,7 @@ def _same_class(features, y, k, largest=False, itself=False, first=False):
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #14af4149
 def _wrong_shares(features, y, k):
-    "What the usual mistakes give, and their hints"
+    "What the usual mistakes return, and their hints"
     return [(_same_class(features, y, k, itself=True), 'Each row is its own nearest neighbor: '
                                                        'leave it out.'),
             (_same_class(features, y, k, largest=True), 'Those are the farthest rows.'),

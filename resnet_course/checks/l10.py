@@ -349,7 +349,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #d14268fe
 def _try_copies(nets, start, batches, world):
-    "Raise a `Hint` unless all copies are where one process with the whole batch would be"
+    "Raise a `Hint` unless all copies match one process that trains on the whole batch"
     def gap(a, b): return max((p - q).abs().max() for p, q in zip(a.parameters(), b.parameters()))
     if any(bool(torch.isnan(p).any()) for p in nets[0].parameters()):
         raise Hint('The weights are nan. The last batch has three images for four processes, and '

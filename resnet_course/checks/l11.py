@@ -205,17 +205,17 @@ _wrong_tests = [
     (lambda a, b, n: abs(_z(a, b, n)) > 1,
      'That is one standard error; the exercise asks for 1.96.'),
     (lambda a, b, n: abs(a - b)/n > 0.01,
-     'A fixed number of points does not do: how much chance can do depends on n.'),
+     'A fixed number of points is not enough: the effect of chance depends on n.'),
     (lambda a, b, n: abs(_z(a, b, n)) <= 1.96,
      'The other way round: return whether it is *larger*.'),
     (lambda a, b, n: a != b, 'Any difference counts as significant in your function: compare the '
      'difference of the *shares* with 1.96 standard errors, the square root of both variances.'),
     (lambda a, b, n: abs(a - b)/n > 1.96*n**0.5*math.hypot(_se(a, n), _se(b, n)),
-     'No difference is significant in your function: under the root, divide p(1 − p) by n.')]
+     'No difference is significant in your function: under the square root, divide p(1 − p) by n.')]
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #27cf0288
 def _draw_case():
-    "Two numbers of right answers and the number of images, not too close to the limit"
+    "Two numbers of correct answers and the number of images, not too close to the limit"
     n = random.choice([100, 1000, 10_000])
     a = random.randint(n//2, n - 1)
     spread = math.sqrt(2*a*(1 - a/n))
@@ -301,7 +301,7 @@ def _scores(head, x, n_out):
     return out
 
 def _try_used(out, x):
-    "Raise a `Hint` unless nearly all places of the map `x` matter for `out`"
+    "Raise a `Hint` unless nearly all positions of the map `x` matter for `out`"
     if not out.requires_grad: raise Hint('No gradient flows from the scores back to the map.')
     grad, = torch.autograd.grad(out.pow(2).sum(), x)
     (h, w), used = x.shape[2:], (grad != 0).float().mean().item()
@@ -323,7 +323,7 @@ def _(answer):
     if all(torch.allclose(o.sum(1), torch.ones(2), atol=1e-4) for o in ones):
         raise Hint('The outputs add up to one: return the scores, without a softmax.')
     if any(not torch.allclose(o, ones[0], atol=1e-4) for o in ones):
-        raise Hint('A map of ones gives other scores at another size: '
+        raise Hint('A map of ones gives different scores at a different size: '
                    'you add up where you should average, so larger images get larger scores.')
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #915ce906
@@ -411,7 +411,7 @@ def _trace(net, x):
     return out
 
 def _counts(net, x):
-    "Right scores, but a buffer changes that has no influence on them"
+    "Right scores, but a buffer that does not affect them changes"
     net[1].num_batches_tracked += 1
     return _batched(net, x)
 
@@ -436,7 +436,7 @@ _broken_scores = {
     'that changes a buffer of the network': _in_eval(_counts),
     'that leaves out the last, short batch':
         _in_eval(lambda net, x: _batched(net, x[:len(x)//8*8] if len(x) > 8 else x)),
-    'that returns the rows in another order':
+    'that returns the rows in a different order':
         _in_eval(lambda net, x: _batched(net, x)[torch.randperm(len(x))]),
     'in which the answer for an image depends on the other images':
         _in_eval(lambda net, x: _batched(net, x - x.mean(0, keepdim=True), len(x)))}
@@ -476,7 +476,7 @@ _right_splits = {'that draws from a generator of its own': _drawn,
 _broken_splits = {
     'that puts one name on both sides': _overlap,
     'that loses a name': _loses,
-    'that draws another split each time': lambda names: _drawn(names, random),
+    'that draws a different split each time': lambda names: _drawn(names, random),
     'whose split depends on the order of the names': lambda names: _drawn(names, order=list),
     'that leaves validation empty': lambda names: (sorted(names), []),
     'that repeats a name': lambda names: (_drawn(names)[0] + _drawn(names)[0][:1],
@@ -561,7 +561,7 @@ def _try_diagnosis(answer, right, clues):
     if missing: raise Hint(f'No letter for case {missing[0]} yet.')
     letters = [said[k] for k in right]
     for letter in letters:
-        if letters.count(letter) > 1: raise Hint(f'{letter!r} is there twice: one case per letter.')
+        if letters.count(letter) > 1: raise Hint(f'{letter!r} appears twice: one case per letter.')
     wrong = [k for k in right if said[k] != right[k]]
     if wrong:
         count = f'{len(right) - len(wrong)} of {len(right)} are right. '

@@ -494,7 +494,7 @@ def _try_half(got, want, a, b):
         raise Hint('That is for two different sets of images. Both networks saw the *same* images, '
                    'so take the difference for each image, and the standard error of its mean.')
     if near(want/1.96): raise Hint('That is one standard error; 95% takes 1.96 of them.')
-    if near(want*n**.5): raise Hint('Divide the standard deviation by the root of n.')
+    if near(want*n**.5): raise Hint('Divide the standard deviation by the square root of n.')
     if near(want/100): raise Hint('Give the interval in percentage points, too.')
     if near(2*want): raise Hint('That is the whole width; give half of it.')
     raise Hint(f'The half width should be {want:.3f} points; yours is {got:.3f}.')

@@ -78,7 +78,7 @@ def _(answer):
             (1.96**2*se2/(half/2)**2, '`half` is half of the width: do not halve it again.'),
             (1.96**2*se2/(2*half)**2, '`half` reaches to *either* side; you use the whole width.'),
             (1.96**2/4/half**2, 'That is for p = 0.5, the worst case: use `p`.'),
-            (4*se2/half**2, 'That is with 2: the formula says exactly 1.96.'),
+            (4*se2/half**2, 'That uses 2; the formula says exactly 1.96.'),
             (se2/(50*half)**2, '`half` is a fraction, not a percentage.')]
         for value, hint in wrong:
             if abs(got - value) <= 1: raise Hint(hint)
@@ -252,7 +252,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #3990ff44
 def _shares(a, b, n, weight=None):
-    "For each class that occurs in `a`, the share of places at which `b` says the same"
+    "For each class that occurs in `a`, the share of its positions at which `b` agrees"
     return [(b[a == c] == c).float().mean().item() for c in range(n) if (a == c).any()]
 
 @exercise('13.7', 'Balanced accuracy')
@@ -318,7 +318,7 @@ def _(answer):
         raise Hint('That is the largest: the app would say "not sure" more often than it has to.')
     if abs(got - first) < 1e-6:
         raise Hint('You stop at the first number, from above, at which the fraction is too low. '
-                   'A smaller one may be enough again: try them all.')
+                   'A smaller one may do, too: try them all.')
     if not (conf - got).abs().min() < 1e-6: raise Hint('Return one of the numbers in `conf`.')
     share = right[conf >= got].float().mean().item()
     if abs(got - min(conf[conf >= want].tolist(), default=-1)) < 1e-6:
@@ -333,7 +333,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #80e69b60
 def _first_from_above(conf, right, want):
-    "The last confidence, from above, before the share of right answers first falls short"
+    "The last confidence, from above, before the share of correct answers first falls short"
     best = 2.
     for t in conf.sort(descending=True).values.tolist():
         if right[conf >= t].float().mean() < want: return best
