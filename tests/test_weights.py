@@ -123,7 +123,8 @@ def timm_vit(size, name='vit_tiny_patch16_224', **kwargs):
     timm = pytest.importorskip('timm', reason='timm is not installed')
     return timm.create_model(name, img_size=size, num_classes=3, depth=1, **kwargs)
 
-def tv_vit(size): return torchvision.models.VisionTransformer(size, 16, 1, 3, 192, 64, num_classes=3)
+def tv_vit(size):
+    return torchvision.models.VisionTransformer(size, 16, 1, 3, 192, 64, num_classes=3)
 
 def hf_vit(size):
     transformers = pytest.importorskip('transformers', reason='transformers is not installed')
@@ -132,17 +133,22 @@ def hf_vit(size):
     return transformers.ViTForImageClassification(cfg)
 
 DEIT = 'deit_tiny_distilled_patch16_224'
-POSITIONS = [   # network, size of its images, number of other tokens
-    (timm_vit, 96, 1), (timm_vit, (64, 144), 1), (tv_vit, 96, 1), (hf_vit, 96, 1),
-    (lambda o: timm_vit(o, DEIT), 384, 2),
-    (lambda o: timm_vit(o, class_token=False, global_pool='avg'), (64, 256), 0)]
+POSITIONS = {   # title → network, size of its images, number of other tokens
+    "timm's ViT at 224 px in one for 96 px": (timm_vit, 96, 1),
+    "timm's ViT at 224 px in one for 64×144 px": (timm_vit, (64, 144), 1),
+    "torchvision's ViT at 224 px in one for 96 px": (tv_vit, 96, 1),
+    "transformers' ViT at 224 px in one for 96 px": (hf_vit, 96, 1),
+    "timm's distilled DeiT at 224 px in one for 384 px": (lambda o: timm_vit(o, DEIT), 384, 2),
+    "timm's ViT without a class token in one for 64×256 px":
+        (lambda o: timm_vit(o, class_token=False, global_pool='avg'), (64, 256), 0)}
 
-@pytest.mark.parametrize('make,size,n_other', POSITIONS)
-def test_positions_of_another_grid(make, size, n_other):
+@pytest.mark.parametrize('make,size,n_other', POSITIONS.values(), ids=list(POSITIONS))
+def test_positions_of_another_grid(make, size, n_other, tmp_path):
     "They are those of timm's `resample_abs_pos_embed`, and the report says so"
     layers = pytest.importorskip('timm.layers', reason='timm is not installed')
     a, b = make(224), make(size)
-    report = load_weights(b, a.state_dict())
+    torch.save(a.state_dict(), tmp_path/'w.pth')
+    report = load_weights(b, tmp_path/'w.pth')
     [(name, note)] = report.adapted.items()
     h, w = (size, size) if isinstance(size, int) else size
     assert note == f'positions of 14×14 patches → {h//16}×{w//16}' and note in str(report)
@@ -156,7 +162,7 @@ def test_positions_that_are_not_known():
     with pytest.raises(CourseError, match='pos_embed: .*create it for the size of images'):
         load_weights(timm_vit(224), timm_vit((64, 160)).state_dict())
     def swin(window):
-        return torchvision.models.SwinTransformer([4, 4], 24, [1], [2], [window, window])
+        return torchvision.models.SwinTransformer([4, 4], 24, [2], [2], [window, window])
     with pytest.raises(CourseError, match='relative_position.*create it for the size of images'):
         load_weights(swin(4), swin(7).state_dict())
 
