@@ -439,7 +439,7 @@ def _find_sets(obj, path, found, seen):
 
 # %% ../nbs/api/25_weight_files.ipynb #50201c3d
 def _split_averages(found):
-    "Give each average in LitEma's layout a set of its own; returns all sets, and the paths of these"
+    "Give each average in LitEma's layout a set of its own; returns all sets, and paths of these"
     sets, paths = {}, []
     for path, sd in found.items():
         starts = [k.removesuffix('num_updates') for k in sd if k.split('.')[-1] == 'num_updates']

@@ -89,6 +89,8 @@ def _grids(model):
         elif image and patch: res.append(tuple(side//p for side, p in zip(image, patch)))
     return res
 
+
+# %% ../nbs/api/26_weights.ipynb #11903182
 def _find_grids(v, like, grids):
     "Numbers of the other tokens, and the grids of two position embeddings; None if not known"
     if v.shape[-1] != like.shape[-1] or v.ndim != like.ndim: return None
@@ -201,6 +203,8 @@ def _found(match, name, v):
         match.report.skipped[name] = f'{len(v)} classes, the model has {len(like)}'
     else: _resize(match, name, v)
 
+
+# %% ../nbs/api/26_weights.ipynb #00749da9
 def _resize(match, name, v):
     "Interpolate positions, or note that a tensor has another shape"
     like = match.own[name]

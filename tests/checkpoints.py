@@ -574,7 +574,9 @@ def _(d, sd):
     return save(d, dict(model=wrapped.state_dict(), ema=lit_ema(wrapped)))
 
 @good('LitEma alone', '16 tensors matched', model=dict(name='alexnet_small', n_in=1))
-def _(d, sd): return save(d, lit_ema(nn.ModuleDict(dict(net=create_model('alexnet_small', n_in=1)))))
+def _(d, sd):
+    wrapped = nn.ModuleDict(dict(net=create_model('alexnet_small', n_in=1)))
+    return save(d, lit_ema(wrapped))
 
 @good('torch_ema: a list of averaged parameters', "taken: 'ema'")
 def _(d, sd):

@@ -224,8 +224,9 @@ def rows():
                partial(run_test, test_weights.test_fastai_saves, verb='loads', with_opt=with_opt))
     for title, (make, size, n_other) in test_weights.POSITIONS.items():
         library = title.split("'")[0]
-        who = dict(timm=hub + 'huggingface/pytorch-image-models', torchvision=hub + 'pytorch/vision',
-                   transformers=hub + 'huggingface/transformers')[library]
+        repos = dict(timm='huggingface/pytorch-image-models', torchvision='pytorch/vision',
+                     transformers='huggingface/transformers')
+        who = hub + repos[library]
         yield ('layout', title, who, 'loads: positions as timm interpolates them',
                partial(run_test, test_weights.test_positions_of_another_grid, make=make, size=size,
                        n_other=n_other, verb='loads: positions as timm interpolates them'))
