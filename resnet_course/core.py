@@ -87,6 +87,14 @@ def _is_worker_error(e):
     "True if a `DataLoader`'s worker process was killed"
     return isinstance(e, RuntimeError) and _says(e, *_worker_errors)
 
+def _is_size_error(e):
+    "True if images of several sizes cannot make a batch: from fastai's `collate_error` or PyTorch"
+    if not isinstance(e, RuntimeError): return False
+    if _says(e, 'trying to collate the data'): return _says(e, 'axis 0 of the batch')
+    names = [f.name for f in traceback.extract_tb(e.__traceback__)] + str(e).split()
+    in_loader = 'do_batch' in names or 'collate' in ' '.join(names)
+    return in_loader and _says(e, 'stack expects each tensor to be equal size')
+
 def _cause(e, is_kind):
     "`e` or the first error that led to it, if it is of this kind; otherwise None"
     # fastai raises an IndexError about errors without a message in its callbacks
@@ -117,16 +125,32 @@ _worker_advice = (
     'smaller `bs`, or num_workers=0, which needs no such process; in Docker, start the container '
     'with --shm-size=8g')
 
+# %% ../nbs/api/00_core.ipynb #d65d0e98
+def _size_advice(e):
+    "What to do about images of several sizes, or with several numbers of channels"
+    found = re.findall(r'\[(\d+(?:, \d+)+)\]', str(e))[:2]
+    shapes = [o.split(', ') for o in found]
+    said = f" ({' and '.join('×'.join(o) for o in shapes)})" if len(shapes) == 2 else ''
+    if said and shapes[0][1:] == shapes[1][1:]:
+        return (f'the images of a batch differ in their channels{said}: convert them, with '
+                "PILImage in fastai's ImageBlock, or Grayscale(3) in the transform of the dataset")
+    return (f'the images of a batch differ in size{said}: give them one, with '
+            'item_tfms=Resize(224) in fastai, or Resize((224, 224)) in the transform of a '
+            'PyTorch dataset')
+
+
 # %% ../nbs/api/00_core.ipynb #memadv04
 @contextmanager
 def memory_advice(
     bs:int|None=None, # Images per batch; None: unknown
     accumulate:int=0  # Batches per step, if the number can be changed; 0: it cannot
 )->Iterator[None]:
-    "Turn any out-of-memory error inside the block into an `OutOfMemoryError` with advice"
+    "Turn an out-of-memory error into an `OutOfMemoryError` with advice; explain loaders' errors"
     try: yield
     except Exception as e:
         if _cause(e, _is_worker_error): raise CourseError(_worker_advice) from None
+        sizes = _cause(e, _is_size_error)
+        if sizes: raise CourseError(_size_advice(sizes)) from None
         cause = _cause(e, _is_memory_error)
         # without a batch size, there is nothing to add to the message of an inner block
         has_advice = isinstance(e, OutOfMemoryError) and not bs

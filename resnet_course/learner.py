@@ -101,8 +101,8 @@ class CourseLearner(Learner):
             super().fit(*args, **kwargs)
 
     def _do_epoch_validate(self, *args, **kwargs):
-        "fastai's, with the flags of this learner"
-        with self._flags(): super()._do_epoch_validate(*args, **kwargs)
+        "fastai's, with the flags of this learner and its advice"
+        with memory_advice(), self._flags(): super()._do_epoch_validate(*args, **kwargs)
 
     def freeze_to(self,
         n:int|str,            # First group that trains, by index or name: -1 is the head alone
@@ -216,8 +216,9 @@ def _channels(dls):
     "Channels of the images, from `dls` or from its first batch"
     n_in = getattr(dls, 'n_in', None)
     if n_in: return n_in
-    try: return int(dls.one_batch()[0].shape[1])
-    except (AttributeError, IndexError, TypeError): return 3
+    with memory_advice():
+        try: return int(dls.one_batch()[0].shape[1])
+        except (AttributeError, IndexError, TypeError): return 3
 
 def _call_arch(arch, dls):
     "Call a function such as torchvision's `resnet18` to get a network for the classes of `dls`"

@@ -6,12 +6,13 @@
 __all__ = ['LoadReport', 'infer_arch', 'variant_of', 'torchvision_file', 'load_weights']
 
 # %% ../nbs/api/26_weights.ipynb #77c70999
-import re
+import math, re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .core import (
@@ -21,9 +22,9 @@ from .layers import variants
 from .alexnet import AlexNet
 from .models import (
     create_model, group_names, list_models, options, param_groups, registry)
-from resnet_course.weight_files import (
+from .weight_files import (
     is_head, pair_by_place, preference, read_weight_sets, read_weights, shipped_weights,
-    usual_names, weight_sets)
+    usual_names, weight_sets, without_dots)
 
 # %% ../nbs/api/26_weights.ipynb #87894dcf
 def _by_reason(names):
@@ -67,6 +68,59 @@ def _adapt_channels(
     c = w.shape[1]
     if n_in == 1: return w.sum(1, keepdim=True)
     return w[:, torch.arange(n_in)%c]*(c/n_in)
+
+# %% ../nbs/api/26_weights.ipynb #790cfc62
+_positions = re.compile(r'(^|\.)(absolute_)?pos(ition(al)?)?_(embed(ding)?s?)(\.\d+|\.weight)?$')
+_relative = re.compile(r'relative_position_(bias_table|index)$|rel_pos|attention_bias')
+
+def _pair(size):
+    "(height, width) of a declared size in pixels, or None"
+    if isinstance(size, int): size = size, size
+    is_pair = isinstance(size, (list, tuple)) and len(size) == 2
+    return tuple(size) if is_pair and all(type(o) is int and o > 0 for o in size) else None
+
+def _grids(model):
+    "Rows and columns of a transformer's patches, from the sizes that its modules declare"
+    res = []
+    for m in model.modules():
+        names = 'grid_size', 'image_size', 'patch_size'
+        grid, image, patch = (_pair(getattr(m, o, None)) for o in names)
+        if grid: res.append(grid)
+        elif image and patch: res.append(tuple(side//p for side, p in zip(image, patch)))
+    return res
+
+
+# %% ../nbs/api/26_weights.ipynb #11903182
+def _find_grids(v, like, grids):
+    "Numbers of the other tokens, and the grids of two position embeddings; None if not known"
+    if v.shape[-1] != like.shape[-1] or v.ndim != like.ndim: return None
+    if v.ndim == 4: return (0, v.shape[1:3], like.shape[1:3]) if len(v) == len(like) == 1 else None
+    if v.ndim not in (2, 3) or v.shape[:-2] != like.shape[:-2]: return None
+    n_old, n_new = v.shape[-2], like.shape[-2]
+    for n_other in range(9):   # class token, distillation token, registers
+        side, own = math.isqrt(max(n_old - n_other, 0)), math.isqrt(max(n_new - n_other, 0))
+        news = [o for o in grids if math.prod(o) == n_new - n_other]
+        if not grids and own > 0 and own*own == n_new - n_other: news = [(own, own)]
+        if news and side > 0 and side*side == n_old - n_other:
+            return n_other, (side, side), news[0]
+
+
+# %% ../nbs/api/26_weights.ipynb #5e6a6051
+def _resample_positions(
+    v:Tensor, # Position embedding (1,n,c), (n,c) or (1,h,w,c)
+    n_other:int, # Tokens before those of the patches, which are kept
+    old:tuple, # Rows and columns of the patches in `v`
+    new:tuple # And those to convert to
+)->Tensor: # As many positions as `new` and the other tokens have
+    "Interpolate learned positions to another grid, bicubic and antialiased, as timm does"
+    c = v.shape[-1]
+    tokens = v.reshape(-1, c)
+    grid = tokens[n_other:].float().reshape(1, *old, c).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, size=tuple(new), mode='bicubic', antialias=True)
+    grid = grid.permute(0, 2, 3, 1).reshape(-1, c).to(v.dtype)
+    res = torch.cat([tokens[:n_other], grid])
+    return res.reshape(1, *new, c) if v.ndim == 4 else res.reshape(*v.shape[:-2], len(res), c)
+
 
 # %% ../nbs/api/26_weights.ipynb #ed03a4a2
 def _is_castable(v, like):
@@ -125,6 +179,7 @@ class _Match:
     notes:dict = field(default_factory=dict) # Name → what was changed, '' for nothing
     bad:dict = field(default_factory=dict) # Name → why the file's tensor cannot be loaded
     done:dict = field(default_factory=dict) # Name → how a weight kept in parts was computed
+    grids:list = field(default_factory=list) # Rows and columns of the model's patches
     wrong_shape:bool=False # Does a tensor have another network's shape?
     def __post_init__(self): self.first = _first_conv(self.own)
 
@@ -146,16 +201,31 @@ def _found(match, name, v):
     elif name == match.first and _differ_only_in(1, v, like): _add(match, name, v)
     elif name in match.head and _differ_only_in(0, v, like):
         match.report.skipped[name] = f'{len(v)} classes, the model has {len(like)}'
-    else:
-        match.bad[name] = f'shape {tuple(v.shape)}, the model has {tuple(like.shape)}'
-        match.wrong_shape = True
+    else: _resize(match, name, v)
 
-def _add(match, name, v):
-    "Convert a tensor that fits, and record it unless its values are wrong"
+
+# %% ../nbs/api/26_weights.ipynb #00749da9
+def _resize(match, name, v):
+    "Interpolate positions, or note that a tensor has another shape"
+    like = match.own[name]
+    grids = _find_grids(v, like, match.grids) if _positions.search(name) else None
+    if grids:
+        n_other, old, new = grids
+        note = f'positions of {old[0]}×{old[1]} patches → {new[0]}×{new[1]}'
+        _add(match, name, _resample_positions(v, n_other, old, new), note)
+        return
+    advice = ''
+    if _positions.search(name) or _relative.search(name):
+        advice = ': create it for the size of images that the weights were trained on'
+    match.bad[name] = f'shape {tuple(v.shape)}, the model has {tuple(like.shape)}{advice}'
+    match.wrong_shape = True
+
+def _add(match, name, v, done=''):
+    "Convert a tensor that fits, and record it unless its values are wrong; `done` is recorded, too"
     v, note = _convert(v, match.own[name])
     wrong = _wrong_values(name, v)
     if wrong: match.bad[name] = wrong
-    else: match.new[name], match.notes[name] = v, note
+    else: match.new[name], match.notes[name] = v, ', '.join(filter(None, [done, note]))
 
 # %% ../nbs/api/26_weights.ipynb #32280f36
 def _masked(w, mask): return w*mask if w.shape == mask.shape else None
@@ -246,9 +316,29 @@ def _rename_head(own, head, sd, names):
     return {k: ours + name.removeprefix(start) for k, name in names.items()
             if name.startswith(start)}
 
+# %% ../nbs/api/26_weights.ipynb #e5abd2e2
+class _Unclear(CourseError): "A name of a file's tensor stands for several names of the model"
+
+def _with_dots(sd, own, label):
+    "The tensors of LitEma's average, whose names have no dots, under the names of a model"
+    names = without_dots(own)
+    if any('.' in k for k in sd) or not any('.' in k for k in own): return sd
+    # before them may be the name of the module that was averaged
+    starts = [k.removesuffix(o) for k in sd for o in list(names)[:1] if k.endswith(o)]
+    start = max(starts, key=lambda s: sum(s + o in sd for o in names), default='')
+    res = {}
+    for k, v in sd.items():
+        found = names.get(k.removeprefix(start), [k])
+        if len(found) > 1: raise _Unclear(f'{label}: its average names a tensor {k}, without dots, '
+                                          f'which can be {" or ".join(found)}; nothing was loaded')
+        res[found[0]] = v
+    return res
+
+
 # %% ../nbs/api/26_weights.ipynb #98bce71f
-def _match(own, head, sd, label):
+def _match(own, head, sd, label, grids=()):
     "Match the tensors of a state dict `sd` with `own`, the tensors of a model with the head `head`"
+    sd = _with_dots(sd, own, label)
     sd, done = _compute_weights(sd) if not _compute_weights(own)[1] else (sd, {})
     resnet = any(k.startswith('layer1.') for k in usual_names(own).values())
     ours, names = usual_names(own, resnet), usual_names(sd, resnet)
@@ -257,7 +347,8 @@ def _match(own, head, sd, label):
     if any(k not in known and k not in tops and 'num_batches' not in k for k in ours.values()):
         pairs = _by_structure(list(ours.values()), list(sd), tops)
         if pairs: names |= {theirs: k for k, theirs in pairs.items()}
-    match = _Match(own, head, _renamed(names, sd, label), LoadReport(label))
+    match = _Match(own, head, _renamed(names, sd, label), LoadReport(label),
+                   grids=list(grids))
     match.done = {names[k]: note for k, note in done.items()}
     for name, key in ours.items():
         if key in match.left: _found(match, name, match.left.pop(key))
@@ -293,6 +384,9 @@ def _problems(match):
         bad = [f'{k}: {why}' for k, why in match.bad.items()]
         res.append(shorten(bad))
     if missing: res.append(f'{len(missing)} of {n_body} tensors are missing ({shorten(missing)})')
+    if missing and all(re.search(r'running_(mean|var)$', k) for k in missing):
+        res[-1] += "; an average of parameters has none of BatchNorm's statistics, so give the " \
+                   'file that holds the plain weights beside it'
     if extra: res.append(f'{len(extra)} of its tensors are not in the model ({shorten(extra)})')
     other_network = bool(missing or extra or match.wrong_shape)
     return res, other_network
@@ -329,7 +423,7 @@ def _inside(sd, prefix):
     return part
 
 # %% ../nbs/api/26_weights.ipynb #8f6f4a44
-def _candidates(own, head, sets, label):
+def _candidates(own, head, sets, label, grids=()):
     "All ways to take weights for a model with the tensors `own`; those in `head` compute scores"
     body = [k for k in own if k not in head and 'num_batches_tracked' not in k]
     res = []
@@ -340,7 +434,7 @@ def _candidates(own, head, sets, label):
             path = '.'.join(filter(None, [group, prefix.rstrip('.')]))
             c = _Candidate(path, prefix, group, _inside(sd, prefix))
             try:
-                c.match = _match(own, head, c.sd, label)
+                c.match = _match(own, head, c.sd, label, grids)
                 c.problems, c.other_network = _problems(c.match)
             except CourseError as e: c.error = e
             res.append(c)
@@ -355,6 +449,17 @@ def _check_share(fitting, sets):
         if c.prefix and len(rest) > len(c.sd):
             c.problems = [f'only its part {c.path!r} does, and {len(rest)} other tensors are of '
                           f'another network (if you mean it: part={c.path!r})']
+
+# %% ../nbs/api/26_weights.ipynb #3ebfea0c
+def _check_unclear(found, fitting, part):
+    "Raise `CourseError` if an average would be taken whose names are unclear"
+    for c in found:
+        plain = [o.path for o in fitting]
+        asked = part is None or part not in plain and f'{c.path}.'.startswith(f'{part}.')
+        if not isinstance(c.error, _Unclear) or not asked: continue
+        other = f"; load_weights(..., part={plain[0]!r}) loads the plain weights" if plain else ''
+        raise CourseError(f'{c.error}{other}')
+
 
 # %% ../nbs/api/26_weights.ipynb #0ec09608
 def _misfit(found, label):
@@ -371,14 +476,16 @@ def _misfit(found, label):
 
 def _choose(model, sets, label, part):
     "The set of weights to load, and the other sets that fit; raises `CourseError` if none does"
-    found = _candidates(model.state_dict(), _head_names(model), sets, label)
+    found = _candidates(model.state_dict(), _head_names(model), sets, label, _grids(model))
     fitting = [c for c in found if not c.problems and not c.error]
     if part is None: _check_share(fitting, sets)
     fitting = [c for c in fitting if not c.problems]
+    _check_unclear(found, fitting, part)
     if not fitting: raise _misfit(found, label)
     wanted = fitting
     if part is not None:
-        wanted = [c for c in fitting if f'{c.path}.'.startswith(f'{part}.')]
+        exact = [c for c in fitting if c.path == part]
+        wanted = exact or [c for c in fitting if f'{c.path}.'.startswith(f'{part}.')]
         if not wanted: check_choice(part, [c.path for c in fitting], 'part')
     best = min(wanted, key=lambda c: preference(c.path))
     return best, [c.path for c in fitting if c is not best]

@@ -546,7 +546,48 @@ def _(d, sd):
               np.datetime64('2020')]
     return save(d, dict(state_dict=sd, others=others))
 
+# Averages without names of their own
+
+def lit_ema(net, shift=1.):
+    "The buffers of latent diffusion's LitEma, around `net`: parameters by names without dots"
+    named = {k.replace('.', ''): p.detach() + shift for k, p in net.named_parameters()}
+    return dict(decay=torch.tensor(.999), num_updates=torch.tensor(7), **named)
+
+def network(sd):
+    net = create_model('resnet8')
+    net.load_state_dict(sd)
+    return net
+
+@good('LitEma beside the weights: names without dots', "taken: 'state_dict.model_ema'")
+def _(d, sd):
+    average = prefixed(lit_ema(network(sd)), 'model_ema.')
+    return save(d, dict(state_dict=prefixed(sd, 'model.') | average), 'w.ckpt')
+
+@good("the weights beside LitEma's average", "taken: 'state_dict', of several", part='state_dict')
+def _(d, sd):
+    average = prefixed(lit_ema(network(sd)), 'model_ema.')
+    return save(d, dict(state_dict=prefixed(sd, 'model.') | average))
+
+@good('LitEma around a wrapper, in a dict of its own', "taken: 'ema'")
+def _(d, sd):
+    wrapped = nn.ModuleDict(dict(net=network(sd)))
+    return save(d, dict(model=wrapped.state_dict(), ema=lit_ema(wrapped)))
+
+@good('LitEma alone', '16 tensors matched', model=dict(name='alexnet_small', n_in=1))
+def _(d, sd):
+    wrapped = nn.ModuleDict(dict(net=create_model('alexnet_small', n_in=1)))
+    return save(d, lit_ema(wrapped))
+
+@good('torch_ema: a list of averaged parameters', "taken: 'ema'")
+def _(d, sd):
+    params = [p.detach() for p in network(sd).parameters()]
+    ema = dict(decay=.99, num_updates=3, shadow_params=params, collected_params=[])
+    return save(d, dict(model=sd, ema=ema))
+
 # Must be refused without running anything and without changing the model
+
+@bad("LitEma's average of a network with BatchNorm, alone", 'give the file that holds the plain')
+def _(d, sd): return save(d, lit_ema(network(sd)))
 
 @bad('a pickle that runs code', 'could run code')
 def _(d, sd): return save(d, dict(sd, evil=Touch(d/'owned')))

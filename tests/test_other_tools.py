@@ -7,7 +7,7 @@ from fastai.callback.training import GradientClip
 from fastai.callback.tracker import SaveModelCallback
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.vision.core import PILImageBW
-from fastai.vision.data import ImageBlock
+from fastai.vision.data import ImageBlock, ImageDataLoaders
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -225,3 +225,58 @@ def test_averaged_weights_with_frozen_groups():
     report = freeze_report(learn, before)
     assert report.ok, str(report)
     assert {r['name'] for r in report.rows if r['changed']} == {'head'}
+
+# Images of several sizes
+
+def photos_of(folder, shapes):
+    "Two classes of images of these shapes in turn"
+    for i in range(24):
+        (folder/'ab'[i%2]).mkdir(exist_ok=True)
+        noise = np.random.default_rng(i).integers(0, 255, shapes[i//2%len(shapes)], np.uint8)
+        Image.fromarray(noise).save(folder/'ab'[i%2]/f'{i}.png')
+    return folder
+
+def unequal_fastai(folder, num_workers=0):
+    photos_of(folder, [(32, 32, 3), (40, 36, 3)])
+    return ImageDataLoaders.from_folder(folder, valid_pct=.5, bs=8, num_workers=num_workers, seed=0)
+
+def unequal_torch(folder, **kwargs):
+    to_tensor = torchvision.transforms.ToTensor()
+    ds = torchvision.datasets.ImageFolder(photos_of(folder, [(32, 32, 3), (40, 36, 3)]), to_tensor)
+    return [DataLoader(ds, 8, **kwargs) for _ in range(2)]
+
+def own_collate(b): return default_collate(b)
+
+UNEQUAL = dict(
+    fastai=unequal_fastai, workers=lambda d: unequal_fastai(d, 1), torch=unequal_torch,
+    collate=lambda d: unequal_torch(d, collate_fn=own_collate),
+    torch_workers=lambda d: unequal_torch(d, num_workers=1))
+
+def pooled(): return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+
+@pytest.mark.parametrize('make', UNEQUAL.values(), ids=list(UNEQUAL))
+def test_images_of_several_sizes(make, tmp_path):
+    "One sentence with the shapes and the remedy, wherever a batch is made first"
+    dls = make(tmp_path)
+    says = 'differ in size .3×(32×32|40×36) and 3×(32×32|40×36).: .*Resize'
+    learn = course_learner(dls, pooled(), precision='fp32')
+    calls = [lambda: learn.fit(1), learn.validate, lambda: find_lr(learn), learn.get_preds,
+             lambda: evaluate(learn, 'valid'), lambda: evaluate(pooled(), 'valid', dls=learn.dls)]
+    if not isinstance(dls, list): calls.append(lambda: course_learner(dls, 'resnet8'))
+    with learn.no_bar(), learn.no_logging():
+        for call in calls:
+            with pytest.raises(CourseError, match=says) as e: call()
+            assert '\n' not in str(e.value)
+
+def test_images_with_several_channels(tmp_path):
+    data = [torch.zeros(3 - 2*(i%2), 32, 32) for i in range(64)]
+    learn = course_learner(loaders(lambda i: (data[i], int(Y[i]))), pooled(), precision='fp32')
+    with pytest.raises(CourseError, match='differ in their channels .*Grayscale'): learn.fit(1)
+
+def test_a_network_that_stacks(tmp_path):
+    "Tensors of several sizes inside of a network are its own error"
+    class Stacks(nn.Linear):
+        def forward(self, x): return torch.stack([x, x[1:]])
+    learn = course_learner(loaders(pair), Stacks(2, 2), precision='fp32', loss_func=nn.MSELoss())
+    with learn.no_bar(), learn.no_logging(), pytest.raises(RuntimeError, match='stack expects'):
+        learn.fit(1)

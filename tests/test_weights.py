@@ -3,7 +3,7 @@ import json, os, pathlib
 from urllib.error import URLError
 
 import pytest, torch, torchvision
-from checkpoints import cases
+from checkpoints import cases, lit_ema
 from fastai.callback.all import ProgressCallback  # noqa: F401  gives Learner `no_bar`
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
@@ -78,6 +78,93 @@ def test_averaged_values():
     back = create_model('resnet8')
     load_weights(back, averaged.state_dict())
     assert same(state(back), state(averaged.module))
+
+@pytest.mark.parametrize('kind', ['lit', 'list'])
+def test_averages_without_names(kind, tmp_path):
+    "Averaged parameters, BatchNorm's statistics of the plain weights, and the plain ones by `part`"
+    plain, back = create_model('resnet8'), create_model('resnet8')
+    plain.bn1.running_mean += 3
+    if kind == 'lit':
+        average = {f'model_ema.{k}': v for k, v in lit_ema(plain).items()}
+        ckpt = {f'model.{k}': v for k, v in plain.state_dict().items()} | average
+    else:
+        params = [p.detach() + 1 for p in plain.parameters()]
+        ckpt = dict(model=plain.state_dict(), ema=dict(decay=.9, shadow_params=params))
+    torch.save(ckpt, tmp_path/'w.pth')
+    report = load_weights(back, tmp_path/'w.pth')
+    for (k, p), q in zip(plain.named_parameters(), back.parameters()):
+        assert torch.equal(p + 1, q), k
+    assert torch.equal(back.bn1.running_mean, plain.bn1.running_mean)
+    [other] = report.others
+    load_weights(back, tmp_path/'w.pth', part=other)
+    assert same(state(back), state(plain))
+
+class Ambiguous(torch.nn.Module):
+    "layer1.10 and layer11.0 are the same without dots"
+    def __init__(self):
+        super().__init__()
+        self.layer1 = torch.nn.ModuleList(torch.nn.Conv2d(2, 2, 1) for _ in range(11))
+        self.layer11 = torch.nn.ModuleList([torch.nn.Conv2d(2, 2, 1)])
+
+def test_ambiguous_names_without_dots():
+    "One sentence, for each of the two ways to take the average, and the plain weights load"
+    net, back = Ambiguous(), Ambiguous()
+    average = {f'model_ema.{k}': v for k, v in lit_ema(net).items()}
+    ckpt = dict(state_dict=net.state_dict() | average)
+    for part in (None, 'state_dict.model_ema'):
+        with pytest.raises(CourseError, match="layer1.10.weight or layer11.0.*part='state_dict'"):
+            load_weights(back, ckpt, part=part)
+    load_weights(back, ckpt, part='state_dict')
+    assert same(state(back), state(net))
+
+# Positions of transformers at another size of images
+
+def timm_vit(size, name='vit_tiny_patch16_224', **kwargs):
+    timm = pytest.importorskip('timm', reason='timm is not installed')
+    return timm.create_model(name, img_size=size, num_classes=3, depth=1, **kwargs)
+
+def tv_vit(size):
+    return torchvision.models.VisionTransformer(size, 16, 1, 3, 192, 64, num_classes=3)
+
+def hf_vit(size):
+    transformers = pytest.importorskip('transformers', reason='transformers is not installed')
+    cfg = transformers.ViTConfig(hidden_size=192, num_hidden_layers=1, num_attention_heads=3,
+                                 intermediate_size=64, image_size=size, num_labels=3)
+    return transformers.ViTForImageClassification(cfg)
+
+DEIT = 'deit_tiny_distilled_patch16_224'
+POSITIONS = {   # title → network, size of its images, number of other tokens
+    "timm's ViT at 224 px in one for 96 px": (timm_vit, 96, 1),
+    "timm's ViT at 224 px in one for 64×144 px": (timm_vit, (64, 144), 1),
+    "torchvision's ViT at 224 px in one for 96 px": (tv_vit, 96, 1),
+    "transformers' ViT at 224 px in one for 96 px": (hf_vit, 96, 1),
+    "timm's distilled DeiT at 224 px in one for 384 px": (lambda o: timm_vit(o, DEIT), 384, 2),
+    "timm's ViT without a class token in one for 64×256 px":
+        (lambda o: timm_vit(o, class_token=False, global_pool='avg'), (64, 256), 0)}
+
+@pytest.mark.parametrize('make,size,n_other', POSITIONS.values(), ids=list(POSITIONS))
+def test_positions_of_another_grid(make, size, n_other, tmp_path):
+    "They are those of timm's `resample_abs_pos_embed`, and the report says so"
+    layers = pytest.importorskip('timm.layers', reason='timm is not installed')
+    a, b = make(224), make(size)
+    torch.save(a.state_dict(), tmp_path/'w.pth')
+    report = load_weights(b, tmp_path/'w.pth')
+    [(name, note)] = report.adapted.items()
+    h, w = (size, size) if isinstance(size, int) else size
+    assert note == f'positions of 14×14 patches → {h//16}×{w//16}' and note in str(report)
+    want = layers.resample_abs_pos_embed(a.state_dict()[name], [h//16, w//16], [14, 14], n_other)
+    assert torch.equal(b.state_dict()[name], want) and not torch.equal(want, want*0)
+    others = {k: v for k, v in state(a).items() if k != name}
+    assert same(others, {k: v for k, v in state(b).items() if k != name})
+
+def test_positions_that_are_not_known():
+    "A grid that is not square in the file, and relative positions of other windows"
+    with pytest.raises(CourseError, match='pos_embed: .*create it for the size of images'):
+        load_weights(timm_vit(224), timm_vit((64, 160)).state_dict())
+    def swin(window):
+        return torchvision.models.SwinTransformer([4, 4], 24, [2], [2], [window, window])
+    with pytest.raises(CourseError, match='relative_position.*create it for the size of images'):
+        load_weights(swin(4), swin(7).state_dict())
 
 def test_masks_are_applied():
     net = create_model('resnet8').eval()

@@ -79,6 +79,60 @@ sources = {   # Title of a case in tests/checkpoints.py → who writes such file
     'a program of torch.export': 'torch.export.save',
     'a TensorFlow Lite model': hub + 'tensorflow/tensorflow (lite)',
     'Flax weights': 'hub: google/vit-base-patch16-224 (flax_model.msgpack)',
+    'LitEma beside the weights: names without dots': hub + 'CompVis/latent-diffusion',
+    "the weights beside LitEma's average": hub + 'CompVis/latent-diffusion',
+    'LitEma around a wrapper, in a dict of its own': hub + 'CompVis/latent-diffusion',
+    'LitEma alone': hub + 'CompVis/latent-diffusion',
+    "LitEma's average of a network with BatchNorm, alone": hub + 'CompVis/latent-diffusion',
+    'torch_ema: a list of averaged parameters': hub + 'fadel/pytorch_ema',
+    'lightly: the momentum backbone comes first': hub + 'lightly-ai/lightly',
+    'MadryLab/robustness: model and attacker.model': hub + 'MadryLab/robustness',
+    'a masked autoencoder: decoder and mask token': hub + 'keyu-tian/SparK',
+    'a piece of a large network, asked for by its name':
+        hub + 'qubvel-org/segmentation_models.pytorch',
+    'a piece of a large network': hub + 'qubvel-org/segmentation_models.pytorch',
+    'several networks in a list': 'ensembles: torch.save(dict(models=[...]))',
+    'dropout before the head: fc.1': 'nn.Sequential(nn.Dropout(), nn.Linear(...)) as fc',
+    'a head of two layers': 'nn.Sequential(nn.Linear(...), nn.ReLU(), nn.Linear(...)) as fc',
+    "MMPretrain's deep stem": hub + 'open-mmlab/mmpretrain',
+    'a stem in a Sequential of its own': 'self.stem = nn.Sequential(conv, bn, ...)',
+    'a stem called layer0': hub + 'Cadene/pretrained-models.pytorch',
+    'stages in a list, numbered from 0': 'self.layers = nn.ModuleList(...)',
+    "pytorchcv's names": hub + 'osmr/pytorchcv',
+    "pycls's names": hub + 'facebookresearch/pycls',
+    "hysts's names": hub + 'hysts/pytorch_image_classification',
+    "D-X-Y's names": hub + 'D-X-Y/ResNeXt-DenseNet',
+}
+sources |= {   # Weights in parts, objects beside them, more foreign formats
+    'pruned, with a mask beside each weight': "register_buffer('mask', ...) beside a weight",
+    'weight normalization of the head': 'torch.nn.utils.parametrizations.weight_norm',
+    'weight normalization in its first form': 'torch.nn.utils.weight_norm',
+    'spectral normalization': 'torch.nn.utils.parametrizations.spectral_norm',
+    'the optimizer, a schedule and the loss themselves, not their state':
+        'torch.save(dict(optimizer=optimizer, ...)) without state_dict()',
+    'generators of random numbers, and functions that hold arguments':
+        'random.Random, numpy.random.Generator, functools.partial',
+    'numbers, arrays, paths, dates and containers of Python and NumPy':
+        hub + 'MIC-DKFZ/nnUNet/issues/2683',
+    'an average in a LightningModule beside the network':
+        hub + 'huggingface/pytorch-image-models (ModelEmaV2 in a LightningModule)',
+    'an OrderedDict with _metadata': 'torch.nn.Module.state_dict',
+    'a network with grouped convolutions': 'nn.Conv2d(groups=2), as in AlexNet on two GPUs',
+    'color weights into a gray network': 'timm.create_model(in_chans=1)',
+    'another number of classes': 'weights for ImageNet in a network for other classes',
+    "Detectron2's pickle of arrays": hub + 'facebookresearch/detectron2 (MODEL_ZOO)',
+    'arrays that torch.save wrote': 'torch.save of {name: tensor.numpy()}',
+    "PaddlePaddle's weights": hub + 'PaddlePaddle/PaddleClas',
+    "MXNet's parameters": hub + 'apache/mxnet (gluon.model_zoo)',
+    "MATLAB's file": hub + 'vlfeat/matconvnet',
+    'a Core ML model': hub + 'apple/coremltools',
+    'an OpenVINO model': hub + 'openvinotoolkit/open_model_zoo',
+    "TensorFlow's saved model": hub + 'tensorflow/tensorflow (saved_model)',
+    'a distributed checkpoint': 'torch.distributed.checkpoint.save',
+    'one file of a distributed checkpoint': 'torch.distributed.checkpoint.save',
+    'a zip archive that was not unpacked': 'weights published in an archive',
+    'an archive that was not unpacked': 'weights published in an archive',
+    'a web page that the download saved': 'wget of a page that shows a file',
 }
 
 libraries = {   # Network of torchvision or timm → arguments of `create_model` for the same one
@@ -168,6 +222,14 @@ def rows():
     for with_opt in (True, False):
         yield ('layout', f'learn.save(with_opt={with_opt})', hub + 'fastai/fastai', 'loads',
                partial(run_test, test_weights.test_fastai_saves, verb='loads', with_opt=with_opt))
+    for title, (make, size, n_other) in test_weights.POSITIONS.items():
+        library = title.split("'")[0]
+        repos = dict(timm='huggingface/pytorch-image-models', torchvision='pytorch/vision',
+                     transformers='huggingface/transformers')
+        who = hub + repos[library]
+        yield ('layout', title, who, 'loads: positions as timm interpolates them',
+               partial(run_test, test_weights.test_positions_of_another_grid, make=make, size=size,
+                       n_other=n_other, verb='loads: positions as timm interpolates them'))
     for (library, name), args in libraries.items():
         n = len(network(library, name, 1000).state_dict())
         yield ('layout', f'{library}, {name}', source(library, name),
@@ -184,6 +246,7 @@ def rows():
             yield 'ours', what, library, verb, partial(run_test, test, verb=verb, **args)
     for library in ('torchvision', 'timm'):
         for name in getattr(test_architectures, library.upper()):
+            if library == 'timm' and not timm.is_model(name): continue   # of a newer timm
             yield ('architecture', f'{library}, {name}', source(library, name), 'groups',
                    partial(group, library, name))
     for library, name in trained:
