@@ -367,7 +367,12 @@ def _(seed):
     a = ends(seed, 40)
     return a['all_at_once'] > a['plan'], said(a)
 
-@claim('08', '*Even no pretraining at all catches up and passes the plan*, given enough epochs.')
+@claim('08', '*Even a network without any pretraining catches up with the plan*')
+def _(seed):
+    a = ends(seed, 40)
+    return a['from_scratch'] > a['plan'] - 0.01, said(a)
+
+@claim('08', 'given enough epochs, and with most seeds it passes the plan', 2/3)
 def _(seed):
     a = ends(seed, 40)
     return a['from_scratch'] > a['plan'], said(a)
