@@ -252,7 +252,7 @@ UNEQUAL = dict(
     collate=lambda d: unequal_torch(d, collate_fn=own_collate),
     torch_workers=lambda d: unequal_torch(d, num_workers=1))
 
-def pooled(): return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+def pooled(n=2): return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, n))
 
 @pytest.mark.parametrize('make', UNEQUAL.values(), ids=list(UNEQUAL))
 def test_images_of_several_sizes(make, tmp_path):
@@ -270,7 +270,7 @@ def test_images_of_several_sizes(make, tmp_path):
 
 def test_images_with_several_channels(tmp_path):
     data = [torch.zeros(3 - 2*(i%2), 32, 32) for i in range(64)]
-    learn = course_learner(loaders(lambda i: (data[i], int(Y[i]))), pooled(), precision='fp32')
+    learn = course_learner(loaders(lambda i: (data[i], int(Y[i]))), pooled(4), precision='fp32')
     with pytest.raises(CourseError, match='differ in their channels .*Grayscale'): learn.fit(1)
 
 def test_a_network_that_stacks(tmp_path):
