@@ -298,7 +298,7 @@ def _some_answers():
         ok = [t for t in conf.tolist() if right[conf >= t].float().mean() >= want]
         first = _first_from_above(conf, right, want)
         others = min(conf[conf >= want].tolist(), default=0), conf[right].min().item()
-        if len(ok) > 5 and len({best, max(ok), first, *others}) == 5:
+        if conf.max() > want and len(ok) > 5 and len({best, max(ok), first, *others}) == 5:
             return conf, right, want, ok, best, first
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #49f94b82
