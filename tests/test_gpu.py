@@ -219,9 +219,10 @@ def by_predict(model, dls):
     model.meta = dict(vocab=list('0123456789'), size=8, stats=([.5], [.25]))
     list(predict_images(model, [np.zeros((8, 8), np.uint8)], precision='fp32'))
 
-@pytest.mark.parametrize('use', [
-    lambda model, dls: evaluate(model, dls=dls), lambda model, dls: tta(model, dls=dls), by_predict],
-    ids=['evaluate', 'tta', 'predict'])
+def by_evaluate(model, dls): evaluate(model, dls=dls)
+def by_tta(model, dls): tta(model, dls=dls)
+
+@pytest.mark.parametrize('use', [by_evaluate, by_tta, by_predict])
 @pytest.mark.filterwarnings('ignore:.*mirrored image')
 def test_a_network_without_a_learner_is_not_tested_in_tf32(use):
     "There is no learner that would set the flags; afterwards they are as before"
