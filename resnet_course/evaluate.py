@@ -497,7 +497,7 @@ class MultiReport(_LabelTables):
 
     @property
     def preds(self)->Tensor: # bool (N,C)
-        "Which labels are predicted, at `thresholds`"
+        "Whether each label is predicted, at `thresholds`"
         return self.probs >= self.thresholds
 
 # %% ../nbs/api/40_evaluate.ipynb #06b02869
@@ -566,7 +566,7 @@ def _in_words(self:MultiReport):
 def at(self:MultiReport,
     thresholds:float|Sequence # One for all labels, or one for each
 )->MultiReport: # On the same predictions
-    "The same report at other thresholds"
+    "The same report at different thresholds"
     return MultiReport(self.probs, self.targets, self.vocab, self.losses, self.split, self.name,
                        _thresholds(thresholds, len(self.vocab)))
 

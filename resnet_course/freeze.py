@@ -208,7 +208,7 @@ def freeze_to(
     learn:Learner,         # Any fastai learner with parameter groups, such as `course_learner`'s
     n:int|str,             # First group that trains, by index or name: -1 is the head alone
     bn:str|None=None,      # Frozen BatchNorm: 'eval' (initially), 'stats', 'train'; None: unchanged
-    momentum:str='reset'   # 'reset' drops all, as fastai does; 'keep': only that of frozen groups
+    momentum:str='reset'   # 'reset' drops all of it, as fastai does; 'keep' only the frozen groups'
 )->Learner: # `learn`
     "Freeze the groups before `n` and train the rest; raises `CourseError` for an invalid `n`"
     check_choice(momentum, ['reset', 'keep'], 'momentum')
@@ -226,7 +226,7 @@ def freeze_to(
     return learn
 
 def _forget(opt, frozen):
-    "Drop the optimizer's state of the parameters `frozen`"
+    "Drop the optimizer's state for the parameters `frozen`"
     for p in frozen:
         if hasattr(opt, 'opt'): opt.opt.state.pop(p, None)   # one of PyTorch's
         elif p in opt.state:
@@ -386,7 +386,7 @@ def _mark(places, model, by_hand, bn):
 def freeze_report(
     learn:Learner,        # After training
     before:dict,          # From `snapshot(learn)`, before training
-    after:dict|None=None, # From `snapshot(learn)`; None: the present state
+    after:dict|None=None, # From `snapshot(learn)`; None: the current state
     bn:str|None=None      # What frozen BatchNorm was allowed to do; None: the setting of `learn`
 )->FreezeReport: # A row for each group, and what is wrong
     "Compare every tensor before and after training; raises `CourseError` if the models differ"

@@ -98,7 +98,7 @@ _in_attention = re.compile(r'(attn|attention|xca|token_mixer)\w*\.', re.I)
 
 @torch.no_grad()
 def _find_maps(net, x, asked=None):
-    "The maps in the order in which their layers finish, including that of layer `asked`"
+    "The maps in the order in which their layers finish, including the map of layer `asked`"
     found, hooks, head = [], [], _head_layers(net)
     def look(name, m, args, out):
         "Record the output of a layer if it is a map"
@@ -390,7 +390,7 @@ def _tap(kept, layer, args, out):
     return copy
 
 def _with_gradients(net, x, cls, names):
-    "Scores, and for each layer its output and the gradient of the score of `cls` for it"
+    "Scores, and for each layer its output and the gradient of the score of `cls` for that output"
     kept = {name: {} for name in names}
     hooks = [get_layer(net, name).register_forward_hook(partial(_tap, kept[name]))
              for name in names]
@@ -409,7 +409,7 @@ def _with_gradients(net, x, cls, names):
 
 # %% ../nbs/api/42_interpret.ipynb #bfcf9515
 def _cam_layers(net, x, name):
-    "Maps to explain with, last first, because the scores may ignore some; just one if it is named"
+    "Candidate maps, last first, because the scores may ignore some; only one if it is named"
     if name is None: name = next(iter(_named_stages(net)[-1:]), None)
     if name: get_layer(net, name)
     maps = _find_maps(net, x[:1], name)

@@ -202,7 +202,7 @@ class SeededDL(TfmdDL):
         for tfm in self.image_tfms(): tfm.gen = gen
 
     def get_idxs(self)->list: # Positions in the dataset
-        "Like fastai's, or the sampler's; tells this split's transforms which image comes when"
+        "Like fastai's, or the sampler's; tells this split's transforms the order of images"
         sampled = self.shuffle and self.sampler is not None
         idxs = list(self.sampler) if sampled else super().get_idxs()
         split = self.after_batch.split_idx
@@ -300,7 +300,7 @@ class ImageSetDL(SeededDL):
         return [i for i in idxs if items[i] not in tfm.images.unreadable]
 
     def is_in_memory(self)->bool: # If so, images come at the size at which they are kept
-        "Are the images of the set in memory?"
+        "Whether the images of the set are in memory"
         tfm = self._to_image()
         if tfm is None or tfm.images is None or tfm.images.x is None: return False
         return _is_index(self.dataset.items[0])
@@ -554,7 +554,7 @@ def _test_sizes(images, size, test_size, load_size):
     return test_size, load_size
 
 def _check_balance(balance):
-    "Raise `CourseError` unless a loader can do `balance`"
+    "Raise `CourseError` unless a loader supports `balance`"
     if balance == 'loss':
         raise CourseError("balance='loss' belongs to the loss: course_learner(..., balance='loss')")
     if balance is not None: check_choice(balance, ['sample'], 'balance')
