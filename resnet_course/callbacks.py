@@ -189,7 +189,7 @@ class _Table:
 
 # %% ../nbs/api/33_callbacks.ipynb #93379191
 class CourseProgress(ProgressCallback):
-    "fastai's progress bar; where nobody watches it, as in a log, only one line per epoch"
+    "fastai's progress bar, or one line per epoch where nobody watches it, as in a log"
     name = 'progress'
     order = ProgressCallback.order - 1  # CSVLogger must wrap our logger, not the reverse
     quiet_in_lr_find = True

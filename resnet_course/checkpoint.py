@@ -229,14 +229,14 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def _deferred_signals():
-    "Yield a list that is empty until the process is asked to stop; a second request raises at once"
+    "Yield a list that is empty until the process is asked to stop; asking again raises immediately"
     asked, old = [], {}
     def ask(num, frame):
         "Record the request; stop at the second one"
         if asked: raise KeyboardInterrupt
         asked.append(num)
         if rank_distrib(): return
-        print('\nStopping after this batch; interrupt again to stop at once', flush=True)
+        print('\nStopping after this batch; interrupt again to stop immediately', flush=True)
     if threading.current_thread() is threading.main_thread():
         old = {num: signal.signal(num, ask) for num in (signal.SIGINT, signal.SIGTERM)}
     try: yield asked
@@ -337,7 +337,7 @@ def restore_random(self:Checkpoint,
 def rest_of_batches(self:Checkpoint,
     skip:int # Batches that were trained on before the interruption
 ):
-    "Load all batches of the epoch again, and train on those after `skip`"
+    "Load all batches of the epoch again, and train on the ones after `skip`"
     self.learn.n_iter, now = len(self.learn.dl), self.own[0]
     for i, b in enumerate(self.learn.dl):
         if i >= skip: self.learn.one_batch(i, b)
@@ -552,7 +552,7 @@ def _fit_from(learn, start):
         learn._with_events(learn._do_epoch, 'epoch', CancelEpochException)
 
 def _warn_if_other(made_by, path):
-    "Warn if versions, threads or processes differ from those of the interrupted run"
+    "Warn if versions, threads or processes differ from the interrupted run's"
     here = _here()
     diff = [f'{k} {v} (now {here.get(k)})' for k, v in made_by.items() if here.get(k) != v]
     if not diff: return

@@ -70,7 +70,7 @@ Device = Annotated[Optional[str], typer.Option(
     '--device', callback=_use_device,
     help='where to compute: cpu, cuda, cuda:1 or mps [default: a GPU if there is one]')]
 Deterministic = Annotated[bool, typer.Option(
-    '--deterministic', help='the same bits every time on a GPU, too; slower there')]
+    '--deterministic', help='bit-identical results on a GPU, too; slower there')]
 CompileMode = Annotated[Optional[str], typer.Option(
     help="torch.compile in this mode: 'reduce-overhead' and 'max-autotune' use CUDA graphs")]
 Batch = Annotated[int, typer.Option(help='images per batch')]

@@ -88,7 +88,7 @@ def _is_worker_error(e):
     return isinstance(e, RuntimeError) and _says(e, *_worker_errors)
 
 def _is_size_error(e):
-    "True if images of several sizes cannot form a batch: from fastai's `collate_error` or PyTorch"
+    "True if images of different sizes cannot form a batch: fastai's `collate_error` or PyTorch's"
     if not isinstance(e, RuntimeError): return False
     if _says(e, 'trying to collate the data'): return _says(e, 'axis 0 of the batch')
     names = [f.name for f in traceback.extract_tb(e.__traceback__)] + str(e).split()
@@ -127,7 +127,7 @@ _worker_advice = (
 
 # %% ../nbs/api/00_core.ipynb #d65d0e98
 def _size_advice(e):
-    "What to do about images of several sizes, or with several numbers of channels"
+    "What to do about images of different sizes, or with different numbers of channels"
     found = re.findall(r'\[(\d+(?:, \d+)+)\]', str(e))[:2]
     shapes = [o.split(', ') for o in found]
     said = f" ({' and '.join('×'.join(o) for o in shapes)})" if len(shapes) == 2 else ''
@@ -225,7 +225,7 @@ def check_number(
 # %% ../nbs/api/00_core.ipynb #44090e6e
 def check_type(
     value:object,      # Value to check
-    types:type|tuple,  # What it may be an instance of; `None` itself stands for None
+    types:type|tuple,  # Allowed types; `None` itself stands for None
     what:str,          # Name of the argument, for the message
     hint:str           # What to give instead, for the message
 )->object: # `value`

@@ -183,7 +183,7 @@ def worst(self:Report,
 
 # %% ../nbs/api/40_evaluate.ipynb #979ab867
 def _placements(scores, positive):
-    "For each positive, the fraction of negatives below it; for each negative, of positives above"
+    "The fraction of negatives below each positive, and of positives above each negative"
     m, n, ranks = positive.sum(), (~positive).sum(), rankdata(scores)
     above = (ranks[positive] - rankdata(scores[positive]))/n
     below = 1 - (ranks[~positive] - rankdata(scores[~positive]))/m

@@ -85,7 +85,7 @@ def as_choice(
     choices, said = list(choices), _letters(answer)
     for c in choices:
         if said in (_letters(c), 'option' + _letters(c), 'answer' + _letters(c)): return c
-    raise Hint(f"Choose one of {', '.join(map(repr, choices))}; {answer!r} is none of them.")
+    raise Hint(f"Choose one of {', '.join(map(repr, choices))}; {answer!r} is not one of them.")
 
 def _letters(o):
     "Lowercase letters, digits, dots and signs of `o`"

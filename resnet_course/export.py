@@ -96,7 +96,7 @@ class OnnxModel:
 @check_args
 def preparation(
     meta:dict, # As for `save_weights`, with class names, size and statistics
-    n_in:int|None=None # Channels of the images; None: those of the statistics
+    n_in:int|None=None # Channels of the images; None: as many as the statistics
 )->tuple: # A `PhotoReader`, and a function that turns a batch of bytes into network input
     "How to prepare images for a network; raises `CourseError` if its metadata does not say so"
     missing = [key for key in ('vocab', 'size', 'stats') if not meta.get(key)]

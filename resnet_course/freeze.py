@@ -178,7 +178,7 @@ def frozen_norms(
 def optimizer_groups(
     learn:Learner # With an optimizer
 )->list: # Names
-    "Name the optimizer's groups: by `group_names`, or by numbers if those do not match"
+    "Name the optimizer's groups: by `group_names`, or by numbers if the names do not match"
     names, k = group_names(learn.model), len(learn.opt.param_lists)
     return names if len(names) == k else [f'group {i}' for i in range(k)]
 
@@ -208,7 +208,7 @@ def freeze_to(
     learn:Learner,         # Any fastai learner with parameter groups, such as `course_learner`'s
     n:int|str,             # First group that trains, by index or name: -1 is the head alone
     bn:str|None=None,      # Frozen BatchNorm: 'eval' (initially), 'stats', 'train'; None: unchanged
-    momentum:str='reset'   # 'reset' drops all of it, as fastai does; 'keep' only the frozen groups'
+    momentum:str='reset'   # 'reset' drops all of it, as in fastai; 'keep' only in frozen groups
 )->Learner: # `learn`
     "Freeze the groups before `n` and train the rest; raises `CourseError` for an invalid `n`"
     check_choice(momentum, ['reset', 'keep'], 'momentum')
@@ -393,7 +393,7 @@ def freeze_report(
     if learn.opt is None: raise CourseError('this learner has no optimizer yet: train it first')
     if after is None: after = snapshot(learn)
     if set(before) != set(after):
-        raise CourseError('`before` is from another model: call snapshot on the same learner')
+        raise CourseError('`before` is from a different model: call snapshot on the same learner')
     cb = _frozen_cb(learn)
     if bn is None: bn = cb.bn if cb else 'eval'
     check_choice(bn, bn_modes, 'bn')

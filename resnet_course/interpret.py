@@ -139,7 +139,7 @@ def _last_of_each_size(maps):
 
 # %% ../nbs/api/42_interpret.ipynb #da124541
 def _named_stages(net):
-    "A ResNet's stages, or the activations of AlexNet and VGG; empty for another network"
+    "A ResNet's stages, or the activations of AlexNet and VGG; empty for any other network"
     kids = dict(net.named_children())
     if 'layer1' in kids and 'maxpool' in kids:
         return ['maxpool', *[n for n in kids if n.startswith('layer')]]
@@ -228,7 +228,7 @@ def _grid(nrows, ncols, height, width=7):
 def plot_activations(
     learn:Learner|nn.Module, # A learner or a model
     x:Tensor, # One image (C,H,W), normalized
-    n:int=8, # Channels to show of each layer: those with the highest mean
+    n:int=8, # Channels to show of each layer: the ones with the highest mean
     names:list[str]=None # Names of layers; None: `stage_names`
 )->Figure: # A row for each layer
     "Plot the channels of each layer that respond most strongly to an image"
@@ -336,7 +336,7 @@ def neighbors(
     pool:str='train', # Split to search
     dls:DataLoaders=None # Loaders; None: the learner's
 )->Neighbors: # Neighbors of all images of `queries`, in order
-    "Find the images of one split whose features are nearest to those of each image of another"
+    "For each image of one split, find the images of another split with the nearest features"
     _, dls = model_and_dls(learn, dls)
     check_one_label(dls, 'neighbors', 'compare `get_features` with `nearest`')
     q, qy = get_features(learn, queries, dls)

@@ -87,7 +87,7 @@ class CourseLearner(Learner):
     more_cbs = () # Names of the callbacks that the caller added
     teacher = None # The network that it learns from, if there is one in `train_run`
     compiled = False # True if the network is compiled, or the name of the backend or mode
-    deterministic = False # Only algorithms that give the same bits every time?
+    deterministic = False # Only algorithms with bit-identical results?
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -107,7 +107,7 @@ class CourseLearner(Learner):
     def freeze_to(self,
         n:int|str,            # First group that trains, by index or name: -1 is the head alone
         bn:str|None=None,     # Frozen BatchNorm: 'eval', 'stats', 'train'; None: unchanged
-        momentum:str='reset'  # 'reset' drops all momentum; 'keep' drops that of frozen groups
+        momentum:str='reset'  # 'reset' drops all momentum; 'keep' drops only frozen groups'
     ):
         "Freeze the groups before `n`, including BatchNorm; see `freeze.freeze_to`"
         freeze_to(self, n, bn, momentum)
@@ -310,7 +310,7 @@ def course_learner(
     model_kwargs:dict|None=None, # More arguments for `create_model`
     compile:bool|str=False,# `torch.compile` the network? Or the name of a backend, or a mode
     balance:str|None=None, # 'loss': weight the cross-entropy so that all classes count equally
-    deterministic:bool=False, # Only algorithms that give the same bits every time? Slower on GPUs
+    deterministic:bool=False, # Only algorithms with bit-identical results? Slower on GPUs
     **kwargs               # For `Learner`
 )->Learner: # A `CourseLearner`
     "Create a fastai `Learner` for `arch` on `dls`"

@@ -36,7 +36,7 @@ heic_advice = 'photos in HEIC need pillow-heif: pip install "resnet-course[heic]
 
 @lru_cache
 def _load_readers():
-    "Make Pillow load all of its formats, including those of optional packages"
+    "Make Pillow load all of its formats, including the formats of optional packages"
     Image.init()
     for package in ('pillow_heif', 'pillow_jxl', 'pillow_avif'):
         with suppress(ImportError):

@@ -94,7 +94,7 @@ def without_images(self:_ToImage)->Transform:
 
 @patch
 def reading(self:_ToImage, size)->Transform:
-    "A copy that reads photos at another size; None: at their own"
+    "A copy that reads photos at a different size; None: at their own"
     res = copy(self)
     res.reader = replace(self.reader, size=size, window=None, tfms=(), train_size=None)
     return res
@@ -512,7 +512,7 @@ def _safe_std(stats):
     return mean, [s or 1. for s in std]
 
 def _own_stats(images, train):
-    "The set's own statistics, or those of its training images; ImageNet's for files"
+    "The set's own statistics, or its training images' statistics; ImageNet's for files"
     if images.stats: return images.stats
     if images.x is None: return imagenet_stats
     return _safe_std(pixel_stats(images.x[train]))
@@ -859,7 +859,7 @@ def with_borders(
     return dl.new(_reading(dl.dataset, dl.dataset.tls[0].tfms.fs[0].reader.load_size))
 
 def _reading(ds, size):
-    "A dataset of the same photos, read at another size; None: at their own"
+    "A dataset of the same photos, read at a different size; None: at their own"
     image_list, *label_lists = ds.tls
     tfm, split = image_list.tfms.fs[0], image_list.tfms.split_idx
     images = TfmdLists(image_list.items, Pipeline([tfm.reading(size)], split_idx=split),

@@ -131,7 +131,7 @@ _head_name = re.compile(
 def _has(m, kind): return any(isinstance(o, kind) for o in m.modules())
 
 def _named_heads(kids):
-    "The children named like a head: the last of several, or a pair such as `head` and `head_dist`"
+    "The children with a head's name: the last of several, or a pair such as `head` and `head_dist`"
     names = [n for n in kids if _head_name.match(n)]
     return [n for n in names if n.split('_')[0] == names[-1].split('_')[0]]
 
@@ -184,7 +184,7 @@ def _split(part):
     "The parts of a part: its own parameters, then the parameters of each child"
     left = {id(p) for p in part.params}
     def take(params):
-        "Take those of `params` that no part has yet"
+        "Take the `params` that no part has yet"
         found = [p for p in params if id(p) in left]
         left.difference_update(map(id, found))
         return found
@@ -204,7 +204,7 @@ def _dominant(parts):
     return large[-1] if is_pair else None
 
 def _trunk(body):
-    "Split `body` until no part has nearly all layers; returns the parts before, inside and after"
+    "Split `body` until no part has nearly all layers; returns parts before, in and after the trunk"
     before, parts, after = [], [body], []
     while True:
         i = _dominant(parts)

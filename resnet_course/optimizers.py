@@ -162,7 +162,7 @@ class _NoDecay:
 def _without_params(group): return {k: v for k, v in group.items() if k != 'params'}
 
 def _parts(group, decays):
-    "A group's parameters that decay, and those that do not, each with its own counters"
+    "A group's parameters that decay, and the ones that do not, each with its own counters"
     def part(wanted, **kwargs):
         "The parameters for which `decays` is `wanted`"
         own = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in group.items()}

@@ -95,7 +95,7 @@ def fix_workspace():
 def backend_flags(
     precision:str='fp32',      # Name in `precisions`; all but 'tf32' forbid TF32
     benchmark:bool|None=None,  # Let cuDNN try its algorithms? None: unchanged
-    deterministic:bool=False   # Only algorithms that give the same bits every time?
+    deterministic:bool=False   # Only algorithms with bit-identical results?
 ): # Yields nothing
     "Set how NVIDIA's libraries compute inside the block; restore it afterwards"
     check_choice(precision, precisions, 'precision')

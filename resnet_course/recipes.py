@@ -92,7 +92,7 @@ def list_recipes()->list: # Tuples (name, source)
 @check_args
 def steps(
     at:list,          # Fractions of training (0..1) at which the rate falls
-    factor:float=0.1, # Factor by which it is multiplied at each of them
+    factor:float=0.1, # Factor by which the rate is multiplied at each
     warm:tuple=None   # (fraction of training, fraction of `lr`): a low constant start
 )->callable: # Fraction of training done → fraction of `lr`
     "Create a piecewise constant shape"
@@ -386,7 +386,7 @@ def _changes(r):
 
 # %% ../nbs/api/37_recipes.ipynb #4f37e391
 class OneHot(Callback):
-    "Before MixUp and CutMix mix them, turn classes into rows of zeros and ones"
+    "Turn classes into rows of zeros and ones before MixUp and CutMix mix them"
     order, run_valid = MixUp.order - 1, False
     def before_batch(self):
         "Convert class indices to rows"
@@ -532,7 +532,7 @@ def before_fit(self:Distill):
     if device is not None: self.teacher.to(device)
 
 def _teacher_record(r, teacher):
-    "What the record of a run says about its teacher; `source` is where it was loaded from"
+    "The entry about the teacher in the record of a run; `source` is where it was loaded from"
     net = unwrap_model(teacher)
     name = (getattr(net, 'cfg', None) or {}).get('name') or type(net).__name__
     return dict(network=name, **getattr(net, 'source', {}), weight=r.teacher_weight,

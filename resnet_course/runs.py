@@ -213,7 +213,7 @@ def train_run(
     precision:str='auto', # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
     seed:int=42,          # The same seed gives the same run
     compile:bool|str=False, # `torch.compile` the network? Or a backend's name, or a mode's
-    deterministic:bool=False, # The same bits every time on a GPU, too? Slower there
+    deterministic:bool=False, # Bit-identical results on a GPU, too? Slower there
     accumulate:int|None=None, # Batches per step; None: the recipe's, usually 1
     skip_bad:bool=False,  # Leave out image files that cannot be read?
     balance:str|None=None,# Balance classes: 'loss' weights them, 'sample' draws them equally
@@ -256,7 +256,7 @@ def finetune_run(
     n_train:int|None=None,# Keep only this many training images
     precision:str='auto', # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
     seed:int=42,          # The same seed gives the same run
-    deterministic:bool=False, # The same bits every time on a GPU, too? Slower there
+    deterministic:bool=False, # Bit-identical results on a GPU, too? Slower there
     skip_bad:bool=False,  # Leave out image files that cannot be read?
     balance:str|None=None,# Balance classes: 'loss' weights them, 'sample' draws them equally
     group:str|None=None,  # What stays in one split, as for `get_dls`

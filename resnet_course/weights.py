@@ -180,7 +180,7 @@ class _Match:
     bad:dict = field(default_factory=dict) # Name → why the file's tensor cannot be loaded
     done:dict = field(default_factory=dict) # Name → how a weight kept in parts was computed
     grids:list = field(default_factory=list) # Rows and columns of the model's patches
-    wrong_shape:bool=False # Does a tensor have another network's shape?
+    wrong_shape:bool=False # Does a tensor's shape belong to a different network?
     def __post_init__(self): self.first = _first_conv(self.own)
 
 # %% ../nbs/api/26_weights.ipynb #646614be
@@ -661,7 +661,7 @@ def load_weights(
 )->LoadReport: # What was loaded and what was not
     """Load weights under any key names; raises `CourseError` unless every tensor of the body fits.
 
-    Names are 'torchvision', 'IMAGENET1K_V1', 'IMAGENET1K_V2' and those in `shipped_weights()`.
+    Names are 'torchvision', 'IMAGENET1K_V1', 'IMAGENET1K_V2' and the names in `shipped_weights()`.
     """
     sets, meta, label = _source(model, source)
     cfg = meta.get('cfg')
