@@ -41,8 +41,8 @@ def covering(
     h:int, # Height of an image (px)
     w:int, # Its width (px)
     size:int|tuple # What it has to cover (px)
-)->tuple: # (height, width) after resizing, with the aspect kept
-    "Compute the size to which an image is resized to just cover `size`; for squares, torchvision's"
+)->tuple: # (height, width) after resizing, with the aspect ratio kept
+    "Compute the size at which an image just covers `size`; for squares, the same as torchvision's"
     height, width = height_width(size)
     if height*w >= width*h: return height, int(height*w/h)
     return int(width*h/w), width
@@ -338,7 +338,7 @@ class _RandomBoxes(BatchAugment):
     def __init__(self, scale, ratio): self.scale, self.ratio = scale, ratio
 
     def _fits(self, h, w, H, W):
-        "Which windows lie in an image of height `H` and width `W`"
+        "Whether each window lies in an image of height `H` and width `W`"
         return (w > 0) & (w <= W) & (h > 0) & (h <= H)
 
     def draw(self, x:Tensor)->tuple: # Top, left, height and width of each window (N each; px)
@@ -384,7 +384,7 @@ class RandomResizedCrop(_RandomBoxes):
 
 # %% ../nbs/api/11_augment.ipynb #f91cc250
 def _lacks_antialias(x):
-    "PyTorch had no anti-aliased `interpolate` for Apple's GPUs before 2.7"
+    "Whether `interpolate` lacks anti-aliasing: on Apple's GPUs, before PyTorch 2.7"
     return x.device.type == 'mps' and torch.__version__ < (2, 7)
 
 @check_args
@@ -490,7 +490,7 @@ def _gray(x):
     return (0.2989*r + 0.587*g + 0.114*b)[:, None]
 
 def _blend(a, b, f):
-    "Go from `b` (for `f`=0) to `a` (for `f`=1) and beyond"
+    "Interpolate from `b` (`f`=0) to `a` (`f`=1), or extrapolate beyond"
     f = _per_image(f)
     return (f*a + (1 - f)*b).clamp(0, 1)
 
@@ -625,7 +625,7 @@ def _erase_at(
 )->Tensor: # N,C,H,W
     "Set a rectangle of each image to 0; parts outside the image are ignored"
     def covered(start, length, n):
-        "Which of `n` positions does each rectangle cover? (N,n)"
+        "Whether each rectangle covers each of `n` positions (N,n)"
         i, end = torch.arange(n, device=x.device), start + length
         return (i >= start[:, None]) & (i < end[:, None])
     rows = covered(top, height, x.shape[-2])[:, None, :, None]
@@ -653,7 +653,7 @@ class Cutout(BatchAugment):
 
 # %% ../nbs/api/11_augment.ipynb #0c0dd241
 class RandomErasing(_RandomBoxes):
-    "Hide a rectangle of random area and shape in a share `p` of the images, like torchvision"
+    "Hide a rectangle of random area and shape in a fraction `p` of the images, like torchvision"
     order = 100
     @check_args
     def __init__(self,
@@ -679,7 +679,7 @@ class PerImage(BatchAugment):
     "Apply a transform to each image in a batch separately, as bytes"
     order = 2   # after flips and small crops, before bytes become floats
     def __init__(self,
-        tfm:object # From a tensor C,H,W of bytes to another, such as a transform of torchvision
+        tfm:object # Maps a tensor C,H,W of bytes to another, such as a transform of torchvision
     ): self.tfm = tfm
 
     def on_images(self, x:Tensor)->Tensor: # N,C,H,W
@@ -688,7 +688,7 @@ class PerImage(BatchAugment):
 
     def one(self,
         x:Tensor, # One image (uint8 C,H,W)
-        seed:int # Seed of everything that the transform draws
+        seed:int # Seed for everything that the transform draws
     )->Tensor: # uint8 C,H,W
         "Transform one image"
         with seeded(seed): return self.tfm(x)

@@ -158,7 +158,7 @@ class _DeviceLoss(AvgLoss):
 class _DeviceSmoothLoss(AvgSmoothLoss):
     "fastai's `AvgSmoothLoss`, averaged on the device"
     def accumulate(self, learn):
-        "Move toward the loss of a batch"
+        "Move the running mean toward the loss of a batch"
         loss = _detached(learn.loss.mean())
         self.count += 1
         self.val = torch.lerp(loss, self.val.to(loss.device), self.beta)
@@ -189,7 +189,7 @@ class _Table:
 
 # %% ../nbs/api/33_callbacks.ipynb #93379191
 class CourseProgress(ProgressCallback):
-    "fastai's progress bar; where nobody watches it, as in a log, only one line per epoch"
+    "fastai's progress bar, or one line per epoch where nobody watches it, as in a log"
     name = 'progress'
     order = ProgressCallback.order - 1  # CSVLogger must wrap our logger, not the reverse
     quiet_in_lr_find = True
@@ -299,7 +299,7 @@ class EMA(Callback):
     def __init__(self,
         decay:float=0.998, # Fraction of the average that each update keeps
         every:int=1,       # Steps between two updates
-        steps:int=0        # Length of fit that these two suit (steps); otherwise rescaled. 0: never
+        steps:int=0        # Steps in the fit that both are meant for; 0: never rescale them
     ):
         self.decay, self.every, self.steps = decay, every, steps
         self.raw = self.avg = None
@@ -351,7 +351,7 @@ def before_train(self:EMA): self.restore_raw()
 # %% ../nbs/api/33_callbacks.ipynb #37103ab8
 @patch
 def scaled(self:EMA)->tuple: # Decay and steps between updates for this fit
-    "Rescale both to the number of steps in this fit, so that it forgets as much in total"
+    "Rescale both to the number of steps in this fit, so that the average forgets the same amount"
     if not self.steps: return self.decay, self.every
     accumulate = getattr(getattr(self.learn, 'gradient_accumulation', None), 'n', 1)
     n_steps = self.learn.n_epoch*math.ceil(len(self.learn.dls.train)/accumulate)
@@ -548,7 +548,7 @@ class RestoreBest(TrackerCallback):
         self.weights = self.best_epoch = None
 
     def before_fit(self):
-        "Forget an earlier fit"
+        "Forget what an earlier fit recorded"
         names = [n for n in self.recorder.metric_names if n not in ('epoch', 'time')]
         check_choice(self.monitor, names, 'monitor')
         super().before_fit()
@@ -680,7 +680,7 @@ def rectangle(
     h:int, # Their height (px)
     lam:torch.Tensor # Share of the image that is kept (1), on the CPU
 )->tuple: # x1, y1, x2, y2 (px)
-    "Draw a rectangle with the share `1 - lam` of the image, cut off at the image's border"
+    "Draw a rectangle with the share `1 - lam` of the image, clipped at the image's border"
     def span(side):
         "Start and end along one side"
         half = int(torch.round(side*torch.sqrt(1 - lam)))//2

@@ -70,7 +70,7 @@ Device = Annotated[Optional[str], typer.Option(
     '--device', callback=_use_device,
     help='where to compute: cpu, cuda, cuda:1 or mps [default: a GPU if there is one]')]
 Deterministic = Annotated[bool, typer.Option(
-    '--deterministic', help='the same bits every time on a GPU, too; slower there')]
+    '--deterministic', help='bit-identical results on a GPU, too; slower there')]
 CompileMode = Annotated[Optional[str], typer.Option(
     help="torch.compile in this mode: 'reduce-overhead' and 'max-autotune' use CUDA graphs")]
 Batch = Annotated[int, typer.Option(help='images per batch')]
@@ -175,7 +175,8 @@ def _one_line_per_epoch(learn):
 
 def _say_unused(dls):
     "Print how many test images a fold leaves out"
-    if dls.unused: say(f"{dls.unused:,} test images of the set are not used: folds test on others")
+    if dls.unused:
+        say(f"{dls.unused:,} test images of the set are not used: folds test on other images")
 
 def _announce(learn):
     "Print what will be trained"
@@ -532,7 +533,7 @@ def export_cmd(
     layout:Annotated[str, typer.Option(
         help="of the bytes: 'NHWC', as image libraries have them, or 'NCHW'")]='NHWC',
     int8:Annotated[bool, typer.Option(
-        '--int8', help='whole numbers instead of floats, fitted to validation images; prints the '
+        '--int8', help='8-bit integers instead of floats, fitted to validation images; prints the '
                        'test accuracy before and after')]=False,
     data:Annotated[Optional[str], typer.Option(
         '--data', '-d', help="with --int8: the dataset or folder [default: the run's]")]=None,
@@ -541,7 +542,7 @@ def export_cmd(
     from resnet_course.reuse import export_run, quantize_run
     how = dict(preprocess=preprocess, layout=layout)
     if int8 and size is not None:
-        raise CourseError('--int8 exports for the size of the images: no --size')
+        raise CourseError('--int8 uses the size of the images: leave out --size')
     if data and not int8: raise CourseError('--data is for --int8, which needs images')
     res = quantize_run(model, out, data, **how) if int8 else export_run(model, out, size, **how)
     say(f'{res.path}\n{res}')
@@ -707,7 +708,7 @@ def _check_args(args):
         if not arg: raise CourseError(f'{name} is empty: give a value, or leave it out')
 
 # %% ../nbs/api/71_cli.ipynb #74015949
-# the class of Click's errors about command lines; typer may bring its own Click
+# the class of Click's errors about command lines; typer may include its own Click
 _UsageError = typer.BadParameter.__base__
 
 def _explain(e):

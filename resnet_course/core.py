@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Union, get_args, get_origin
 
 # %% ../nbs/api/00_core.ipynb #e9ee02e9
-# control characters, lone surrogates (bytes that are not UTF-8), what reorders or breaks lines, and
-# what is invisible; except for the two joiners, which emoji and some scripts need
+# control characters, lone surrogates (bytes that are not UTF-8), and characters that reorder lines,
+# break lines or are invisible, except for the two joiners, which emoji and some scripts need
 _controls = re.compile('[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069'
                        '\ufeff\ud800-\udfff]')
 _short_escapes = {'\n': r'\n', '\r': r'\r', '\t': r'\t'}
@@ -34,7 +34,7 @@ def printable(
 )->str: # Text that is safe to print on a terminal; JSON stays valid JSON
     "Escape control characters, so that a name from a file can be printed"
     def escaped(m):
-        "One character as its escape"
+        "Escape one character"
         c = m[0]
         if c in '\n\t' and lines: return c
         if c in _short_escapes: return _short_escapes[c]
@@ -88,7 +88,7 @@ def _is_worker_error(e):
     return isinstance(e, RuntimeError) and _says(e, *_worker_errors)
 
 def _is_size_error(e):
-    "True if images of several sizes cannot make a batch: from fastai's `collate_error` or PyTorch"
+    "True if images of different sizes cannot form a batch: fastai's `collate_error` or PyTorch's"
     if not isinstance(e, RuntimeError): return False
     if _says(e, 'trying to collate the data'): return _says(e, 'axis 0 of the batch')
     names = [f.name for f in traceback.extract_tb(e.__traceback__)] + str(e).split()
@@ -127,7 +127,7 @@ _worker_advice = (
 
 # %% ../nbs/api/00_core.ipynb #d65d0e98
 def _size_advice(e):
-    "What to do about images of several sizes, or with several numbers of channels"
+    "What to do about images of different sizes, or with different numbers of channels"
     found = re.findall(r'\[(\d+(?:, \d+)+)\]', str(e))[:2]
     shapes = [o.split(', ') for o in found]
     said = f" ({' and '.join('×'.join(o) for o in shapes)})" if len(shapes) == 2 else ''
@@ -225,7 +225,7 @@ def check_number(
 # %% ../nbs/api/00_core.ipynb #44090e6e
 def check_type(
     value:object,      # Value to check
-    types:type|tuple,  # What it may be an instance of; `None` itself stands for None
+    types:type|tuple,  # Allowed types; `None` itself stands for None
     what:str,          # Name of the argument, for the message
     hint:str           # What to give instead, for the message
 )->object: # `value`
@@ -240,7 +240,7 @@ _name_errors = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 def _why_no_name(path):
     "Why a file can't have this name, or None; the file need not exist"
     path = Path(os.path.expanduser(path))
-    # the parts alone, too: where a folder is missing, the system does not look at the rest
+    # also check each part alone: where a folder is missing, the system does not look at the rest
     try: return None if os.path.lexists(path) else _refused([path, *path.parts])
     except UnicodeEncodeError: return 'it contains characters that are not allowed in file names'
     except ValueError: return 'a path cannot contain a null byte'
@@ -258,10 +258,10 @@ def check_path(
     path:object,     # Value to check
     what:str='path'  # Name of the argument, for the message
 )->Path: # `path`
-    "Return `path` as a `Path`, `~` expanded; raises `CourseError` for anything else, such as ''"
+    "Return `path` as a `Path` with `~` expanded; raises `CourseError` otherwise, such as for ''"
     if not _is_path(path):
         raise CourseError(f'{what}={_brief(path)}: give the path of a file or folder')
-    # an unset variable of the shell; `Path('')` would be the current folder
+    # such as an unset shell variable; `Path('')` would be the current folder
     if not os.fspath(path):
         raise CourseError(f"{what} is empty: give a path, or '.' for the current folder")
     why = _why_no_name(path)
@@ -412,7 +412,7 @@ def _held(path):
             yield
 
 def _is_abandoned(path, age):
-    "Has no process been writing this temporary file for `age` seconds?"
+    "Whether no process has written to this temporary file for `age` seconds"
     if fcntl is None: return time.time() - path.stat().st_mtime > max(age, 24*3600)
     with open(path, 'rb') as f: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return time.time() - path.stat().st_mtime >= age
@@ -438,7 +438,7 @@ def check_file(
 @contextmanager
 def utf8_path(
     path:str|Path # A file
-)->Iterator[str]: # Its name, or another one while it is open, such as '/dev/fd/5'
+)->Iterator[str]: # Its name, or a different one while it is open, such as '/dev/fd/5'
     "Yield a file name for libraries that do not accept names with arbitrary bytes"
     try: os.fspath(path).encode()
     except UnicodeEncodeError:   # a name that is not UTF-8, possible only on Linux
@@ -450,7 +450,7 @@ def remove_abandoned(
     path:str|Path, # A file that `atomic_write` has written, or would have
     age:float=5. # Minimum time since a temporary file was last changed (s)
 ):
-    "Remove what a killed process left of `path`, and warn about it"
+    "Remove temporary files that a killed process left of `path`, and warn about it"
     path, removed = check_path(path), []
     before, after = map(glob.escape, _temporary_name(path))
     for old in path.parent.glob(f'{before}????????{after}'):
@@ -537,7 +537,7 @@ def parse_json(
 # %% ../nbs/api/00_core.ipynb #50b0abb9
 def read_json(
     path:str|Path, # JSON file
-    limit:int=2**26 # Largest size that is read, bytes
+    limit:int=2**26 # Largest size that is read (bytes)
 )->object:
     "Read other people's JSON; raises `CourseError` if that fails"
     path = check_file(path)
@@ -617,9 +617,9 @@ _checked_chars = set()
 
 def plot_text(
     text:object, # Shown as `str(text)`
-    n:int=40     # Characters per line, at most; the middle of longer lines is left out
+    n:int=40     # Maximum characters per line; the middle of longer lines is left out
 )->str:
-    "Prepare a name for a figure: no formulas, no control characters, a font that has them all"
+    "Prepare a name for a figure: no formulas, no control characters, a font for every character"
     def line(s):
         "One line, shortened"
         s = printable(s)

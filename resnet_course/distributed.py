@@ -272,7 +272,7 @@ class DDPCallback(Callback):
 def after_train(self:DDPCallback):
     "Unwrap the model, and average the training loss"
     self.learn.model = unwrap_model(self.learn.model)
-    loss = self.recorder.smooth_loss  # linear: the mean over shards is that of whole batches
+    loss = self.recorder.smooth_loss  # linear: the mean over shards is the mean over whole batches
     if not loss.count: return
     mean = self.sum(loss.val*self.learn.dl.weight(0))/num_distrib()
     loss.val = mean[0].cpu().type_as(loss.val)

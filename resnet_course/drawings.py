@@ -99,7 +99,7 @@ _anchors = dict(start=0, middle=0.5, end=1)
 
 @patch
 def text(self:Drawing,
-    x:float, # Where it starts, ends, or has its middle, by `anchor`
+    x:float, # Where it starts, ends or is centered, depending on `anchor`
     y:float, # Middle of its height
     text:str, # One line
     size:int=14, # Font size, units
@@ -121,7 +121,7 @@ def text(self:Drawing,
 @patch
 def box(self:Drawing,
     x:float, # Left side
-    y:float, # Upper side
+    y:float, # Top
     w:float, # Width
     h:float, # Height
     kind:str='data', # One of `_kinds`
@@ -187,7 +187,7 @@ def plus(self:Drawing,
 
 # %% ../nbs/api/63_drawings.ipynb #e746292b
 @patch(as_prop=True)
-def svg(self:Drawing)->str: # One SVG element, which can stand in an HTML page or in a file
+def svg(self:Drawing)->str: # One SVG element, for an HTML page or a file of its own
     "The drawing as text"
     w, h, alt = self.width, self.height, escape(f'{self.title}. {self.desc}')
     page = _kinds['page']
@@ -399,7 +399,7 @@ _jobs = dict(training='the network learns from them',
 
 @check_args
 def draw_splits(
-    dls:object # Loaders with `train_ds`, `valid_ds` and `test_ds`, such as those of `get_dls`
+    dls:object # Loaders with `train_ds`, `valid_ds` and `test_ds`, such as from `get_dls`
 )->Drawing: # One bar for each part
     "Draw the sizes of a dataset's three parts, and what each is for"
     sets = [getattr(dls, k, None) for k in ('train_ds', 'valid_ds', 'test_ds')]
@@ -438,7 +438,7 @@ def draw_training_step()->Drawing: # Forward above, backward below
 
 # %% ../nbs/api/63_drawings.ipynb #30763b34
 def _layers(block):
-    "The layers of the branch and those after the sum, in the order in which they run"
+    "The layers of the branch and the layers after the sum, in the order in which they run"
     calls, hooks = [], []
     for name, m in block.named_modules():
         if name and not name.startswith('downsample') and not list(m.children()):
@@ -682,7 +682,7 @@ def draw_network(
     n_in:int=None, # Channels of the images; `None`: those of its first convolution
     **kwargs # Options of `create_model`, if `model` is a name
 )->Drawing: # One row for each stage
-    "Draw a network by its stages, with the shape of what each outputs"
+    "Draw a network by its stages, with the shape of each stage's output"
     if isinstance(model, str) and n_in: kwargs['n_in'] = n_in
     net, name, size = _network(model, size, kwargs)
     rows = _merged(net, size, n_in, 2 if hasattr(net, 'features') else 1)

@@ -184,7 +184,7 @@ def worst(self:Report,
 
 # %% ../nbs/api/40_evaluate.ipynb #979ab867
 def _placements(scores, positive):
-    "For each positive, the fraction of negatives below it; for each negative, of positives above"
+    "The fraction of negatives below each positive, and of positives above each negative"
     m, n, ranks = positive.sum(), (~positive).sum(), rankdata(scores)
     above = (ranks[positive] - rankdata(scores[positive]))/n
     below = 1 - (ranks[~positive] - rankdata(scores[~positive]))/m
@@ -498,7 +498,7 @@ class MultiReport(_LabelTables):
 
     @property
     def preds(self)->Tensor: # bool (N,C)
-        "Which labels are predicted, at `thresholds`"
+        "Whether each label is predicted, at `thresholds`"
         return self.probs >= self.thresholds
 
 # %% ../nbs/api/40_evaluate.ipynb #06b02869
@@ -567,7 +567,7 @@ def _in_words(self:MultiReport):
 def at(self:MultiReport,
     thresholds:float|Sequence # One for all labels, or one for each
 )->MultiReport: # On the same predictions
-    "The same report at other thresholds"
+    "The same report at different thresholds"
     return MultiReport(self.probs, self.targets, self.vocab, self.losses, self.split, self.name,
                        _thresholds(thresholds, len(self.vocab)))
 

@@ -31,7 +31,7 @@ class Exercise:
     "One exercise and its check"
     id: str # Lesson and number: '05.2'
     ask: str # What the exercise asks for, in a few words
-    f: Callable # The check: returns if the answer is right, and raises `Hint` otherwise
+    f: Callable # The check: returns if the answer is correct, and raises `Hint` otherwise
 
 exercises = {}
 
@@ -85,7 +85,7 @@ def as_choice(
     choices, said = list(choices), _letters(answer)
     for c in choices:
         if said in (_letters(c), 'option' + _letters(c), 'answer' + _letters(c)): return c
-    raise Hint(f"Choose one of {', '.join(map(repr, choices))}; {answer!r} is none of them.")
+    raise Hint(f"Choose one of {', '.join(map(repr, choices))}; {answer!r} is not one of them.")
 
 def _letters(o):
     "Lowercase letters, digits, dots and signs of `o`"
@@ -229,7 +229,7 @@ def _fresh_random():
 def hint_for(
     id:str, # Lesson and number: '05.2'
     answer:object # The answer
-)->str: # '' if the answer is right
+)->str: # '' if the answer is correct
     "Check `answer` and return the hint that `check` would print"
     ex = _load(id)
     try:
@@ -243,7 +243,7 @@ def hint_for(
 def check(
     id:str, # Lesson and number: '05.2'
     answer:object # The answer; `...` means not answered yet
-)->bool: # True if the answer is right
+)->bool: # True if the answer is correct
     "Try `answer` on hidden tests, and print the verdict, with a hint if it is wrong"
     _load(id)
     if answer is ...:
@@ -298,7 +298,7 @@ def expect_fresh_gradients(
 # %% ../nbs/api/60_exercises.ipynb #2c055166
 def accepts(
     id:str, # Lesson and number: '05.2'
-    answer:object # A right answer
+    answer:object # A correct answer
 ):
     "Raise `AssertionError` unless the check of `id` accepts `answer`"
     hint = hint_for(id, answer)

@@ -134,7 +134,7 @@ def _percents_by_epoch(rows, net, split):
     return res
 
 def _plot_split(ax, rows, split, title):
-    "Plot a line for each network, the mean over its seeds, in a band from lowest to highest"
+    "Plot a line for each network, the mean over its seeds, with a band from lowest to highest"
     nets = list(dict.fromkeys(r['net'] for r in rows))
     for n, style in styles(nets).items():
         errors = _percents_by_epoch(rows, n, split)

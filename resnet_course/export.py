@@ -27,7 +27,7 @@ from .summary import image_shape
 # %% ../nbs/api/29_export.ipynb #edd9e3b3
 @check_args
 def import_optional(
-    name:str # Of a module, such as 'onnxruntime'
+    name:str # Name of a module, such as 'onnxruntime'
 )->object: # The module
     "Import a package that only the export needs; raises `CourseError` if it is not installed"
     try: return importlib.import_module(name)
@@ -95,8 +95,8 @@ class OnnxModel:
 # %% ../nbs/api/29_export.ipynb #e0a11002
 @check_args
 def preparation(
-    meta:dict, # Of `save_weights`, with class names, size and statistics
-    n_in:int|None=None # Channels of the images; None: those of the statistics
+    meta:dict, # As for `save_weights`, with class names, size and statistics
+    n_in:int|None=None # Channels of the images; None: as many as the statistics
 )->tuple: # A `PhotoReader`, and a function that turns a batch of bytes into network input
     "How to prepare images for a network; raises `CourseError` if its metadata does not say so"
     missing = [key for key in ('vocab', 'size', 'stats') if not meta.get(key)]
@@ -147,7 +147,7 @@ def _shares(n, length, n_out, start, count):
     return torch.where(inside[:, None], w/w.sum(1, keepdim=True).clamp(min=1e-9), 0.)
 
 def _centered(n, size):
-    "Where a window of `size` begins in the middle of `n` pixels, as in torchvision's `center_crop`"
+    "Where a centered window of `size` begins in `n` pixels, as in torchvision's `center_crop`"
     return torch.where(n >= size, torch.round((n - size)/2), -torch.floor((size - n)/2))
 
 # %% ../nbs/api/29_export.ipynb #fbe28658
@@ -273,7 +273,7 @@ def _write_onnx(model, x, path):
 
 # %% ../nbs/api/29_export.ipynb #169d8e35
 def _examples(net, shape, images):
-    "Batches of random inputs, also `images`"
+    "Batches of random inputs, and `images` if they are given"
     gen = torch.Generator().manual_seed(0)
     if not isinstance(net, Prepared):
         xbs = [torch.randn(n, *shape, generator=gen) for n in (1, 3)]

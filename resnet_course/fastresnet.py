@@ -52,7 +52,7 @@ class Whiten(nn.Conv2d):
     def fit(self,
         x:Tensor # Images (N, n_in, H, W), normalized as in training
     )->'Whiten': # This layer
-        "Set the filters to those that whiten `x`"
+        "Set the filters so that they whiten `x`"
         self._set(whitening(x, self.kernel_size[0])[:self.out_channels//2])
         return self
 

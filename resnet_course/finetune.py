@@ -50,7 +50,7 @@ class Stage:
     "One row of a fine-tuning plan"
     name:str                  # Letters, digits, spaces and + - . , _
     freeze_to:int|str         # First group that trains, by index or name: -1 is the head alone
-    epochs:int                # Passes over the training images; at most, with `patience`
+    epochs:int                # Passes over the training images; a maximum with `patience`
     lr:object                 # Highest learning rate; `slice(low, high)`: head at `high`; or a list
     start_from:str|None=None  # An earlier stage, or 'initial'; None: the stage before
     recipe:object='one_cycle' # A name from `list_recipes()`, or a `Recipe`
@@ -369,7 +369,7 @@ class _Store:
         mine = json.loads(json.dumps(self.plan))
         diff = [names[k] for k, v in mine.items() if k in plan and plan[k] != v]
         if diff:
-            raise CourseError(f'{self.path} has results for another {", another ".join(diff)}: '
+            raise CourseError(f'{self.path} has results for a different {", ".join(diff)}: '
                               'choose another folder, or remove this one')
 
 # %% ../nbs/api/50_finetune.ipynb #cb4a6f74
@@ -392,7 +392,7 @@ def get(self:_Store, learn, name):
     try: unwrap_model(learn.model).load_state_dict(sd)
     except RuntimeError:
         raise CourseError(f'{self._file(name)} is not the checkpoint of this stage: remove the '
-                          'folder, or choose another') from None
+                          'folder, or choose a different one') from None
 
 @patch
 def history(self:_Store, stages):
@@ -439,7 +439,7 @@ def _run_stage(learn, stage, start, test, log=None):
 # %% ../nbs/api/50_finetune.ipynb #935af903
 @check_args
 def run_stages(
-    learn:Learner,    # From `course_learner`, its weights loaded
+    learn:Learner,    # From `course_learner`, with its weights loaded
     stages:str|Path|list, # `Stage` objects, the name of a plan, or a YAML file
     path:str|Path|None=None, # Folder for checkpoints and results, to resume from; None: in memory
     test:bool=True,   # Evaluate on the test set after each stage? It is never used to choose
@@ -468,7 +468,7 @@ def _run_all(learn, stages, path, test, keep, log):
         if getattr(learn, 'seed', None) is not None: set_seeds(learn.seed + i, learn.dls)
         with memory_advice(getattr(learn.dls.train, 'bs', None)):
             result = _run_stage(learn, s, start, test, log)
-        store.put(learn, s.name, broadcast_object(result))   # one process's seconds, used by all
+        store.put(learn, s.name, broadcast_object(result))   # all record one process's seconds
     done = {s.name: store.done[s.name] for s in stages}
     reports, histories = ({name: d[k] for name, d in done.items()} for k in ('report', 'history'))
     res = StageResults([d['row'] for d in done.values()], reports, histories)
@@ -645,7 +645,7 @@ def finetune_learner(
 
 # %% ../nbs/api/50_finetune.ipynb #b1dc286f
 def _is_torchvision(weights):
-    "Is it a name of torchvision's weights, rather than a file or weights in the package?"
+    "Whether it names torchvision's weights, rather than a file or weights in the package"
     if not isinstance(weights, str) or weights in shipped_weights(): return False
     return not Path(weights).suffix and not Path(weights).exists()
 

@@ -147,7 +147,7 @@ class _Scan:
     path:Path
     split:str # Split that the folders give, or 'all'
     label:str
-    side:str = None # Split, even if `get_dls` draws it
+    side:str = None # The split, including one that `get_dls` draws
     error:str = None
     format:str = None
     size:tuple = (0, 0) # Width, height
@@ -280,7 +280,7 @@ def _known_findings(labels):
 _same = dict(MPO='JPEG', DIB='BMP')   # a phone's JPEG with a second image, and Windows' BMP
 
 def _is_named(o):
-    "Whether an image has the format that its name says"
+    "Whether an image has the format that its name indicates"
     said = format_of.get(o.path.suffix.lower(), o.format)
     return _same.get(o.format, o.format) == _same.get(said, said)
 
@@ -353,7 +353,7 @@ def _class_findings(counts, empty):
 
 # %% ../nbs/api/17_folders.ipynb #7837ba99
 def _draw_sides(o, scans):
-    "Record the split of each image, and whether `get_dls` draws some of the splits"
+    "Record the split of each image; returns whether `get_dls` draws some of the splits"
     for scan in scans: scan.side = scan.split
     try:
         images = list_set(o.path)

@@ -178,7 +178,7 @@ def frozen_norms(
 def optimizer_groups(
     learn:Learner # With an optimizer
 )->list: # Names
-    "Name the optimizer's groups: by `group_names`, or by numbers if those do not match"
+    "Name the optimizer's groups: by `group_names`, or by numbers if the names do not match"
     names, k = group_names(learn.model), len(learn.opt.param_lists)
     return names if len(names) == k else [f'group {i}' for i in range(k)]
 
@@ -208,7 +208,7 @@ def freeze_to(
     learn:Learner,         # Any fastai learner with parameter groups, such as `course_learner`'s
     n:int|str,             # First group that trains, by index or name: -1 is the head alone
     bn:str|None=None,      # Frozen BatchNorm: 'eval' (initially), 'stats', 'train'; None: unchanged
-    momentum:str='reset'   # 'reset' drops all, as fastai does; 'keep': only that of frozen groups
+    momentum:str='reset'   # 'reset' drops all of it, as in fastai; 'keep' only in frozen groups
 )->Learner: # `learn`
     "Freeze the groups before `n` and train the rest; raises `CourseError` for an invalid `n`"
     check_choice(momentum, ['reset', 'keep'], 'momentum')
@@ -226,7 +226,7 @@ def freeze_to(
     return learn
 
 def _forget(opt, frozen):
-    "Drop the optimizer's state of the parameters `frozen`"
+    "Drop the optimizer's state for the parameters `frozen`"
     for p in frozen:
         if hasattr(opt, 'opt'): opt.opt.state.pop(p, None)   # one of PyTorch's
         elif p in opt.state:
@@ -386,14 +386,14 @@ def _mark(places, model, by_hand, bn):
 def freeze_report(
     learn:Learner,        # After training
     before:dict,          # From `snapshot(learn)`, before training
-    after:dict|None=None, # From `snapshot(learn)`; None: the present state
+    after:dict|None=None, # From `snapshot(learn)`; None: the current state
     bn:str|None=None      # What frozen BatchNorm was allowed to do; None: the setting of `learn`
 )->FreezeReport: # A row for each group, and what is wrong
     "Compare every tensor before and after training; raises `CourseError` if the models differ"
     if learn.opt is None: raise CourseError('this learner has no optimizer yet: train it first')
     if after is None: after = snapshot(learn)
     if set(before) != set(after):
-        raise CourseError('`before` is from another model: call snapshot on the same learner')
+        raise CourseError('`before` is from a different model: call snapshot on the same learner')
     cb = _frozen_cb(learn)
     if bn is None: bn = cb.bn if cb else 'eval'
     check_choice(bn, bn_modes, 'bn')

@@ -46,8 +46,8 @@ def white_of(
     low:float, # Smallest value of the pixels
     high:float # Largest value
 )->int: # One of 1, 255, 1023, 4095, 16383 and 65535
-    "Return the value of white in an image of more than 8 bits; raises `ValueError` if none fits"
-    # between 1 and 16, neither is likely: 255 would make the image black
+    "Return the value of white in an image with over 8 bits; raises `ValueError` if none fits"
+    # between 1 and 16, neither is likely: with 255, the image would be black
     if low >= 0 and high <= _whites[-1] and not 1 < high < 16:
         return next(w for w in _whites if high <= w)
     # also for NaN
@@ -60,12 +60,12 @@ def _is_deep(im): return im.mode.startswith('I') or im.mode == 'F'
 def _depth(im): return im.mode[:4]
 
 def _white_for(im, low, high, white):
-    "The value of white for an image of more than 8 bits, whose pixels must not exceed it"
+    "The value of white for an image with more than 8 bits, whose pixels must not exceed it"
     known = (white or {}).get(_depth(im))
     if known is None: return white_of(low, high)
     if 0 <= low and high <= known: return known
     raise ValueError(f'its values go from {low:g} to {high:g}, but white is {known:g} in the '
-                     'images that it belongs to')
+                     'image set that it belongs to')
 
 # %% ../nbs/api/10_images.ipynb #06e4add4
 @check_args
@@ -122,7 +122,7 @@ def array_image(
     return open_image(Image.fromarray(a.astype(np.uint8)))
 
 def _check_array(a):
-    "Raise `CourseError` if the shape, type or values of `a` are not those of an image"
+    "Raise `CourseError` if the shape, type or values of `a` are not valid for an image"
     is_color = a.ndim == 3 and a.shape[-1] in (3, 4)
     if not (a.ndim == 2 or is_color) or a.size == 0:
         raise CourseError(f'an array of shape {tuple(a.shape)} is not an image: '
@@ -374,7 +374,7 @@ def _is_cut(im):
 _color16 = 'color of 16 bits'
 
 def _brightest(f):
-    "Depth and largest value of an image of more than 8 bits; None for any other"
+    "Depth and largest value of an image with more than 8 bits; None for any other"
     try:
         if _is_jpeg(f): return None
         with Image.open(f, formats=readable_formats()) as im:
@@ -397,7 +397,7 @@ def find_white(
     cut = highs.pop(_color16, [])
     if cut and max(cut) < 16:
         raise CourseError(f'{len(cut):,} color images of 16 bits have no value above 4095 of '
-                          '65535: rescale them, or they are black')
+                          '65535: rescale them, or they will be black')
     try: white = {depth: white_of(0, max(vs)) for depth, vs in highs.items()}
     except ValueError as e:
         n = sum(map(len, highs.values()))

@@ -98,7 +98,7 @@ _in_attention = re.compile(r'(attn|attention|xca|token_mixer)\w*\.', re.I)
 
 @torch.no_grad()
 def _find_maps(net, x, asked=None):
-    "The maps in the order in which their layers finish, including that of layer `asked`"
+    "The maps in the order in which their layers finish, including the map of layer `asked`"
     found, hooks, head = [], [], _head_layers(net)
     def look(name, m, args, out):
         "Record the output of a layer if it is a map"
@@ -139,7 +139,7 @@ def _last_of_each_size(maps):
 
 # %% ../nbs/api/42_interpret.ipynb #da124541
 def _named_stages(net):
-    "A ResNet's stages, or the activations of AlexNet and VGG; empty for another network"
+    "A ResNet's stages, or the activations of AlexNet and VGG; empty for any other network"
     kids = dict(net.named_children())
     if 'layer1' in kids and 'maxpool' in kids:
         return ['maxpool', *[n for n in kids if n.startswith('layer')]]
@@ -228,7 +228,7 @@ def _grid(nrows, ncols, height, width=7):
 def plot_activations(
     learn:Learner|nn.Module, # A learner or a model
     x:Tensor, # One image (C,H,W), normalized
-    n:int=8, # Channels to show of each layer: those with the highest mean
+    n:int=8, # Channels to show of each layer: the ones with the highest mean
     names:list[str]=None # Names of layers; None: `stage_names`
 )->Figure: # A row for each layer
     "Plot the channels of each layer that respond most strongly to an image"
@@ -336,7 +336,7 @@ def neighbors(
     pool:str='train', # Split to search
     dls:DataLoaders=None # Loaders; None: the learner's
 )->Neighbors: # Neighbors of all images of `queries`, in order
-    "Find the images of one split whose features are nearest to those of each image of another"
+    "For each image of one split, find the images of another split with the nearest features"
     _, dls = model_and_dls(learn, dls)
     check_one_label(dls, 'neighbors', 'compare `get_features` with `nearest`')
     q, qy = get_features(learn, queries, dls)
@@ -390,7 +390,7 @@ def _tap(kept, layer, args, out):
     return copy
 
 def _with_gradients(net, x, cls, names):
-    "Scores, and for each layer its output and the gradient of the score of `cls` for it"
+    "Scores, and for each layer its output and the gradient of the score of `cls` for that output"
     kept = {name: {} for name in names}
     hooks = [get_layer(net, name).register_forward_hook(partial(_tap, kept[name]))
              for name in names]
@@ -409,7 +409,7 @@ def _with_gradients(net, x, cls, names):
 
 # %% ../nbs/api/42_interpret.ipynb #bfcf9515
 def _cam_layers(net, x, name):
-    "Maps to explain with, last first, because the scores may ignore some; just one if it is named"
+    "Candidate maps, last first, because the scores may ignore some; only one if it is named"
     if name is None: name = next(iter(_named_stages(net)[-1:]), None)
     if name: get_layer(net, name)
     maps = _find_maps(net, x[:1], name)

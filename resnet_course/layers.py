@@ -37,7 +37,7 @@ def get_act(
 
 # %% ../nbs/api/20_layers.ipynb #5c1d8e02
 def _is_float16(x):
-    "Would a convolution of `x` be computed in float16?"
+    "Whether a convolution of `x` would be computed in float16"
     kind = x.device.type
     if x.dtype == torch.float16: return True
     if not torch.amp.is_autocast_available(kind): return False   # such as 'meta'
@@ -96,13 +96,13 @@ def _cells(n, k):
 def _must_be_same(x): return x.is_cuda and torch.are_deterministic_algorithms_enabled()
 
 def _mean_by_products(x, side):
-    "`F.adaptive_avg_pool2d` as two products of matrices"
+    "`F.adaptive_avg_pool2d` as two matrix products"
     h, w = x.shape[-2:]
     rows, cols = (_cells(n, side).to(x, non_blocking=True) for n in (h, w))
     return rows @ x @ cols.T
 
 def _max_by_lookup(x):
-    "`F.adaptive_max_pool2d` to a single value"
+    "`F.adaptive_max_pool2d` to one value, which is looked up at its position"
     flat = x.flatten(2)
     return flat.gather(2, flat.argmax(2, keepdim=True))[..., None]
 
@@ -120,7 +120,7 @@ def _largest(x:Tensor)->Tensor:
     else: return _max_by_lookup(x) if _must_be_same(x) else F.adaptive_max_pool2d(x, 1)
 
 class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
-    "PyTorch's, for squares, with a gradient that can be deterministic"
+    "`nn.AdaptiveAvgPool2d` for squares, with a gradient that can be deterministic"
     def forward(self,
         x:Tensor # (N, C, H, W)
     )->Tensor: # (N, C, side, side)
@@ -128,7 +128,7 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
         return _adaptive_mean(x, self.output_size)
 
 class AdaptiveMaxPool2d(nn.AdaptiveMaxPool2d):
-    "PyTorch's, for a single value, with a gradient that can be deterministic"
+    "`nn.AdaptiveMaxPool2d` to a single value, with a gradient that can be deterministic"
     def forward(self,
         x:Tensor # (N, C, H, W)
     )->Tensor: # (N, C, 1, 1)

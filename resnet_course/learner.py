@@ -87,7 +87,7 @@ class CourseLearner(Learner):
     more_cbs = () # Names of the callbacks that the caller added
     teacher = None # The network that it learns from, if there is one in `train_run`
     compiled = False # True if the network is compiled, or the name of the backend or mode
-    deterministic = False # Only algorithms that give the same bits every time?
+    deterministic = False # Only algorithms with bit-identical results?
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -101,13 +101,13 @@ class CourseLearner(Learner):
             super().fit(*args, **kwargs)
 
     def _do_epoch_validate(self, *args, **kwargs):
-        "fastai's, with the flags of this learner and its advice"
+        "Like fastai's, with this learner's flags and advice"
         with memory_advice(), self._flags(): super()._do_epoch_validate(*args, **kwargs)
 
     def freeze_to(self,
         n:int|str,            # First group that trains, by index or name: -1 is the head alone
         bn:str|None=None,     # Frozen BatchNorm: 'eval', 'stats', 'train'; None: unchanged
-        momentum:str='reset'  # 'reset' drops all momentum; 'keep' drops that of frozen groups
+        momentum:str='reset'  # 'reset' drops all momentum; 'keep' drops only frozen groups'
     ):
         "Freeze the groups before `n`, including BatchNorm; see `freeze.freeze_to`"
         freeze_to(self, n, bn, momentum)
@@ -136,7 +136,7 @@ def no_bar(self:CourseLearner): # Yields this learner
 # %% ../nbs/api/36_learner.ipynb #a8eb70c9
 @patch
 def get_preds(self:CourseLearner, *args, **kwargs):
-    "fastai's; unreadable images that may be skipped are left out"
+    "Like fastai's, but leave out unreadable images that may be skipped"
     n = getattr(self.dls, 'n_unreadable', 0)
     try: return super(CourseLearner, self).get_preds(*args, **kwargs)
     except IndexError:   # fewer predictions than fastai expects to put in order
@@ -301,7 +301,7 @@ def course_learner(
     weights:str|Path|dict|nn.Module=None, # For `load_weights` to start from; None: from scratch
     precision:str='auto',  # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
     seed:int|None=None,    # Makes weights, batches and augmentation repeatable
-    stem:str|None=None,    # 'imagenet', 'cifar' or 'deep'; None: the one for the size of the images
+    stem:str|None=None,    # 'imagenet', 'cifar' or 'deep'; None: one that suits the image size
     opt_func:callable=torch_sgd, # An optimizer function for fastai
     metrics:object=accuracy,     # A metric, or several; with several labels per image, also mAP
     loss_func:callable=None,     # None: cross-entropy; binary for several labels per image
@@ -310,7 +310,7 @@ def course_learner(
     model_kwargs:dict|None=None, # More arguments for `create_model`
     compile:bool|str=False,# `torch.compile` the network? Or the name of a backend, or a mode
     balance:str|None=None, # 'loss': weight the cross-entropy so that all classes count equally
-    deterministic:bool=False, # Only algorithms that give the same bits every time? Slower on GPUs
+    deterministic:bool=False, # Only algorithms with bit-identical results? Slower on GPUs
     **kwargs               # For `Learner`
 )->Learner: # A `CourseLearner`
     "Create a fastai `Learner` for `arch` on `dls`"

@@ -36,7 +36,7 @@ heic_advice = 'photos in HEIC need pillow-heif: pip install "resnet-course[heic]
 
 @lru_cache
 def _load_readers():
-    "Make Pillow load all of its formats, including those of optional packages"
+    "Make Pillow load all of its formats, including the formats of optional packages"
     Image.init()
     for package in ('pillow_heif', 'pillow_jxl', 'pillow_avif'):
         with suppress(ImportError):
@@ -177,7 +177,7 @@ def _unwrapped(folder):
 # %% ../nbs/api/05_listing.ipynb #4787bbb3
 @dataclass
 class Listing:
-    "Labeled image files, and what was left out or changed on the way"
+    "Labeled image files, and what was left out or changed in the process"
     path:Path # Folder, or CSV file
     files:list = field(default_factory=list) # Path of each image
     labels:list = field(default_factory=list) # Its class, as the folder or the file spells it
@@ -185,9 +185,9 @@ class Listing:
     left_out:dict = field(default_factory=dict) # Why → paths
     empty:list = field(default_factory=list) # Class folders without images
     notes:list = field(default_factory=list) # Sentences about what was changed or assumed
-    facts:list = field(default_factory=list) # Sentences that need no warning
-    sets:list|None = None # Where images have several labels: a tuple for each; `labels` has the
-                          # rarest of them. None: one class per image
+    facts:list = field(default_factory=list) # Sentences that do not call for a warning
+    sets:list|None = None # If images have several labels: a tuple for each; `labels` has the
+                          # rarest one. None: one class per image
 
     def leave(self,
         why:str, # Such as 'hidden'

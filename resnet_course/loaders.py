@@ -94,7 +94,7 @@ def without_images(self:_ToImage)->Transform:
 
 @patch
 def reading(self:_ToImage, size)->Transform:
-    "A copy that reads photos at another size; None: at their own"
+    "A copy that reads photos at a different size; None: at their own"
     res = copy(self)
     res.reader = replace(self.reader, size=size, window=None, tfms=(), train_size=None)
     return res
@@ -202,7 +202,7 @@ class SeededDL(TfmdDL):
         for tfm in self.image_tfms(): tfm.gen = gen
 
     def get_idxs(self)->list: # Positions in the dataset
-        "Like fastai's, or the sampler's; tells this split's transforms which image comes when"
+        "Like fastai's, or the sampler's; tells this split's transforms the order of images"
         sampled = self.shuffle and self.sampler is not None
         idxs = list(self.sampler) if sampled else super().get_idxs()
         split = self.after_batch.split_idx
@@ -300,7 +300,7 @@ class ImageSetDL(SeededDL):
         return [i for i in idxs if items[i] not in tfm.images.unreadable]
 
     def is_in_memory(self)->bool: # If so, images come at the size at which they are kept
-        "Are the images of the set in memory?"
+        "Whether the images of the set are in memory"
         tfm = self._to_image()
         if tfm is None or tfm.images is None or tfm.images.x is None: return False
         return _is_index(self.dataset.items[0])
@@ -512,7 +512,7 @@ def _safe_std(stats):
     return mean, [s or 1. for s in std]
 
 def _own_stats(images, train):
-    "The set's own statistics, or those of its training images; ImageNet's for files"
+    "The set's own statistics, or its training images' statistics; ImageNet's for files"
     if images.stats: return images.stats
     if images.x is None: return imagenet_stats
     return _safe_std(pixel_stats(images.x[train]))
@@ -554,7 +554,7 @@ def _test_sizes(images, size, test_size, load_size):
     return test_size, load_size
 
 def _check_balance(balance):
-    "Raise `CourseError` unless a loader can do `balance`"
+    "Raise `CourseError` unless a loader supports `balance`"
     if balance == 'loss':
         raise CourseError("balance='loss' belongs to the loss: course_learner(..., balance='loss')")
     if balance is not None: check_choice(balance, ['sample'], 'balance')
@@ -859,7 +859,7 @@ def with_borders(
     return dl.new(_reading(dl.dataset, dl.dataset.tls[0].tfms.fs[0].reader.load_size))
 
 def _reading(ds, size):
-    "A dataset of the same photos, read at another size; None: at their own"
+    "A dataset of the same photos, read at a different size; None: at their own"
     image_list, *label_lists = ds.tls
     tfm, split = image_list.tfms.fs[0], image_list.tfms.split_idx
     images = TfmdLists(image_list.items, Pipeline([tfm.reading(size)], split_idx=split),

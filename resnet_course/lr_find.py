@@ -160,8 +160,8 @@ def find_lr(
     if not n:
         raise CourseError('the training loader has no batches: use a smaller `bs` or more images')
     if not 0 < start_lr < end_lr:
-        raise CourseError(f'start_lr={start_lr}, end_lr={end_lr}: the second must be the larger, '
-                          'and both above 0')
+        raise CourseError(f'start_lr={start_lr}, end_lr={end_lr}: end_lr must be the larger, '
+                          'and both must be above 0')
     r = _Range(start_lr, end_lr, num_it)
     quiet = [cb for cb in learn.cbs
              if isinstance(cb, ProgressCallback) or getattr(cb, 'quiet_in_lr_find', False)]

@@ -131,7 +131,7 @@ _head_name = re.compile(
 def _has(m, kind): return any(isinstance(o, kind) for o in m.modules())
 
 def _named_heads(kids):
-    "The children named like a head: the last of several, or a pair such as `head` and `head_dist`"
+    "The children with a head's name: the last of several, or a pair such as `head` and `head_dist`"
     names = [n for n in kids if _head_name.match(n)]
     return [n for n in names if n.split('_')[0] == names[-1].split('_')[0]]
 
@@ -177,14 +177,14 @@ class _Part:
     module:nn.Module|None # None: a module's own parameters, outside its children
     params:list # Each parameter is in one part only, even if several modules share it
     def joins(self):
-        "Whether it belongs to its neighbor: true for normalization and bare parameters"
+        "Whether the part belongs to its neighbor: true for normalization and bare parameters"
         return self.module is None or all(p.ndim < 2 for p in self.params)
 
 def _split(part):
-    "The parts of a part: its own parameters, then those of each child"
+    "The parts of a part: its own parameters, then the parameters of each child"
     left = {id(p) for p in part.params}
     def take(params):
-        "The remaining ones of `params`"
+        "Take the `params` that no part has yet"
         found = [p for p in params if id(p) in left]
         left.difference_update(map(id, found))
         return found
@@ -195,7 +195,7 @@ def _split(part):
 
 # %% ../nbs/api/24_models.ipynb #c9719186
 def _dominant(parts):
-    "The number of the part that has nearly all layers, or is a stack of blocks after another part"
+    "The index of the part that has nearly all layers, or is a stack of blocks after another part"
     sizes = [len(o.params) for o in parts]
     i = int(np.argmax(sizes))
     if len(parts) == 1 or sizes[i] >= 0.8*sum(sizes): return i
@@ -204,7 +204,7 @@ def _dominant(parts):
     return large[-1] if is_pair else None
 
 def _trunk(body):
-    "Split `body` until no part has nearly all the layers: the parts, and those before and after"
+    "Split `body` until no part has nearly all layers; returns parts before, in and after the trunk"
     before, parts, after = [], [body], []
     while True:
         i = _dominant(parts)
@@ -298,7 +298,7 @@ def group_names(
 @check_args
 def get_net(
     learn:object # A fastai `Learner` or a model
-)->nn.Module: # The learner's model; a model itself
+)->nn.Module: # The learner's model; a model is returned unchanged
     "Get the model of a learner"
     return learn if isinstance(learn, nn.Module) else learn.model
 

@@ -79,7 +79,7 @@ class Muon(torch.optim.Optimizer):
 
     @check_args
     def __init__(self,
-        params:list, # Or parameter groups; each convolution needs a normalization after it
+        params:list, # Parameters, or groups; each convolution needs a normalization after it
         lr:float=0.4, # Learning rate of everything but convolutions
         momentum:float=0.85, # Momentum of everything but convolutions
         weight_decay:float=0., # Weight decay of everything but convolutions, whose norm is fixed
@@ -162,7 +162,7 @@ class _NoDecay:
 def _without_params(group): return {k: v for k, v in group.items() if k != 'params'}
 
 def _parts(group, decays):
-    "A group's parameters that decay, and those that do not, each with its own counters"
+    "A group's parameters that decay, and the ones that do not, each with its own counters"
     def part(wanted, **kwargs):
         "The parameters for which `decays` is `wanted`"
         own = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in group.items()}
@@ -182,7 +182,7 @@ torch_sgd_no_norms = partial(_TorchOptimizer, opt=_SGDNoNorms, momentum=0.9)
 # %% ../nbs/api/34_optimizers.ipynb #e2d3ad10
 @check_args
 def timm_lamb(
-    params:list, # Or parameter groups
+    params:list, # Parameters, or parameter groups
     **kwargs     # For timm's `Lamb`
 )->OptimWrapper: # Of timm's optimizer
     "Create timm's LAMB for fastai; raises `CourseError` if timm is not installed"

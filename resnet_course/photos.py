@@ -61,7 +61,7 @@ def _as_jpeg(o):
     "The bytes of a plain JPEG file, upright and gray or RGB, with its height and width; else None"
     if not isinstance(o, (str, Path)): return None
     try: data = Path(o).read_bytes()
-    except (OSError, ValueError): return None   # `open_image` says why
+    except (OSError, ValueError): return None   # `open_image` reports why
     if data[:3] != b'\xff\xd8\xff': return None
     try:
         with Image.open(io.BytesIO(data)) as im:
@@ -71,7 +71,7 @@ def _as_jpeg(o):
     return None
 
 def _decode(o, data, height, width):
-    "Decode a JPEG file, at its size or at half of it or less, but no smaller than given"
+    "Decode a JPEG file at full size, or at half or less, but no smaller than given"
     try:
         is_gray = simplejpeg.decode_jpeg_header(data)[2] == 'Gray'
         return simplejpeg.decode_jpeg(data, 'GRAY' if is_gray else 'RGB', min_height=height,
@@ -110,7 +110,7 @@ def _any_image(o, white=None):
 # %% ../nbs/api/12_photos.ipynb #22a91c89
 @dataclass
 class _ShrunkPhoto:
-    "A photo that is kept in memory, smaller than its file"
+    "A photo kept in memory, at a smaller size than in its file"
     pixels:np.ndarray # uint8 H×W or H×W×3
     height:int # Height of the photo in the file (px)
     width:int # Width of the photo in the file (px)
@@ -161,7 +161,7 @@ class PhotoReader:
     train_size:int|tuple=None # Side in training, or (height, width) (px); None: `size`
 
     def in_training(self)->object: # A `PhotoReader`; itself if there is one size only
-        "A reader whose `size` is that of training images"
+        "A reader with the `size` of training images"
         if self.train_size is None: return self
         return replace(self, size=self.train_size, load_size=load_size_for(self.train_size),
                        train_size=None)
@@ -244,7 +244,7 @@ def shrink_all(
     size:int|tuple, # Side that the network sees, or (height, width) (px)
     white:dict=None, # As for `open_image`
     progress:bool=None, # Show progress? None: for 100 photos or more
-    skip_bad:bool=False # Return None for files that cannot be read? Or raise
+    skip_bad:bool=False # Return None for files that cannot be read? False: raise
 )->list: # The photos, smaller than their files
     "Read and shrink photos in threads; raises `CourseError` at the first unreadable one"
     if progress is None: progress = len(files) >= 100

@@ -94,8 +94,8 @@ def fix_workspace():
 @contextmanager
 def backend_flags(
     precision:str='fp32',      # Name in `precisions`; all but 'tf32' forbid TF32
-    benchmark:bool|None=None,  # Let cuDNN try its algorithms? None: as it is
-    deterministic:bool=False   # Only algorithms that give the same bits every time?
+    benchmark:bool|None=None,  # Let cuDNN try its algorithms? None: unchanged
+    deterministic:bool=False   # Only algorithms with bit-identical results?
 ): # Yields nothing
     "Set how NVIDIA's libraries compute inside the block; restore it afterwards"
     check_choice(precision, precisions, 'precision')
@@ -169,7 +169,7 @@ def _check_alone(cbs, precision):
 
 # %% ../nbs/api/30_precision.ipynb #eee3a139
 class AutoPrecision(Callback):
-    "Run the model in `precision`, channels-last where that is right, and the loss in float32"
+    "Run the model in `precision`, channels-last where that is correct, and the loss in float32"
     name = 'precision'
     order = MixedPrecision.order  # fastai's callbacks expect unscaled gradients after this
     max_skipped = 40 # Skipped steps in a row after which float16 gives up
@@ -193,7 +193,7 @@ class AutoPrecision(Callback):
         return resolve_precision(self.asked, self.device)
 
     @property
-    def layout(self)->torch.memory_format|None: # None: as it comes
+    def layout(self)->torch.memory_format|None: # None: unchanged
         return layout_for(self.device) if self.channels_last else None
 
 # %% ../nbs/api/30_precision.ipynb #ee21f61c

@@ -162,7 +162,7 @@ def write_csv(
 @check_args
 def find_images(
     paths:Iterable # Files, whatever their names, and folders to search for images
-)->list: # Paths, in the order of `paths`; those in a folder are sorted
+)->list: # Paths, in the order of `paths`; sorted within a folder
     "List the image files in `paths`, and warn about others; raises `MissingFileError`"
     files = []
     for p in (check_path(o, 'image') for o in paths):

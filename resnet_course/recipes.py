@@ -63,7 +63,7 @@ class Recipe:
     cutmix:float = 0.            # CutMix's alpha
     ema:float = 0.               # Decay of a moving average of the weights
     ema_every:int = 1            # Steps between two updates of the average
-    ema_steps:int = 0            # Length of fit that these two suit; else rescaled. 0: never
+    ema_steps:int = 0            # Steps in the fit that both are meant for; 0: never rescale them
     bce:bool = False             # Use binary cross-entropy, each class against the others?
     swa:float = 0.               # Average the weights of the epochs after this fraction of training
     clip:float = 0.              # Maximum length of the gradient
@@ -92,7 +92,7 @@ def list_recipes()->list: # Tuples (name, source)
 @check_args
 def steps(
     at:list,          # Fractions of training (0..1) at which the rate falls
-    factor:float=0.1, # Factor by which it is multiplied at each of them
+    factor:float=0.1, # Factor by which the rate is multiplied at each
     warm:tuple=None   # (fraction of training, fraction of `lr`): a low constant start
 )->callable: # Fraction of training done → fraction of `lr`
     "Create a piecewise constant shape"
@@ -178,7 +178,7 @@ def triangle(
 # %% ../nbs/api/37_recipes.ipynb #d6d12b07
 _add('one_cycle', 'Smith & Topin 2018, as in fastai, with AdamW', lr=5e-3, bs=128, epochs=5,
      wd=1e-2, shape=one_cycle(), mom_shape=mom_cycle(), opt_func=torch_adamw, lr_power=0.5,
-     about='The default: good results in few epochs')
+     about='The default: good results in a few epochs')
 _add('one_cycle_sgd', 'Smith & Topin 2018', lr=0.4, bs=128, epochs=30, wd=5e-4, shape=one_cycle(),
      mom_shape=mom_cycle(), about="The same with the papers' optimizer: better for many epochs")
 _add('cosine', 'Loshchilov & Hutter 2017, without restarts', lr=0.1, bs=128, epochs=30, wd=5e-4,
@@ -386,7 +386,7 @@ def _changes(r):
 
 # %% ../nbs/api/37_recipes.ipynb #4f37e391
 class OneHot(Callback):
-    "Before MixUp and CutMix mix them, turn classes into rows of zeros and ones"
+    "Turn classes into rows of zeros and ones before MixUp and CutMix mix them"
     order, run_valid = MixUp.order - 1, False
     def before_batch(self):
         "Convert class indices to rows"
@@ -483,11 +483,11 @@ class Distill(Callback):
 
 # %% ../nbs/api/37_recipes.ipynb #5a825796
 def _check_images_of(teacher, dls):
-    "Raise `CourseError` unless a teacher can compute one score per class; warn about another size"
+    "Raise `CourseError` unless a teacher has one score per class; warn about other image sizes"
     size, n_in, c = (getattr(dls, k, None) for k in ('size', 'n_in', 'c'))
     was = (getattr(teacher, 'meta', None) or {}).get('size')
     if was and size and height_width(was) != height_width(size):
-        warnings.warn('the teacher was trained on images of another size, so it may be less '
+        warnings.warn('the teacher was trained on images of a different size, so it may be less '
                       f'accurate here: {was} px, and these have {size}')
     param = next(teacher.parameters(), None)
     if not (size and n_in and c) or param is None: return
@@ -517,8 +517,8 @@ def check_teacher(
     stats, here = meta.get('stats'), getattr(dls, 'stats', None)
     if stats and here and (len(stats[0]) != len(here[0])
                            or not np.allclose(stats, np.asarray(here), atol=0.01)):
-        raise CourseError('the teacher was trained on images with another normalization: create '
-                          'the loaders with get_dls(..., stats=teacher.meta["stats"])')
+        raise CourseError('the teacher was trained on images with a different normalization: '
+                          'create the loaders with get_dls(..., stats=teacher.meta["stats"])')
     _check_images_of(teacher, dls)
 
 # %% ../nbs/api/37_recipes.ipynb #d15711f1
@@ -526,13 +526,13 @@ def check_teacher(
 def before_fit(self:Distill):
     "Move the teacher to the data. Raises `CourseError` if it was trained for something else"
     if self.teacher is unwrap_model(self.learn.model):
-        raise CourseError('a network cannot be its own teacher: give `teacher` another one')
+        raise CourseError('a network cannot be its own teacher: pass a different `teacher`')
     check_teacher(self.teacher, self.dls)
     device = getattr(self.dls, 'device', None)
     if device is not None: self.teacher.to(device)
 
 def _teacher_record(r, teacher):
-    "What the record of a run says about its teacher; `source` is where it was loaded from"
+    "The entry about the teacher in the record of a run; `source` is where it was loaded from"
     net = unwrap_model(teacher)
     name = (getattr(net, 'cfg', None) or {}).get('name') or type(net).__name__
     return dict(network=name, **getattr(net, 'source', {}), weight=r.teacher_weight,

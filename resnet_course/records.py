@@ -286,7 +286,7 @@ def list_runs(
 def rate_cuts(
     rows:list # A run's history: one dictionary per epoch, with `lr` and `accuracy`
 )->list: # Dicts: epoch (from 1) with the new rate, lr, last_lr, accuracy, last_accuracy
-    "Find the epochs whose rate is at most half that of the two before them"
+    "Find the epochs whose rate is at most half the rate of the two epochs before"
     problems = _history_problems(rows)
     if not problems and not all({'lr', 'accuracy'} <= set(r) for r in rows):
         problems = ['its rows have no lr or no accuracy']

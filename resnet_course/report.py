@@ -106,7 +106,7 @@ _seed_part = '''{% if seeds %}<h2>All seeds</h2>
 '''
 
 def _seed_values(run):
-    "The mean over all seeds of a run, formatted; None if there is one seed only"
+    "The mean over all seeds of a run, formatted; None if there is only one seed"
     o = seeds_of(run)
     if o is None: return None
     values = {k: v if v is None else f'{v:.2%}' for k, v in o['top1'].items() if k != 'n'}

@@ -41,7 +41,7 @@ def _add_stages(net, block, n_blocks, nf, variant, **kwargs):
 
 # %% ../nbs/api/22_resnet.ipynb #10b4362c
 def _drop_branches(net, rate):
-    "Skip branches at random in training: never in the first block, a share `rate` in the last"
+    "Skip branches at random in training: never in the first block, at the full `rate` in the last"
     blocks = [m for m in net.modules() if isinstance(m, ResBlock)]
     if not isinstance(rate, (int, float)) or isinstance(rate, bool) or not 0 <= rate < 1:
         raise CourseError(f'drop_path={rate!r}: give a fraction below 1, such as 0.05')

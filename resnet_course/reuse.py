@@ -145,7 +145,7 @@ def _other_dls(data, own, rec, vocab):
     own['other_names'] = _other_names(vocab)
     return get_test_dls(data, vocab, **{k: own[k] for k in kept if own.get(k) is not None})
 
-_about_moved = ('its files and classes are those that the network was trained on: only the images '
+_about_moved = ('its files and classes are the ones the network was trained on: only the images '
                 'held out then are tested')
 
 def _print(f):
@@ -155,7 +155,7 @@ def _print(f):
 
 # %% ../nbs/api/53_reuse.ipynb #7ae8fdcb
 def _shows_others(was, data):
-    "Whether files with equal names in two places show other images; False if the first are gone"
+    "Whether equal file names in two places are different images; False if the first are gone"
     try: files = list(zip(list_set(was).files, list_set(data).files))
     except CourseError: return False
     pairs = [list(map(_print, pair)) for pair in files[::-(-len(files)//20)]]
@@ -178,7 +178,7 @@ def _check_images(run, rec, dls):
     same = dls.split_id == (rec.get('split_id') or dls.split_id)
     left_out = bool(rec.get('split_id') and (dls.cfg or {}).get('skip_bad'))
     if same and (then == now or left_out): return
-    how = 'other files or labels' if then == now else f'{then} then and {now} now'
+    how = 'different files or labels' if then == now else f'{then} then and {now} now'
     raise CourseError(f'{run}: its images have changed ({how}), so others may be held out for the '
                       'test: name the set with data=')
 
@@ -225,7 +225,7 @@ def compare_runs(
                           'choose one with data=')
     items_a, items_b = (list(split_dl(dls, split).dataset.items) for dls in (dls_a, dls_b))
     if items_a != items_b:
-        raise CourseError(f'the two runs hold out different images for {split}: runs of the same '
+        raise CourseError(f'the two runs hold out different images for {split}: runs with the same '
                           'seed, valid_pct and n_train can be compared there')
     return compare(evaluate(a, split, name=str(first), dls=dls_a),
                    evaluate(b, split, name=str(second), dls=dls_b))
@@ -283,7 +283,7 @@ def quantize_run(
     data:str|Path|None=None, # As for `run_learner`
     **kwargs       # For `quantize_model`
 )->Quantized: # The file, and the accuracy before and after
-    "Write the network of a run as an ONNX file of whole numbers; what `export --int8` does"
+    "Write the network of a run as an ONNX file of 8-bit integers, like `export --int8`"
     path = weights_of(run)
     learn, _ = run_learner(path.parent if (path.parent/'run.json').is_file() else path, data)
     return quantize_model(learn.model, out or _beside(path, '.int8.onnx'), learn.dls, **kwargs)

@@ -116,21 +116,21 @@ def _teacher_again(was, now, path):
                           'resume=True)`')
     net = load_teacher(now or was['file'])
     if net.source['sha256'] != was['sha256']:
-        raise CourseError(f"{net.source['file']}: not the teacher that this run began with: its "
+        raise CourseError(f"{net.source['file']}: not the teacher that this run started with: its "
                           'checksum is different')
     net.source = {k: was[k] for k in ('file', 'sha256')}
     return net
 
 # %% ../nbs/api/52_runs.ipynb #d15711f4
 def _check_unseen(teacher, dls):
-    "Warn if a teacher was trained on images that others are tested on"
+    "Warn if a teacher was trained on images that the run may be tested on"
     folder = Path(getattr(teacher, 'source', {}).get('file', '')).parent
     if not (folder/'run.json').is_file(): return
     rec, own = load_run(folder), dict(data=getattr(dls, 'cfg', None) or {})
     was, now = images_of(rec, 'test'), images_of(own, 'test')
     if was == now or not same_place(str(was[0]), str(now[0])): return
-    warnings.warn(f'the teacher {folder} was trained on another split of these images: it may have '
-                  'been trained on some of the test images of this run')
+    warnings.warn(f'the teacher {folder} was trained on a different split of these images: it may '
+                  'have been trained on some of the test images of this run')
 
 # %% ../nbs/api/52_runs.ipynb #bc7a93ae
 def _few_valid(n_train):
@@ -213,7 +213,7 @@ def train_run(
     precision:str='auto', # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
     seed:int=42,          # The same seed gives the same run
     compile:bool|str=False, # `torch.compile` the network? Or a backend's name, or a mode's
-    deterministic:bool=False, # The same bits every time on a GPU, too? Slower there
+    deterministic:bool=False, # Bit-identical results on a GPU, too? Slower there
     accumulate:int|None=None, # Batches per step; None: the recipe's, usually 1
     skip_bad:bool=False,  # Leave out image files that cannot be read?
     balance:str|None=None,# Balance classes: 'loss' weights them, 'sample' draws them equally
@@ -256,7 +256,7 @@ def finetune_run(
     n_train:int|None=None,# Keep only this many training images
     precision:str='auto', # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
     seed:int=42,          # The same seed gives the same run
-    deterministic:bool=False, # The same bits every time on a GPU, too? Slower there
+    deterministic:bool=False, # Bit-identical results on a GPU, too? Slower there
     skip_bad:bool=False,  # Leave out image files that cannot be read?
     balance:str|None=None,# Balance classes: 'loss' weights them, 'sample' draws them equally
     group:str|None=None,  # What stays in one split, as for `get_dls`
@@ -359,7 +359,7 @@ def kfold_run(
     arch:str|None=None, # A name from `list_models()`; None: resnet20, or the network of the weights
     out:object='runs', # Folder of runs, in which the folds get their own folder
     each:callable=None, # Called with the result of each fold's run
-    finetune:bool=False, # Fine-tune with `finetune_run`? Or train with `train_run`
+    finetune:bool=False, # Fine-tune with `finetune_run`? False: train with `train_run`
     resume:str|Path|None=None, # Folder of interrupted folds; it records the other arguments
     setup:callable=None, # As for `train_run`
     **kwargs        # For `train_run` or `finetune_run`
@@ -435,7 +435,7 @@ def _read_folds(folder, finetune, kwargs):
     lost = [name for name in state['not_recorded'] if name not in kwargs]
     if lost:
         raise CourseError(f'{f} could not record {", ".join(lost)}: call `kfold_run` with the '
-                          'same again, and with `resume`')
+                          'same arguments again, and with `resume`')
     return folder, state
 
 # %% ../nbs/api/52_runs.ipynb #78d237f0

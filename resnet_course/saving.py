@@ -25,7 +25,7 @@ from .weights import infer_arch, variant_of
 
 # %% ../nbs/api/27_saving.ipynb #74a4d536
 def _cfg_of(model):
-    "The options of `create_model` that describe a ResNet; raises `CourseError` for another network"
+    "The options of `create_model` that describe a ResNet; raises `CourseError` for any other"
     net = unwrap_model(model)
     cfg = getattr(net, 'cfg', None)
     if cfg: return dict(options(cfg['name']), **cfg)
@@ -122,7 +122,7 @@ def _hugging_face_config(cfg, sd, meta):
 
 # %% ../nbs/api/27_saving.ipynb #fca9b37c
 def _to_hugging_face(key):
-    "transformers' name of torchvision's `key`"
+    "transformers' name for torchvision's `key`"
     if key.startswith('fc.'): return 'classifier.1.' + key.removeprefix('fc.')
     stem = {'conv1.': 'convolution.', 'bn1.': 'normalization.'}
     for ours, theirs in stem.items():

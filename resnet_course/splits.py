@@ -69,7 +69,7 @@ def _n_folds(pct, n_groups, y):
 @check_args
 def kfold_splits(
     y:object,          # Class of each image (N)
-    fold:int,          # Which of the folds to draw: 1 to `k`
+    fold:int,          # Fold to draw: 1 to `k`
     k:int,             # Number of folds
     seed:int|None=None,# Decides which images are in which fold
     groups:object=None # Group of each image (N), kept in one fold; None: no groups
@@ -113,8 +113,8 @@ def _groups_by_pattern(files, group, root):
     found = [pattern.search(name) for name in names]
     missing = [name for name, m in zip(names, found) if m is None]
     if missing:
-        raise CourseError(f'group={group!r} is not a column of the data, and as a pattern it is '
-                          f'not in {len(missing)} of {len(names)} paths, such as {missing[0]}')
+        raise CourseError(f'group={group!r} is not a column of the data, and as a pattern it does '
+                          f'not match {len(missing)} of {len(names)} paths, such as {missing[0]}')
     return [m[1] if pattern.groups else m[0] for m in found]
 
 # %% ../nbs/api/14_splits.ipynb #09985302
@@ -156,7 +156,7 @@ def make_splits(
     groups:list=None,     # Group of each image, kept in one split; None: no groups
     fold:tuple=None,      # (i, k): test on the i-th of k folds of the training images; or None
     n_valid:int|None=None,# Keep only this many of the validation images that are drawn
-    drop:bool=False       # Leave out training images whose group is in a given split? Or raise
+    drop:bool=False       # Leave out training images whose group is in a given split? False: raise
 )->tuple: # Indices of training, validation and test images, each sorted
     "Split a set into three disjoint parts; raises `CourseError` if a class has no training images"
     check_number(valid_pct, 'valid_pct', 0, 1)

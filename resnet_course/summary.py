@@ -71,7 +71,7 @@ class Summary:
 
 # %% ../nbs/api/28_summary.ipynb #a6d9703e
 def _shape(out):
-    "Shape of an output without the batch dimension; of a tuple, that of its first tensor"
+    "Shape of an output without the batch dimension; for a tuple, the shape of its first tensor"
     if isinstance(out, (tuple, list)): out = out[0]
     return tuple(out.shape[1:]) if isinstance(out, Tensor) else ()
 

@@ -21,7 +21,7 @@ _separators = ',;\t|'
 def is_table(
     path:str|Path # A file or folder, which need not exist
 )->bool: # False for folders, whatever their names
-    "Return whether a path is a table's, judged by its ending: .csv, .tsv or .txt"
+    "Return whether a path names a table, judged by its ending: .csv, .tsv or .txt"
     return Path(path).suffix.lower() in ('.csv', '.tsv', '.txt') and not os.path.isdir(path)
 
 def _text(path):
@@ -157,7 +157,7 @@ def _table(path):
         raise CourseError(f'{path} has two columns with the same name: rename one')
     for line, cells in rows:
         if len(cells) > len(header):
-            raise CourseError(f'{path}: line {line} has {len(cells)} cells, but the first row '
+            raise CourseError(f'{path}: line {line} has {len(cells)} cells, but the first row has '
                               f'{len(header)}: put text that contains separators in quotes')
         cells += ['']*(len(header) - len(cells))
     return header, rows
@@ -190,7 +190,7 @@ def _whole(label, path, line):
     raise CourseError(f'{path}: line {line} has the label {label[:40]}: classes are names or whole '
                       'numbers; predicting quantities is a different task')
 
-# `int` refuses numbers of thousands of digits
+# `int` refuses numbers with thousands of digits
 def _digits(name): return ''.join(str(int(c)) for c in name if c != ',').lstrip('0')
 
 def _class_names(path, lines, labels):
@@ -206,8 +206,8 @@ def _class_names(path, lines, labels):
     for line, name in zip(lines, names):
         other = first.setdefault(_digits(name), name)
         if other != name:
-            raise CourseError(f'{path}: line {line} has the label {name}, and another line '
-                              f'{other}: write a number the same way everywhere')
+            raise CourseError(f'{path}: line {line} has the label {name}, but another line '
+                              f'has {other}: write a number the same way everywhere')
     return names
 
 # %% ../nbs/api/06_tables.ipynb #26c34fa3
@@ -286,11 +286,11 @@ def _files(path, lines, cells):
     if double:
         n = sum(len(o) - 1 for o in double)
         raise CourseError(f'{path} lists {n} files more than once, the first in lines '
-                          f'{double[0][0]} and {double[0][1]}: each image may be in one split only')
+                          f'{double[0][0]} and {double[0][1]}: each image can be in only one split')
     return files
 
 def _check_kinds(path, lines, files):
-    "Raise `CourseError` if a file is not an image by its name"
+    "Raise `CourseError` if a file is not an image, judged by its name"
     readable = readable_formats()
     for line, f in zip(lines, files):
         why = why_not_image(f, readable)

@@ -28,7 +28,7 @@ _label_keys = ('label labels target targets y fine_label coarse_label class labe
                'gt_label category').split()
 
 def _item_keys(item):
-    "The keys of the image and the class in an item: those of a dict, or 0 and 1"
+    "The keys of the image and the class in an item: a dict's keys, or 0 and 1"
     if not isinstance(item, dict):
         if isinstance(item, (list, tuple)) and len(item) > 1: return 0, 1
         raise CourseError(f'the dataset has items of the kind {type(item).__name__} without a '
@@ -123,7 +123,7 @@ def _class_names(ds, key):
 
 # %% ../nbs/api/18_torch_loaders.ipynb #48f1451c
 class _Batches(Dataset):
-    "Items are whole batches, made as fastai's loader `dl` makes them"
+    "Dataset whose items are whole batches, made as fastai's loader `dl` makes them"
     def __init__(self, dl): self.dl = dl
     def __getitem__(self, idxs):
         items = [o for o in map(self.dl.do_item, idxs) if o is not None]
@@ -153,7 +153,7 @@ def read(self:TorchDL,
     samps:object, # Indices, in order
     pinned:bool   # Copy batches to pinned memory, for a GPU?
 ):
-    "Read batches, on Linux in other processes; elsewhere in this one, like fastai's loaders"
+    "Read batches: on Linux in other processes, elsewhere in this one, like fastai's loaders"
     if not (self.workers and self.own and sys.platform == 'linux'):
         yield from super(TorchDL, self).create_batches(samps)
         return
@@ -183,7 +183,7 @@ class _Asked(Sampler):
 
 # %% ../nbs/api/18_torch_loaders.ipynb #a7df55bd
 def _torch_dl(dl, tfm, vocab, train, device):
-    "Convert one PyTorch loader to this course's"
+    "Convert one PyTorch loader to one of this course's"
     n, bs = len(dl.dataset), dl.batch_size or 1
     items = TfmdLists(list(range(n)), _TorchItem(dl.dataset, tfm, vocab), do_setup=False,
                       split_idx=0 if train else 1)

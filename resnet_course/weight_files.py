@@ -236,7 +236,7 @@ def _load_error(path, e):
                            'preferably with `save_weights`')
     why = why.splitlines()[0][:80]
     return CourseError(f'{path}: not a complete PyTorch checkpoint ({why}); is it truncated or '
-                       'another kind of file?')
+                       'a different kind of file?')
 
 # %% ../nbs/api/25_weight_files.ipynb #c3988d18
 def _read_torch(path):
@@ -351,7 +351,7 @@ def _is_stats(v):
     return min(v[1]) > 1e-6
 
 def _is_white(v):
-    "Whether `v` gives depths of images their value of white"
+    "Whether `v` maps the depths of images to values of white"
     if not isinstance(v, dict) or not set(v) <= {'I;16', 'I', 'F'}: return False
     return all(type(o) is int and 1 <= o <= 65535 for o in v.values())
 
@@ -439,7 +439,7 @@ def _find_sets(obj, path, found, seen):
 
 # %% ../nbs/api/25_weight_files.ipynb #50201c3d
 def _split_averages(found):
-    "Give each average in LitEma's layout a set of its own; returns all sets, and paths of these"
+    "Give each average in LitEma's layout its own set; returns all sets, and the averages' paths"
     sets, paths = {}, []
     for path, sd in found.items():
         starts = [k.removesuffix('num_updates') for k in sd if k.split('.')[-1] == 'num_updates']
@@ -566,7 +566,7 @@ def is_head(
 
 # %% ../nbs/api/25_weight_files.ipynb #b4c7c827
 def _hugging_face(key):
-    "torchvision's name of a tensor of transformers' ResNet"
+    "torchvision's name for a tensor of transformers' ResNet"
     key = re.sub(r'^(resnet\.)?(embedder\.embedder|encoder\.stages)', r'\2', key)
     key = re.sub(r'^embedder\.embedder\.convolution\.', 'conv1.', key)
     key = re.sub(r'^embedder\.embedder\.normalization\.', 'bn1.', key)
@@ -580,7 +580,7 @@ def _hugging_face(key):
     return f'layer{int(stage) + 1}.{block}.{name}.' + key[m.end():]
 
 def _detectron2(key):
-    "torchvision's name of a tensor of Detectron2's ResNet"
+    "torchvision's name for a tensor of Detectron2's ResNet"
     key = re.sub(r'^stem\.conv1\.norm\.', 'bn1.', key)
     key = re.sub(r'^stem\.conv1\.', 'conv1.', key)
     key = re.sub(r'^res(\d)\.', lambda m: f'layer{int(m[1]) - 1}.', key)
@@ -590,18 +590,18 @@ def _detectron2(key):
 
 # %% ../nbs/api/25_weight_files.ipynb #f0566212
 def _weiaicunzai(key):
-    "torchvision's name of a tensor of weiaicunzai/pytorch-cifar100's ResNet"
+    "torchvision's name for a tensor of weiaicunzai/pytorch-cifar100's ResNet"
     key = re.sub(r'^conv1\.0\.', 'conv1.', key)
     key = re.sub(r'^conv1\.1\.', 'bn1.', key)
     key = re.sub(r'^conv(\d)_x\.', lambda m: f'layer{int(m[1]) - 1}.', key)
     def layer(m):
-        "The branch is conv, BatchNorm, ReLU and so on"
+        "The name of a layer in a branch of conv, BatchNorm, ReLU and so on"
         n, place = divmod(int(m[1]), 3)
         return f'.{("conv", "bn")[place]}{n + 1}.' if place < 2 else m[0]
     return re.sub(r'\.residual_function\.(\d+)\.', layer, key).replace('.shortcut.', '.downsample.')
 
 # %% ../nbs/api/25_weight_files.ipynb #77b76cbc
-def _block(m): return f'layer{m[1]}.{int(m[2]) - 1}.'   # these number blocks from 1
+def _block(m): return f'layer{m[1]}.{int(m[2]) - 1}.'   # these layouts number blocks from 1
 
 def _by_letter(kind):
     "A replacement for a layer with a letter: `a` is the first of its kind"
@@ -628,7 +628,7 @@ _from_zero = [(r'^(layers|stages)\.(\d)\.', lambda m: f'layer{int(m[2]) + 1}.')]
 def _follow(rules):
     "A function that applies replacements, one after the other, to a name"
     def rename(key):
-        "Apply them to `key`"
+        "Apply the rules to `key`"
         for pattern, new in rules: key = re.sub(pattern, new, key)
         return key
     return rename
@@ -668,7 +668,7 @@ def usual_names(
     keys:object,      # Names of tensors, in any layout
     resnet:bool=True  # Also translate ResNet's names of the head and the shortcut?
 )->dict: # Key → torchvision's name
-    "Give torchvision's name for each tensor"
+    "Map the name of each tensor to torchvision's"
     return {k: _torchvision_key(o, resnet) for k, o in _rename(keys).items()}
 
 # %% ../nbs/api/25_weight_files.ipynb #f4555fb1
@@ -685,7 +685,7 @@ def _tree(names):
     return root
 
 def _in_order(names):
-    "Sort names that differ only in a number; None if they differ in more"
+    "Sort names that differ only in a number; None if they differ in anything else"
     found = [re.fullmatch(r'(\D*)(\d+)(\D*)', o) for o in names]
     if not all(found) or len({(m[1], m[3]) for m in found}) > 1: return None
     return sorted(names, key=lambda o: int(re.search(r'\d+', o)[0]))

@@ -92,7 +92,7 @@ def _grids(model):
 
 # %% ../nbs/api/26_weights.ipynb #11903182
 def _find_grids(v, like, grids):
-    "Numbers of the other tokens, and the grids of two position embeddings; None if not known"
+    "Number of other tokens, and the grids of two position embeddings; None if not known"
     if v.shape[-1] != like.shape[-1] or v.ndim != like.ndim: return None
     if v.ndim == 4: return (0, v.shape[1:3], like.shape[1:3]) if len(v) == len(like) == 1 else None
     if v.ndim not in (2, 3) or v.shape[:-2] != like.shape[:-2]: return None
@@ -108,11 +108,11 @@ def _find_grids(v, like, grids):
 # %% ../nbs/api/26_weights.ipynb #5e6a6051
 def _resample_positions(
     v:Tensor, # Position embedding (1,n,c), (n,c) or (1,h,w,c)
-    n_other:int, # Tokens before those of the patches, which are kept
+    n_other:int, # Number of tokens before the patches, which are kept
     old:tuple, # Rows and columns of the patches in `v`
-    new:tuple # And those to convert to
+    new:tuple # Rows and columns of the patches to convert to
 )->Tensor: # As many positions as `new` and the other tokens have
-    "Interpolate learned positions to another grid, bicubic and antialiased, as timm does"
+    "Interpolate learned positions to a different grid, bicubic and antialiased, as timm does"
     c = v.shape[-1]
     tokens = v.reshape(-1, c)
     grid = tokens[n_other:].float().reshape(1, *old, c).permute(0, 3, 1, 2)
@@ -153,11 +153,11 @@ def _wrong_values(name, v):
 
 # %% ../nbs/api/26_weights.ipynb #70025065
 def _head_names(model):
-    "List the names of the tensors that compute scores: those of the last layer and auxiliary heads"
+    "List the names of the tensors that compute scores, in the last layer and auxiliary heads"
     if group_names(model)[-1] not in ('head', 'all'): return []
     ids, params = set(map(id, param_groups(model)[-1])), dict(model.named_parameters())
     last = [k for k, p in params.items() if id(p) in ids and p.ndim > 1][-1:]
-    # heads that help in training have as many scores
+    # auxiliary heads, which help in training, have as many scores
     like = [k for k in params if last and re.search('aux|head', k, re.I)
             and params[k].ndim > 1 and len(params[k]) == len(params[last[0]])]
     layers = {k.rpartition('.')[0] for k in last + like}
@@ -180,7 +180,7 @@ class _Match:
     bad:dict = field(default_factory=dict) # Name → why the file's tensor cannot be loaded
     done:dict = field(default_factory=dict) # Name → how a weight kept in parts was computed
     grids:list = field(default_factory=list) # Rows and columns of the model's patches
-    wrong_shape:bool=False # Does a tensor have another network's shape?
+    wrong_shape:bool=False # Does a tensor's shape belong to a different network?
     def __post_init__(self): self.first = _first_conv(self.own)
 
 # %% ../nbs/api/26_weights.ipynb #646614be
@@ -206,7 +206,7 @@ def _found(match, name, v):
 
 # %% ../nbs/api/26_weights.ipynb #00749da9
 def _resize(match, name, v):
-    "Interpolate positions, or note that a tensor has another shape"
+    "Interpolate positions, or note that a tensor has a different shape"
     like = match.own[name]
     grids = _find_grids(v, like, match.grids) if _positions.search(name) else None
     if grids:
@@ -323,7 +323,7 @@ def _with_dots(sd, own, label):
     "The tensors of LitEma's average, whose names have no dots, under the names of a model"
     names = without_dots(own)
     if any('.' in k for k in sd) or not any('.' in k for k in own): return sd
-    # before them may be the name of the module that was averaged
+    # the name of the module that was averaged may come before them
     starts = [k.removesuffix(o) for k in sd for o in list(names)[:1] if k.endswith(o)]
     start = max(starts, key=lambda s: sum(s + o in sd for o in names), default='')
     res = {}
@@ -372,7 +372,7 @@ _spare = re.compile(
     r'|(total_ops|total_params|num_batches_tracked)$')
 
 def _problems(match):
-    "List the reasons not to load a file, and whether it is from another network"
+    "List the reasons not to load a file, and whether it is from a different network"
     missing = [k for k in match.report.missing if k not in match.head]
     extra = [k for k in match.left if not _spare.search(k)]
     # in masked autoencoders, the decoder is the smaller part
@@ -424,7 +424,7 @@ def _inside(sd, prefix):
 
 # %% ../nbs/api/26_weights.ipynb #8f6f4a44
 def _candidates(own, head, sets, label, grids=()):
-    "All ways to take weights for a model with the tensors `own`; those in `head` compute scores"
+    "All ways to take weights for a model with the tensors `own`; the ones in `head` compute scores"
     body = [k for k in own if k not in head and 'num_batches_tracked' not in k]
     res = []
     for group, sd in sets.items():
@@ -447,12 +447,12 @@ def _check_share(fitting, sets):
         others = [o.prefix for o in fitting if o.group == c.group]
         rest = [k for k in sd if not any(map(k.startswith, others))]
         if c.prefix and len(rest) > len(c.sd):
-            c.problems = [f'only its part {c.path!r} does, and {len(rest)} other tensors are of '
-                          f'another network (if you mean it: part={c.path!r})']
+            c.problems = [f'only its part {c.path!r} does, and {len(rest)} other tensors are of a '
+                          f'different network (if you want that part: part={c.path!r})']
 
 # %% ../nbs/api/26_weights.ipynb #3ebfea0c
 def _check_unclear(found, fitting, part):
-    "Raise `CourseError` if an average would be taken whose names are unclear"
+    "Raise `CourseError` if the average to be loaded has unclear names"
     for c in found:
         plain = [o.path for o in fitting]
         asked = part is None or part not in plain and f'{c.path}.'.startswith(f'{part}.')
@@ -561,7 +561,7 @@ def variant_of(
 _invisible = 'act', 'shortcut', 'groups', 'norm', 'overlap'
 
 def _check_kind(model, variant, cfg, label):
-    "Raise `CourseError` if weights were trained as another kind of network than `model`"
+    "Raise `CourseError` if weights were trained as a different kind of network from `model`"
     if variant is not None: check_choice(variant, variants, 'variant')
     theirs, ours = cfg.get('variant', variant), variant_of(model)
     if ours and variant and variant != theirs:
@@ -661,7 +661,7 @@ def load_weights(
 )->LoadReport: # What was loaded and what was not
     """Load weights under any key names; raises `CourseError` unless every tensor of the body fits.
 
-    Names are 'torchvision', 'IMAGENET1K_V1', 'IMAGENET1K_V2' and those in `shipped_weights()`.
+    Names are 'torchvision', 'IMAGENET1K_V1', 'IMAGENET1K_V2' and the names in `shipped_weights()`.
     """
     sets, meta, label = _source(model, source)
     cfg = meta.get('cfg')

@@ -770,7 +770,7 @@ def _(d, sd): return save_safetensors({k: sd[k] for k in list(sd)[:20]}, d/'w.sa
 @bad('a part that the file does not have', "unknown part 'ema'", part='ema')
 def _(d, sd): return save(d, dict(state_dict=sd, model=sd))
 
-@bad('a piece of a large network', 'are of another network')
+@bad('a piece of a large network', 'are of a different network')
 def _(d, sd):
     rest = prefixed(create_model('resnet32').state_dict(), 'decoder.')
     return save(d, prefixed(body(sd), 'encoder.') | rest)

@@ -132,7 +132,7 @@ def test_teacher_for_something_else(tmp_path):
     fit_recipe(learn, 'step', 1, teacher=saved())
     with pytest.raises(CourseError, match='other classes'):
         fit_recipe(learn, 'step', 1, teacher=saved(vocab=list('abcdefghij')))
-    with pytest.raises(CourseError, match='another normalization'):
+    with pytest.raises(CourseError, match='a different normalization'):
         fit_recipe(learn, 'step', 1, teacher=saved(stats=[[.9], [.9]]))
 
 # Whole runs
@@ -201,7 +201,7 @@ def test_teacher_in_no_file(tmp_path):
     with pytest.raises(CourseError, match='has no file'): learner_from_checkpoint(run)
 
 @pytest.mark.parametrize('data,says', [
-    (dict(data='fashion_mnist_mini'), 'other classes'), (dict(size=64), 'another size')])
+    (dict(data='fashion_mnist_mini'), 'other classes'), (dict(size=64), 'a different size')])
 def test_run_with_a_teacher_for_something_else(data, says, teachers_run, tmp_path):
     "One sentence; other classes leave no folder"
     how = dict(FEW, epochs=1, out=tmp_path, setup=quiet, teacher=teachers_run, **data)
@@ -226,5 +226,5 @@ def test_teacher_that_is_none(name, says, tmp_path):
 
 def test_teacher_that_has_seen_the_test_images(teachers_run, tmp_path):
     "A fold's test images are training images of other runs"
-    with pytest.warns(UserWarning, match='another split of these images'):
+    with pytest.warns(UserWarning, match='a different split of these images'):
         train_run(**FEW, teacher=teachers_run, fold=(1, 3), out=tmp_path, setup=quiet)

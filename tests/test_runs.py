@@ -107,7 +107,7 @@ def test_folder_with_as_many_other_files(photo_run, photo_folder, tmp_path):
     (tmp_path/'moved').rename(photo_folder)
     run_learner(photo_run)
     (photo_folder/'a'/'3.png').rename(photo_folder/'a'/'99.png')
-    with pytest.raises(CourseError, match='other files or labels'): run_learner(photo_run)
+    with pytest.raises(CourseError, match='different files or labels'): run_learner(photo_run)
 
 def test_evaluate_after_custom_augmentation(tmp_path):
     "The record has only the names of such transforms"

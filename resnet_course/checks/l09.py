@@ -51,7 +51,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #0c08663f
 def _equally_near(got, want, d):
-    "Are the rows `got` as near as `want`, up to rounding? Two rows may be equally near"
+    "Whether the rows `got` are as near as `want`, up to rounding; two may be equally near"
     if not isinstance(got, torch.Tensor) or got.shape != want.shape or got.dtype != torch.int64:
         return False
     if got.min() < 0 or got.max() >= d.shape[1]: return False
