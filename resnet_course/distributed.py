@@ -150,7 +150,7 @@ def weight(self:_ShardedDL,
 # %% ../nbs/api/31_distributed.ipynb #f6ccf2b4
 @check_args
 def share(
-    dl:object # One of fastai's loaders that has every image once, in a fixed order
+    dl:object # One of fastai's loaders that yields every image once, in a fixed order
 )->object: # The loader of this process's images; all of them if there are too few to share
     "Divide the images of `dl` among the processes"
     n = max(1, num_distrib())

@@ -753,7 +753,7 @@ def _bootstrap(only_a, only_b, n, n_boot, seed):
 
 # %% ../nbs/api/40_evaluate.ipynb #e3202062
 def _network_and_dls(learn, dls):
-    "As `model_and_dls`; raises `CourseError` for an ONNX file"
+    "Like `model_and_dls`, but raises `CourseError` for an ONNX file"
     model, dls = model_and_dls(learn, dls)
     if not isinstance(model, OnnxModel): return model, dls
     raise CourseError('several views need the network itself: evaluate the run that the ONNX file '
