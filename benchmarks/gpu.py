@@ -43,7 +43,7 @@ from resnet_course.callbacks import EMA
 from resnet_course.checkpoint import Interrupted
 from resnet_course.evaluate import evaluate, tta
 from resnet_course.freeze import freeze_report, snapshot
-from resnet_course.learner import course_learner
+from resnet_course.learner import course_learner, why_not_compile
 from resnet_course.loaders import get_dls
 from resnet_course.lr_find import find_lr
 from resnet_course.models import create_model
@@ -201,9 +201,12 @@ def precision(found):
         np.isfinite(found[k]['losses']).all() and found[k]['losses'][1] < found[k]['losses'][0]
         for k in names
     )
-    ok = finite and found['fp16']['skipped'] >= 1
+    # the scaler starts at 2**16, and halves for each step that it skips
+    backs_off = found['fp16']['skipped'] >= 1 and found['fp16']['scale'] < 2**16
+    ok = finite and backs_off and found['error of a convolution, fp32'] < 1e-5
     return (
-        f"{', '.join(names)} train; float16 skipped {found['fp16']['skipped']} steps and goes on; "
+        f"{', '.join(names)} train; float16 skipped {found['fp16']['skipped']} steps and goes on "
+        f"at the scale {found['fp16']['scale']:g}; "
         f"a convolution is wrong by {found['error of a convolution, fp32']:.0e} in fp32, "
         f"{found['error of a convolution, tf32']:.0e} in tf32",
         ok,
@@ -438,9 +441,12 @@ def throughput(found):
 
 
 def compiled(found):
+    lacks = why_not_compile(o.device)
+    if lacks:
+        found['lacks'] = lacks  # what would be measured is the uncompiled network
+        return lacks, o.quick
     name, n, warm = 'resnet18', 2 if o.quick else 40, 1 if o.quick else 20
     dl = Same(*((4, 32) if o.quick else (512, 32)), 10, n + warm + 1)
-    # without a compiler there is a warning, and the rate of an uncompiled network
     for mode in (False, 'default', 'reduce-overhead'):
         if o.quick and mode == 'reduce-overhead':
             continue
@@ -554,9 +560,17 @@ def processes(found):
             cmd += ['--n-train', '64']
         env = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path), OMP_NUM_THREADS='1')
         env.pop('RESNET_COURSE_DEVICE', None)
-        done = subprocess.run(cmd, cwd=tmp, env=env, capture_output=True, text=True)
-        if done.returncode:
-            raise CourseError(done.stderr[-1500:])
+        p = subprocess.Popen(
+            cmd, cwd=tmp, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            said = p.communicate(timeout=max(4, o.limit - 8))[1]
+        except subprocess.TimeoutExpired:
+            p.terminate()  # torchrun ends its processes, which have sessions of their own
+            p.communicate()
+            raise
+        if p.returncode:
+            raise CourseError(said[-1500:])
         (rec,) = list_runs(f'{tmp}/runs')
     found.update(
         processes=rec['processes'], test=rec['test']['top1'], train_seconds=rec['train_seconds']
@@ -673,9 +687,9 @@ parts['machine'] = describe, 0.5
 
 
 def commit():
-    "The commit that ran, from git or from the file that the bundle brings"
+    "The commit that ran, from git, or from the file that the bundle brings where there is no git"
     file = root / 'COMMIT'
-    return file.read_text().strip() if file.is_file() else source_commit()
+    return source_commit() or (file.read_text().strip() if file.is_file() else None)
 
 
 def table(res):

@@ -99,7 +99,8 @@ Repeats = Annotated[int, typer.Option(
 Resize = Annotated[str, typer.Option(
     help="how photos fit: 'crop' cuts off borders, 'squish' distorts, 'pad' adds black bars")]
 Workers = Annotated[Optional[int], typer.Option(
-    min=0, help='processes that read photos [default: one for each processor, at most 8]')]
+    min=0, help='processes that read photos [default: one for each processor, at most 8, or 16 '
+                'with an NVIDIA GPU]')]
 NTrain = Annotated[Optional[int], typer.Option(help='keep only this many training images')]
 SkipBad = Annotated[bool, typer.Option(
     '--skip-bad', help='leave out image files that cannot be read, and count them')]

@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from .core import CourseError, check_args
+from .core import CourseError, check_args, use_device
 from .loaders import SeededDL
 from .layers import as_buffer
 from .models import unwrap_model
@@ -73,6 +73,7 @@ def connect()->int: # Number of processes; 1 without a launcher
         PartialState(cpu=cpu)
     else: _share_gpus()
     atexit.register(_destroy_group)
+    if cpu: use_device('cpu')   # otherwise fastai would take an Apple GPU, which gloo cannot use
     if cpu and torch.get_num_threads() == 1: torch.set_num_threads(_threads_per_process())
     return dist.get_world_size()
 
@@ -149,7 +150,7 @@ def weight(self:_ShardedDL,
 # %% ../nbs/api/31_distributed.ipynb #f6ccf2b4
 @check_args
 def share(
-    dl:object # One of fastai's loaders that has every image once, in a fixed order
+    dl:object # One of fastai's loaders that yields every image once, in a fixed order
 )->object: # The loader of this process's images; all of them if there are too few to share
     "Divide the images of `dl` among the processes"
     n = max(1, num_distrib())

@@ -99,7 +99,7 @@ _anchors = dict(start=0, middle=0.5, end=1)
 
 @patch
 def text(self:Drawing,
-    x:float, # Where it starts, ends or is centered, depending on `anchor`
+    x:float, # Where the text starts, ends or is centered, depending on `anchor`
     y:float, # Middle of its height
     text:str, # One line
     size:int=14, # Font size, units

@@ -45,7 +45,8 @@ from .loaders import (
 from .models import check_outputs, eval_mode
 from .saving import load_model
 from .export import OnnxModel
-from .precision import precisions, resolve_precision, using_precision
+from .precision import (
+    backend_flags, precisions, resolve_precision, using_precision)
 
 # %% ../nbs/api/40_evaluate.ipynb #ff689a43
 @check_args
@@ -588,9 +589,10 @@ def best_thresholds(self:MultiReport)->list: # One for each label; 0.5 for label
 def _logits(model, dl, precision='fp32'):
     "Outputs and targets of a bare model"
     device = next(model.parameters()).device
-    dtype = precisions[resolve_precision(precision, device)]
-    logits, targets = [], []
-    with eval_mode(model), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+    precision = resolve_precision(precision, device)
+    dtype, logits, targets = precisions[precision], [], []
+    half = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+    with backend_flags(precision), eval_mode(model), half:
         for xb, yb in dl:
             out = check_outputs(model(plain_tensor(xb).to(device)))
             logits.append(out.float().cpu())
@@ -751,7 +753,7 @@ def _bootstrap(only_a, only_b, n, n_boot, seed):
 
 # %% ../nbs/api/40_evaluate.ipynb #e3202062
 def _network_and_dls(learn, dls):
-    "As `model_and_dls`; raises `CourseError` for an ONNX file"
+    "Like `model_and_dls`, but raises `CourseError` for an ONNX file"
     model, dls = model_and_dls(learn, dls)
     if not isinstance(model, OnnxModel): return model, dls
     raise CourseError('several views need the network itself: evaluate the run that the ONNX file '

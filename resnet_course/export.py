@@ -209,7 +209,7 @@ class Prepared(nn.Module):
             self.register_buffer(name, shares.float())
 
     def forward(self, x):
-        "Scores of bytes (N,C,H,W) or (N,H,W,C)"
+        "Compute the scores of `uint8` images, (N,C,H,W) or (N,H,W,C)"
         if self.layout == 'NHWC': x = x.permute(0, 3, 1, 2)
         x = (self.fit(x).float()/255 - self.mean)/self.std
         if self.again: x = self.rows@x@self.cols.T

@@ -229,8 +229,10 @@ def _fit_cached(learn, stage, first, lrs, cbs):
     "Train the head on cached features; returns the learner for the head, and 0"
     _check_cache(learn, stage, first)
     freeze_to(learn, first, bn=stage.bn)
-    small = _head_learner(learn, stage.cache)
-    fit_recipe(small, stage.recipe, stage.epochs, lrs[-1], cbs=cbs)
+    # the learner of the head is fastai's own, and sets no flags
+    with learn._flags() if hasattr(learn, '_flags') else nullcontext():
+        small = _head_learner(learn, stage.cache)
+        fit_recipe(small, stage.recipe, stage.epochs, lrs[-1], cbs=cbs)
     return small, 0
 
 # %% ../nbs/api/50_finetune.ipynb #13ac7e3c

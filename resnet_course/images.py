@@ -390,7 +390,7 @@ def _brightest(f):
 def find_white(
     files:Sequence # Paths of images
 )->tuple: # Depth → value of white, for `open_image`, and sentences about it
-    "Find white for the images in a set that have more than 8 bits; raises `CourseError`"
+    "Find the value of white for images with more than 8 bits in a set; raises `CourseError`"
     highs = {}
     for found in in_threads(_brightest, files):
         if found: highs.setdefault(found[0], []).append(found[1])

@@ -409,7 +409,7 @@ def _with_gradients(net, x, cls, names):
 
 # %% ../nbs/api/42_interpret.ipynb #bfcf9515
 def _cam_layers(net, x, name):
-    "Candidate maps, last first, because the scores may ignore some; only one if it is named"
+    "List the maps to try, last first, as scores may ignore some; only `name`'s if it is given"
     if name is None: name = next(iter(_named_stages(net)[-1:]), None)
     if name: get_layer(net, name)
     maps = _find_maps(net, x[:1], name)

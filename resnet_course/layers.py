@@ -272,7 +272,7 @@ class PreactBasicBlock(ResBlock):
         stride:int=1, # 2 halves the feature map
         shortcut:str='B', # One of `shortcuts`
         act:str='relu', # One of `activations`
-        first:bool=False # First block of the network, whose input has been activated already?
+        first:bool=False # Whether this is the first block, whose input is already activated
     ):
         super().__init__(shortcut)
         self.conv1, self.bn1 = conv(ni, nf, 3, stride), None if first else nn.BatchNorm2d(ni)
@@ -302,7 +302,7 @@ class PreactBottleneck(ResBlock):
         act:str='relu', # One of `activations`
         groups:int=1, # Groups of the 3×3 convolution
         base_width:int=64, # Channels per group where `nf` is 64
-        first:bool=False # First block of the network, whose input has been activated already?
+        first:bool=False # Whether this is the first block, whose input is already activated
     ):
         super().__init__(shortcut)
         w, no = int(nf*base_width/64)*groups, nf*4

@@ -298,7 +298,7 @@ def _metrics_for(dls, metrics):
 def course_learner(
     dls:object,            # From `get_dls` or fastai; or PyTorch's: train, valid, optionally test
     arch:object='resnet20',# A name from `list_models()`, a model, or a function of num_classes
-    weights:str|Path|dict|nn.Module=None, # For `load_weights` to start from; None: from scratch
+    weights:str|Path|dict|nn.Module=None, # Initial weights, for `load_weights`; None: from scratch
     precision:str='auto',  # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
     seed:int|None=None,    # Makes weights, batches and augmentation repeatable
     stem:str|None=None,    # 'imagenet', 'cifar' or 'deep'; None: one that suits the image size

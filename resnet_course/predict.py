@@ -25,7 +25,7 @@ from .photos import PhotoReader
 from .models import check_outputs, eval_mode
 from .saving import check_classes
 from .export import OnnxModel, preparation
-from .precision import precisions, resolve_precision
+from .precision import backend_flags, layout_for, precisions, resolve_precision
 
 # %% ../nbs/api/41_predict.ipynb #b9453b1a
 @check_args
@@ -86,13 +86,13 @@ def predict_images(
     if isinstance(model, nn.Module): check_classes(model)
     files = _as_list(files)
     vocab, workers = model.meta['vocab'], workers or min(8, os.cpu_count() or 1)
-    dtype = _dtype(model, precision)   # measured before threads read images
+    precision = _precision(model, precision)   # measured before threads read images
     for batch, read in _read_ahead(files, bs, reader, workers):
         preds = [Prediction(_name_of(o), [], []) for o in batch]
         for p, x in zip(preds, read): p.error = str(x) if isinstance(x, Exception) else None
         xs = [x for x in read if not isinstance(x, Exception)]
         if xs:
-            with memory_advice(len(batch)): probs = _probabilities(model, xs, prepare, dtype)
+            with memory_advice(len(batch)): probs = _probabilities(model, xs, prepare, precision)
             top = probs.topk(min(k, len(vocab)))
             readable = [p for p in preds if p.error is None]
             for p, probs, idx in zip(readable, top.values.tolist(), top.indices.tolist()):
@@ -107,19 +107,19 @@ def _as_list(files):
     except TypeError as e:
         raise CourseError(f'files={files!r:.80}: give a list of image files') from e
 
-def _dtype(model, precision):
-    "The dtype to compute in; None for an ONNX file, which has its own"
+def _precision(model, precision):
+    "The precision to compute in; None for an ONNX file, which has its own"
     if not isinstance(model, nn.Module): return None
-    return precisions[resolve_precision(precision, next(model.parameters()).device)]
+    return resolve_precision(precision, next(model.parameters()).device)
 
 def _n_in(model):
     "Channels of the images that a model takes"
     meta, cfg = model.meta or {}, getattr(model, 'cfg', None) or {}
     return cfg.get('n_in') or len((meta.get('stats') or [[0]*3])[0])
 
-def _probabilities(model, xs, prepare, dtype):
+def _probabilities(model, xs, prepare, precision):
     "Probabilities of the classes (N,C) for images"
-    if isinstance(model, nn.Module): scores = _scores(model, torch.stack(xs), prepare, dtype)
+    if isinstance(model, nn.Module): scores = _scores(model, torch.stack(xs), prepare, precision)
     # images of any size come one by one
     elif model.preprocess == 'resize': scores = torch.cat([model(x[None]) for x in xs])
     else: scores = model(prepare(torch.stack(xs)))
@@ -130,13 +130,13 @@ def _probabilities(model, xs, prepare, dtype):
     return probs
 
 # %% ../nbs/api/41_predict.ipynb #028e8b65
-def _scores(model, x, prepare, dtype):
+def _scores(model, x, prepare, precision):
     "The scores of a network in evaluation mode, on its device"
-    device = next(model.parameters()).device
+    device, dtype = next(model.parameters()).device, precisions[precision]
     half = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-    with torch.inference_mode(), eval_mode(model), half:
+    with backend_flags(precision), torch.inference_mode(), eval_mode(model), half:
         x = prepare(x.to(device, non_blocking=True))
-        return check_outputs(model(x.contiguous(memory_format=torch.channels_last)))
+        return check_outputs(model(x.contiguous(memory_format=layout_for(device))))
 
 # %% ../nbs/api/41_predict.ipynb #4c068ba6
 @check_args

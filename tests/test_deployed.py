@@ -165,7 +165,7 @@ def test_int8(tmp_path, capsys):
     assert f'{float(res[1]):.2f}% of' in out
 
 @pytest.mark.parametrize('args,says', [
-    (['--data', 'digits'], 'is for --int8'), (['--int8', '--size', 32], 'no --size'),
+    (['--data', 'digits'], 'is for --int8'), (['--int8', '--size', 32], 'leave out --size'),
     (['--int8'], 'which images to test on')])
 def test_impossible_int8(args, says, tmp_path, capsys):
     path = saved(get_dls('digits', bs=32, n_train=64, seed=0, device='cpu'), tmp_path/'w')

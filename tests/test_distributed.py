@@ -17,7 +17,7 @@ from helpers import exit_status, fork, kill, needs_fork, quiet, wait_for
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from resnet_course.core import CourseError
+from resnet_course.core import CourseError, default_device
 from resnet_course.augment import BatchAugment
 from resnet_course.loaders import get_dls
 from resnet_course.models import create_model
@@ -408,6 +408,17 @@ def test_processes_with_a_gpu_each(second_of_two, monkeypatch):
     assert connect() == 2
     assert second_of_two.mock_calls == [
         mock.call.by_accelerate(cpu=False), mock.call.at_exit(_destroy_group)]
+
+def test_processes_on_a_mac_use_the_cpu(second_of_two, monkeypatch):
+    "gloo cannot exchange what is on an Apple GPU, which fastai would choose"
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    monkeypatch.setattr('torch.backends.mps.is_available', lambda: True)
+    monkeypatch.setattr('torch.set_num_threads', noop)
+    monkeypatch.setattr('fastai.torch_core.defaults.use_cuda', None, raising=False)
+    assert default_device().type == 'mps'
+    assert connect() == 2 and default_device().type == 'cpu'
+    assert second_of_two.mock_calls == [
+        mock.call.by_accelerate(cpu=True), mock.call.at_exit(_destroy_group)]
 
 @pytest.mark.parametrize('device', ['cuda:1', 'mps'])
 def test_one_device_for_all_processes_is_refused(second_of_two, monkeypatch, device):

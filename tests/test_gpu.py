@@ -1,8 +1,9 @@
 "What a GPU would do, on a GPU where there is one, and imitated where there is none"
-import json, runpy, time
+import configparser, json, re, runpy, sys, time
 from types import SimpleNamespace
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from fastai.callback.core import Callback
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.metrics import accuracy
 from conftest import root
-from helpers import CtrlC, bits, digits_learner, exit_status, fork, needs_fork, quiet
+from helpers import CtrlC, bits, digits_learner, exit_status, fork, needs_fork, photos, quiet
 from imitation import imitate
 from torch.torch_version import TorchVersion
 
@@ -21,14 +22,16 @@ from resnet_course.augment import (
 from resnet_course.callbacks import (
     EMA, CourseCutMix, CourseMixUp, TerminateOnNaN, _DeviceLoss, _DeviceMean, synchronize)
 from resnet_course.checkpoint import Checkpoint, Interrupted, read_checkpoint
-from resnet_course.evaluate import evaluate
+from resnet_course.evaluate import evaluate, tta
 from resnet_course.fastresnet import whitening
+from resnet_course.finetune import Stage, run_stages
 from resnet_course.layers import lrn
 from resnet_course.learner import course_learner
 from resnet_course.loaders import get_dls
 from resnet_course.models import create_model
 from resnet_course.optimizers import torch_muon
 from resnet_course.precision import backend_flags, layout_for
+from resnet_course.predict import predict_images
 from resnet_course.recipes import fit_recipe
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs an NVIDIA GPU')
@@ -143,6 +146,19 @@ def check_order_of_colors():
 @needs_fork
 def test_the_imitation_notices(): in_a_process(check_order_of_colors)
 
+def check_photos(folder):
+    "Bytes from pinned memory, and labels, are sent without waiting"
+    dl = get_dls(folder, bs=4, size=32, device='cpu', in_memory=False).train.new(after_batch=None)
+    with imitate('cuda') as device:
+        dl.device = torch.device('cuda', 0)
+        batches = list(dl)
+        assert device.waits == [], device.waits
+    assert len(batches) > 1 and all(o.device.type == 'cuda' for b in batches for o in b)
+    assert dl._photos.loader.pin_memory
+
+@needs_fork
+def test_photos_do_not_wait(tmp_path): in_a_process(check_photos, photos(tmp_path))
+
 @needs_gpu
 def test_training_on_a_gpu_does_not_wait():
     "PyTorch itself watches: an epoch of training, after one for warming up"
@@ -199,6 +215,34 @@ def test_float32_is_not_tf32():
     assert seen[0] == (True, True) and set(seen[1:]) == {(False, False)}
     assert torch.backends.cudnn.allow_tf32 == before
 
+def by_predict(model, dls):
+    model.meta = dict(vocab=list('0123456789'), size=8, stats=([.5], [.25]))
+    list(predict_images(model, [np.zeros((8, 8), np.uint8)], precision='fp32'))
+
+def by_evaluate(model, dls): evaluate(model, dls=dls)
+def by_tta(model, dls): tta(model, dls=dls)
+
+@pytest.mark.parametrize('use', [by_evaluate, by_tta, by_predict])
+@pytest.mark.filterwarnings('ignore:.*mirrored image')
+def test_a_network_without_a_learner_is_not_tested_in_tf32(use):
+    "There is no learner that would set the flags; afterwards they are as before"
+    learn, seen = digits_learner(), set()
+    def flags(): return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    learn.model.conv1.register_forward_hook(lambda *_: seen.add(flags()))
+    with backend_flags('tf32'):
+        use(learn.model, learn.dls)
+        assert seen == {(False, False)} and flags() == (True, True)
+
+def test_a_head_on_features_is_deterministic_too():
+    "It has a learner of its own"
+    learn, seen = digits_learner(n_train=64, deterministic=True), set()
+    learn.create_opt()
+    def note(m, *_): seen.add((m.training, torch.are_deterministic_algorithms_enabled()))
+    learn.model.fc.register_forward_hook(note)
+    run_stages(learn, [Stage('head', -1, 1, 0.05, cache=1)])
+    assert (True, True) in seen and (True, False) not in seen
+    assert not torch.are_deterministic_algorithms_enabled()
+
 def test_training_time_includes_what_the_gpu_still_computes():
     "The clock is read after waiting for the device of the batches"
     learn, seen = digits_learner(n_train=64), []
@@ -245,6 +289,57 @@ def checkpoint_init(behind):
         init(self, *args, **kwargs)
         self.behind = behind
     return f
+
+# The command that checks and measures it
+
+def run_gpu(tool, *args):
+    "Run its `main`; the exit status"
+    with mock.patch.object(sys, 'argv', ['gpu.py', *map(str, args)]):
+        with pytest.raises(SystemExit) as e: tool['main']()
+    return e.value.code
+
+def check_parts(file):
+    "With parts of the test's own, each of them in a process"
+    tool = runpy.run_path(str(root/'benchmarks/gpu.py'))
+    def part(found, text='well', ok=True, error=None, seconds=0):
+        found['kept'] = text
+        tool['o'].save()
+        time.sleep(seconds)
+        if error: raise error
+        return text, ok
+    machine = tool['parts']['machine']
+    tool['parts'].clear()
+    tool['parts'].update(
+        broken=(lambda found: part(found, error=ValueError('broken')), 1), machine=machine,
+        slow=(lambda found: part(found, seconds=60), 0.1), good=(part, 1),
+        wrong=(lambda found: part(found, 'no', False), 1))
+    assert run_gpu(tool, '--device', 'cpu', '--quick', '--out', root/'results/gpu.json') == 2
+    assert run_gpu(tool, '--device', 'cpu', '--quick', '--out', file) == 1
+    assert run_gpu(tool, '--device', 'cpu', '--parts', 'good', '--out', file.with_name('b')) == 0
+
+@needs_fork
+def test_parts_that_fail_or_hang_are_passed_over(tmp_path):
+    "What they had found is kept, and the record is written; rehearsals are no record"
+    in_a_process(check_parts, tmp_path/'a')
+    res = json.loads((tmp_path/'a').read_text())
+    states = {name: part['state'] for name, part in res['parts'].items()}
+    assert states == dict(broken='failed', slow='out of time', good='ok', wrong='wrong')
+    assert all(part['found']['kept'] and part['text'] for part in res['parts'].values())
+    assert res['parts']['slow']['seconds'] < 20 and res['rehearsal'] and res['quick']
+    assert {'device', 'cores', 'versions'} <= res['machine'].keys()
+
+def test_the_bundle_has_what_the_machine_lacks():
+    "Everything that the package requires, and the images, bit for bit"
+    tool, settings = runpy.run_path(str(root/'tools/gpu_bundle.py')), configparser.ConfigParser()
+    settings.read(root/'settings.ini')
+    # PyTorch's and scikit-learn's own requirements come with them
+    there = {'torch', 'torchvision', 'accelerate', 'safetensors', 'typer', 'matplotlib', 'numpy',
+             'scikit-learn', 'pillow', 'pyyaml', 'scipy', 'filelock', 'jinja2'}
+    def names(lines): return {re.match(r'[\w-]+', line)[0] for line in lines}
+    assert names(settings['DEFAULT']['requirements'].split()) <= there | names(tool['wheels'])
+    data = np.random.RandomState(0).bytes(10_000*3073)
+    picture, classes = tool['to_picture'](data)
+    assert picture.size == (3200, 3200) and tool['from_picture'](picture, classes) == data
 
 # What it costs
 

@@ -150,6 +150,8 @@ def _table():
 @exercise('08.3', 'Which stage to use, which accuracy to publish')
 def _(answer):
     cases = [_table() for _ in range(5)]
+    # best at nothing: only "always the last" chooses the last stage of this table
+    while list(cases[0][0])[-1] != cases[0][1][4]: cases[0] = _table()
     outs = [answer(dict(table)) for table, _ in cases]
     if all(isinstance(o, (tuple, list)) and o and o[0] == list(table)[-1]
            for o, (table, _) in zip(outs, cases)):
