@@ -483,7 +483,7 @@ class Distill(Callback):
 
 # %% ../nbs/api/37_recipes.ipynb #5a825796
 def _check_images_of(teacher, dls):
-    "Raise `CourseError` unless a teacher has one score per class; warn about other image sizes"
+    "Raise `CourseError` unless a teacher can compute one score per class; warn about other sizes"
     size, n_in, c = (getattr(dls, k, None) for k in ('size', 'n_in', 'c'))
     was = (getattr(teacher, 'meta', None) or {}).get('size')
     if was and size and height_width(was) != height_width(size):

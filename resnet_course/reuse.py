@@ -155,7 +155,7 @@ def _print(f):
 
 # %% ../nbs/api/53_reuse.ipynb #7ae8fdcb
 def _shows_others(was, data):
-    "Whether equal file names in two places are different images; False if the first are gone"
+    "Whether same-named files in two places show different images; False if the first are gone"
     try: files = list(zip(list_set(was).files, list_set(data).files))
     except CourseError: return False
     pairs = [list(map(_print, pair)) for pair in files[::-(-len(files)//20)]]
