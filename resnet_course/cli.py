@@ -104,6 +104,8 @@ Workers = Annotated[Optional[int], typer.Option(
 NTrain = Annotated[Optional[int], typer.Option(help='keep only this many training images')]
 SkipBad = Annotated[bool, typer.Option(
     '--skip-bad', help='leave out image files that cannot be read, and count them')]
+
+# %% ../nbs/api/71_cli.ipynb #ae38cf55
 Seed = Annotated[int, typer.Option(help='the same seed gives the same run')]
 Resume = Annotated[Optional[Path], typer.Option(
     help='resume this interrupted run; its folder records all other settings')]

@@ -32,7 +32,7 @@ class WrittenPrediction:
 @check_args
 def prediction(
     about:str, # What is predicted, in a few words; unique within the notebook
-    said:object=... # Your prediction: text or one or more numbers; `...`: not made yet
+    said:object=... # Your prediction: text or one or more numbers; `...` until you have made one
 )->WrittenPrediction: # Shown as your prediction, or as a reminder to make one
     "Write down what you expect of the next result"
     if not about.strip(): raise CourseError("about='': say in a few words what is predicted")

@@ -324,7 +324,8 @@ def _with_dots(sd, own, label):
     names = without_dots(own)
     if any('.' in k for k in sd) or not any('.' in k for k in own): return sd
     # the name of the module that was averaged may come before them
-    starts = [k.removesuffix(o) for k in sd for o in list(names)[:1] if k.endswith(o)]
+    first = next(iter(names))
+    starts = [k.removesuffix(first) for k in sd if k.endswith(first)]
     start = max(starts, key=lambda s: sum(s + o in sd for o in names), default='')
     res = {}
     for k, v in sd.items():

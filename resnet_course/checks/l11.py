@@ -133,12 +133,12 @@ def _states():
 def _backwards(name): return name[::-1]
 
 class _Name(str):
-    "A string whose place in a set is another one, as it is when Python starts again"
+    "A string whose position in a set differs, as it does when Python starts again"
     def __hash__(self): return hash((1, str(self)))
 
 def _try_sets(answer, names, pct, seed, out):
     "Raise a `Hint` if `answer` depends on the order of a set"
-    hint = ('The order of a set is another one when Python starts again, and the answer depends on '
+    hint = ('The order of a set changes when Python starts again, and the answer depends on '
             'it: sort the names before you draw, and sort what comes from a set.')
     got = answer([_Name(o) for o in names], pct, seed)
     # an answer that mixes these names with plain copies of them loses some
