@@ -12,6 +12,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 import torch
+from fastcore.basics import groupby
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -460,9 +461,7 @@ def without_dots(
     keys:object # Names of tensors
 )->dict: # Name without dots → the names that it can stand for
     "Group names by what remains of them without dots, as LitEma writes them"
-    res = {}
-    for k in keys: res.setdefault(k.replace('.', ''), []).append(k)
-    return res
+    return groupby(keys, lambda k: k.replace('.', ''))
 
 def _under_plain_names(average, sets):
     "An average with the names of the plain weights among `sets`; unchanged if there are none"
