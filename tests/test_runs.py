@@ -201,7 +201,8 @@ def test_published_weights_on_the_command_line(imagenet_like, tmp_path, capfd):
     assert 'a test set of 9 images, 1000 classes' in out and 'and 997 more classes' in out
     torch.save(create_model('resnet50', n_out=1000).state_dict(), tmp_path/'r50.pth')
     torch.save(create_model('resnet18', n_out=7).state_dict(), tmp_path/'seven.pth')
-    for file, says in (('r50.pth', 'which variant'), ('seven.pth', 'the names of its 7 classes are')):
+    refused = {'r50.pth': 'which variant', 'seven.pth': 'the names of its 7 classes are'}
+    for file, says in refused.items():
         assert run_command('evaluate', tmp_path/file, '--data', folder/'ids') == 1
         assert says in capfd.readouterr().err
     shutil.copytree(folder/'ids'/'n01440764', tmp_path/'flowers'/'rose')
