@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.metrics import accuracy
+from fastcore.xtras import working_directory
 from conftest import root
 from helpers import CtrlC, bits, digits_learner, exit_status, fork, needs_fork, photos, quiet
 from imitation import imitate
@@ -341,6 +342,32 @@ def test_the_bundle_has_what_the_machine_lacks():
     picture, classes = tool['to_picture'](data)
     assert picture.size == (3200, 3200) and tool['from_picture'](picture, classes) == data
 
+def test_parts_of_the_bundle_have_a_limit(tmp_path):
+    "What does not fit goes into another part; an image file above the limit is an error"
+    tool = runpy.run_path(str(root/'tools/gpu_bundle.py'))
+    pack, inside = tool['pack'], tool['pack'].__globals__
+    assert inside['most'] == 60*2**20
+    data, batches = tmp_path/inside['folder'], {}
+    data.mkdir()
+    (data/inside['names']).write_text('cat')
+    for i in range(3):
+        raw = bytes([i])*3073*10_000
+        (data/f'{i}.bin').write_bytes(raw)
+        batches[f'{i}.bin'] = tool['md5'](raw)
+    def download(python, to):
+        to.mkdir(parents=True)
+        (to/'one.whl').write_bytes(b'1'*1000)
+    def packed(most):
+        with mock.patch.dict(inside, batches=batches, download=download, most=most):
+            pack(tmp_path/'parts', tmp_path, '3.12')
+        return sorted((tmp_path/'parts').iterdir())
+    assert len(packed(60*2**20)) == 1
+    parts = packed(25_000)
+    assert len(parts) > 1 and all(tool['size']([part]) <= 25_000 for part in parts)
+    files = {f.name for part in parts for f in part.rglob('*') if f.is_file()}
+    assert {'one.whl', 'COMMIT', inside['names'], '0.bin.webp', '2.bin.y'} <= files
+    with pytest.raises(SystemExit, match='is larger than'): packed(5000)
+
 # What it costs
 
 def gpu_table(): return runpy.run_path(str(root/'tools/gpu_table.py'))
@@ -368,3 +395,29 @@ def test_costs_of_a_record():
     assert '2,000 images/s, bf16 | 16.0 hours | 32.03 dollars' in text
     assert text.count('not measured') == 3
     with pytest.raises(SystemExit): tool['table'](dict(record, quick=True))
+
+def gpu_section(folder):
+    "What the results page shows under 'On a GPU' for the records beside it"
+    page = json.loads((root/'nbs/results.ipynb').read_text(encoding='utf-8'))
+    cells = [''.join(c['source']) for c in page['cells'] if c['cell_type'] == 'code']
+    needed = ('import json', 'def read_json', 'def table', 'def gpu_row')
+    shown, inside = [], {}
+    with working_directory(folder):
+        for start in needed:
+            [source] = [c for c in cells if start in c]
+            inside['display'] = lambda *parts: shown.extend(part.data for part in parts)
+            exec(source, inside)
+    return '\n'.join(shown)
+
+def test_results_page_shows_the_record_of_a_gpu(tmp_path):
+    "Each part with its result or why it has none; without a record, that nothing was measured"
+    for name in ('nbs', 'results', 'benchmarks'): (tmp_path/name).mkdir()
+    assert 'Not measured yet' in gpu_section(tmp_path/'nbs')
+    text = '94.1% in 20.0 s; the goal, 94% in 15 s, is missed'
+    parts = dict(cifar94=dict(state='ok', seconds=41.3, text=text, found={}),
+                 predict=dict(state='failed', seconds=2., text='a|b', found={}))
+    record = dict(kind='gpu', machine=dict(device='H200'), parts=parts, commit='abc')
+    (tmp_path/'results/gpu.json').write_text(json.dumps(record))
+    shown = gpu_section(tmp_path/'nbs')
+    assert 'On one H200' in shown and f'| cifar94 | ok | 41 | {text} |' in shown
+    assert '| predict | failed | 2 | a/b |' in shown and 'Not measured' not in shown
