@@ -58,7 +58,7 @@ class TerminateOnNaN(Callback):
     def after_batch(self):
         "Check the loss of a batch"
         if not self.training or self.loss is None: return
-        if self.loss.is_cuda and self.iter%self.every: return
+        if self.loss.device.type != 'cpu' and self.iter%self.every: return
         self.check_loss(self.loss)
 
     def after_train(self):
@@ -210,7 +210,7 @@ class CourseProgress(ProgressCallback):
         if self.pbar is None: return
         self.pbar.update(self.iter + 1)
         loss = getattr(self.learn, 'smooth_loss', None)
-        if loss is None or (loss.is_cuda and self.iter%50): return
+        if loss is None or (loss.device.type != 'cpu' and self.iter%50): return
         self.pbar.comment = f'{loss.item():.4f}'
 
     def after_train(self):

@@ -21,7 +21,8 @@ from resnet_course.augment import (
     AlternatingFlip, ColorJitter, Cutout, HorizontalFlip, Lighting, PadCrop, RandomAffine,
     RandomErasing, RandomResizedCrop, ScaleJitter, ToFloat, resize_smoothly)
 from resnet_course.callbacks import (
-    EMA, CourseCutMix, CourseMixUp, TerminateOnNaN, _DeviceLoss, _DeviceMean, synchronize)
+    EMA, CourseCutMix, CourseMixUp, CourseProgress, TerminateOnNaN, _DeviceLoss, _DeviceMean,
+    synchronize)
 from resnet_course.checkpoint import Checkpoint, Interrupted, read_checkpoint
 from resnet_course.evaluate import evaluate, tta
 from resnet_course.fastresnet import whitening
@@ -103,6 +104,25 @@ def check_steps(opt_func):
         assert torch.isfinite(metrics[0].value).item() and device.waits == ['_local_scalar_dense']
         fused = [group.get('fused') for group in opt.opt.param_groups]
     assert fused == ([None] if opt_func is torch_muon else [True])
+
+@pytest.mark.parametrize('device', ['cuda', 'mps'])
+def test_loss_is_read_once_in_many_batches_on_any_gpu(device):
+    "By the check for NaN and the progress bar: reading it waits for the device"
+    reads = []
+    class Loss:
+        is_cuda = device == 'cuda'
+        def item(self): return reads.append('item') or 1.
+    loss, stop, bar = Loss(), TerminateOnNaN(), CourseProgress()
+    loss.device = torch.device(device)
+    stop.learn = SimpleNamespace(training=True, loss=loss, iter=1)
+    bar.learn = SimpleNamespace(smooth_loss=loss, iter=1)
+    bar.pbar = SimpleNamespace(update=lambda n: None)
+    with mock.patch.object(stop, 'check_loss', lambda loss: reads.append('check')):
+        for i in range(1, 101):
+            stop.learn.iter = bar.learn.iter = i
+            stop.after_batch()
+            bar.after_batch()
+    assert sorted(reads) == ['check', 'check', 'item', 'item']
 
 @needs_fork
 @pytest.mark.parametrize('name', ['torch_sgd', 'torch_adamw', 'torch_sgd_no_norms', 'torch_muon'])
