@@ -16,7 +16,7 @@ from helpers import CtrlC, bits, digits_learner, exit_status, fork, needs_fork, 
 from imitation import imitate
 from torch.torch_version import TorchVersion
 
-from resnet_course import optimizers
+from resnet_course import loaders, optimizers, reuse
 from resnet_course.augment import (
     AlternatingFlip, ColorJitter, Cutout, HorizontalFlip, Lighting, PadCrop, RandomAffine,
     RandomErasing, RandomResizedCrop, ScaleJitter, ToFloat, resize_smoothly)
@@ -35,6 +35,7 @@ from resnet_course.optimizers import torch_muon
 from resnet_course.precision import backend_flags, layout_for
 from resnet_course.predict import predict_images
 from resnet_course.recipes import fit_recipe
+from resnet_course.saving import load_model, save_weights
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs an NVIDIA GPU')
 
@@ -104,6 +105,28 @@ def check_steps(opt_func):
         assert torch.isfinite(metrics[0].value).item() and device.waits == ['_local_scalar_dense']
         fused = [group.get('fused') for group in opt.opt.param_groups]
     assert fused == ([None] if opt_func is torch_muon else [True])
+
+def test_predict_computes_on_the_device_that_was_chosen(monkeypatch, tmp_path):
+    "On a GPU where there is one, or on the one that `--device` names"
+    chosen, asked = torch.device('cuda', 1), []
+    monkeypatch.setattr(reuse, 'default_device', lambda: chosen)
+    def load(path, device):
+        asked.append(device)
+        return load_model(path, 'cpu')
+    monkeypatch.setattr(reuse, 'load_model', load)
+    save_weights(create_model('resnet8', 2), tmp_path/'net.safetensors', vocab=['a', 'b'], size=32,
+                 stats=([.5]*3, [.25]*3))
+    _, _, found = reuse.predict_run([photos(tmp_path/'x')], tmp_path/'net.safetensors')
+    assert len(list(found)) == 24 and asked == [chosen]
+
+def test_more_processes_read_photos_for_a_gpu(monkeypatch):
+    "Up to 16 where the processor has them, 8 without a GPU; none for a few photos"
+    monkeypatch.setattr('os.cpu_count', lambda: 64)
+    to_image = SimpleNamespace(images=SimpleNamespace(x=None), kept={})
+    gpu, cpu = torch.device('cuda'), torch.device('cpu')
+    assert loaders._workers(to_image, 10_000, gpu) == 16
+    assert loaders._workers(to_image, 10_000, cpu) == loaders._workers(to_image, 10_000, None) == 8
+    assert loaders._workers(to_image, 100, gpu) == 0
 
 @pytest.mark.parametrize('device', ['cuda', 'mps'])
 def test_loss_is_read_once_in_many_batches_on_any_gpu(device):
