@@ -62,7 +62,7 @@ class OnnxModel:
         props = self.session.get_modelmeta().custom_metadata_map
         meta = parse_json(props.get('resnet_course', '{}'), f'{path}: its metadata')
         self.meta = meta if isinstance(meta, dict) else {}
-        check_meta(self.meta, path)
+        self.meta = check_meta(self.meta, path)
         self.cfg = self.meta.get('cfg') or {}
         self.preprocess, self.layout = _takes(self.meta, path)
         self.int8 = self.meta.get('int8') is True

@@ -84,8 +84,7 @@ def _saved_size(meta): return height_width(meta.get('size') or 224)
 # %% ../nbs/api/27_saving.ipynb #804f8b5b
 def _stats(meta, n_in):
     "Mean and standard deviation per channel; ImageNet's if none are saved with the weights"
-    mean, std = meta.get('stats') or (meta.get('mean'), meta.get('std'))
-    if mean is None or std is None: mean, std = [.485, .456, .406], [.229, .224, .225]
+    mean, std = meta.get('stats') or ([.485, .456, .406], [.229, .224, .225])
     return [list(o)[:n_in] if len(o) >= n_in else [o[0]]*n_in for o in (mean, std)]
 
 # %% ../nbs/api/27_saving.ipynb #275fe0d3
@@ -157,7 +156,7 @@ def _card(layout, cfg, sd, meta, file):
     arch, n_out = cfg['name'].removesuffix('_tv'), len(list(sd.values())[-1])
     library = dict(huggingface='transformers').get(layout, layout)
     mean, std = _stats(meta, cfg['n_in'])
-    known = bool(meta.get('stats') or meta.get('mean'))
+    known = bool(meta.get('stats'))
     vocab = list(map(str, meta.get('vocab') or []))
     lines = ['---', f'library_name: {library}', 'pipeline_tag: image-classification',
              'tags:', '- image-classification', '- resnet_course', '---', '', f'# {arch}', '',
@@ -171,7 +170,7 @@ def _card(layout, cfg, sd, meta, file):
     stats = f'mean {mean}, standard deviation {std}'
     lines[-1] += f'; {stats}.' if known else '. The normalization is not recorded.'
     more = {k: v for k, v in meta.items()
-            if k not in ('vocab', 'size', 'side', 'resize', 'stats', 'mean', 'std', 'crop')}
+            if k not in ('vocab', 'size', 'side', 'resize', 'stats', 'crop')}
     if more: lines += ['', '## More', '', *(f'- {k}: {v}' for k, v in more.items())]
     return '\n'.join(lines) + '\n'
 
@@ -227,7 +226,7 @@ def save_weights(
     model:nn.Module, # A model made by `create_model`
     path:str|Path, # A `.safetensors` file (the default extension), or with `layout` a folder
     layout:str=None, # 'timm', 'torchvision' or 'huggingface'; None: the course's own file
-    **meta # What `predict` needs to know: size (px), mean, std, vocab, …; must be JSON-serializable
+    **meta # What `predict` needs: vocab, size (px), stats=(mean, std), …; must be JSON-serializable
 )->Path: # The file written
     """Save the weights together with the configuration that rebuilds the model with `load_model`.
 
@@ -237,9 +236,9 @@ def save_weights(
     if not path.suffix and layout is None: path = path.with_suffix('.safetensors')
     if path.suffix not in ('.safetensors', ''):
         raise CourseError(f'{path}: weights are saved as .safetensors, not {path.suffix}')
+    meta = check_meta(meta, path)
     if layout is not None: return _save_layout(model, path, layout, meta)
     versions = dict(resnet_course=resnet_course.__version__, torch=str(torch.__version__))
-    check_meta(meta, path)
     text = _to_json(dict(cfg=getattr(model, 'cfg', None), **meta, versions=versions))
     sd = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     _write_safetensors(sd, path, dict(format='pt', crc32=tensor_checksum(sd), resnet_course=text))

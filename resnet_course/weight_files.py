@@ -365,16 +365,25 @@ _meta_checks = dict(vocab=(_is_vocab, 'a list of names'), stats=(_is_stats, 'mea
                     multi_label=(lambda v: isinstance(v, bool), 'true or false'),
                     white=(_is_white, 'a value of white for each depth'))
 
+# %% ../nbs/api/25_weight_files.ipynb #34b9d385
+def _with_stats(meta):
+    "`meta` with a `mean` and `std` of its own as `stats`, the entry that everything reads"
+    if meta.get('stats') or not {'mean', 'std'} & meta.keys(): return meta
+    rest = {k: v for k, v in meta.items() if k not in ('mean', 'std')}
+    return dict(rest, stats=[meta.get('mean'), meta.get('std')])
+
 # %% ../nbs/api/25_weight_files.ipynb #ac306d78
 @check_args
 def check_meta(
     meta:dict,    # Metadata as `save_weights` takes it
     label:object  # The file, for the message
-):
+)->dict: # With `mean` and `std` as `stats`
     "Raise `CourseError` unless the entries that `predict_images` uses make sense"
+    meta = _with_stats(meta)
     for key, (is_valid, what) in _meta_checks.items():
         if meta.get(key) is None or is_valid(meta[key]): continue
         raise CourseError(f'{label}: its metadata is damaged: {key} is not {what}')
+    return meta
 
 # %% ../nbs/api/25_weight_files.ipynb #a05a8bd1
 def _contents_of(path):
@@ -389,9 +398,7 @@ def _contents_of(path):
         raise CourseError(f'{path}: damaged (its weights do not match its checksum); copy or '
                           'download the file again')
     meta = parse_json(meta.get('resnet_course', '{}'), f'{path}: its metadata')
-    if not isinstance(meta, dict): return sd, {}
-    check_meta(meta, path)
-    return sd, meta
+    return sd, check_meta(meta, path) if isinstance(meta, dict) else {}
 
 @check_args
 def read_weight_sets(

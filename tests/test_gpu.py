@@ -115,7 +115,7 @@ def test_predict_computes_on_the_device_that_was_chosen(monkeypatch, tmp_path):
         return load_model(path, 'cpu')
     monkeypatch.setattr(reuse, 'load_model', load)
     save_weights(create_model('resnet8', 2), tmp_path/'net.safetensors', vocab=['a', 'b'], size=32,
-                 stats=([.5]*3, [.25]*3))
+                 mean=[.5]*3, std=[.25]*3)
     _, _, found = reuse.predict_run([photos(tmp_path/'x')], tmp_path/'net.safetensors')
     assert len(list(found)) == 24 and asked == [chosen]
 
