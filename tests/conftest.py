@@ -15,6 +15,17 @@ if sys.platform == 'darwin' and os.environ.get('CI'):
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+@pytest.fixture(autouse=True)
+def device_of_the_next_test(monkeypatch):
+    "A device that a test chooses, as with `--device`, is not that of the tests after it"
+    name = 'RESNET_COURSE_DEVICE'
+    # setting and deleting make monkeypatch put back what is there now
+    monkeypatch.setenv(name, os.environ.get(name, ''))
+    if not os.environ[name]: monkeypatch.delenv(name)
+    yield
+    core = sys.modules.get('fastai.torch_core')   # some tests run without it
+    if core is not None: core.defaults.use_cuda = None
+
 @pytest.fixture(scope='session')
 def site(tmp_path_factory):
     "The built site's folder: the one that RESNET_COURSE_SITE names, or built now, once"

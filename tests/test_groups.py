@@ -90,8 +90,8 @@ def test_group_splits(seed):
     assert len(group_splits(groups, 0)[1]) == 0
 
 @pytest.mark.parametrize('group, says', [
-    ('ward', 'not in 120 of 120 paths'), (r'patient-2', 'not in 100 of 120'),
-    ('patient-(', 'neither a column nor a pattern'), ('scans', 'not in')])
+    ('ward', 'does not match 120 of 120 paths'), (r'patient-2', 'does not match 100 of 120'),
+    ('patient-(', 'neither a column nor a pattern'), ('scans', 'does not match')])
 def test_wrong_groups(group, says, scans):
     with pytest.raises(CourseError, match=says): splits_by(scans, group=group)
 
