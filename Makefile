@@ -81,6 +81,6 @@ $(VENV)/.installed-lessons: $(PACKAGE) | $(VENV)/bin/python
 	@touch $(VENV)/.installed-plain $@
 
 $(VENV)/.installed-dev: $(PACKAGE) | $(VENV)/bin/python
-	@echo 'Installing into $(VENV), once: a few minutes, and 6 GB with the CUDA libraries'
+	@echo 'Installing into $(VENV), once: a few minutes, and 7 GB with the CUDA libraries'
 	@$(BIN)/python -m pip install -e '.[dev]'
 	@touch $(VENV)/.installed-plain $(VENV)/.installed-lessons $@

@@ -5,6 +5,9 @@ import importlib, warnings
 # fastai 2.8 uses torch.jit.script, which torch 2.9 and later deprecate: users cannot change that
 warnings.filterwarnings('ignore', message='.*torch.jit.script.* is deprecated',
                         category=FutureWarning)
+# fastai 2.8 sets an option that pandas 3 deprecates, as soon as it is imported
+warnings.filterwarnings('ignore', message="The 'mode.chained_assignment' option is deprecated",
+                        category=DeprecationWarning)
 
 # The calls that most programs need, imported when first used: `import resnet_course` stays instant
 _calls = dict(get_dls='loaders', create_model='models', load_weights='weights',

@@ -121,12 +121,17 @@ def show_public(
     return None if is_private else shown
 
 # %% ../nbs/api/72_showdoc.ipynb #7d20a018
+def _arguments(text):
+    "Names in backticks that are arguments of a call there: `conv`, if there is `fold(conv, bn)`"
+    calls = re.findall(r'`[\w.]+\(([^`]*)\)[^`]*`', text)
+    return [f'`{name}`' for call in calls for name in re.findall(r'\w+', call)]
+
 def _linkify(lookup, text):
-    "`text` with links for names in backticks, unless they are in the text of a link"
-    links = re.findall(r'\[[^][]*`[^][]*\]\([^)]*\)', text)
-    for i, link in enumerate(links): text = text.replace(link, f'\0{i}\0')
+    "`text` with links for names in backticks, unless they are arguments, or in the text of a link"
+    kept = re.findall(r'\[[^][]*`[^][]*\]\([^)]*\)', text) + _arguments(text)
+    for i, o in enumerate(kept): text = text.replace(o, f'\0{i}\0')
     text = lookup.linkify(text)
-    for i, link in enumerate(links): text = text.replace(f'\0{i}\0', link)
+    for i, o in enumerate(kept): text = text.replace(f'\0{i}\0', o)
     return text
 
 def link_names(

@@ -224,15 +224,55 @@ print(*{w.filename for w in seen}, sep='\\n')
 """
 
 def test_no_warning_is_ours():
-    """Importing warns about nothing in this package's code, whatever fastai does with pandas
-
-    (with `-W error`, `import fastai.basics` alone fails, which no filter of ours should hide)
-    """
+    "Importing warns about nothing in this package's code"
     res = subprocess.run([sys.executable, '-c', import_all], cwd=root, capture_output=True,
                          text=True, env={**os.environ, 'PYTHONPATH': str(root)})
     assert res.returncode == 0, res.stderr
     package = root/'resnet_course'
     assert not [f for f in res.stdout.splitlines() if Path(f).is_relative_to(package)]
+
+def test_imports_where_warnings_are_errors():
+    "What fastai's imports make torch and pandas warn about does not stop those who use `-W error`"
+    res = subprocess.run([sys.executable, '-W', 'error', '-c', 'import resnet_course.all'],
+                         cwd=root, capture_output=True, text=True,
+                         env={**os.environ, 'PYTHONPATH': str(root)})
+    assert res.returncode == 0, res.stderr
+
+# What people read before they have anything
+
+def test_sizes_agree():
+    "The environments' sizes in the guide, in CONTRIBUTING, and in what make prints"
+    guide = (root/'nbs/guides/installing.qmd').read_text(encoding='utf-8')
+    cuda = re.search(r'PyTorch with CUDA \| (\d+ GB)', guide)[1]
+    dev = re.search(r'about (\d+ GB) of disk space', (root/'CONTRIBUTING.md').read_text())[1]
+    makefile = (root/'Makefile').read_text()
+    said = {kind: re.search(rf'/\.installed-{kind}: \$\(PACKAGE\).*\n.*and (\d+ GB) with',
+                            makefile)[1] for kind in ('plain', 'dev')}
+    assert said == dict(plain=cuda, dev=dev)
+
+def test_quoted_errors_exist():
+    "What Troubleshooting quotes as a message of this package is one"
+    guide = (root/'nbs/guides/troubleshooting.qmd').read_text(encoding='utf-8')
+    blocks = re.findall(r'^```(\w*)\n(.*?)^```', guide, re.S | re.M)
+    # of Python, pip, the system; the first is made of parts, see the next test
+    others = 'out of memory', 'Error: ', 'ERROR: ', 'Warning: ', 'Killed', '  '
+    lines = [o for kind, block in blocks if not kind for o in block.splitlines()
+             if not any(word in o for word in others)]
+    quoted = lines + re.findall(r'^\*\*"(.*?)"', guide, re.M)
+    assert len(quoted) > 6
+    code = '\n'.join(f.read_text(encoding='utf-8') for f in (root/'resnet_course').glob('*.py'))
+    code = re.sub(r"'\s*\n\s*f?'", '', code)   # strings that go on in the next line
+    for message in quoted:
+        pieces = re.split(r'…|\(.*|\bnan\b', message)   # a value, or a reason of the system's
+        for piece in (o.strip(' :') for o in pieces):
+            assert piece in code, f'{message}: no message says {piece!r}'
+
+def test_quoted_advice_about_memory():
+    from resnet_course.core import OutOfMemoryError, memory_advice
+    with pytest.raises(OutOfMemoryError) as e:
+        with memory_advice(64, accumulate=1): raise RuntimeError('CUDA error: out of memory')
+    guide = (root/'nbs/guides/troubleshooting.qmd').read_text(encoding='utf-8')
+    assert f'```\nerror: {e.value}\n' in guide
 
 # Workflows
 
@@ -268,6 +308,11 @@ def test_the_site_is_deployed_from_where_it_is_built():
     assert steps['actions/upload-pages-artifact']['with']['path'] == settings['DEFAULT']['doc_path']
     quarto = steps['quarto-dev/quarto-actions/setup']['with']['version']
     assert re.fullmatch(r'1\.[78]\.\d+', quarto)
+
+def test_no_deployment_is_cut_short():
+    "Pages refuses the next one while one that was cancelled still counts as in progress"
+    flow = read_yaml(root/'.github/workflows/docs.yml')
+    assert flow['concurrency'] == {'group': 'pages', 'cancel-in-progress': False}
 
 def test_permissions():
     "The jobs that publish may write or ask for a token, and no other job may"

@@ -51,17 +51,65 @@ boxes = '''() => [...document.querySelectorAll('main pre, main table')]
     .filter(e => e.checkVisibility()).map(e => e.closest('.scroll-x') || e)
     .map(e => [e.innerText.slice(0, 80), e.scrollWidth, e.clientWidth])'''
 
+# Answers and results that a reader opens
+unfold = '''() => {
+    document.querySelectorAll('details').forEach(e => { e.open = true; });
+    document.querySelectorAll('.course-folded').forEach(e => e.classList.remove('course-folded'));
+    dispatchEvent(new Event('resize')); }'''
+folded = """[...document.querySelectorAll('main pre, main table')]
+    .filter(e => !e.checkVisibility()).length"""
+
 def test_nothing_is_cut_off(site, browser, capsys):
-    "At 1280 px every line of code, every output and every table fits"
+    "At 1280 px every line of code, every output and every table fits, folded or not"
     page, cut, n = browser.new_page(**looks['light']), [], 0
     for name in names(site):
         page.goto((site/name).as_uri())
+        page.evaluate(unfold)
+        assert not page.evaluate(folded), name
         rows = page.evaluate(boxes)
         n += len(rows)
         cut += [f'{name}: {text!r}: {need} px in {has}' for text, need, has in rows if need > has]
     with capsys.disabled():
         print(f'\n{len(names(site))} pages, {n} blocks and tables measured, {len(cut)} cut off')
     assert n > 1000 and not cut, '\n'.join(cut)
+
+# Parts of signatures that end beyond their box or the screen
+signatures = '''() => [...document.querySelectorAll('main .signature, main .signature *')]
+    .filter(e => e.checkVisibility()).filter(e => {
+        const {left, right} = e.getBoundingClientRect();
+        const is_box = getComputedStyle(e).display !== 'inline';
+        return left < 0 || right > innerWidth + 1 || is_box && e.scrollWidth > e.clientWidth + 1;
+    }).map(e => e.innerText.slice(0, 80))'''
+
+def test_signatures_fit_on_a_phone(site, browser):
+    page, n = browser.new_page(**looks['phone']), 0
+    for name in names(site):
+        if not name.startswith('api/'): continue
+        page.goto((site/name).as_uri())
+        n += page.locator('main .signature').count()
+        assert not page.evaluate(signatures), name
+    assert n > 300
+
+# Links beside the page whose text goes on where a box that hides it ends
+clipped = '''() => [...document.querySelectorAll('#TOC a, #quarto-sidebar a, .navbar a')]
+    .filter(e => e.checkVisibility()).filter(e => {
+        const range = document.createRange();
+        range.selectNodeContents(e);
+        const {right} = range.getBoundingClientRect();
+        const ends = box => getComputedStyle(box).overflowX !== 'visible'
+            && right > box.getBoundingClientRect().right + 1;
+        while (e && !ends(e)) e = e.parentElement;
+        return e;
+    }).map(e => e.innerText)'''
+
+def test_contents_and_menus_are_not_cut_off(site, browser):
+    "Names such as RestoreBest.sets_final_weights are wider than their column"
+    page, wrong = browser.new_page(**looks['light']), {}
+    for name in names(site):
+        page.goto((site/name).as_uri())
+        found = page.evaluate(clipped)
+        if found: wrong[name] = found
+    assert not wrong
 
 # Lines of code that the renderer had to wrap
 wrapped = '''() => [...document.querySelectorAll('main div.sourceCode pre')].filter(e => {
