@@ -32,7 +32,9 @@ from resnet_course.core import (
 from .augment import ImageTransform
 from .datasets import datasets
 from .models import unwrap_model
+from .precision import own_precision
 from .distributed import any_rank, gather_objects
+from .callbacks import history_of
 
 # %% ../nbs/api/35_checkpoint.ipynb #a56e85c8
 def get_random_state(
@@ -122,7 +124,8 @@ def _cb_states(learn):
 
 def _scaler(learn):
     "float16's `GradScaler`, or None"
-    return learn.precision.scaler if hasattr(learn, 'precision') else None
+    own = own_precision(learn)
+    return None if own is None else own.scaler
 
 def _learner_state(
     learn:Learner # Any fastai learner, between two batches
@@ -435,7 +438,7 @@ def save(self:Checkpoint,
     began = self.last = time.monotonic()
     if rank_distrib(): self.saved_at = (epoch, it)
     else: self.start_writing(self.content(epoch, it, each), (epoch, it))
-    if hasattr(self.learn, 'history'): self.learn.history.saving += time.monotonic() - began
+    history_of(self.learn).saving += time.monotonic() - began
 
 # %% ../nbs/api/35_checkpoint.ipynb #021cf2ff
 @patch

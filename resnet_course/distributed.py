@@ -27,6 +27,7 @@ from .core import CourseError, check_args, use_device
 from .loaders import SeededDL
 from .layers import as_buffer
 from .models import unwrap_model
+from .precision import own_precision
 
 # %% ../nbs/api/31_distributed.ipynb #ef544a58
 def _n_local(): return int(os.environ.get('LOCAL_WORLD_SIZE', num_distrib() or 1))
@@ -333,8 +334,9 @@ def agree_on_precision(
     learn:Learner # Any fastai learner
 ):
     "Use rank 0's precision in all processes: 'auto' measures speed, so its choice may differ"
-    if num_distrib() < 2 or not hasattr(learn, 'precision'): return
-    learn.precision.asked = broadcast_object(learn.precision.resolved)
+    own = own_precision(learn)
+    if num_distrib() < 2 or own is None: return
+    own.asked = broadcast_object(own.resolved)
 
 @check_args
 @contextmanager

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 from fastai.torch_core import TensorImage
+from fastcore.basics import patch
 from torch import Tensor, nn
 from resnet_course.core import (
     CourseError, MissingFileError, atomic_write, check_args, check_choice, check_path, parse_json,
@@ -45,20 +46,25 @@ def _takes(meta, path):
     raise CourseError(f'{path}: its metadata is damaged: it does not say which images it takes')
 
 # %% ../nbs/api/29_export.ipynb #559c4086
+def _session(path):
+    "onnxruntime's session for a file; raises `CourseError` if it cannot run it"
+    ort = import_optional('onnxruntime')
+    if not Path(path).exists(): raise MissingFileError(f'{path}: no such file')
+    try:
+        with utf8_path(path) as name:
+            return ort.InferenceSession(name, providers=['CPUExecutionProvider'])
+    except Exception as e:
+        raise CourseError(f'{path}: not an ONNX model that onnxruntime can run '
+                          f'({str(e)[:120]})') from None
+
+# %% ../nbs/api/29_export.ipynb #7a6ffc77
 class OnnxModel:
     "An ONNX file that can be called like the network it was exported from"
     @check_args
     def __init__(self,
         path:str|Path # `.onnx` file
     ):
-        ort = import_optional('onnxruntime')
-        if not Path(path).exists(): raise MissingFileError(f'{path}: no such file')
-        try:
-            with utf8_path(path) as name:
-                self.session = ort.InferenceSession(name, providers=['CPUExecutionProvider'])
-        except Exception as e:
-            raise CourseError(f'{path}: not an ONNX model that onnxruntime can run '
-                              f'({str(e)[:120]})') from None
+        self.session = _session(path)
         props = self.session.get_modelmeta().custom_metadata_map
         meta = parse_json(props.get('resnet_course', '{}'), f'{path}: its metadata')
         self.meta = meta if isinstance(meta, dict) else {}
@@ -85,12 +91,13 @@ class OnnxModel:
         "Compute the scores"
         return torch.from_numpy(self.session.run(None, self.feed(x))[0])
 
-    def __str__(self):
-        kind = f"{self.cfg.get('name') or 'a network'} as {'int8 ' if self.int8 else ''}ONNX"
-        if not self.preprocess: return f'{kind}, for normalized images'
-        size = 'of any size' if self.preprocess == 'resize' else 'of its size'
-        return f'{kind}, for images of bytes, {self.layout}, {size}'
-    __repr__ = __str__
+# %% ../nbs/api/29_export.ipynb #e8409ec7
+@patch
+def __repr__(self:OnnxModel):
+    kind = f"{self.cfg.get('name') or 'a network'} as {'int8 ' if self.int8 else ''}ONNX"
+    if not self.preprocess: return f'{kind}, for normalized images'
+    size = 'of any size' if self.preprocess == 'resize' else 'of its size'
+    return f'{kind}, for images of bytes, {self.layout}, {size}'
 
 # %% ../nbs/api/29_export.ipynb #e0a11002
 @check_args
@@ -182,6 +189,12 @@ class _Fit(nn.Module):
         return whole(exact(rows)@whole(x.double()@exact(cols).T))
 
 # %% ../nbs/api/29_export.ipynb #e0a11006
+def _resize_matrix(n, n_out):
+    "The matrix (`n_out`, `n`) that resizes rows or columns from `n` pixels to `n_out`"
+    zero, length, new = (torch.tensor(float(o), dtype=torch.float64) for o in (0, n, n_out))
+    return _shares(n, length, new, zero, n_out).float()
+
+# %% ../nbs/api/29_export.ipynb #65965eff
 class Prepared(nn.Module):
     "A network that prepares images itself: it takes bytes and returns scores"
     @check_args
@@ -202,11 +215,9 @@ class Prepared(nn.Module):
         self.register_buffer('std', std)
         self.again = not _crops(meta)
         if not self.again: return
-        zero = torch.tensor(0., dtype=torch.float64)
-        for name, n, n_out in zip(('rows', 'cols'), size, height_width(meta['size'])):
-            length, n_out = (torch.tensor(float(o), dtype=torch.float64) for o in (n, n_out))
-            shares = _shares(n, length, n_out, zero, int(n_out))
-            self.register_buffer(name, shares.float())
+        height, width = height_width(meta['size'])
+        self.register_buffer('rows', _resize_matrix(size[0], height))
+        self.register_buffer('cols', _resize_matrix(size[1], width))
 
     def forward(self, x):
         "Compute the scores of `uint8` images, (N,C,H,W) or (N,H,W,C)"
@@ -329,6 +340,21 @@ def _prepared(net, preprocess, layout, size, images):
     return res.eval(), (reader.n_in, *height_width(reader.size))
 
 # %% ../nbs/api/29_export.ipynb #47dcd7da
+def _write_checked(net, x, path, xbs, tol):
+    "Write a file, and keep it if its scores are the network's; returns their largest difference"
+    write, load = _formats[path.suffix]
+    with atomic_write(path) as tmp:
+        write(net, x, tmp)
+        written = load(tmp)
+        # torch.export's format takes images in the layout of the file
+        other = (lambda x: written(_arrange(net, x))) if path.suffix == '.pt2' else written
+        diff, scale = _compare(lambda x: net(_arrange(net, x)), other, xbs)
+        if not diff <= tol:
+            raise CourseError(f'{path}: the scores of the exported file differ by up to {diff:.1e},'
+                              f' more than tol={tol:.0e}; not written')
+    return diff, scale
+
+# %% ../nbs/api/29_export.ipynb #527e31f6
 @check_args
 def export_model(
     model:nn.Module, # Trained network; stays unchanged
@@ -351,16 +377,6 @@ def export_model(
     xbs = _examples(net, shape, images)
     x = _arrange(net, torch.cat([xbs[0], xbs[0]]))   # a batch of one would become a constant
     with torch.no_grad(): net(x)  # our message for unsuitable images is clearer than the exporter's
-    with atomic_write(path) as tmp:
-        write, load = _formats[path.suffix]
-        write(net, x, tmp)
-        other = load(tmp)
-        if path.suffix == '.pt2':   # takes images in the layout of the file
-            module = other
-            def other(x): return module(_arrange(net, x))
-        diff, scale = _compare(lambda x: net(_arrange(net, x)), other, xbs)
-        if not diff <= tol:
-            raise CourseError(f'{path}: the scores of the exported file differ by up to {diff:.1e},'
-                              f' more than tol={tol:.0e}; not written')
+    diff, scale = _write_checked(net, x, path, xbs, tol)
     seconds = time.perf_counter() - start
     return Exported(path, shape, diff, scale, path.stat().st_size, seconds, preprocess)

@@ -23,6 +23,7 @@ from fastcore.basics import noop, patch
 from matplotlib.figure import Figure
 from torch import nn
 
+# %% ../nbs/api/50_finetune.ipynb #de14274b
 from .core import (
     CourseError, MissingFileError, align, atomic_write, check_args, check_choice, check_file,
     check_int, html_table, memory_advice, read_json, write_json)
@@ -36,9 +37,10 @@ from .distributed import (
     agree_on_precision, broadcast_object, connect, gather_rows, share)
 from .freeze import (
     bn_modes, freeze_report, freeze_to, group_number, optimizer_groups, snapshot)
-from .callbacks import History, RestoreBest, check_logger, log_callback
+from .callbacks import (
+    History, RestoreBest, check_logger, history_of, log_callback)
 from .checkpoint import run_lock
-from .learner import course_learner, set_seeds
+from .learner import CourseLearner, course_learner, facts_of, set_seeds
 from .recipes import (
     Recipe, change_recipe, fit_recipe, get_recipe, mom_cycle, one_cycle, recipe_settings)
 from .evaluate import evaluate
@@ -194,10 +196,11 @@ def _feature_dls(learn, n_views):
 
 def _head_learner(learn, n_views):
     "A learner for the head alone, on features; it shares the head's module with `learn`"
-    small = Learner(_feature_dls(learn, n_views), _head(learn), loss_func=learn.loss_func,
-                    opt_func=learn.opt_func, metrics=learn.metrics, cbs=[History()],
-                    splitter=lambda m: [list(m.parameters())])
-    small.balance = getattr(learn, 'balance', None)
+    small = CourseLearner(
+        _feature_dls(learn, n_views), _head(learn), loss_func=learn.loss_func,
+        opt_func=learn.opt_func, metrics=learn.metrics, cbs=[History()],
+        splitter=lambda m: [list(m.parameters())])
+    small.balance = facts_of(learn).balance
     if not hasattr(learn, 'progress'): small.remove_cb(small.progress)
     small.logger = learn.logger
     return small
@@ -212,15 +215,15 @@ def _fit_stage(learn, stage, log=None):
     cbs = [best, *(log_callback(log, learn.path, stage.name) if log else [])]
     trained, n_before = fit(learn, stage, first, lrs, cbs)
     learn.recipe = dict(trained.recipe, lr=lrs[first:])
-    rows = trained.history.rows[n_before:] if hasattr(trained, 'history') else []
-    if trained is not learn and hasattr(learn, 'history'):
-        n = len(learn.history.rows)
-        learn.history.rows += [dict(row, epoch=n + i) for i, row in enumerate(rows)]
+    rows = history_of(trained).rows[n_before:]
+    if trained is not learn:
+        own = history_of(learn).rows
+        own += [dict(row, epoch=i) for i, row in enumerate(rows, len(own))]
     return rows, best.best_epoch
 
 def _fit_in_place(learn, stage, first, lrs, cbs):
     "Train `learn`; returns it and the previous length of its history"
-    n_before = len(learn.history.rows) if hasattr(learn, 'history') else 0
+    n_before = len(history_of(learn).rows)
     lr = np.array(lrs) if len(set(lrs)) > 1 else lrs[0]
     fit_recipe(learn, stage.recipe, stage.epochs, lr, cbs=cbs, freeze_to=first, bn=stage.bn)
     return learn, n_before
@@ -229,8 +232,8 @@ def _fit_cached(learn, stage, first, lrs, cbs):
     "Train the head on cached features; returns the learner for the head, and 0"
     _check_cache(learn, stage, first)
     freeze_to(learn, first, bn=stage.bn)
-    # the learner of the head is fastai's own, and sets no flags
-    with learn._flags() if hasattr(learn, '_flags') else nullcontext():
+    # the learner of the head has no precision of its own, so it sets no flags
+    with learn.compute_flags() if isinstance(learn, CourseLearner) else nullcontext():
         small = _head_learner(learn, stage.cache)
         fit_recipe(small, stage.recipe, stage.epochs, lrs[-1], cbs=cbs)
     return small, 0
@@ -403,11 +406,12 @@ def history(self:_Store, stages):
 # %% ../nbs/api/50_finetune.ipynb #870f4030
 def _plan_record(learn, stages):
     "The settings that must match for a folder to be resumed"
-    source = getattr(getattr(learn, 'weights_report', None), 'source', None)
-    return dict(stages=[_stage_dict(s) for s in stages], seed=getattr(learn, 'seed', None),
+    facts = facts_of(learn)
+    source = None if facts.weights_report is None else facts.weights_report.source
+    return dict(stages=[_stage_dict(s) for s in stages], seed=facts.seed,
                 data=getattr(learn.dls, 'cfg', None), split_id=getattr(learn.dls, 'split_id', None),
                 model=getattr(unwrap_model(learn.model), 'cfg', None), weights=str(source),
-                balance=getattr(learn, 'balance', None))
+                balance=facts.balance)
 
 # %% ../nbs/api/50_finetune.ipynb #bcfa335f
 def _trains(learn):
@@ -459,13 +463,13 @@ def _run_all(learn, stages, path, test, keep, log):
     "Run the stages that are not complete"
     agree_on_precision(learn)
     store, previous = _Store(learn, stages, path), 'initial'
-    if hasattr(learn, 'history') and not learn.history.rows:
-        learn.history.rows = store.history(stages)
+    history, seed = history_of(learn), facts_of(learn).seed
+    if not history.rows: history.rows = store.history(stages)
     for i, s in enumerate(stages):
         start, previous = s.start_from or previous, s.name
         if s.name in store.done: continue
         store.get(learn, start)
-        if getattr(learn, 'seed', None) is not None: set_seeds(learn.seed + i, learn.dls)
+        if seed is not None: set_seeds(seed + i, learn.dls)
         with memory_advice(getattr(learn.dls.train, 'bs', None)):
             result = _run_stage(learn, s, start, test, log)
         store.put(learn, s.name, broadcast_object(result))   # all record one process's seconds

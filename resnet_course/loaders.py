@@ -299,18 +299,11 @@ class ImageSetDL(SeededDL):
         items = self.dataset.items
         return [i for i in idxs if items[i] not in tfm.images.unreadable]
 
-    def is_in_memory(self)->bool: # If so, images come at the size at which they are kept
-        "Whether the images of the set are in memory"
-        tfm = self._to_image()
-        if tfm is None or tfm.images is None or tfm.images.x is None: return False
-        return _is_index(self.dataset.items[0])
-
     def create_batches(self, samps):
         "Turn indices into batches; augmentation on the device comes later"
-        tfm, items = self._to_image(), getattr(self.dataset, 'items', None)
+        tfm = self._to_image()
         if tfm is None: yield from super().create_batches(samps)
-        elif self.is_in_memory():
-            yield from self._cut_batches(tfm, np.asarray(getattr(items, 'items', items)), samps)
+        elif self.is_in_memory(): yield from self._cut_batches(tfm, samps)
         else: yield from self._read_batches(tfm, samps)
 
 # %% ../nbs/api/16_loaders.ipynb #554ff9a6
@@ -324,9 +317,17 @@ def _to_image(self:ImageSetDL):
     return tfms[0] if len(tfms) == 1 and isinstance(tfms[0], _ToImage) else None
 
 @patch
-def _cut_batches(self:ImageSetDL, tfm, items, samps):
+def is_in_memory(self:ImageSetDL)->bool: # If so, images come at the size at which they are kept
+    "Whether the images of the set are in memory"
+    tfm = self._to_image()
+    if tfm is None or tfm.images is None or tfm.images.x is None: return False
+    return _is_index(self.dataset.items[0])
+
+@patch
+def _cut_batches(self:ImageSetDL, tfm, samps):
     "Cut batches out of the images in memory"
     x, y = tfm.images.on(self.device)
+    items = np.asarray(L(self.dataset.items).items)
     for idxs in self.chunkify(samps):
         i = torch.from_numpy(items[idxs]).to(x.device, non_blocking=True)
         xb = tfm.cls(as_channels(x.index_select(0, i), tfm.n_in))
@@ -585,17 +586,22 @@ def _check_args(bs, valid_pct, n_train, n_in, seed, n_valid, num_workers):
 # %% ../nbs/api/16_loaders.ipynb #55b75c04
 _splits = ('train', 'valid', 'test')
 
+# arguments that are recorded only where they are used
+_if_used = 'skip_bad', 'test_size', 'load_size', 'repeats', 'white', 'label_delim'
+
+def _as_json(name, v):
+    "An argument for JSON: transforms by their `repr`, lists of numbers unchanged, paths as text"
+    if v is None or isinstance(v, (bool, int, float, str)): return v
+    if name == 'augment': return [repr(o) for o in (v if isinstance(v, (list, L)) else [v])]
+    if name == 'fold': return list(v)
+    if name == 'group': return f'<function {getattr(v, "__name__", "?")}>'
+    is_list = name in ('stats', 'size', 'test_size', 'load_size')
+    return np.asarray(v).tolist() if is_list else str(v)
+
 def _as_record(**kwargs):
     "Arguments of `get_dls` in a form that JSON can store"
-    def as_json(name, v):
-        "Lists of transforms by their `repr`, lists of numbers unchanged, and paths as text"
-        if v is None or isinstance(v, (bool, int, float, str)): return v
-        if name == 'augment': return [repr(o) for o in (v if isinstance(v, (list, L)) else [v])]
-        if name == 'fold': return list(v)
-        if name == 'group': return f'<function {getattr(v, "__name__", "?")}>'
-        is_list = name in ('stats', 'size', 'test_size', 'load_size')
-        return np.asarray(v).tolist() if is_list else str(v)
-    return {name: as_json(name, v) for name, v in kwargs.items()}
+    record = {name: _as_json(name, v) for name, v in kwargs.items()}
+    return {name: v for name, v in record.items() if v or name not in _if_used}
 
 # %% ../nbs/api/16_loaders.ipynb #ef33f5bb
 def _facts_of(images, splits):
@@ -613,6 +619,12 @@ def _with_unreadable(images, path, label_delim=None):
     "The set including the unreadable files that were left out, which don't affect how others split"
     lost = images.listing and images.listing.left_out.get('unreadable')
     return list_set(path, label_delim) if lost else images
+
+def _split(images, source, label_delim, group, **how):
+    "Split an image set: the images of each split, their `split_id`, and notes about the groups"
+    whole = _with_unreadable(images, source, label_delim)
+    splits, notes = grouped_splits(whole, group, source, **how)
+    return _readable(images, whole, splits), split_id(whole, splits), notes
 
 def _readable(images, whole, splits):
     "The splits of `whole` as numbers of `images`. Raises `CourseError` if they lack a class"
@@ -737,19 +749,16 @@ def get_dls(
     if size is not None: size = _as_size(size)
     if seed is None: seed = random.SystemRandom().randrange(2**32)
     if root is not None: root = os.path.abspath(check_path(root, 'root'))
-    cfg = _as_record(name_or_path=_lasting(name_or_path), bs=bs, size=size, valid_pct=valid_pct,
-                     seed=seed, n_train=n_train, augment=augment, n_in=n_in, stats=stats,
-                     in_memory=in_memory, num_workers=num_workers, root=root, balance=balance,
-                     group=group, fold=fold, n_valid=n_valid)
-    more = dict(skip_bad=skip_bad, test_size=test_size, load_size=load_size,
-                repeats=repeats if repeats > 1 else None, white=white, label_delim=label_delim)
-    cfg |= {name: v for name, v in _as_record(**more).items() if v}
+    cfg = _as_record(
+        name_or_path=_lasting(name_or_path), bs=bs, size=size, valid_pct=valid_pct, seed=seed,
+        n_train=n_train, augment=augment, n_in=n_in, stats=stats, in_memory=in_memory,
+        num_workers=num_workers, root=root, balance=balance, group=group, fold=fold,
+        n_valid=n_valid, skip_bad=skip_bad, test_size=test_size, load_size=load_size,
+        repeats=repeats if repeats > 1 else None, white=white, label_delim=label_delim)
     images = open_image_set(name_or_path, size, in_memory, root, skip_bad, white, label_delim)
     if images.is_photos or resize != 'crop': cfg['resize'] = resize
-    whole = _with_unreadable(images, name_or_path, label_delim)
-    splits, notes = grouped_splits(whole, group, name_or_path, valid_pct=valid_pct, seed=seed,
-                                   n_train=n_train, fold=fold, n_valid=n_valid)
-    id, splits = split_id(whole, splits), _readable(images, whole, splits)
+    splits, id, notes = _split(images, name_or_path, label_delim, group, valid_pct=valid_pct,
+                               seed=seed, n_train=n_train, fold=fold, n_valid=n_valid)
     dls = _make_dls(images, splits, bs, size, n_in, stats, augment, resize, seed, in_memory,
                     num_workers, device, test_size, load_size)
     dls.set_facts(cfg=cfg, source=cfg['name_or_path'], notes=dls.notes + notes, split_id=id)

@@ -62,15 +62,19 @@ def _orthogonalize(
     return x.reshape(g.shape)
 
 # %% ../nbs/api/34_optimizers.ipynb #910b3eec
+def _is_linear_bias(p, before):
+    "Whether `p` is a vector right after a linear layer's matrix"
+    return p.ndim == 1 and before is not None and before.ndim == 2
+
+def _kind(p, before):
+    "'conv', 'norm' or 'other', from the shapes of a parameter and the one before it"
+    if p.ndim == 4: return 'conv'
+    if p.ndim == 1 and not _is_linear_bias(p, before): return 'norm'
+    return 'other'
+
 def _kinds(params):
     "For each of `params`: 'conv', 'norm' (a BatchNorm's vector), or 'other'"
-    kinds, last_ndim = [], 0
-    for p in params:
-        if p.ndim == 4: kinds.append('conv')
-        elif p.ndim == 1 and last_ndim != 2: kinds.append('norm')
-        else: kinds.append('other')   # a matrix, or the bias that follows it
-        last_ndim = p.ndim
-    return kinds
+    return [_kind(p, before) for p, before in zip(params, [None, *params])]
 
 # %% ../nbs/api/34_optimizers.ipynb #5569e2f4
 class Muon(torch.optim.Optimizer):
@@ -100,10 +104,9 @@ class Muon(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad(): loss = closure()
         for group in self.param_groups:
-            for p, kind in zip(group['params'], _kinds(group['params'])):
-                if p.grad is None: continue
-                if kind == 'conv': self._step_conv(p, group)
-                else: self._step_other(p, group, kind)
+            params = group['params']
+            for p, kind in zip(params, _kinds(params)):
+                if p.grad is not None: self._step_one(p, kind, group)
         return loss
 
 # %% ../nbs/api/34_optimizers.ipynb #15621f7d
@@ -125,6 +128,12 @@ def _nesterov(self:Muon, p, g, momentum):
     return g + momentum*buf
 
 @patch
+def _step_one(self:Muon, p, kind, group):
+    "Step one parameter as its kind needs it"
+    if kind == 'conv': self._step_conv(p, group)
+    else: self._step_other(p, group, group['shift_lr_mult'] if kind == 'norm' else 1)
+
+@patch
 def _step_conv(self:Muon, p, group):
     "Step along the orthogonalized gradient; the norm of `p` is kept fixed, as it has no effect"
     g = self._nesterov(p, p.grad, group['conv_momentum'])
@@ -133,10 +142,9 @@ def _step_conv(self:Muon, p, group):
     p.sub_(_orthogonalize(g), alpha=group['lr']*group['conv_lr_mult'])
 
 @patch
-def _step_other(self:Muon, p, group, kind):
-    "Step as `torch.optim.SGD` does"
-    g = p.grad*(group['shift_lr_mult'] if kind == 'norm' else 1)
-    g = g + group['weight_decay']*p
+def _step_other(self:Muon, p, group, grad_mult):
+    "Step as `torch.optim.SGD` does, with the gradient multiplied by `grad_mult`"
+    g = p.grad*grad_mult + group['weight_decay']*p
     p.sub_(self._nesterov(p, g, group['momentum']), alpha=group['lr'])
 
 # %% ../nbs/api/34_optimizers.ipynb #960288eb

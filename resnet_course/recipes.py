@@ -26,13 +26,14 @@ from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropy
 from fastcore.basics import patch
 from torch import nn
 
+# %% ../nbs/api/37_recipes.ipynb #bcc6a12c
 from .core import (
     CourseError, check_args, check_choice, check_int, check_number, memory_advice, shorten)
 from .images import plain_tensor
 from .augment import height_width
 from .fastresnet import Whiten
 from .models import check_outputs, eval_mode, unwrap_model
-from .precision import precisions
+from .precision import precision_of, precisions
 from .distributed import in_step
 from .freeze import freeze_at_fit
 from .callbacks import (
@@ -41,6 +42,7 @@ from .callbacks import (
 from .optimizers import (
     check_timm, timm_lamb, torch_adam, torch_adamw, torch_muon, torch_sgd, torch_sgd_no_norms)
 from .checkpoint import resumable, restore_learner
+from .learner import facts_of
 
 # %% ../nbs/api/37_recipes.ipynb #fb0bb098
 @dataclass
@@ -468,8 +470,7 @@ class Distill(Callback):
     def scores(self)->torch.Tensor: # (N, classes), in float32
         "The teacher's scores for this batch, in the precision of the learner"
         device = self.xb[0].device
-        precision = self.learn.precision.resolved if hasattr(self.learn, 'precision') else 'fp32'
-        dtype = precisions[precision]
+        dtype = precisions[precision_of(self.learn)]
         half = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
         with torch.no_grad(), eval_mode(self.teacher), half:
             return plain_tensor(check_outputs(self.teacher(*self.xb))).float()
@@ -563,7 +564,7 @@ def fit_recipe(
     _check_fit(r, learn, epochs)
     if lr is None: lr = r.lr*((bs*r.accumulate if bs else r.bs)/r.bs)**r.lr_power
     _create_opt(learn, r, freeze_to, bn)
-    learn.recipe = _recipe_record(r, epochs, lr, getattr(learn, 'balance', None))
+    learn.recipe = _recipe_record(r, epochs, lr, facts_of(learn).balance)
     if taught: learn.recipe['teacher'] = _teacher_record(r, teacher)
     with memory_advice(bs, r.accumulate), restore_learner(learn), in_step(learn):
         with _checkpoints(learn, cbs, checkpoint, resume, minutes):
@@ -589,17 +590,16 @@ def _create_opt(learn, r, first, bn):
 
 def _configuration(learn, cbs):
     "The settings that a checkpoint stores to rebuild the learner"
-    dls = learn.dls
+    dls, facts = learn.dls, facts_of(learn)
     splits = zip(('train', 'valid', 'test'), dls.loaders)
     n_images = {split: getattr(dl, 'n', None) for split, dl in splits}
-    names = [*getattr(learn, 'more_cbs', ()), *(type(cb).__name__ for cb in cbs)]
+    names = [*facts.more_cbs, *(type(cb).__name__ for cb in cbs)]
     return dict(data=getattr(dls, 'cfg', None), model=getattr(learn.model, 'cfg', None),
-                seed=getattr(learn, 'seed', None),
+                seed=facts.seed,
                 images=dict(n_images, split_id=getattr(dls, 'split_id', None)),
                 cbs=names, recipe=learn.recipe,
-                precision=learn.precision.resolved if hasattr(learn, 'precision') else 'fp32',
-                compile=getattr(learn, 'compiled', False),
-                deterministic=getattr(learn, 'deterministic', False))
+                precision=precision_of(learn), compile=facts.compiled,
+                deterministic=facts.deterministic)
 
 # %% ../nbs/api/37_recipes.ipynb #19bab4f4
 def _checkpoints(learn, cbs, path, resume, minutes):

@@ -22,6 +22,8 @@ from .core import (
 from .loaders import check_one_label
 from .saving import save_weights
 from .export import image_meta
+from .precision import precision_of
+from .callbacks import history_of
 
 # %% ../nbs/api/51_records.ipynb #79afed15
 @check_args
@@ -77,18 +79,18 @@ def _run_record(
 )->dict: # Contents of `run.json`
     "Collect what is needed to repeat a run, and its results"
     dls = learn.dls
-    rows = learn.history.rows if hasattr(learn, 'history') else []
+    history = history_of(learn)
+    rows = history.rows
     splits = zip(('train', 'valid', 'test'), dls.loaders)
     rec = dict(schema=1, data=getattr(dls, 'cfg', None) or {},
                model=getattr(learn.model, 'cfg', {}),
-               recipe=learn.recipe, seed=learn.seed,
-               precision=learn.precision.resolved if hasattr(learn, 'precision') else 'fp32',
+               recipe=learn.recipe, seed=learn.seed, precision=precision_of(learn),
                n_params=sum(p.numel() for p in learn.model.parameters()),
                images={split: len(dl.dataset) for split, dl in splits if dl},
-               split_id=getattr(dls, 'split_id', None), balance=getattr(learn, 'balance', None),
+               split_id=getattr(dls, 'split_id', None), balance=learn.balance,
                train_seconds=sum(r['train_seconds'] for r in rows), history=rows)
-    if rows: rec['checkpoint_seconds'] = learn.history.saving
-    if getattr(learn, 'deterministic', False): rec['deterministic'] = True
+    if rows: rec['checkpoint_seconds'] = history.saving
+    if learn.deterministic: rec['deterministic'] = True
     rec |= {report.split: report.to_dict() for report in reports}
     rec |= dict(machine=machine(getattr(dls, 'device', None)), versions=versions(),
                 finished=datetime.now(timezone.utc).isoformat(timespec='seconds'))

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import (
     DataLoader as TorchLoader, Dataset, Sampler, Subset, TensorDataset, default_collate)
 
-from .core import CourseError, check_args, check_device
+from .core import CourseError, check_args, check_device, size_advice
 from .images import array_image, open_image
 from .loaders import CourseDataLoaders, ImageSetDL
 
@@ -139,6 +139,10 @@ class TorchDL(ImageSetDL):
         res = super().new(dataset, cls, **kwargs)
         if dataset is None: res.own = self.own   # which holds the images
         return res
+
+    def do_batch(self, b):
+        "Like fastai's; raises `CourseError` for images of different sizes, whatever collates them"
+        with size_advice(): return super().do_batch(b)
 
     def create_batches(self, samps):
         "Send batches to the device, from pinned memory and without waiting if that is a GPU"

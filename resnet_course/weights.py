@@ -337,25 +337,44 @@ def _with_dots(sd, own, label):
 
 
 # %% ../nbs/api/26_weights.ipynb #98bce71f
+def _whole_weights(sd, own):
+    "`sd` with the weights that it keeps in parts computed, unless the model keeps its own in parts"
+    _, parts_of_own = _compute_weights(own)
+    return (sd, {}) if parts_of_own else _compute_weights(sd)
+
+def _lacks_body(theirs, ours, head):
+    "Whether a parameter or average of the model's body has no tensor of its name in the file"
+    body = [k for k in ours if k not in head and 'num_batches' not in k]
+    return any(k not in theirs for k in body)
+
+def _common_names(own, head, sd):
+    "Tensor → its name in the form that both sides share, for a model and for a file"
+    is_resnet = any(k.startswith('layer1.') for k in usual_names(own).values())
+    ours, theirs = usual_names(own, is_resnet), usual_names(sd, is_resnet)
+    our_head = {k: ours[k] for k in head}
+    theirs |= _rename_head(own, our_head, sd, theirs)
+    in_head = set(our_head.values())
+    if _lacks_body(set(theirs.values()), ours.values(), in_head):
+        pairs = _by_structure(list(ours.values()), list(sd), in_head)
+        if pairs: theirs |= {k: common for common, k in pairs.items()}
+    return ours, theirs
+
+def _place(match, name, key):
+    "Find the tensor that the file calls `key` for the model's tensor `name`"
+    if key in match.left: _found(match, name, match.left.pop(key))
+    else: _absent(match, name)
+    if key in match.done and name in match.new:
+        notes = [match.notes[name], match.done[key]]
+        match.notes[name] = ', '.join(filter(None, notes))
+
+# %% ../nbs/api/26_weights.ipynb #0a0781af
 def _match(own, head, sd, label, grids=()):
     "Match the tensors of a state dict `sd` with `own`, the tensors of a model with the head `head`"
-    sd = _with_dots(sd, own, label)
-    sd, done = _compute_weights(sd) if not _compute_weights(own)[1] else (sd, {})
-    resnet = any(k.startswith('layer1.') for k in usual_names(own).values())
-    ours, names = usual_names(own, resnet), usual_names(sd, resnet)
-    names |= _rename_head(own, {k: ours[k] for k in head}, sd, names)
-    tops, known = {ours[k] for k in head}, set(names.values())
-    if any(k not in known and k not in tops and 'num_batches' not in k for k in ours.values()):
-        pairs = _by_structure(list(ours.values()), list(sd), tops)
-        if pairs: names |= {theirs: k for k, theirs in pairs.items()}
-    match = _Match(own, head, _renamed(names, sd, label), LoadReport(label),
-                   grids=list(grids))
-    match.done = {names[k]: note for k, note in done.items()}
-    for name, key in ours.items():
-        if key in match.left: _found(match, name, match.left.pop(key))
-        else: _absent(match, name)
-        if key in match.done and name in match.new:
-            match.notes[name] = ', '.join(filter(None, [match.notes[name], match.done[key]]))
+    sd, done = _whole_weights(_with_dots(sd, own, label), own)
+    ours, theirs = _common_names(own, head, sd)
+    match = _Match(own, head, _renamed(theirs, sd, label), LoadReport(label), grids=list(grids))
+    match.done = {theirs[k]: note for k, note in done.items()}
+    for name, key in ours.items(): _place(match, name, key)
     _drop_partial_head(match)
     match.report.matched = [k for k in match.new if not match.notes[k]]
     match.report.adapted = {k: match.notes[k] for k in match.new if match.notes[k]}

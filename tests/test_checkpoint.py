@@ -134,6 +134,7 @@ def test_frozen_groups_stay_frozen(tmp_path, bn):
     with pytest.warns(UserWarning, match='CtrlC'): second, how = learner_from_checkpoint(tmp_path)
     fit_recipe(quiet(second), **how)
     assert torch.equal(bits(second), bits(whole)) and second.frozen.bn == bn
+    assert second.opt.frozen_idx == whole.opt.frozen_idx > 0   # for the next fit
 
 def test_swa_is_finished_after_the_last_epoch(tmp_path):
     class Die(Callback):

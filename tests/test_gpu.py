@@ -251,7 +251,7 @@ def test_float32_is_not_tf32():
     learn, seen = digits_learner(precision='fp32'), []
     class Note(Callback):
         def after_pred(self): seen.append((self.training, torch.backends.cudnn.allow_tf32))
-    with mock.patch.object(learn, '_flags', lambda is_fit=False: backend_flags('tf32')):
+    with mock.patch.object(learn, 'compute_flags', lambda is_fit=False: backend_flags('tf32')):
         learn.fit(1, 0.01, cbs=Note())
     learn.add_cb(Note())
     before, seen[:] = torch.backends.cudnn.allow_tf32, [o for o in seen if o[0]][:1]
