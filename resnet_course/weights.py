@@ -9,6 +9,7 @@ __all__ = ['LoadReport', 'infer_arch', 'variant_of', 'torchvision_file', 'load_w
 import math, re
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -47,6 +48,7 @@ class LoadReport:
     missing:list[str] = field(default_factory=list) # In the model, not in the file: left unchanged
     taken:str = '' # Which of several sets of weights was loaded; '' if the file has just one
     others:list[str] = field(default_factory=list) # The other sets; `part=` selects one of them
+    unused:dict[str, str] = field(default_factory=dict) # Averages that do not fit: path → reason
     def __str__(self):
         lines = [f'{printable(self.source)}: {len(self.matched)} tensors matched']
         for kind in ('adapted', 'skipped', 'missing'):
@@ -56,6 +58,7 @@ class LoadReport:
             lines.append(f'  taken: {self.taken!r}, of several sets of weights; '
                          f'load_weights(..., part={self.others[0]!r}) takes another '
                          f'({shorten(map(repr, self.others))})')
+        lines += [f'  not taken: the average {k!r}, because {why}' for k, why in self.unused.items()]
         return '\n'.join(lines)
     __repr__ = __str__
 
@@ -70,8 +73,15 @@ def _adapt_channels(
     return w[:, torch.arange(n_in)%c]*(c/n_in)
 
 # %% ../nbs/api/26_weights.ipynb #790cfc62
-_positions = re.compile(r'(^|\.)(absolute_)?pos(ition(al)?)?_(embed(ding)?s?)(\.\d+|\.weight)?$')
-_relative = re.compile(r'relative_position_(bias_table|index)$|rel_pos|attention_bias')
+_positions = re.compile(r'(^|\.)(absolute_)?pos(ition(al)?)?_(embed(ding)?s?)([._]\d+|\.weight)?$')
+# of Swin, BEiT and MaxViT; of LeViT and TinyViT; of SAM, MViT and BoTNet
+_table = re.compile(r'relative_position_bias_table$')
+_offsets = re.compile(r'attention_biases$')
+_lines = re.compile(r'(^|[._])(rel_pos_[hwt]|(height|width)_rel)$')
+_relative = re.compile(r'relative_position|rel_pos|attention_bias|(height|width)_rel')
+# buffers that follow from the size of the image or window
+_derived = re.compile(r'(relative_position_index|relative_coords_table|attn_mask'
+                      r'|attention_bias_idxs)$')
 
 def _pair(size):
     "(height, width) of a declared size in pixels, or None"
@@ -89,20 +99,39 @@ def _grids(model):
         elif image and patch: res.append(tuple(side//p for side, p in zip(image, patch)))
     return res
 
+def _windows(model):
+    "Rows and columns of the windows of attention that modules declare, by the module's name"
+    res = {}
+    for name, m in model.named_modules():
+        sizes = [_pair(getattr(m, o, None)) for o in ('window_size', 'resolution')]
+        if any(sizes): res[name] = sizes[0] or sizes[1]
+    return res
+
+class _Sizes:
+    "The sizes that the modules of a network declare"
+    def __init__(self, model): self.grids, self.windows = _grids(model), _windows(model)
+
 
 # %% ../nbs/api/26_weights.ipynb #11903182
+def _square(n):
+    "Rows and columns of a square of `n`; None if it is none"
+    side = math.isqrt(max(n, 0))
+    return (side, side) if side > 0 and side*side == n else None
+
 def _find_grids(v, like, grids):
     "Number of other tokens, and the grids of two position embeddings; None if not known"
     if v.shape[-1] != like.shape[-1] or v.ndim != like.ndim: return None
-    if v.ndim == 4: return (0, v.shape[1:3], like.shape[1:3]) if len(v) == len(like) == 1 else None
+    if v.ndim == 4:
+        # NesT has rows of patches for each of several blocks, which are no grid
+        is_blocks = v.shape[1] == like.shape[1] and _square(v.shape[2]) and _square(like.shape[2])
+        return None if is_blocks or len(v)*len(like) > 1 else (0, v.shape[1:3], like.shape[1:3])
     if v.ndim not in (2, 3) or v.shape[:-2] != like.shape[:-2]: return None
     n_old, n_new = v.shape[-2], like.shape[-2]
     for n_other in range(9):   # class token, distillation token, registers
-        side, own = math.isqrt(max(n_old - n_other, 0)), math.isqrt(max(n_new - n_other, 0))
+        old, new = _square(n_old - n_other), _square(n_new - n_other)
         news = [o for o in grids if math.prod(o) == n_new - n_other]
-        if not grids and own > 0 and own*own == n_new - n_other: news = [(own, own)]
-        if news and side > 0 and side*side == n_old - n_other:
-            return n_other, (side, side), news[0]
+        if not grids and new: news = [new]
+        if news and old: return n_other, old, news[0]
 
 
 # %% ../nbs/api/26_weights.ipynb #5e6a6051
@@ -120,6 +149,99 @@ def _resample_positions(
     grid = grid.permute(0, 2, 3, 1).reshape(-1, c).to(v.dtype)
     res = torch.cat([tokens[:n_other], grid])
     return res.reshape(1, *new, c) if v.ndim == 4 else res.reshape(*v.shape[:-2], len(res), c)
+
+
+# %% ../nbs/api/26_weights.ipynb #4daa8277
+def _knots(old, new):
+    "Where BEiT places a side of `old` offsets among `new` ones: steps grow away from the center"
+    n = old//2
+    low, high = 1.01, 1.5
+    while high - low > 1e-6:
+        q = (low + high)/2
+        if (1 - q**n)/(1 - q) > new//2: high = q
+        else: low = q
+    places = list(accumulate(q**i for i in range(n)))
+    return torch.tensor([-o for o in reversed(places)] + [0] + places)
+
+def _around(old, new):
+    "The knots before and after each of `new` offsets, and the distances from them"
+    knots, at = _knots(old, new), torch.arange(new) - new//2.
+    after = torch.bucketize(at, knots).clamp(max=old - 1)
+    before = (after - 1).clamp(min=0)
+    d0, d1 = (at - knots[before]).clamp(min=0), (knots[after] - at).clamp(min=0)
+    is_knot = (d0 == 0) & (d1 == 0)   # two knots that are the same, at the ends
+    return before, after, d0.masked_fill(is_knot, 1), d1.masked_fill(is_knot, 1)
+
+
+# %% ../nbs/api/26_weights.ipynb #5875d9a2
+def _resample_offsets(
+    v:Tensor, # Biases by offset (heads,rows,columns), with odd numbers of rows and columns
+    new:tuple # Rows and columns to convert to, odd
+)->Tensor: # heads, and as many rows and columns as `new`
+    "Interpolate relative positions to a different window, as timm does"
+    y0, y1, up, down = _around(v.shape[1], new[0])
+    x0, x1, left, right = _around(v.shape[2], new[1])
+    total = 0.
+    for y, far_y in ((y0, down), (y1, up)):
+        for x, far_x in ((x0, right), (x1, left)):
+            total = total + v[:, y[:, None], x].float()*(far_y[:, None]*far_x)
+    return (total/((up + down)[:, None]*(left + right))).to(v.dtype)
+
+
+# %% ../nbs/api/26_weights.ipynb #0bc2009a
+def _resize_table(v, like, window):
+    "A table of Swin, BEiT or MaxViT for another window; None if it is not known. With a note"
+    if v.ndim == like.ndim == 3 and len(v) == len(like):
+        new = tuple(like.shape[1:])
+        if any(o%2 == 0 for o in (*v.shape[1:], *new)): return None
+        return _resample_offsets(v, new), _note(v.shape[1:], new)
+    if v.ndim != 2 or like.ndim != 2 or v.shape[1] != like.shape[1]: return None
+    for n_other in (0, 3):   # BEiT: from the class token, to it, to itself
+        new = _square(len(like) - n_other)
+        if window: new = tuple(2*o - 1 for o in window)
+        old = _square(len(v) - n_other)
+        if not old or not new or math.prod(new) != len(like) - n_other: continue
+        if old[0]%2 == 0 or any(o%2 == 0 for o in new): continue
+        table, other = v[:len(v) - n_other], v[len(v) - n_other:]
+        table = _resample_offsets(table.T.reshape(-1, *old), new)
+        return torch.cat([table.flatten(1).T, other]), _note(old, new)
+
+def _note(old, new):
+    "What happened to offsets, as the window that they belong to"
+    (h0, w0), (h1, w1) = (((o[0] + 1)//2, (o[1] + 1)//2) for o in (old, new))
+    return f'relative positions of a {h0}×{w0} window → {h1}×{w1}'
+
+
+# %% ../nbs/api/26_weights.ipynb #27ada1c7
+def _resize_biases(v, like, resolution):
+    "LeViT's biases for another resolution, by the distances of rows and of columns; with a note"
+    if v.ndim != 2 or like.ndim != 2 or len(v) != len(like): return None
+    old, new = _square(v.shape[1]), resolution or _square(like.shape[1])
+    if not old or not new or math.prod(new) != like.shape[1]: return None
+    grid = v.float().reshape(1, len(v), *old)
+    grid = F.interpolate(grid, size=new, mode='bicubic', antialias=True)
+    note = f'relative positions of a {old[0]}×{old[1]} window → {new[0]}×{new[1]}'
+    return grid.reshape(len(v), -1).to(v.dtype), note
+
+def _resize_line(v, like):
+    "Relative positions of rows or columns, as SAM interpolates them; with a note"
+    if v.ndim != 2 or like.ndim != 2 or v.shape[1] != like.shape[1]: return None
+    res = F.interpolate(v.float().T[None], size=len(like), mode='linear')[0].T
+    return res.to(v.dtype), f'relative positions: {len(v)} offsets → {len(like)}'
+
+
+# %% ../nbs/api/26_weights.ipynb #bcd2d9d7
+def _resized(name, v, like, sizes):
+    "Positions `v` for the network's own grid, and a note; None if they cannot be interpolated"
+    window = sizes.windows.get(name.rpartition('.')[0])
+    if _table.search(name): return _resize_table(v, like, window)
+    if _offsets.search(name): return _resize_biases(v, like, window)
+    if _lines.search(name): return _resize_line(v, like)
+    grids = _find_grids(v, like, sizes.grids) if _positions.search(name) else None
+    if not grids: return None
+    n_other, old, new = grids
+    note = f'positions of {old[0]}×{old[1]} patches → {new[0]}×{new[1]}'
+    return _resample_positions(v, n_other, old, new), note
 
 
 # %% ../nbs/api/26_weights.ipynb #ed03a4a2
@@ -179,16 +301,19 @@ class _Match:
     notes:dict = field(default_factory=dict) # Name → what was changed, '' for nothing
     bad:dict = field(default_factory=dict) # Name → why the file's tensor cannot be loaded
     done:dict = field(default_factory=dict) # Name → how a weight kept in parts was computed
-    grids:list = field(default_factory=list) # Rows and columns of the model's patches
+    sizes:_Sizes = None # Sizes that the model's modules declare
     wrong_shape:bool=False # Does a tensor's shape belong to a different network?
     def __post_init__(self): self.first = _first_conv(self.own)
 
 # %% ../nbs/api/26_weights.ipynb #646614be
+_own_kept = "follows from the size of the image; the model's own is kept"
+
 def _absent(match, name):
     "Record that the file has no tensor `name`"
     if name.endswith('num_batches_tracked'):
         match.new[name] = torch.zeros_like(match.own[name])
         match.notes[name] = 'not in the file, set to 0'
+    elif _derived.search(name): match.report.skipped[name] = _own_kept
     else: match.report.missing.append(name)
 
 def _found(match, name, v):
@@ -201,6 +326,7 @@ def _found(match, name, v):
     elif name == match.first and _differ_only_in(1, v, like): _add(match, name, v)
     elif name in match.head and _differ_only_in(0, v, like):
         match.report.skipped[name] = f'{len(v)} classes, the model has {len(like)}'
+    elif _derived.search(name): match.report.skipped[name] = _own_kept
     else: _resize(match, name, v)
 
 
@@ -208,11 +334,9 @@ def _found(match, name, v):
 def _resize(match, name, v):
     "Interpolate positions, or note that a tensor has a different shape"
     like = match.own[name]
-    grids = _find_grids(v, like, match.grids) if _positions.search(name) else None
-    if grids:
-        n_other, old, new = grids
-        note = f'positions of {old[0]}×{old[1]} patches → {new[0]}×{new[1]}'
-        _add(match, name, _resample_positions(v, n_other, old, new), note)
+    resized = _resized(name, v, like, match.sizes) if match.sizes else None
+    if resized:
+        _add(match, name, *resized)
         return
     advice = ''
     if _positions.search(name) or _relative.search(name):
@@ -368,11 +492,12 @@ def _place(match, name, key):
         match.notes[name] = ', '.join(filter(None, notes))
 
 # %% ../nbs/api/26_weights.ipynb #0a0781af
-def _match(own, head, sd, label, grids=()):
+def _match(own, head, sd, label, sizes=None):
     "Match the tensors of a state dict `sd` with `own`, the tensors of a model with the head `head`"
     sd, done = _whole_weights(_with_dots(sd, own, label), own)
     ours, theirs = _common_names(own, head, sd)
-    match = _Match(own, head, _renamed(theirs, sd, label), LoadReport(label), grids=list(grids))
+    match = _Match(own, head, _renamed(theirs, sd, label), LoadReport(label),
+                   sizes=sizes)
     match.done = {theirs[k]: note for k, note in done.items()}
     for name, key in ours.items(): _place(match, name, key)
     _drop_partial_head(match)
@@ -389,7 +514,7 @@ _spare = re.compile(
     r'|^(mask_token\w*|masked_embed|decoder\w*|class_weights?|pos_weight)\b'
     r'|^(\w*_)?(acc\w*|metrics?\w*|f1\w*|auroc|auc|confmat|confusion\w*|precision|recall|top\d)\b'
     r'|^1\.\d+\.'   # the head of fastai's vision_learner
-    r'|(total_ops|total_params|num_batches_tracked)$')
+    r'|(total_ops|total_params|num_batches_tracked)$|' + _derived.pattern)
 
 def _problems(match):
     "List the reasons not to load a file, and whether it is from a different network"
@@ -443,7 +568,7 @@ def _inside(sd, prefix):
     return part
 
 # %% ../nbs/api/26_weights.ipynb #8f6f4a44
-def _candidates(own, head, sets, label, grids=()):
+def _candidates(own, head, sets, label, sizes=None):
     "All ways to take weights for a model with the tensors `own`; the ones in `head` compute scores"
     body = [k for k in own if k not in head and 'num_batches_tracked' not in k]
     res = []
@@ -454,7 +579,7 @@ def _candidates(own, head, sets, label, grids=()):
             path = '.'.join(filter(None, [group, prefix.rstrip('.')]))
             c = _Candidate(path, prefix, group, _inside(sd, prefix))
             try:
-                c.match = _match(own, head, c.sd, label, grids)
+                c.match = _match(own, head, c.sd, label, sizes)
                 c.problems, c.other_network = _problems(c.match)
             except CourseError as e: c.error = e
             res.append(c)
@@ -481,6 +606,17 @@ def _check_unclear(found, fitting, part):
         raise CourseError(f'{c.error}{other}')
 
 
+# %% ../nbs/api/26_weights.ipynb #ca2f1f6e
+def _unused(found, best, sets):
+    "The averages in a file that do not fit, and why: path → reason"
+    no_names = 'its tensors have no names, and other shapes than the plain weights'
+    res = dict.fromkeys(getattr(sets, 'unnamed', ()), no_names)
+    for c in found:
+        is_large = 2*len(c.sd) >= len(best.sd)
+        if not c.prefix and c.problems and is_large and preference(c.path, sets) == 0:
+            res[c.path] = '; '.join(c.problems)
+    return res
+
 # %% ../nbs/api/26_weights.ipynb #0ec09608
 def _misfit(found, label):
     "The error for a file in which no part fits, about the part that comes closest"
@@ -496,7 +632,7 @@ def _misfit(found, label):
 
 def _choose(model, sets, label, part):
     "The set of weights to load, and the other sets that fit; raises `CourseError` if none does"
-    found = _candidates(model.state_dict(), _head_names(model), sets, label, _grids(model))
+    found = _candidates(model.state_dict(), _head_names(model), sets, label, _Sizes(model))
     fitting = [c for c in found if not c.problems and not c.error]
     if part is None: _check_share(fitting, sets)
     fitting = [c for c in fitting if not c.problems]
@@ -507,7 +643,9 @@ def _choose(model, sets, label, part):
         exact = [c for c in fitting if c.path == part]
         wanted = exact or [c for c in fitting if f'{c.path}.'.startswith(f'{part}.')]
         if not wanted: check_choice(part, [c.path for c in fitting], 'part')
-    best = min(wanted, key=lambda c: preference(c.path))
+    best = min(wanted, key=lambda c: preference(c.path, sets))
+    if part is None and preference(best.path, sets) > 0:
+        best.match.report.unused = _unused(found, best, sets)
     return best, [c.path for c in fitting if c is not best]
 
 # %% ../nbs/api/26_weights.ipynb #f391cb5c

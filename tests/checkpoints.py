@@ -584,7 +584,94 @@ def _(d, sd):
     ema = dict(decay=.99, num_updates=3, shadow_params=params, collected_params=[])
     return save(d, dict(model=sd, ema=ema))
 
+# Averages that callbacks and other tools keep
+
+def lightning(sd, **callbacks):
+    "A checkpoint of Lightning 2, with the state of some callbacks"
+    numbers = dict(best_model_score=torch.tensor(.3), best_k_models={'a.ckpt': torch.tensor(.3)})
+    return dict(state_dict=prefixed(sd, 'model.'), epoch=1, loops={}, optimizer_states=[],
+                callbacks={"ModelCheckpoint{'monitor': 'val_loss'}": numbers} | callbacks)
+
+def other(): return create_model('resnet8').state_dict()
+
+def params(sd): return {k: v for k, v in sd.items() if not re.search('running|num_batches', k)}
+
+@good("Lightning's WeightAveraging, sorted by name", "taken: 'state_dict', of several")
+def _(d, sd):
+    ckpt = lightning(sd, WeightAveraging=dict(latest_update_step=3))
+    ckpt['averaging_state'] = dict(n_averaged=torch.tensor(3))
+    ckpt['current_model_state'] = prefixed(other(), 'model.')
+    return save(d, dict(sorted(ckpt.items())))
+
+@good("Lightning's StochasticWeightAveraging",
+      "taken: 'callbacks.StochasticWeightAveraging.average_model_state'")
+def _(d, sd):
+    swa = dict(n_averaged=2, average_model_state=prefixed(sd, 'model.'))
+    return save(d, lightning(other(), StochasticWeightAveraging=swa))
+
+@good('a callback with a dict of averages, and the weights to go on with',
+      "taken: 'callbacks.EMA.ema_weights'")
+def _(d, sd):
+    ema = dict(original_weights=prefixed(other(), 'model.'), ema_weights=prefixed(sd, 'model.'))
+    return save(d, lightning(other(), **{"EMA{'decay': 0.999}": ema}))
+
+@good('the plain weights beside the average of a callback', "taken: 'state_dict', of several",
+      part='state_dict')
+def _(d, sd):
+    return save(d, lightning(sd, EMACallback=dict(ema_state_dict=prefixed(other(), 'model.'))))
+
+@good('a callback with an AveragedModel of the LightningModule', "taken: 'callbacks.EMA2.state'")
+def _(d, sd):
+    average = prefixed(sd, 'module.model.') | dict(n_averaged=torch.tensor(3))
+    return save(d, lightning(other(), EMA2=dict(state=average)))
+
+@good('a callback with a list of averages of the whole state dict',
+      "taken: 'callbacks.EMA.ema_weights'")
+def _(d, sd): return save(d, lightning(other(), EMA=dict(ema_weights=list(sd.values()))))
+
+@good("NeMo's average among the optimizer's state", "taken: 'optimizer_states.0.ema'")
+def _(d, sd):
+    state = dict(opt=dict(state={}), ema=tuple(params(sd).values()), decay=.99)
+    return save(d, lightning(sd) | dict(optimizer_states=[state]))
+
+@good('an average that matches nothing in the file', "not taken: the average 'ema', because its")
+def _(d, sd): return save(d, dict(model=sd, ema=[torch.ones(3)]*99))
+
+@good('an average without one of the stages', "not taken: the average 'ema', because 10 of 42")
+def _(d, sd):
+    return save(d, dict(model=sd, ema={k: v for k, v in sd.items() if 'layer1' not in k}))
+
+@good('a dict of averaged parameters', "taken: 'ema.shadow'")
+def _(d, sd): return save(d, dict(model=sd, ema=dict(shadow=params(sd), decay=.99)))
+
+@good('averaged parameters under names with underscores', "taken: 'ema'")
+def _(d, sd):
+    return save(d, dict(model=sd, ema={k.replace('.', '_'): v for k, v in params(sd).items()}))
+
+@good("MMEngine's files, where the two are exchanged", "taken: 'state_dict', of several")
+def _(d, sd):
+    ema = prefixed(other(), 'module.backbone.') | dict(steps=torch.tensor(3))
+    meta = dict(epoch=3, mmengine_version='0.10.4')
+    return save(d, dict(meta=meta, state_dict=prefixed(sd, 'backbone.'), ema_state_dict=ema))
+
+@good("Composer's EMA", "taken: 'state.algorithms.EMA.ema_model'")
+def _(d, sd):
+    ema = dict(training_model=prefixed(other(), 'module.'), ema_model=prefixed(sd, 'module.'))
+    state = dict(model=prefixed(other(), 'module.'), algorithms=[('EMA', ema)])
+    return save(d, dict(state=state, rng=[]))
+
+@good('ema_pytorch: the network itself comes first', "taken: 'ema.ema_model'")
+def _(d, sd):
+    ema = prefixed(other(), 'online_model.') | prefixed(sd, 'ema_model.')
+    return save(d, dict(model=other(), ema=ema | dict(step=torch.tensor([3]))))
+
+@good('several averages in a list', "taken: 'ema.0'")
+def _(d, sd): return save(d, dict(models=[other()], ema=[sd]))
+
 # Must be refused without running anything and without changing the model
+
+@bad('a list of averaged parameters alone', 'holds only an average without names')
+def _(d, sd): return save(d, dict(shadow_params=list(params(sd).values()), decay=.99))
 
 @bad("LitEma's average of a network with BatchNorm, alone", 'give the file that holds the plain')
 def _(d, sd): return save(d, lit_ema(network(sd)))

@@ -1,5 +1,6 @@
 """Weights: checkpoints load completely or not at all, and saved models come back exactly"""
-import json, os, pathlib
+import json, os, pathlib, re
+from importlib import import_module
 from urllib.error import URLError
 
 import pytest, torch, torchvision
@@ -9,6 +10,7 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from helpers import file_size_limit
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn.utils import prune
 
 from resnet_course.core import CourseError, MissingFileError
@@ -23,6 +25,18 @@ def state(m): return {k: v.clone() for k, v in m.state_dict().items()}
 def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 def test_enough_cases(): assert len(cases) >= 40
+
+AVERAGES = ['WeightAveraging', 'callback', 'NeMo', 'averaged parameters', 'MMEngine', 'Composer',
+            'ema_pytorch', 'averages in a list', 'an average that', 'an average without']
+
+@pytest.mark.parametrize('case', [c for c in cases if c.loads and any(o in c.title
+                                  for o in AVERAGES)], ids=lambda c: c.title)
+def test_the_right_one_of_two(case, tmp_path):
+    "The weights that are expected are loaded, not those beside them"
+    torch.manual_seed(0)
+    net, sd = create_model('resnet8'), state(create_model('resnet8'))
+    load_weights(net, case.make(tmp_path, sd), **case.args)
+    assert same(state(net), sd)
 
 @pytest.mark.parametrize('case', cases, ids=lambda c: c.title)
 def test_case(case, tmp_path):
@@ -158,13 +172,83 @@ def test_positions_of_another_grid(make, size, n_other, tmp_path):
     assert same(others, {k: v for k, v in state(b).items() if k != name})
 
 def test_positions_that_are_not_known():
-    "A grid that is not square in the file, and relative positions of other windows"
+    "A grid that is not square in the file, blocks of patches, and windows that are not square"
     with pytest.raises(CourseError, match='pos_embed: .*create it for the size of images'):
         load_weights(timm_vit(224), timm_vit((64, 160)).state_dict())
-    def swin(window):
-        return torchvision.models.SwinTransformer([4, 4], 24, [2], [2], [window, window])
+    timm = pytest.importorskip('timm', reason='timm is not installed')
+    def nest(size): return timm.create_model('nest_tiny', img_size=size, num_classes=3)
+    with pytest.raises(CourseError, match='pos_embed: .*create it for the size of images'):
+        load_weights(nest(128), nest(224).state_dict())
+    def swin(*window): return torchvision.models.SwinTransformer([4, 4], 24, [2], [2], list(window))
     with pytest.raises(CourseError, match='relative_position.*create it for the size of images'):
-        load_weights(swin(4), swin(7).state_dict())
+        load_weights(swin(4, 4), swin(4, 8).state_dict())
+
+# Relative positions for another window: title → timm's network, its other size and options,
+# timm's module with the function that resizes, and what the report says
+
+SMALL = dict(depth=1, embed_dim=96, num_heads=3)
+TABLES = {
+    "timm's Swin at 224 px in one for 96 px": (
+        'swin_tiny_patch4_window7_224', 96, {}, 'swin_transformer', 'a 7×7 window → 6×6'),
+    "timm's Swin in one with oblong windows": (
+        'swin_tiny_patch4_window7_224', (224, 448), dict(window_size=(7, 14)), 'swin_transformer',
+        'a 7×7 window → 7×14'),
+    "timm's BEiT at 224 px in one for 128×96 px": (
+        'beit_base_patch16_224', (128, 96), SMALL, 'beit', 'a 14×14 window → 8×6'),
+    "timm's MaxViT at 224 px in one for 320 px": (
+        'maxvit_tiny_tf_224', 320, {}, 'maxxvit', 'a 7×7 window → 10×10'),
+    "timm's CoAtNet at 224 px in one for 128 px": (
+        'coatnet_pico_rw_224', 128, {}, 'maxxvit', 'a 14×14 window → 8×8'),
+    "timm's EfficientViT-M0 at 224 px in one for 160 px": (
+        'efficientvit_m0', 160, {}, 'efficientvit_msra', 'a 7×7 window → 5×5')}
+
+def randomize_positions(net):
+    for k, p in net.named_parameters():
+        if re.search('relative_position|attention_biases|rel_pos', k): nn.init.normal_(p)
+
+@pytest.mark.parametrize('name,size,kwargs,module,says', TABLES.values(), ids=list(TABLES))
+def test_relative_positions_of_another_window(name, size, kwargs, module, says, tmp_path):
+    "Every tensor is the one that timm's own function gives, bit for bit"
+    timm = pytest.importorskip('timm', reason='timm is not installed')
+    torch.manual_seed(0)
+    own = {k: v for k, v in kwargs.items() if k != 'window_size'}
+    a = timm.create_model(name, num_classes=3, **own)
+    b = timm.create_model(name, num_classes=3, img_size=size, **kwargs)
+    randomize_positions(a)
+    torch.save(a.state_dict(), tmp_path/'w.pth')
+    report = load_weights(b, tmp_path/'w.pth')
+    assert f'relative positions of {says}' in report.adapted.values() and not report.missing
+    convert = import_module(f'timm.models.{module}').checkpoint_filter_fn
+    want = convert({k: v.clone() for k, v in a.state_dict().items()}, b)
+    assert same(want, b.state_dict())
+
+def test_relative_positions_of_rows_and_columns():
+    "MViT's lines are those that SAM's own code would interpolate"
+    timm = pytest.importorskip('timm', reason='timm is not installed')
+    from timm.models.vision_transformer_sam import get_rel_pos
+    a, b = (timm.create_model('mvitv2_tiny', num_classes=3, img_size=o) for o in (224, 160))
+    randomize_positions(a)
+    report = load_weights(b, a.state_dict())
+    old, new = (dict(o.named_parameters()) for o in (a, b))
+    assert len(report.adapted) == 20
+    for k in report.adapted:
+        n = (len(new[k]) + 1)//2
+        assert torch.equal(get_rel_pos(n, n, old[k]), get_rel_pos(n, n, new[k]))
+
+@pytest.mark.parametrize('version', ['', 'V2'])
+def test_indices_of_another_window(version):
+    "What follows from the window is the network's own, for torchvision's Swin, too"
+    block = getattr(torchvision.models.swin_transformer, f'SwinTransformerBlock{version}')
+    def swin(n):
+        return torchvision.models.SwinTransformer([4, 4], 24, [2], [2], [n, n], block=block)
+    a, b = swin(7), swin(4)
+    index = 'features.1.0.attn.relative_position_index'
+    want = b.state_dict()[index]
+    report = load_weights(b, a.state_dict())
+    assert torch.equal(b.state_dict()[index], want)
+    assert 'follows from the size' in report.skipped[index]
+    x = torch.randn(1, 3, 32, 32)
+    assert b.eval()(x).isfinite().all()
 
 def test_masks_are_applied():
     net = create_model('resnet8').eval()
