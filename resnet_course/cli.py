@@ -108,7 +108,8 @@ SkipBad = Annotated[bool, typer.Option(
 # %% ../nbs/api/71_cli.ipynb #ae38cf55
 Seed = Annotated[int, typer.Option(help='the same seed gives the same run')]
 Resume = Annotated[Optional[Path], typer.Option(
-    help='resume this interrupted run; its folder records all other settings')]
+    help='resume this interrupted run, or its folds or seeds; the folder records all other '
+         'settings')]
 Balance = Annotated[Optional[str], typer.Option(
     help="for rare classes: 'loss' gives them larger weights, 'sample' draws them more often")]
 Group = Annotated[Optional[str], typer.Option(
@@ -245,13 +246,18 @@ def _run_all(command, seeds, folds, each, kwargs):
     resume = kwargs['resume']
     if folds or resume and (check_path(resume, 'resume')/'folds.json').is_file():
         return _run_folds(command, seeds, folds, each, kwargs)
-    run, recs = getattr(runs, f'{command}_run'), []
-    for seed in [seeds[0]] if resume else seeds:
-        with _resumable(command): done = run(seed=seed, **kwargs)
-        each(*done)
-        recs.append(done[0])
-        if len(recs) > 1: res = runs.save_seeds(recs)
-    if len(recs) < 2: return
+    series = runs.unfinished_seeds(resume) if resume else None
+    if series or len(seeds) > 1 and not resume:
+        return _run_seeds(command, seeds, each, dict(kwargs, resume=series))
+    run = getattr(runs, f'{command}_run')
+    with _resumable(command): done = run(seed=seeds[0], **kwargs)
+    each(*done)
+
+def _run_seeds(command, seeds, each, kwargs):
+    "Run once for each seed, and print the mean"
+    from resnet_course.runs import seeds_run
+    with _resumable(command):
+        res = seeds_run(seeds, each=each, finetune=command == 'finetune', tell=say, **kwargs)
     say(f"\nseeds    {res['path']}")
     _say_mean(res['top1'], 'seeds')
 
@@ -261,7 +267,8 @@ def _run_folds(command, seeds, folds, each, kwargs):
     if len(seeds) > 1: raise CourseError('--folds runs each fold once: leave out --seeds')
     if folds: kwargs['k'] = folds
     with _resumable(command):
-        res = kfold_run(each=each, finetune=command == 'finetune', seed=seeds[0], **kwargs)
+        res = kfold_run(each=each, finetune=command == 'finetune', seed=seeds[0], tell=say,
+                        **kwargs)
     say(f"\nfolds    {Path(res['path'])/'folds.json'}")
     _say_mean(res['top1'], 'folds')
 
@@ -286,8 +293,12 @@ def _resumable(command):
     try: yield
     except Interrupted as e:  # here, because typer would only print that it was aborted
         say(str(e), err=True)
-        if e.path: say(f'resume with: resnet-course {command} --resume {e.path.parent}', err=True)
+        if e.path: say(f'resume with: resnet-course {command} --resume {_resumed(e.path)}', err=True)
         raise typer.Exit(130)
+
+def _resumed(path):
+    "What `--resume` takes: several seeds are a file, anything else is a folder"
+    return path if path.name.endswith('-seeds.json') else path.parent
 
 # %% ../nbs/api/71_cli.ipynb #12c67890
 @app.command(epilog=_examples(

@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['learner_from_checkpoint', 'load_teacher', 'train_run', 'finetune_run', 'mean_ci', 'kfold_run', 'save_seeds',
-           'seeds_of', 'stage_means']
+           'seeds_of', 'seeds_run', 'unfinished_seeds', 'stage_means']
 
 # %% ../nbs/api/52_runs.ipynb #efa3b90e
 import inspect, json, math, os, statistics, warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 from fastai.torch_core import num_distrib, rank_distrib
+from fastcore.basics import patch
 from scipy import stats
 from torch import nn
 
 from .core import (
-    CourseError, atomic_write, check_args, check_path, read_json, write_json)
+    CourseError, atomic_write, check_args, check_path, is_whole, read_json, write_json)
 from .download import checksum
 from .datasets import datasets
 from .loaders import get_dls
@@ -362,6 +364,7 @@ def kfold_run(
     finetune:bool=False, # Fine-tune with `finetune_run`? False: train with `train_run`
     resume:str|Path|None=None, # Folder of interrupted folds; it records the other arguments
     setup:callable=None, # As for `train_run`
+    tell:callable=None, # Called with a line about the folds that are left, before they are resumed
     **kwargs        # For `train_run` or `finetune_run`
 )->dict: # Contents of `folds.json`: a row per fold, and mean, sd and ci of each metric
     "Train and test once per fold, and save the mean; raises `CourseError` for invalid input"
@@ -369,6 +372,7 @@ def kfold_run(
     connect()
     if resume: folder, state = _read_folds(check_path(resume, 'resume'), finetune, kwargs)
     else: folder, state = _new_folds(k, data, arch, out, finetune, kwargs)
+    if resume and tell: tell(_about_folds(folder, state))
     try:
         with nullcontext() if rank_distrib() else run_lock(folder):
             return _run_folds(folder, state, each, setup, kwargs)
@@ -396,19 +400,40 @@ def _from_json(name, value):
         return change_recipe(value['name'], **value['changed'])
     return tuple(value) if isinstance(value, list) else value
 
+def _asked(kwargs):
+    "Arguments of several runs in a form that JSON can hold, and the names of the others"
+    known = dict(data=datasets, weights=('torchvision', *shipped_weights()), plan=plans)
+    asked, lost = {}, []
+    for key, value in kwargs.items():
+        if key in known and isinstance(value, (str, Path)): value = _lasting(value, known[key])
+        try: asked[key] = _as_json(value)
+        except (TypeError, CourseError): lost.append(key)
+    return dict(asked=asked, not_recorded=lost)
+
+def _asked_again(state, kwargs):
+    "The arguments that `_asked` recorded, with those of `kwargs` that could not be recorded"
+    settings = {name: _from_json(name, value) for name, value in state['asked'].items()}
+    return settings | {name: kwargs[name] for name in state['not_recorded'] if name in kwargs}
+
+def _check_asked(state, file, finetune, kwargs, what):
+    "Raise `CourseError` unless several interrupted runs can be resumed with these arguments"
+    if state['finetune'] != finetune:
+        command = 'finetune' if state['finetune'] else 'train'
+        raise CourseError(f'{file}: these {what} belong to `{command}`: resume them with it')
+    lost = [name for name in state['not_recorded'] if name not in kwargs]
+    if lost:
+        function = dict(folds='kfold_run', seeds='seeds_run')[what]
+        raise CourseError(f'{file} could not record {", ".join(lost)}: call `{function}` with the '
+                          'same arguments again, and with `resume`')
+
 # %% ../nbs/api/52_runs.ipynb #a4f0c1d2
 def _new_folds(k, data, arch, out, finetune, kwargs):
     "A new folder for the folds, created by one process, and the contents of its `folds.json`"
     if not (arch or finetune): arch = 'resnet20'
     name = f"{Path(str(data)).stem}-{arch or 'finetune'}-{k}folds"
     folder = Path(broadcast_object(None if rank_distrib() else str(new_run_dir(name, out))))
-    known = dict(data=datasets, weights=('torchvision', *shipped_weights()), plan=plans)
-    asked, lost = {}, []
-    for key, value in dict(kwargs, data=data, arch=arch).items():
-        if key in known and isinstance(value, (str, Path)): value = _lasting(value, known[key])
-        try: asked[key] = _as_json(value)
-        except (TypeError, CourseError): lost.append(key)
-    state = dict(schema=1, k=k, finetune=finetune, asked=asked, not_recorded=lost, folds=[])
+    state = dict(schema=1, k=k, finetune=finetune, **_asked(dict(kwargs, data=data, arch=arch)),
+                 folds=[])
     _write_folds(folder, state)
     return folder, state
 
@@ -429,26 +454,41 @@ def _read_folds(folder, finetune, kwargs):
     state = read_json(f)
     if not _is_folds(state): raise CourseError(f'{f} is damaged; start the folds again')
     if len(state['folds']) == state['k']: raise CourseError(f'{folder}: all folds are finished')
-    if state['finetune'] != finetune:
-        command = 'finetune' if state['finetune'] else 'train'
-        raise CourseError(f'{folder}: these folds belong to `{command}`: resume them with it')
-    lost = [name for name in state['not_recorded'] if name not in kwargs]
-    if lost:
-        raise CourseError(f'{f} could not record {", ".join(lost)}: call `kfold_run` with the '
-                          'same arguments again, and with `resume`')
+    _check_asked(state, f, finetune, kwargs, 'folds')
     return folder, state
+
+def _about_folds(folder, state):
+    "A line about which folds are finished, continue, and are left"
+    k, n_done = state['k'], len(state['folds'])
+    begun = {i: _begun(folder/f'fold{i}') for i in range(n_done + 1, k + 1)}
+    return _about_rest(f'{k} folds', range(1, k + 1), n_done, begun)
+
+def _about_rest(what, names, n_done, begun):
+    "A line about several runs of which the first `n_done` are finished; `begun`: name → folder"
+    def listed(chosen): return ', '.join(map(str, chosen))
+    unfinished = [o for o in names[n_done:] if not _is_finished(begun.get(o))]
+    begins = [o for o in unfinished if begun.get(o)]
+    left = [o for o in unfinished if o not in begins]
+    parts = {'finished': [o for o in names if o not in unfinished],
+             'from its checkpoint': begins, 'from the start': left}
+    return f'resuming {what}: ' + '; '.join(f'{listed(o)} {how}' for how, o in parts.items() if o)
 
 # %% ../nbs/api/52_runs.ipynb #78d237f0
 def _is_folds(state):
     "Whether `state` is what an interrupted `kfold_run` wrote"
-    kinds = dict(schema=int, k=int, asked=dict, not_recorded=list, folds=list)
-    if not _has_types(state, kinds): return False
-    ok = isinstance(state.get('finetune'), bool) and len(state['folds']) <= state['k'] <= 100
-    reserved = {'out', 'fold', 'resume', 'setup'} & set(state['asked'])
-    ok = ok and not reserved and all(isinstance(name, str) for name in state['not_recorded'])
+    if not _has_types(state, dict(schema=int, k=int, folds=list)): return False
+    ok = _is_asked(state, {'fold'}) and len(state['folds']) <= state['k'] <= 100
+    return ok and _are_rows(state['folds'], {})
+
+def _is_asked(state, own):
+    "Whether a dictionary has the arguments of several runs, without those that each has for itself"
+    if not _has_types(state, dict(asked=dict, not_recorded=list)): return False
+    reserved = (own | {'out', 'resume', 'setup'}) & set(state['asked'])
+    ok = isinstance(state.get('finetune'), bool) and not reserved
+    ok = ok and all(isinstance(name, str) for name in state['not_recorded'])
     recipe = state['asked'].get('recipe', '')
     if isinstance(recipe, dict): ok = ok and _has_types(recipe, dict(name=str, changed=dict))
-    return ok and _are_rows(state['folds'], {})
+    return ok
 
 def _has_types(o, kinds):
     "Whether `o` is a dictionary that has entries of these types"
@@ -462,26 +502,33 @@ def _are_rows(rows, kinds):
 def _run_folds(folder, state, each, setup, kwargs):
     "Run the folds that are not finished"
     run, k, rows = finetune_run if state['finetune'] else train_run, state['k'], state['folds']
-    settings = {name: _from_json(name, value) for name, value in state['asked'].items()}
-    settings |= {name: kwargs[name] for name in state['not_recorded'] if name in kwargs}
+    settings = _asked_again(state, kwargs)
     for i in range(len(rows) + 1, k + 1):
         own = folder/f'fold{i}'
         begun = broadcast_object(None if rank_distrib() else _begun(own))
-        if begun and (begun/'run.json').is_file(): rec = load_run(begun)
-        else:
-            done = run(fold=(i, k), out=own, resume=begun, setup=setup, **settings)
-            if each: each(*done)
-            rec = done[0]
-        rows.append(_fold_row(i, rec))
+        how = dict(settings, fold=(i, k), out=own, setup=setup)
+        rows.append(_fold_row(i, _run_or_read(run, begun, each, how)))
         _write_folds(folder, state)
     state |= dict(n=sum(r['n'] for r in rows), **_means(rows, 'folds'))
     _write_folds(folder, state)
     return dict(state, path=str(folder))
 
+def _run_or_read(run, begun, each, how):
+    "The record of a run: of a finished one, or after running it; `begun`: its folder, or None"
+    if _is_finished(begun): return load_run(begun)
+    done = run(resume=begun, **how)
+    if each: each(*done)
+    return done[0]
+
+def _is_finished(run): return run is not None and (run/'run.json').is_file()
+
+def _is_begun(run):
+    "Whether a folder has a run that is finished, or can be resumed"
+    return any((run/name).is_file() for name in ('run.json', 'checkpoint.pt', 'finetune.json'))
+
 def _begun(folder):
     "The newest run in `folder` that is finished, or can be resumed; None if there is none"
-    names = ('run.json', 'checkpoint.pt', 'finetune.json')
-    return max((f.parent for name in names for f in folder.glob(f'*/{name}')), default=None)
+    return max(filter(_is_begun, folder.glob('*')), default=None)
 
 # %% ../nbs/api/52_runs.ipynb #d7e3f4a5
 _macro = ('balanced_accuracy', 'f1', 'roc_auc')
@@ -515,12 +562,16 @@ def save_seeds(
         raise CourseError('save_seeds needs records of runs that were tested, as `train_run` and '
                           '`load_run` return them')
     if not recs: raise CourseError('save_seeds needs at least one record')
-    rows = [dict(seed=rec['seed'], run=Path(rec['path']).name, **_results_of(rec)) for rec in recs]
-    state = dict(schema=1, command=recs[0].get('command'), seeds=rows, **_means(rows, 'seeds'))
-    first = Path(recs[0]['path'])
-    path = first.with_name(f'{first.name}-seeds.json')
+    state, path = _seed_state(recs, recs[0].get('command')), _seeds_file(Path(recs[0]['path']))
     if not rank_distrib(): write_json(state, path)
     return dict(state, path=str(path))
+
+def _seeds_file(first): return first.with_name(f'{first.name}-seeds.json')
+
+def _seed_state(recs, command):
+    "The results of the runs with several seeds, and their means"
+    rows = [dict(seed=rec['seed'], run=Path(rec['path']).name, **_results_of(rec)) for rec in recs]
+    return dict(schema=1, command=command, seeds=rows, **_means(rows, 'seeds'))
 
 # %% ../nbs/api/52_runs.ipynb #3b69e18f
 def _is_mean(o):
@@ -538,10 +589,127 @@ def seeds_of(
         try: state = read_json(f)
         except CourseError: state = None
         rows = state.get('seeds') if isinstance(state, dict) else None
+        if isinstance(rows, list) and len(rows) < 2 and 'unfinished' in state: continue
         ok = isinstance(rows, list) and rows and _are_rows(rows, dict(seed=int, run=str))
         if not (ok and _is_mean(state.get('top1'))):
             warnings.warn(f'{f} is damaged, so the report leaves it out')
         elif run.resolve().name in [r['run'] for r in rows]: return dict(state, path=str(f))
+
+# %% ../nbs/api/52_runs.ipynb #1f4ef5d1
+@check_args
+def seeds_run(
+    seeds:Sequence=(42, 43, 44), # At least two whole numbers
+    each:callable=None, # Called with the result of each run
+    finetune:bool=False, # Fine-tune with `finetune_run`? False: train with `train_run`
+    resume:str|Path|None=None, # `RUN-seeds.json` or a run of interrupted seeds; None: new runs
+    setup:callable=None, # As for `train_run`
+    tell:callable=None, # Called with a line about the seeds that are left, before they are resumed
+    out:str|Path='runs', # Folder of runs
+    **kwargs        # For `train_run` or `finetune_run`
+)->dict: # As from `save_seeds`
+    "Train or fine-tune once per seed, and save the mean; raises `CourseError` for invalid input"
+    connect()
+    if resume: series = _read_seeds(check_path(resume, 'resume'), finetune, kwargs)
+    else: series = _new_seeds(seeds, finetune, kwargs, out)
+    if resume and tell: tell(series.about_rest())
+    try: return series.run(each, setup, kwargs)
+    except KeyboardInterrupt as e:
+        done = f'{len(series.recs)} of {len(series.todo["wanted"])} seeds are finished'
+        raise Interrupted(f"{e or 'stopped'}; {done}", series.file) from None
+
+# %% ../nbs/api/52_runs.ipynb #2c858792
+class _Seeds:
+    "Runs that differ only in the seed, and the file about them, `RUN-seeds.json`"
+    def __init__(self,
+        todo:dict, # `finetune`, `asked`, `not_recorded`, `wanted` (seeds), `begun` (seed → run)
+        out:Path, # Folder of the runs
+        file:Path=None # None: the first run has no folder yet
+    ): self.todo, self.out, self.file, self.recs = todo, out, file, []
+
+    def begun(self, seed):
+        "The folder of a seed's run that is finished, or can be resumed; None if there is none"
+        name = self.todo['begun'].get(str(seed))
+        return self.out/name if name and _is_begun(self.out/name) else None
+
+    def write(self, done=False):
+        "Write what is finished, and unless `done`, what is left; returns what was written"
+        state = _seed_state(self.recs, self.todo['asked'].get('command'))
+        if not done: state['unfinished'] = self.todo
+        if not rank_distrib(): write_json(state, self.file)
+        return state
+
+    def started(self, seed, run):
+        "Note the folder of the run with this seed"
+        self.todo['begun'][str(seed)] = run.name
+        if self.file is None: self.file = _seeds_file(run)
+        self.write()
+
+# %% ../nbs/api/52_runs.ipynb #13408736
+@patch
+def run(self:_Seeds, each, setup, kwargs):
+    "Run what is not finished; the contents of the file, and its `path`"
+    run = finetune_run if self.todo['finetune'] else train_run
+    settings = _asked_again(self.todo, kwargs)
+    for seed in self.todo['wanted']:
+        def begin(learn):
+            self.started(seed, Path(learn.path))
+            if setup: setup(learn)
+        begun = broadcast_object(None if rank_distrib() else self.begun(seed))
+        how = dict(settings, seed=seed, out=self.out, setup=begin)
+        self.recs.append(_run_or_read(run, begun, each, how))
+        self.write()
+    return dict(self.write(done=True), path=str(self.file))
+
+@patch
+def about_rest(self:_Seeds):
+    "A line about which seeds are finished, continue, and are left"
+    wanted = self.todo['wanted']
+    return _about_rest(f'{len(wanted)} seeds', wanted, 0, {o: self.begun(o) for o in wanted})
+
+# %% ../nbs/api/52_runs.ipynb #c8ae1c4f
+def _new_seeds(seeds, finetune, kwargs, out):
+    "New runs; raises `CourseError` unless `seeds` are different numbers"
+    ok = not isinstance(seeds, str) and all(map(is_whole, seeds)) and len(set(seeds)) == len(seeds)
+    if not ok or len(seeds) < 2:
+        raise CourseError(f'seeds={seeds!r:.80}: give at least two different whole numbers')
+    own = sorted({'seed', 'fold'} & set(kwargs))
+    if own: raise CourseError(f'{own[0]} is not the same for all seeds: leave it out')
+    todo = dict(finetune=finetune, **_asked(kwargs), wanted=list(map(int, seeds)), begun={})
+    return _Seeds(todo, check_path(out, 'out'))
+
+def _read_seeds(path, finetune, kwargs):
+    "Interrupted runs; raises `CourseError` if there are none at `path`"
+    file = unfinished_seeds(path)
+    if file is None: raise CourseError(f'{path}: no interrupted seeds are here')
+    state = read_json(file)
+    if isinstance(state, dict) and 'unfinished' not in state and state.get('seeds'):
+        raise CourseError(f'{file}: all seeds are finished')
+    if not _are_seeds(state): raise CourseError(f'{file} is damaged; start the seeds again')
+    _check_asked(state['unfinished'], file, finetune, kwargs, 'seeds')
+    return _Seeds(state['unfinished'], file.parent, file)
+
+def _are_seeds(state):
+    "Whether `state` is what an interrupted `seeds_run` wrote"
+    if not _has_types(state, dict(schema=int, seeds=list, unfinished=dict)): return False
+    todo = state['unfinished']
+    ok = _is_asked(todo, {'seed'}) and _has_types(todo, dict(wanted=list, begun=dict))
+    ok = ok and all(has_type(o, int) for o in todo['wanted']) and len(todo['wanted']) > 1
+    names = todo['begun'].values() if ok else []
+    return ok and all(isinstance(o, str) and Path(o).name == o for o in names)
+
+# %% ../nbs/api/52_runs.ipynb #c37c2b6b
+@check_args
+def unfinished_seeds(
+    path:str|Path # `RUN-seeds.json`, or a run's folder
+)->Path|None: # The file; None if the run is not one of interrupted seeds
+    "Find the file about interrupted seeds that a run belongs to"
+    path = check_path(path)
+    if path.name.endswith('-seeds.json'): return path
+    run = path.resolve()
+    for f in sorted(run.parent.glob('*-seeds.json')):
+        try: state = read_json(f)
+        except CourseError: continue
+        if _are_seeds(state) and run.name in state['unfinished']['begun'].values(): return f
 
 # %% ../nbs/api/52_runs.ipynb #0bb41340
 @check_args
