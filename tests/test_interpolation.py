@@ -8,7 +8,9 @@ from resnet_course.core import CourseError
 from resnet_course.images import plain_tensor
 from resnet_course.photos import PhotoReader, read_window
 from resnet_course.loaders import get_dls
+from resnet_course.models import create_model
 from resnet_course.saving import load_model
+from resnet_course.export import Prepared
 from resnet_course.recipes import recipes
 from resnet_course.predict import predict_images
 from resnet_course.records import load_run
@@ -114,6 +116,16 @@ def test_impossible(folder):
     with pytest.raises(CourseError, match='is for photos'): get_dls('digits', interpolation='bicubic')
     with pytest.raises(CourseError, match='drop_path'):
         train_run('digits', 'alexnet', drop_path=.1, n_train=32, setup=quiet)
+
+@pytest.mark.parametrize('mode', ['bilinear', 'bicubic'])
+def test_onnx_files_resize_alike(mode, folder):
+    "What `export --preprocess resize` computes is what Pillow computes, but for one more rounding"
+    meta = dict(vocab=['a', 'b'], size=24, side=27, resize='crop', interpolation=mode,
+                stats=[[.5]*3, [.2]*3])
+    fit = Prepared(create_model('resnet8', 2), meta, 'resize', 'NCHW').fit
+    for f in list(folder.rglob('*.png'))[:3]:
+        x = torch.from_numpy(np.array(Image.open(f)).transpose(2, 0, 1))
+        assert np.abs(fit(x[None])[0].numpy() - expected(f, mode)).max() <= 1
 
 def test_rsb_a3_says_it():
     assert recipes['rsb_a3'].loaders['interpolation'] == 'random'
