@@ -98,6 +98,12 @@ Repeats = Annotated[int, typer.Option(
     min=1, help='times that each training image comes in a row, augmented differently')]
 Resize = Annotated[str, typer.Option(
     help="how photos fit: 'crop' cuts off borders, 'squish' distorts, 'pad' adds black bars")]
+Interpolation = Annotated[str, typer.Option(
+    help="how photos are resized: 'bilinear', 'bicubic', or 'random', which is either in training, "
+         'and bicubic otherwise')]
+TestInterpolation = Annotated[Optional[str], typer.Option(
+    '--interpolation', help="how photos are resized: 'bilinear' or 'bicubic' [default: as in "
+                            'training, or bilinear for a publisher\'s weights]')]
 Workers = Annotated[Optional[int], typer.Option(
     min=0, help='processes that read photos [default: one for each processor, at most 8, or 16 '
                 'with an NVIDIA GPU]')]
@@ -134,6 +140,8 @@ Augment = Annotated[Optional[str], typer.Option(
     help="such as 'crop+mirror+cutout', or 'none' [default: depends on the dataset]")]
 Compile = Annotated[bool, typer.Option(
     '--compile', help='torch.compile the network: takes a minute, then trains faster')]
+DropPath = _number('--drop-path', 'stochastic depth: how often training skips the last residual '
+                                  'branch, such as 0.05 [default: never, or as in the weights]')
 Seeds = Annotated[int, typer.Option(
     min=1, help='number of runs, with seeds SEED, SEED+1, …; prints mean and interval')]
 Folds = Annotated[Optional[int], typer.Option(
@@ -214,6 +222,7 @@ def train(
     epochs:Epochs=5,
     recipe:RecipeName='one_cycle', lr:Lr=None, bs:Batch=64, size:Size=None,
     test_size:TestSize=None, load_size:LoadSize=None, repeats:Repeats=1,
+    interpolation:Interpolation='bilinear', drop_path:DropPath=None,
     resize:Resize='crop', workers:Workers=None, n_train:NTrain=None, skip_bad:SkipBad=False,
     augment:Augment=None, weights:Start=None, teacher:Teacher=None,
     precision:Precision='auto', device:Device=None,
@@ -234,8 +243,8 @@ def train(
         weights=weights, teacher=teacher, augment=False if augment == 'none' else augment or True,
         precision=precision, compile=compile_mode or compile, deterministic=deterministic,
         accumulate=accumulate, balance=balance, group=group, log=log, test_size=test_size,
-        load_size=load_size, repeats=repeats, out=out, resume=resume,
-        setup=_announce)
+        load_size=load_size, repeats=repeats, interpolation=interpolation,
+        drop_path=drop_path or 0., out=out, resume=resume, setup=_announce)
     _run_all('train', range(seed, seed + seeds), folds, _say_run, settings)
 
 # %% ../nbs/api/71_cli.ipynb #7e9285d2
@@ -316,6 +325,7 @@ def finetune(
         help='highest learning rate of the head; later stages use a tenth')]=0.002,
     bs:Batch=64, size:Size=None,
     test_size:TestSize=None, load_size:LoadSize=None, repeats:Repeats=1,
+    interpolation:Interpolation='bilinear', drop_path:DropPath=None,
     resize:Resize='crop', workers:Workers=None, n_train:NTrain=None, skip_bad:SkipBad=False,
     precision:Precision='auto', device:Device=None, seed:Seed=42,
     deterministic:Deterministic=False, balance:Balance=None, mixup:Mixup=None,
@@ -331,8 +341,9 @@ def finetune(
         data=data, weights=weights, plan=plan, arch=arch, variant=variant, epochs=epochs, lr=lr,
         bs=bs, size=size, resize=resize, num_workers=workers, n_train=n_train, skip_bad=skip_bad,
         precision=precision, deterministic=deterministic, balance=balance, group=group,
-        changes=changes, log=log, test_size=test_size,
-        load_size=load_size, repeats=repeats, out=out, resume=resume, setup=_say_loaded)
+        changes=changes, log=log, test_size=test_size, load_size=load_size, repeats=repeats,
+        interpolation=interpolation, drop_path=drop_path, out=out, resume=resume,
+        setup=_say_loaded)
     _run_all('finetune', range(seed, seed + seeds), folds, _say_finetuned, settings)
 
 # %% ../nbs/api/71_cli.ipynb #03e40900
@@ -367,7 +378,7 @@ def evaluate_cmd(
         help='a dataset, or a folder of other images, all of which are tested '
              "[default: the run's]")]=None,
     split:Split='test', bs:TestBatch=None, skip_bad:SkipBad=False, precision:Precision='fp32',
-    device:Device=None,
+    device:Device=None, load_size:LoadSize=None, interpolation:TestInterpolation=None,
     flips:Annotated[bool, typer.Option(
         '--tta', help='also average over each image and its mirror image')]=False,
     ten_crop:Annotated[bool, typer.Option(
@@ -382,7 +393,7 @@ def evaluate_cmd(
     views = 'ten_crop' if ten_crop else 'flip' if flips else None
     setup = None if as_json else _say_data
     report, averaged = evaluate_run(run, data, split, views, bs, setup, skip_bad, precision,
-                                    variant)
+                                    variant, load_size=load_size, interpolation=interpolation)
     if precision != 'fp32': say(f'computed with precision {precision}', err=True)
     _say_report(report, averaged, as_json)
     if out: _save_confusion(report, out, as_json)

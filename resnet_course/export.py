@@ -117,7 +117,8 @@ def preparation(
     def normalize(x): return (x/255 - mean.to(x.device))/std.to(x.device)
     if _crops(meta):
         resize = meta.get('resize') or 'crop'
-        return PhotoReader(size, n_in, resize, load_size, white=white), normalize
+        how = meta.get('interpolation') or 'bilinear'
+        return PhotoReader(size, n_in, resize, load_size, white=white, interpolation=how), normalize
     fit = ResizeTo(size)
     def fitted(x): return plain_tensor(fit(TensorImage(normalize(x))))
     return PhotoReader(load_size, n_in, load_size=load_size, white=white), fitted
@@ -133,6 +134,8 @@ def image_meta(
     facts = {key: getattr(dls, name, None) for key, name in facts.items()}
     # only for images of more than 8 bits
     if getattr(dls, 'white', None): facts['white'] = dls.white
+    if getattr(dls, 'interpolation', 'bilinear') != 'bilinear':
+        facts['interpolation'] = dls.interpolation
     if is_multi_label(dls): facts['multi_label'] = True
     return dict(facts, vocab=list(map(str, dls.vocab)), crop=not resized)
 
@@ -142,14 +145,20 @@ def _crops(meta):
     return meta.get('crop', height_width(meta.get('side') or size) >= size)
 
 # %% ../nbs/api/29_export.ipynb #e0a11004
-def _shares(n, length, n_out, start, count):
-    """Weights of each of `n` pixels in the pixels `start` … of `n_out`, for linear resizing.
+def _filter(apart, interpolation):
+    "Pillow's filters, at distances from 0 on"
+    if interpolation == 'bilinear': return (1 - apart).clamp(min=0)
+    near, far = (1.5*apart - 2.5)*apart**2 + 1, ((2.5 - .5*apart)*apart - 4)*apart + 2
+    return torch.where(apart < 1, near, torch.where(apart < 2, far, 0.))
+
+def _shares(n, length, n_out, start, count, interpolation='bilinear'):
+    """Weights of each of `n` pixels in the pixels `start` … of `n_out`, for resizing.
 
     `length` is `n` as a float64 tensor. Pixels outside 0 … `n_out` are black."""
     out = start + torch.arange(count, dtype=torch.float64)
     scale = length/n_out
     apart = torch.arange(n, dtype=torch.float64) + .5 - ((out + .5)*scale)[:, None]
-    w = (1 - apart.abs()*(1/scale.clamp(min=1))).clamp(min=0)
+    w = _filter(apart.abs()*(1/scale.clamp(min=1)), interpolation)
     inside = (out >= 0) & (out < n_out)
     return torch.where(inside[:, None], w/w.sum(1, keepdim=True).clamp(min=1e-9), 0.)
 
@@ -160,9 +169,10 @@ def _centered(n, size):
 # %% ../nbs/api/29_export.ipynb #fbe28658
 class _Fit(nn.Module):
     "`fit_photo` for batches of bytes, as operations that can be exported"
-    def __init__(self, size, resize, load_size):
+    def __init__(self, size, resize, load_size, interpolation='bilinear'):
         super().__init__()
         self.size, self.resize, self.load_size = size, resize, load_size
+        self.how = interpolation
 
     def resized(self, h, w):
         "Height and width after resizing, before the center is cropped or borders are added"
@@ -181,8 +191,8 @@ class _Fit(nn.Module):
         "Fit bytes (N,C,H,W) to the size of the network"
         h, w = (torch.scalar_tensor(n, dtype=torch.float64) for n in x.shape[2:])
         (n_rows, n_cols), (height, width) = self.resized(h, w), self.size
-        rows = _shares(x.shape[2], h, n_rows, _centered(n_rows, height), height)
-        cols = _shares(x.shape[3], w, n_cols, _centered(n_cols, width), width)
+        rows = _shares(x.shape[2], h, n_rows, _centered(n_rows, height), height, self.how)
+        cols = _shares(x.shape[3], w, n_cols, _centered(n_cols, width), width, self.how)
         unit = 2.**22
         def exact(w): return torch.floor(w*unit + .5)
         def whole(x): return torch.floor((x + unit/2)/unit).clamp(0, 255)
@@ -209,7 +219,8 @@ class Prepared(nn.Module):
         reader, _ = preparation(meta)
         size, load_size = height_width(reader.size), height_width(reader.load_size)
         resizes = check_choice(preprocess, preprocess_ways, 'preprocess') == 'resize'
-        self.fit = _Fit(size, reader.resize, load_size) if resizes else nn.Identity()
+        self.fit = nn.Identity()
+        if resizes: self.fit = _Fit(size, reader.resize, load_size, reader.interpolation)
         mean, std = torch.tensor(meta['stats'])[..., None, None]
         self.register_buffer('mean', mean)
         self.register_buffer('std', std)

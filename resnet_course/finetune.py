@@ -22,6 +22,7 @@ from fastai.torch_core import rank_distrib
 from fastcore.basics import noop, patch
 from matplotlib.figure import Figure
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 # %% ../nbs/api/50_finetune.ipynb #de14274b
 from .core import (
@@ -130,7 +131,8 @@ def _check_cache(learn, stage, first):
     in_head = set(_head(learn).modules())
     r = get_recipe(stage.recipe)
     if r.mixup or r.cutmix: raise CourseError('cache: MixUp and CutMix need images, not features')
-    drops = [m for m in learn.model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
+    kinds = nn.modules.dropout._DropoutNd, StochasticDepth
+    drops = [m for m in learn.model.modules() if isinstance(m, kinds)]
     drops = [m for m in drops if m.p > 0 and m not in in_head]
     if stage.bn == 'eval' and not drops: return
     what = drops[0] if drops else f'bn={stage.bn!r}'
@@ -627,6 +629,7 @@ def finetune_learner(
     seed:int=0,               # Seed of the head, the batches and the split
     deterministic:bool=False, # As for `course_learner`
     balance:str|None=None,    # Balance classes: 'loss' weights them, 'sample' draws them equally
+    drop_path:float|None=None,# As for `create_model`; None: as in the file
     **kwargs                  # For `get_dls`: bs, size, n_train
 )->Learner: # With the body of `weights` and a new head
     "Create a learner on `data` from pretrained weights; raises `CourseError` if they don't fit"
@@ -640,6 +643,7 @@ def finetune_learner(
     own = {k: v for k, v in cfg.items() if k not in ('name', 'n_out', 'n_in', 'stem')}
     if arch not in (None, cfg.get('name')): own = {}
     if variant: own['variant'] = variant
+    if drop_path is not None: own['drop_path'] = drop_path
     arch = arch or cfg['name']
     stem = cfg.get('stem') if 'stem' in options(arch) else None
     learn = course_learner(dls, arch, precision=precision, seed=seed, stem=stem, model_kwargs=own,

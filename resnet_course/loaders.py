@@ -39,8 +39,9 @@ from .images import (
 from resnet_course.augment import (
     ImageTransform, PerImage, RandomResizedCrop, ResizeTo, ScaleJitter, Standardize, ToFloat,
     height_width)
-from .photos import (
-    PhotoBatches, PhotoReader, keeping_pays, load_size_for, resize_ways, shrink_all)
+from resnet_course.photos import (
+    PhotoBatches, PhotoReader, interpolations, keeping_pays, load_size_for, resize_ways,
+    shrink_all)
 from .datasets import datasets, open_image_set
 from .splits import grouped_splits, split_id
 from .presets import augmentations
@@ -395,6 +396,7 @@ class CourseDataLoaders(DataLoaders):
     load_size = None # Side of the images as loaded; photos are resized to cover it (px)
     train_size = None # Image side in training, if it is different (px)
     resize = None    # How photos of a different shape are fitted; None: the images are not photos
+    interpolation = 'bilinear' # With which evaluation resizes photos
     stats = None     # (means, standard deviations) that images are normalized with
     flip = None      # Does an image keep its class when mirrored? None: unknown
     source = None    # Name or path given to `get_dls`
@@ -406,7 +408,8 @@ class CourseDataLoaders(DataLoaders):
     white = None     # Depth → value of white, for images of more than 8 bits; None: there are none
     unused = 0       # Test images of the set that are not used because a fold is the test set
     _facts = ('vocab', 'c', 'name', 'n_in', 'size', 'load_size', 'train_size', 'resize', 'stats',
-              'flip', 'source', 'cfg', 'split_id', 'counts', 'notes', 'white', 'unused')
+              'flip', 'source', 'cfg', 'split_id', 'counts', 'notes', 'white', 'unused',
+              'interpolation')
 
     @property
     def test(self)->TfmdDL: # The test loader
@@ -480,8 +483,10 @@ def describe(self:CourseDataLoaders)->str: # A few lines
     return '\n'.join([f'{self.name}: {text}', *notes])
 
 # %% ../nbs/api/16_loaders.ipynb #d4a73328
-def _reader(images, size, n_in, resize, tfms, test_size=None, load_size=None):
+def _reader(images, size, n_in, resize, tfms, test_size=None, load_size=None,
+            interpolation='bilinear'):
     "How to read photos, and the transforms left for the batches"
+    draws = _check_interpolation(images, interpolation)
     if not images.is_photos:
         side = images.load_size
         return PhotoReader(side, n_in, load_size=side, white=images.white), tfms
@@ -492,10 +497,19 @@ def _reader(images, size, n_in, resize, tfms, test_size=None, load_size=None):
     seen = test_size or size
     reader = PhotoReader(seen, n_in, resize, load_size or load_size_for(seen),
                          tfms=tuple(per_image), white=images.white,
-                         train_size=None if seen == size else size)
+                         train_size=None if seen == size else size,
+                         interpolation='bicubic' if draws else interpolation,
+                         random_interpolation=draws)
     if windows: reader.window = windows[0].window
     elif per_image: reader.whole = reader.in_training().crops_itself()
     return reader, [tfm for tfm in tfms if tfm not in windows + per_image]
+
+def _check_interpolation(images, interpolation):
+    "Does training draw one for each photo? Raises `CourseError` for what cannot be used"
+    check_choice(interpolation, [*interpolations, 'random'], 'interpolation')
+    if images.is_photos or interpolation == 'bilinear': return interpolation == 'random'
+    raise CourseError(f'{images.name}: interpolation={interpolation!r} is for photos, but these '
+                      'images are small squares: leave it out')
 
 def _batch_tfms(images, size, stats, tfms):
     "The transforms of a batch on the device"
@@ -739,7 +753,10 @@ def get_dls(
                                    # for tests; None: 256/224 of that size
     repeats:int=1, # Times each training image is repeated in a row, augmented differently
     white:dict|None=None, # Depth → value of white when a network was trained; None: `find_white`
-    label_delim:str|None=None # What separates several labels of an image in a table; None: one each
+    label_delim:str|None=None, # What separates several labels of an image in a table; None: one
+                               # each
+    interpolation:str='bilinear' # How photos are resized: 'bilinear', 'bicubic', or 'random', which
+                                 # is either in training, and bicubic otherwise, as in timm
 )->CourseDataLoaders: # train, valid and test
     "Create training, validation and test loaders; raises `CourseError` for unusable data"
     _check_args(bs, valid_pct, n_train, n_in, seed, n_valid, num_workers)
@@ -754,13 +771,14 @@ def get_dls(
         n_train=n_train, augment=augment, n_in=n_in, stats=stats, in_memory=in_memory,
         num_workers=num_workers, root=root, balance=balance, group=group, fold=fold,
         n_valid=n_valid, skip_bad=skip_bad, test_size=test_size, load_size=load_size,
-        repeats=repeats if repeats > 1 else None, white=white, label_delim=label_delim)
+        repeats=repeats if repeats > 1 else None, white=white, label_delim=label_delim,
+        interpolation=interpolation if interpolation != 'bilinear' else None)
     images = open_image_set(name_or_path, size, in_memory, root, skip_bad, white, label_delim)
     if images.is_photos or resize != 'crop': cfg['resize'] = resize
     splits, id, notes = _split(images, name_or_path, label_delim, group, valid_pct=valid_pct,
                                seed=seed, n_train=n_train, fold=fold, n_valid=n_valid)
     dls = _make_dls(images, splits, bs, size, n_in, stats, augment, resize, seed, in_memory,
-                    num_workers, device, test_size, load_size)
+                    num_workers, device, test_size, load_size, interpolation)
     dls.set_facts(cfg=cfg, source=cfg['name_or_path'], notes=dls.notes + notes, split_id=id)
     if balance: _balance(dls)
     dls.train.repeats = repeats
@@ -769,7 +787,7 @@ def get_dls(
 
 # %% ../nbs/api/16_loaders.ipynb #5a1ce001
 def _make_dls(images, splits, bs, size, n_in, stats, augment, resize, seed, in_memory, num_workers,
-              device, test_size=None, load_size=None):
+              device, test_size=None, load_size=None, interpolation='bilinear'):
     "Create the loaders of an image set that has been split"
     check_choice(resize, resize_ways, 'way to resize')
     n_in, size, device = n_in or images.n_in, size or images.crop_size, check_device(device)
@@ -779,7 +797,7 @@ def _make_dls(images, splits, bs, size, n_in, stats, augment, resize, seed, in_m
     test_size, load_size = _test_sizes(images, size, test_size, load_size)
     stats = _stats_for(images, splits[0], n_in, stats)
     tfms = augmentations(augment, images, size, n_in, splits[0])
-    reader, tfms = _reader(images, size, n_in, resize, tfms, test_size, load_size)
+    reader, tfms = _reader(images, size, n_in, resize, tfms, test_size, load_size, interpolation)
     dsets = _datasets(images, reader, splits)
     if reader.window: _keep(dsets, in_memory)
     tfms = _batch_tfms(images, size, stats, tfms)
@@ -788,6 +806,7 @@ def _make_dls(images, splits, bs, size, n_in, stats, augment, resize, seed, in_m
     return dls.set_facts(**_facts_of(images, splits), load_size=reader.load_size,
                          size=test_size or size, train_size=reader.train_size,
                          resize=resize if images.is_photos else None, n_in=n_in, stats=stats,
+                         interpolation=reader.interpolation,
                          vocab=dls.train_ds.tls[1].vocab)
 
 # %% ../nbs/api/16_loaders.ipynb #0211b4f6
@@ -807,14 +826,15 @@ def get_test_dls(
     other_names:list|None=None, # Other names that the folders of these classes may have
     white:dict|None=None, # Depth → value of white in training; None: as for `open_image`
     device:object=None, # Where the batches go; None: fastai's default device
-    label_delim:str|None=None # As for `get_dls`
+    label_delim:str|None=None, # As for `get_dls`
+    interpolation:str='bilinear' # As for `get_dls`
 )->CourseDataLoaders: # Each of the three has all the images
     "Load all labeled images of a folder to test a network; raises `CourseError` if that fails"
     if size is not None: size = _as_size(size)
     images = open_labeled(path, vocab, size, in_memory, skip_bad, other_names, white, label_delim)
     splits = (np.arange(len(images)),)*3
     dls = _make_dls(images, splits, bs, size, n_in, stats, False, resize, 0, in_memory, num_workers,
-                    device, load_size=load_size)
+                    device, load_size=load_size, interpolation=interpolation)
     return dls.set_facts(counts=dict(test=dls.counts['test']), source=str(path))
 
 # %% ../nbs/api/16_loaders.ipynb #b8947bdb

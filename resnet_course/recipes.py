@@ -227,7 +227,8 @@ _add('fast_cifar', 'after cifar10-fast and airbench', lr=0.4, bs=512, epochs=8, 
 _add('rsb_a3', 'Wightman et al. 2021, "ResNet strikes back", procedure A3', lr=8e-3, bs=2048,
      epochs=100, wd=0.02, opt_func=timm_lamb, lr_power=0.5, bce=True, mixup=0.1, cutmix=1.,
      shape=by_epoch(cosine(5/100, start=1e-4/8e-3, end=1e-6/8e-3, under=True), 100),
-     loaders=dict(size=160, test_size=224, load_size=235, augment='rsb_a3'),
+     loaders=dict(size=160, test_size=224, load_size=235, augment='rsb_a3',
+                  interpolation='random'),
      about='LAMB and binary cross-entropy, for photos loaded as `loaders` says')
 _tv_steps = 600*math.ceil(1_281_167/1024)   # of ImageNet's 1,281,167 training images
 _add('torchvision2021', 'Vryniotis 2021, torchvision\'s new training recipe', lr=0.5, bs=1024,

@@ -37,6 +37,8 @@ def _own_data(rec, model, run):
     own['stats'] = model.meta.get('stats') or own.get('stats')
     if model.meta.get('white'): own['white'] = model.meta['white']
     cfg = getattr(model, 'cfg', None) or {}   # your own networks have none
+    if model.meta.get('interpolation'):   # unless training drew it for each photo
+        own.setdefault('interpolation', model.meta['interpolation'])
     own['n_in'] = cfg.get('n_in') or (len(own['stats'][0]) if own['stats'] else None)
     unknown = set(own) - set(inspect.signature(get_dls).parameters)
     if unknown:
@@ -57,8 +59,8 @@ def _model_of(run, rec, model, variant):
     return model
 
 # %% ../nbs/api/53_reuse.ipynb #d15711f9
-def _model_and_images(run, data, bs, skip_bad, variant=None, model=None):
-    "The network of a run, its images and its record; see `run_learner`"
+def _model_and_images(run, data, bs, skip_bad, variant=None, model=None, **images):
+    "The network of a run, its images and its record; `images`: for `get_dls`; see `run_learner`"
     is_file = Path(run).suffix in ('.safetensors', '.pth', '.pt', '.bin', '.onnx')
     rec = {} if is_file else load_run(run)
     if data is None and not rec.get('data'):
@@ -70,6 +72,7 @@ def _model_and_images(run, data, bs, skip_bad, variant=None, model=None):
         own |= dict(resize=model.meta['resize'], load_size=model.meta.get('side'))
     if bs: own['bs'] = bs
     if skip_bad: own['skip_bad'] = True
+    own |= {k: v for k, v in images.items() if v is not None}
     dls = get_dls(**own) if data is None else _other_dls(data, own, rec, model.meta.get('vocab'))
     if data is None: _check_images(run, rec, dls)
     have = list(map(str, dls.vocab))
@@ -141,7 +144,7 @@ def _other_dls(data, own, rec, vocab):
         if moved: dls.notes = [*dls.notes, _about_moved]
         return dls
     kept = ('bs', 'size', 'load_size', 'resize', 'n_in', 'stats', 'in_memory', 'num_workers',
-            'skip_bad', 'white', 'other_names')
+            'skip_bad', 'white', 'other_names', 'interpolation')
     own['other_names'] = _other_names(vocab)
     return get_test_dls(data, vocab, **{k: own[k] for k in kept if own.get(k) is not None})
 
@@ -195,10 +198,13 @@ def evaluate_run(
     skip_bad:bool=False, # Leave out files that cannot be read? They are counted
     precision:str='fp32', # 'fp32' gives the same result on any machine; or 'auto', 'bf16', 'fp16'
     variant:str|None=None, # As for `run_learner`
-    model:nn.Module=None # Your own network, as for `run_learner`
+    model:nn.Module=None, # Your own network, as for `run_learner`
+    load_size:int|tuple|None=None, # As for `get_dls`; None: as in training, or 256 for a file
+    interpolation:str|None=None # As for `get_dls`; None: as in training, or bilinear for a file
 )->tuple: # The report, and the report over several views, or None
     "Evaluate a finished run; raises `CourseError` if its images or weights are missing"
-    model, dls, _ = _model_and_images(run, data, bs, skip_bad, variant, model)
+    model, dls, _ = _model_and_images(run, data, bs, skip_bad, variant, model,
+                                      load_size=load_size, interpolation=interpolation)
     is_onnx = isinstance(model, OnnxModel)
     learn = SimpleNamespace(model=model, dls=dls) if is_onnx else course_learner(dls, model)
     if setup: setup(learn)

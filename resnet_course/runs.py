@@ -224,6 +224,8 @@ def train_run(
     test_size:int|tuple|None=None, # Size of photos outside training, as for `get_dls`
     load_size:int|tuple|None=None, # Test photos are resized to cover this, as for `get_dls`
     repeats:int=1,        # Times that each training image comes in a row, as for `get_dls`
+    interpolation:str='bilinear', # How photos are resized, as for `get_dls`
+    drop_path:float=0.,   # Stochastic depth: how often training skips the last residual branch
     log:str|None=None,    # Also log to 'tensorboard' or 'wandb', in the run's folder
     out:str|Path='runs',  # Folder of runs
     resume:str|Path|None=None, # Folder of an interrupted run; it records all of the above
@@ -234,9 +236,10 @@ def train_run(
     images = dict(bs=bs, size=size, resize=resize, num_workers=num_workers, n_train=n_train,
                   augment=augment, group=group, fold=fold, skip_bad=skip_bad,
                   n_valid=_few_valid(n_train), test_size=test_size, load_size=load_size,
-                  repeats=repeats)
+                  repeats=repeats, interpolation=interpolation)
     net = dict(weights=weights, precision=precision, compile=compile,
                deterministic=deterministic)
+    if drop_path: net['model_kwargs'] = dict(drop_path=drop_path)
     how = dict(recipe=recipe, epochs=epochs, lr=lr, accumulate=accumulate)
     return _train(resume, data, arch, seed, images, net, how, teacher, balance, log, out,
                   setup, extra)
@@ -266,6 +269,8 @@ def finetune_run(
     test_size:int|tuple|None=None, # Size of photos outside training, as for `get_dls`
     load_size:int|tuple|None=None, # Test photos are resized to cover this, as for `get_dls`
     repeats:int=1,        # Times that each training image comes in a row, as for `get_dls`
+    interpolation:str='bilinear', # How photos are resized, as for `get_dls`
+    drop_path:float|None=None, # Stochastic depth, as for `train_run`; None: as in the weights' file
     log:str|None=None,    # Also log to 'tensorboard' or 'wandb', in the run's folder
     changes:dict|None=None, # Settings of every stage's recipe, for `change_plan`
     out:str|Path='runs',  # Folder of runs
@@ -280,7 +285,7 @@ def finetune_run(
                     precision=precision, seed=seed, deterministic=deterministic,
                     balance=balance, group=group, fold=fold, skip_bad=skip_bad,
                     n_valid=_few_valid(n_train), test_size=test_size, load_size=load_size,
-                    repeats=repeats)
+                    repeats=repeats, interpolation=interpolation, drop_path=drop_path)
     asked = (_lasting(plan, plans), epochs, lr, settings, dict(changes=changes or {}, log=log))
     learn, stages, log = _finetuning(asked, resume, out)
     if setup: setup(learn)

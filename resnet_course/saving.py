@@ -70,7 +70,8 @@ def _timm_config(cfg, sd, meta):
     mean, std = _stats(meta, n_in)
     crop = dict(crop='center', squish='squash', pad='border')[meta.get('resize') or 'crop']
     part = size[0]/max(size[0], height_width(meta.get('side') or size)[0])
-    pre = dict(input_size=[n_in, *size], fixed_input_size=False, interpolation='bilinear',
+    pre = dict(input_size=[n_in, *size], fixed_input_size=False,
+               interpolation=meta.get('interpolation') or 'bilinear',
                crop_pct=part if crop == 'center' else 1., crop_mode=crop, mean=mean, std=std,
                num_classes=n_out, pool_size=[7, 7], classifier='fc',
                first_conv='conv1.0' if cfg['stem'] == 'deep' else 'conv1')
@@ -114,7 +115,8 @@ def _hugging_face_config(cfg, sd, meta):
         label2id={o: i for i, o in enumerate(vocab)})
     prepare = dict(
         image_processor_type='BitImageProcessor', do_convert_rgb=cfg['n_in'] == 3, do_resize=True,
-        size=resized, resample=2, do_center_crop=True,
+        size=resized, do_center_crop=True,
+        resample=3 if meta.get('interpolation') == 'bicubic' else 2,   # Pillow's numbers
         crop_size=dict(height=height, width=width), do_rescale=True, rescale_factor=1/255,
         do_normalize=True, image_mean=mean, image_std=std)
     return {'config.json': config, 'preprocessor_config.json': prepare}

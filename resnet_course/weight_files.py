@@ -363,6 +363,7 @@ _meta_checks = dict(vocab=(_is_vocab, 'a list of names'), stats=(_is_stats, 'mea
                     size=(_is_side, 'a number of pixels'), side=(_is_side, 'a number of pixels'),
                     crop=(lambda v: isinstance(v, bool), 'true or false'),
                     multi_label=(lambda v: isinstance(v, bool), 'true or false'),
+                    interpolation=(lambda v: v in ('bilinear', 'bicubic'), 'a kind of resizing'),
                     white=(_is_white, 'a value of white for each depth'))
 
 # %% ../nbs/api/25_weight_files.ipynb #34b9d385
