@@ -208,7 +208,7 @@ def freeze_to(
     learn:Learner,         # Any fastai learner with parameter groups, such as `course_learner`'s
     n:int|str,             # First group that trains, by index or name: -1 for only the head
     bn:str|None=None,      # Frozen BatchNorm: 'eval' (initially), 'stats', 'train'; None: unchanged
-    momentum:str='reset'   # 'reset' drops all momentum, as in fastai; 'keep' drops it in frozen groups
+    momentum:str='reset'   # 'reset' drops all momentum, as in fastai; 'keep' only in frozen groups
 )->Learner: # `learn`
     "Freeze the groups before `n` and train the rest; raises `CourseError` for an invalid `n`"
     check_choice(momentum, ['reset', 'keep'], 'momentum')
