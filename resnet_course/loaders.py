@@ -403,7 +403,7 @@ class CourseDataLoaders(DataLoaders):
     notes = ()       # Sentences about the images, such as what was left out
     files = None     # Paths of the images by index; None if the loaders were exported
     white = None     # Depth → value of white, for images with more than 8 bits; None: none have
-    unused = 0       # Number of test images left unused because a fold is the test set
+    unused = 0       # Test images left unused because a fold is the test set
     _facts = ('vocab', 'c', 'name', 'n_in', 'size', 'load_size', 'train_size', 'resize', 'stats',
               'flip', 'source', 'cfg', 'split_id', 'counts', 'notes', 'white', 'unused')
 
