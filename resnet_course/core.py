@@ -52,7 +52,7 @@ class CourseError(ValueError):
     def __init__(self, *args):
         super().__init__(*args)
         # fastai rewrites the `args` of exceptions raised in a callback, so keep the message
-        # and PyTorch puts the traceback of a worker process before it
+        # and PyTorch prepends the traceback of a worker process
         text = str(args[0]) if args else ''
         if text.startswith('Caught '): text = re.sub(r'(?s)^.*\n[\w.]+Error: ', '', text).rstrip()
         text = printable(text)
@@ -64,15 +64,15 @@ class MissingFileError(CourseError, FileNotFoundError):
     "A file or folder does not exist"
 
 class OutOfMemoryError(CourseError, MemoryError, RuntimeError):
-    "A GPU, or the computer, has too little memory for a batch"
-    where = 'this computer' # Or 'the GPU': what ran out of memory
+    "The GPU or the computer has too little memory for a batch"
+    where = 'this computer' # What ran out of memory; or 'the GPU'
 
 # from GitHub, until the package is on PyPI
 reinstall_command = ('pip install --force-reinstall --no-deps '
                      '"resnet-course @ git+https://github.com/resnet-course/resnet_course"')
 
 # %% ../nbs/api/00_core.ipynb #memadv02
-# the GPUs' libraries, PyTorch on a CPU (Linux and macOS, Windows), cuDNN and cuBLAS
+# CUDA and MPS, PyTorch on a CPU (Linux and macOS; Windows), cuDNN and cuBLAS
 _memory_errors = ('out of memory', "can't allocate memory", 'not enough memory', 'ALLOC_FAILED')
 _worker_errors = ('DataLoader worker (pid', 'unable to write to file </torch_')
 
@@ -93,8 +93,8 @@ def _is_size_error(e):
     return isinstance(e, RuntimeError) and in_images
 
 def _cause(e, is_kind):
-    "`e` or the first error that led to it, if it is of this kind; otherwise None"
-    # fastai raises an IndexError about errors without a message in its callbacks
+    "The first error of this kind among `e` and its causes, or None"
+    # fastai raises an IndexError if an error in a callback has no message
     while e is not None and not is_kind(e): e = e.__cause__ or e.__context__
     return e
 
@@ -106,7 +106,7 @@ def _where(e):
     return 'this computer' if on_cpu else 'the GPU'
 
 def _out_of_memory(where, bs, accumulate):
-    "An `OutOfMemoryError` that says what to try"
+    "An `OutOfMemoryError` that suggests what to try"
     if not bs: what = 'a smaller batch size, or smaller images'
     elif bs == 1: what = 'smaller images, or a smaller network'
     else: what = f'bs={bs//2}'
@@ -118,7 +118,7 @@ def _out_of_memory(where, bs, accumulate):
     return e
 
 _worker_advice = (
-    'a process that loads images ended unexpectedly, most often because memory ran out: try a '
+    'a process that loads images died unexpectedly, most likely because memory ran out: try a '
     'smaller `bs`, or num_workers=0, which needs no such process; in Docker, start the container '
     'with --shm-size=8g')
 
@@ -148,19 +148,19 @@ def size_advice()->Iterator[None]:
 @contextmanager
 def memory_advice(
     bs:int|None=None, # Images per batch; None: unknown
-    accumulate:int=0  # Batches per step, if the number can be changed; 0: it cannot
+    accumulate:int=0  # Batches per step, if that can be changed; 0: it can't
 )->Iterator[None]:
-    "Turn an out-of-memory error into an `OutOfMemoryError` with advice; explain loaders' errors"
+    "Turn out-of-memory errors into an `OutOfMemoryError` with advice, and explain loader errors"
     try: yield
     except Exception as e:
         if _cause(e, _is_worker_error): raise CourseError(_worker_advice) from None
         sizes = _cause(e, _is_size_error)
         if sizes: raise CourseError(_size_advice(sizes)) from None
         cause = _cause(e, _is_memory_error)
-        # without a batch size, there is nothing to add to the message of an inner block
+        # without a batch size, there is nothing to add to an inner block's message
         has_advice = isinstance(e, OutOfMemoryError) and not bs
         if cause is None or has_advice: raise
-        # the variables of the failed functions would keep their tensors alive
+        # local variables in the traceback would keep their tensors alive
         traceback.clear_frames(e.__traceback__)
         raise _out_of_memory(_where(cause), bs, accumulate) from None
 
@@ -168,7 +168,7 @@ def memory_advice(
 def check_choice(
     name:str, # Name to check
     names:Iterable, # Valid names
-    what:str='name' # Kind of thing that is named, for the message
+    what:str='name' # What kind of name it is, for the message
 )->str: # `name`
     "Return `name` if it is one of `names`; raises `CourseError` with the closest matches otherwise"
     names = list(names)
@@ -191,7 +191,7 @@ def _fits(value, low, high):
 def is_whole(
     value:object # Anything
 )->bool: # False for True, False and numbers with a fraction
-    "Return whether a value is a whole number; NumPy's integers count"
+    "Return whether a value is a whole number; NumPy integers count"
     if isinstance(value, bool) or not hasattr(value, '__index__'): return False
     try: value.__index__()
     except TypeError: return False   # such as a tensor of floats
@@ -202,7 +202,7 @@ def check_int(
     what:str,       # Name of the argument, for the message
     low:int|None=None,  # Smallest value allowed; None: any
     high:int|None=None, # Largest value allowed; None: any
-    none:bool=False # Is None allowed, too?
+    none:bool=False # Is None also allowed?
 )->int|None: # `value` as an ordinary `int`
     "Return `value` if it is a whole number in the range; raises `CourseError` otherwise"
     if value is None and none: return None
@@ -220,7 +220,7 @@ def check_number(
     what:str,       # Name of the argument, for the message
     low:float|None=None,  # Smallest value allowed; None: any
     high:float|None=None, # Largest value allowed; None: any
-    none:bool=False # Is None allowed, too?
+    none:bool=False # Is None also allowed?
 )->float|None: # `value` unchanged
     "Return `value` if it is a finite number in the range; raises `CourseError` otherwise"
     if value is None and none: return None
@@ -230,7 +230,7 @@ def check_number(
 # %% ../nbs/api/00_core.ipynb #44090e6e
 def check_type(
     value:object,      # Value to check
-    types:type|tuple,  # Allowed types; `None` itself stands for None
+    types:type|tuple,  # Allowed types; use `None` for None
     what:str,          # Name of the argument, for the message
     hint:str           # What to give instead, for the message
 )->object: # `value`
@@ -245,13 +245,13 @@ _name_errors = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 def _why_no_name(path):
     "Why a file can't have this name, or None; the file need not exist"
     path = Path(os.path.expanduser(path))
-    # also check each part alone: where a folder is missing, the system does not look at the rest
+    # also check each part alone: if a folder is missing, the system ignores the rest of the path
     try: return None if os.path.lexists(path) else _refused([path, *path.parts])
     except UnicodeEncodeError: return 'it contains characters that are not allowed in file names'
     except ValueError: return 'a path cannot contain a null byte'
 
 def _refused(paths):
-    "The system's complaint about the first path with an invalid name, or None"
+    "The system's error for the first path with an invalid name, or None"
     for p in paths:
         try: os.lstat(p)
         except OSError as e:
@@ -263,7 +263,7 @@ def check_path(
     path:object,     # Value to check
     what:str='path'  # Name of the argument, for the message
 )->Path: # `path`
-    "Return `path` as a `Path` with `~` expanded; raises `CourseError` otherwise, such as for ''"
+    "Return `path` as a `Path` with `~` expanded; raises `CourseError` if it is invalid, such as ''"
     if not _is_path(path):
         raise CourseError(f'{what}={_brief(path)}: give the path of a file or folder')
     # such as an unset shell variable; `Path('')` would be the current folder
@@ -280,13 +280,13 @@ _words = {int: 'a whole number', float: 'a number', bool: 'True or False', str: 
           types.NoneType: 'None'}
 
 def _options(kind):
-    "The types of an annotation, without their parameters"
+    "The types in an annotation, without their parameters"
     is_union = isinstance(kind, types.UnionType) or get_origin(kind) is Union
     if is_union: return [o for part in get_args(kind) for o in _options(part)]
     return [get_origin(kind) or kind]
 
 def _is_bool(value):
-    # NumPy's booleans are not `bool`
+    # NumPy booleans are not `bool`
     return isinstance(value, bool) or str(getattr(value, 'dtype', None)) == 'bool'
 
 def _is_sequence(value):
@@ -299,7 +299,7 @@ _tests = {int: lambda v: is_whole(v) and abs(v.__index__()) < 2**63, float: _is_
           Callable: callable, callable: callable}
 
 def _matches(value, kind):
-    "Whether `value` matches one type of an annotation"
+    "Whether `value` matches one type in an annotation"
     if kind in _tests: return _tests[kind](value)
     return isinstance(value, kind) if isinstance(kind, type) else True
 
@@ -324,7 +324,7 @@ def _kinds_of(f):
 
 # %% ../nbs/api/00_core.ipynb #16404b26
 def check_args(
-    f:Callable # A function with annotations, or a class, whose `__init__` has them
+    f:Callable # A function with annotations, or a class whose `__init__` has them
 )->Callable: # `f`, which now raises `CourseError` for arguments of other types
     "Decorator that checks a function's arguments against its annotations"
     if isinstance(f, type):
@@ -365,7 +365,7 @@ def _absence(device):
     return ''
 
 def _find_device(device, what):
-    "`device` as a `torch.device` that exists here; `what` asked for it"
+    "`device` as a `torch.device` that exists here; `what` requested it"
     import torch
     known = isinstance(device, (str, int, torch.device)) and not isinstance(device, bool)
     try: found = torch.device(device) if known else None
@@ -393,13 +393,13 @@ def default_device()->object: # A `torch.device`
 def check_device(
     device:object # A `torch.device`, its name or its number; None: the default device
 )->object: # A `torch.device`
-    "Return `device` as a `torch.device`; raises `CourseError` if it is invalid or not there"
+    "Return `device` as a `torch.device`; raises `CourseError` if it is invalid or unavailable"
     return default_device() if device is None else _find_device(device, 'device')
 
 def use_device(
     device:object # A `torch.device`, or its name: 'cpu', 'cuda', 'cuda:1' or 'mps'
 )->object: # A `torch.device`
-    "Make `device` the default of this process and its children. Raises `CourseError`"
+    "Make `device` the default for this process and its children. Raises `CourseError`"
     os.environ['RESNET_COURSE_DEVICE'] = str(_find_device(device, 'device'))
     return default_device()
 
@@ -409,7 +409,7 @@ except ImportError: fcntl = None   # Windows
 
 @contextmanager
 def _held(path):
-    "Lock a file inside the block; if the process is killed, the system releases it"
+    "Lock a file inside the block; if the process is killed, the system releases the lock"
     if fcntl is None: yield
     else:
         with open(path, 'rb') as f:
@@ -428,9 +428,9 @@ def _temporary_name(path):
 
 # %% ../nbs/api/00_core.ipynb #d60a2b6a
 def check_file(
-    path:str|Path # File to be read
+    path:str|Path # File to read
 )->Path: # `path`
-    "Raise `CourseError` unless `path` is a regular file: a pipe would block, a device never ends"
+    "Raise `CourseError` unless `path` is a regular file; a pipe might block and a device never end"
     path = check_path(path)
     try: mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -455,11 +455,11 @@ def remove_abandoned(
     path:str|Path, # A file that `atomic_write` has written, or would have
     age:float=5. # Minimum time since a temporary file was last changed (s)
 ):
-    "Remove temporary files that a killed process left of `path`, and warn about it"
+    "Remove temporary files of `path` that a killed process left behind, and warn about it"
     path, removed = check_path(path), []
     before, after = map(glob.escape, _temporary_name(path))
     for old in path.parent.glob(f'{before}????????{after}'):
-        with suppress(OSError):   # a process holds it, or has just removed it
+        with suppress(OSError):   # another process holds it or has just removed it
             if not _is_abandoned(old, age): continue
             old.unlink()
             removed.append(old.name)
@@ -508,12 +508,12 @@ def atomic_write(
 
 # %% ../nbs/api/00_core.ipynb #2fb86814
 def write_json(
-    obj:object, # Anything that JSON can hold; other objects are written as `str(obj)`
+    obj:object, # Anything that JSON can represent; other objects are written as `str(obj)`
     path:str|Path # JSON file
 ):
     "Write `obj` to `path` as indented JSON, atomically"
     text = json.dumps(obj, indent=1, ensure_ascii=False, default=str)
-    # file names that are not UTF-8 have no other form in a UTF-8 file
+    # names that are not UTF-8 have to be escaped in a UTF-8 file
     text = re.sub('[\ud800-\udfff]', lambda m: f'\\u{ord(m[0]):04x}', text)
     with atomic_write(path) as tmp: tmp.write_text(text + '\n', encoding='utf-8')
 
@@ -532,7 +532,7 @@ def parse_json(
     label:object,   # Where it comes from, for messages
     depth:int=20    # Largest allowed depth of nested lists and objects
 )->object:
-    "Parse other people's JSON; raises `CourseError` if that fails or it is nested too deeply"
+    "Parse untrusted JSON; raises `CourseError` if that fails or it is nested too deeply"
     try: res = json.loads(text)
     except RecursionError: raise CourseError(f'{label} is nested too deeply') from None
     except ValueError as e: raise CourseError(f'{label} is not JSON ({e})') from None
@@ -544,7 +544,7 @@ def read_json(
     path:str|Path, # JSON file
     limit:int=2**26 # Largest size that is read (bytes)
 )->object:
-    "Read other people's JSON; raises `CourseError` if that fails"
+    "Read untrusted JSON; raises `CourseError` if that fails"
     path = check_file(path)
     try:
         if path.stat().st_size > limit: raise CourseError(f'{path}: larger than {limit:,} bytes')
@@ -560,7 +560,7 @@ def asset(
 
 # %% ../nbs/api/00_core.ipynb #6b25f05e
 def package_version(
-    name:str # Of a package as `pip` knows it
+    name:str # Name of a package, as for `pip install`
 )->str|None: # None if it is not installed
     "Look up the version of a package without importing it"
     try: return metadata.version(name)
@@ -570,7 +570,7 @@ def package_version(
 def html_table(
     head:list, # Column titles; empty for no header
     rows:Iterable, # Sequences of cells, shown as `str(cell)`
-    left:int=1 # Number of leading columns aligned left; the others are aligned right
+    left:int=1 # Number of leading columns aligned left; the rest are aligned right
 )->str: # HTML
     "Format `rows` as an HTML table with every cell escaped"
     def cell(tag, i, value):
@@ -588,9 +588,9 @@ def html_table(
 # %% ../nbs/api/00_core.ipynb #b8ffde91
 def align(
     rows:Iterable, # The header and the rows, each a list of strings
-    left:int=1 # Number of columns that are aligned left; the others are aligned right
+    left:int=1 # Number of columns that are aligned left; the rest are aligned right
 )->str: # One line per row
-    "Align rows in columns of plain text"
+    "Align rows as columns of plain text"
     rows = [list(map(printable, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows)]
     def line(row):
@@ -610,7 +610,7 @@ def _fonts_with(chars):
     found = []
     for f in font_manager.fontManager.ttflist:
         if not chars: break
-        # the last-resort font has a box for every character
+        # the last-resort font draws a box for every character
         if f.style != 'normal' or f.name.startswith('Last Resort'): continue
         left = left_by(f.fname)
         if left != chars: found.append(f.name)
@@ -624,7 +624,7 @@ def plot_text(
     text:object, # Shown as `str(text)`
     n:int=40     # Maximum characters per line; the middle of longer lines is left out
 )->str:
-    "Prepare a name for a figure: no formulas, no control characters, a font for every character"
+    "Prepare a name for a figure: escape formulas and control characters, and find missing fonts"
     def line(s):
         "One line, shortened"
         s = printable(s)
@@ -635,7 +635,7 @@ def plot_text(
     return text.replace('$', r'\$')
 
 def _use_fonts_for(chars):
-    "Add fonts that have `chars` to the ones Matplotlib tries in turn; warn if there are none"
+    "Add fonts that have `chars` to Matplotlib's list of fallbacks; warn if there are none"
     from matplotlib import rcParams
     _checked_chars.update(chars)
     fonts, missing = _fonts_with(chars)
@@ -654,8 +654,8 @@ def can_show_bar()->bool: # False for a log, which a bar would clutter
 def progress(
     items:Iterable, # What to iterate over
     n:int,          # Number of items
-    what:str,       # What is being done, for the lines
-    every:float=60. # Time between two lines (s)
+    what:str,       # What is being done, for the lines printed
+    every:float=60. # Time between lines (s)
 )->Iterator: # The items
     "Show progress: a bar in a notebook or terminal, otherwise an occasional line on stderr"
     if can_show_bar():
@@ -680,7 +680,7 @@ def in_threads(
     yield from progress(done, len(items), what) if what else done
 
 def _mapped(f, items):
-    "Results of `f` in order; a million queued calls would need gigabytes, so only a few wait"
+    "Results of `f` in order, with few calls queued at a time; a million would need gigabytes"
     def each(some): return [f(o) for o in some]
     n_threads = min(16, os.cpu_count() or 1)
     n = min(16, max(1, len(items)//(4*n_threads)))   # items per call

@@ -94,7 +94,7 @@ class SetInfo:
 
     @property
     def embedded(self)->bool: # True if there is nothing to download
-        "Whether the set comes with the package"
+        "Whether the dataset comes with the package"
         return not self.folders
 
 # %% ../nbs/api/13_datasets.ipynb #5daea82f
@@ -102,26 +102,26 @@ class SetInfo:
 def is_complete(self:SetInfo,
     folder:Path # Folder to look in
 )->bool: # True if no file is missing
-    "Return whether `folder` has all files of the set"
+    "Return whether `folder` has all files of the dataset"
     return all((folder/f).is_file() for f in self.sums)
 
 @patch
 def read(self:SetInfo,
-    folder:Path, # Folder of the set
+    folder:Path, # Folder of the dataset
     size:int|tuple=None, # Size that the network sees (px), for photos; None: 128
     in_memory:bool=None # Decode photos now? None: if they take no more than 1 GB
 )->ImageSet: # With the publisher's splits
-    "Read the set; each subclass implements this"
+    "Read the dataset; each subclass implements this"
     raise NotImplementedError
 
 @patch
 def install(self:SetInfo,
     files:list, # Downloaded archives
-    dest:Path # Folder of the set
+    dest:Path # Folder of the dataset
 ):
     "Unpack the downloaded archive"
     top = unpack(files[0], dest.with_name(f'{dest.name}.new'))
-    (top/dest.name).rename(dest)   # the archive holds a folder of this name
+    (top/dest.name).rename(dest)   # the archive contains a folder with this name
     top.rmdir()
 
 # %% ../nbs/api/13_datasets.ipynb #4fbbf3db
@@ -143,7 +143,7 @@ class _IdxSet(SetInfo):
 
     def read(self, folder:Path, size:int|tuple=None,
              in_memory:bool=None)->ImageSet: # uint8 N,1,H,W
-        "Read the four files; an embedded set has them compressed with xz"
+        "Read the four files; those of an embedded dataset are compressed with xz"
         ext = '.xz' if self.embedded else ''
         xs, ys = [], []
         for part in ('train', 't10k'):
@@ -157,7 +157,7 @@ class _IdxSet(SetInfo):
 
 # %% ../nbs/api/13_datasets.ipynb #ed661daf
 def _read_cifar_bin(files, n_labels):
-    "Images and (fine) labels of binary files"
+    "Images and (fine) labels in binary files"
     rows = np.concatenate([np.fromfile(f, np.uint8) for f in files])
     n_bytes = n_labels + 3*32*32
     if len(rows)%n_bytes:
@@ -168,7 +168,7 @@ def _read_cifar_bin(files, n_labels):
     return images, rows[:, n_labels - 1]
 
 def _read_cifar_py(files, key):
-    "Images and labels of Python files"
+    "Images and labels in Python files"
     batches = [_read_pickle(f) for f in files]
     try:
         images = np.concatenate([b[b'data'] for b in batches])
@@ -177,7 +177,7 @@ def _read_cifar_py(files, key):
         raise CourseError(f'{files[0]} is not the published file') from e
 
 def _cifar100_names(folder, binary):
-    "Names of the hundred classes, which come with the set"
+    "Names of the hundred classes, which come with the dataset"
     if binary: return (folder/'fine_label_names.txt').read_text().split()
     return [n.decode() for n in _read_pickle(folder/'meta')[b'fine_label_names']]
 
@@ -230,7 +230,7 @@ def imagenet_names()->dict: # WordNet id → name, in the order of the 1,000 cla
     return dict(zip(ids, ResNet50_Weights.IMAGENET1K_V1.meta['categories']))
 
 class _WordNetSet(SetInfo):
-    "Folders `train` and `val` with class folders that are named by WordNet ids"
+    "Folders `train` and `val` with class folders named after WordNet ids"
     photos = True
 
     def is_complete(self, folder:Path)->bool: # True if both folders exist
@@ -326,7 +326,7 @@ _archives = {
 
 # %% ../nbs/api/13_datasets.ipynb #6282fd4e
 def _fastai_set(name, images, px):
-    "Imagenette or Imagewoof with a short side of `px`; None: full size"
+    "Imagenette or Imagewoof with short sides of `px`; None: full size"
     folder, title = f'{name}2', name.title()
     if px:
         folder, title = f'{folder}-{px}', f'{title}, {px} px'
@@ -351,7 +351,7 @@ datasets = {o.name: o for o in _sets}   # name → `SetInfo`
 def data_home(
     root:str|Path=None # Your own folder; None: fastai's data folder
 )->Path: # May not exist yet
-    "Return the folder of the standard sets"
+    "Return the folder of the standard datasets"
     if root is not None: return check_path(root, 'root')
     try: return fastai_path('data')
     except OSError:   # the home folder is read-only
@@ -360,8 +360,8 @@ def data_home(
 @check_args
 def dataset_path(
     name:str, # Name of a dataset
-    root:str|Path=None # Folder of the standard sets; None: fastai's data folder
-)->Path: # None if the set is not on this machine
+    root:str|Path=None # Folder of the standard datasets; None: fastai's data folder
+)->Path: # None if the dataset is not on this machine
     "Find the folder of a dataset; raises `CourseError` for an unknown name"
     check_choice(name, datasets, 'dataset')
     info, home = datasets[name], data_home(root)
@@ -371,7 +371,7 @@ def dataset_path(
 
 # %% ../nbs/api/13_datasets.ipynb #662f6e2e
 def _download(info, dest, progress):
-    "Download a set, unpack it to `dest`, and check its files"
+    "Download a dataset, unpack it to `dest`, and check its files"
     files, archives = [], dest.parent/'archives'
     for url, (_, sums) in info.urls.items():
         file = archives/url.rpartition('/')[2]
@@ -400,9 +400,9 @@ def _check_downloadable(info, dest):
 @check_args
 def get_dataset(
     name:str, # Name of a dataset
-    root:str|Path=None, # Folder of the standard sets; None: fastai's data folder
+    root:str|Path=None, # Folder of the standard datasets; None: fastai's data folder
     progress:bool=True # Show a progress bar?
-)->Path: # Folder of the set
+)->Path: # Folder of the dataset
     "Find a dataset, or download it; raises `CourseError` if that fails"
     folder, info = dataset_path(name, root), datasets[name]
     if folder: return folder
@@ -420,7 +420,7 @@ def get_dataset(
 
 # %% ../nbs/api/13_datasets.ipynb #7ae46011
 def _place(info, root):
-    "Where a set is, or how to get it"
+    "Where a dataset is, or how to get it"
     if info.embedded: return 'in the package'
     folder = dataset_path(info.name, root)
     if folder: return str(folder).replace(str(Path.home()), '~')
@@ -430,9 +430,9 @@ def _place(info, root):
 
 @check_args
 def list_datasets(
-    root:str|Path=None # Folder of the standard sets; None: fastai's data folder
-)->pd.DataFrame: # One row per set, indexed by name
-    "List the datasets: what they contain, and where they are or how large the download is"
+    root:str|Path=None # Folder of the standard datasets; None: fastai's data folder
+)->pd.DataFrame: # One row per dataset, indexed by name
+    "List the datasets with their contents, and their location or download size"
     rows = []
     for o in datasets.values():
         train, test = o.images
@@ -450,10 +450,10 @@ def open_image_set(
     name_or_path:str|Path, # Name of a dataset, a folder, or a CSV file; a `Path` is never a name
     size:int|tuple=None, # Size that the network sees (px), for images from files; None: unchanged
     in_memory:bool=None, # Decode photos now? None: if they take no more than 1 GB
-    root:str|Path=None, # Folder of the standard sets; None: fastai's data folder
+    root:str|Path=None, # Folder of the standard datasets; None: fastai's data folder
     skip_bad:bool=False, # Leave out files that cannot be read?
     white:dict=None, # Depth → value of white when a network was trained; None: see `find_white`
-    label_delim:str=None # What separates several labels of an image in a table; None: one class
+    label_delim:str=None # Separator between an image's labels in a table; None: one class
 )->ImageSet: # With the splits that the dataset defines
     "Open a dataset, a folder or a CSV file; raises `CourseError` if that fails"
     name, is_path = str(name_or_path), isinstance(name_or_path, Path)
@@ -473,7 +473,7 @@ def open_image_set(
 
 # %% ../nbs/api/13_datasets.ipynb #8b51ecd3
 def _check_not_both(name):
-    "Raise `CourseError` if the current folder has a subfolder with the name of a set"
+    "Raise `CourseError` if the current folder has a subfolder with the name of a dataset"
     if Path(name).is_dir():
         raise CourseError(f'{name} is a set that comes with this package or can be downloaded, and '
                           f'there is also a folder {name} here: write ./{name} for the folder; for '
@@ -483,9 +483,9 @@ def _check_not_both(name):
 @check_args
 def verify_dataset(
     name:str, # Name of a dataset
-    root:str|Path=None # Folder of the standard sets; None: fastai's data folder
-)->dict: # train, test, classes, stats, files, published; empty if the set is not on this machine
-    "Count the images in a set, compute their statistics, and check the files' checksums"
+    root:str|Path=None # Folder of the standard datasets; None: fastai's data folder
+)->dict: # train, test, classes, stats, files, published; empty if it is not on this machine
+    "Count a dataset's images, compute their statistics, and check the files' checksums"
     folder, info = dataset_path(name, root), datasets[name]
     if folder is None: return {}
     images = open_image_set(name, root=root)

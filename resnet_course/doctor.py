@@ -21,7 +21,7 @@ from .core import (
 class Check:
     "One line of the diagnosis"
     name: str
-    ok: bool|None   # None: for information, not a problem
+    ok: bool|None   # None: for information only
     found: str
     fix: str = ''   # What to do if `ok` isn't True
     def __str__(self)->str: # One line, and a second one with the fix
@@ -31,11 +31,11 @@ class Check:
 
 # %% ../nbs/api/70_doctor.ipynb #a8770494
 def _check_package()->Check: # Always ok
-    "Name the version of this package"
+    "Find the version of this package"
     return Check('package', True, f'resnet-course {__version__}')
 
 def _check_python()->Check: # ok if Python is new enough
-    "Check the Python version, and name the system"
+    "Check the Python version and name the system"
     found = f'{platform.python_version()}, {platform.system()} {platform.machine()}'
     return Check('python', sys.version_info >= (3, 10), found, 'install Python 3.10 or newer')
 
@@ -62,10 +62,10 @@ def _check_fastai()->Check: # ok if fastai can be imported
 
 # %% ../nbs/api/70_doctor.ipynb #256e4f16
 def _gpu_problem(
-    cuda,  # Version of CUDA that torch was built with, or None
-    driver # Path of NVIDIA's tool, or None
+    cuda,  # CUDA version that torch was built for, or None
+    driver # Path to NVIDIA's tool, or None
 ):
-    "Why torch can't use the GPU, and what to do; None if there is no GPU"
+    "Why torch can't use the GPU and what to do about it; None if there is no GPU"
     if not driver: return None
     if not cuda:
         return ('there is an NVIDIA driver, but this torch was built without CUDA',
@@ -76,7 +76,7 @@ def _gpu_problem(
 
 # %% ../nbs/api/70_doctor.ipynb #3629abcc
 def _check_device()->Check: # ok with a GPU, a note without one, FAIL if torch can't use it
-    "Find the device that will train, and its precision"
+    "Find the device that will be used for training, and its precision"
     import torch
     from resnet_course.precision import cpu_bf16_speedup, resolve_precision
     asked = os.environ.get('RESNET_COURSE_DEVICE')
@@ -142,8 +142,8 @@ def _check_here()->Check: # ok if the folder is writable
 
 # %% ../nbs/api/70_doctor.ipynb #a5f21133
 def _check_disk(
-    need_gb:float=2 # Free space that is enough (GB)
-)->Check: # ok if there is more than that
+    need_gb:float=2 # Required free space (GB)
+)->Check: # ok if there is at least that much
     "Check the free disk space, here and where datasets are stored"
     from resnet_course.datasets import data_home
     found, least = [], float('inf')
@@ -197,7 +197,7 @@ def _check_proxy()->Check: # ok without proxies, a note with them, FAIL if one i
                  'behind a proxy" lists the files to download by hand')
 
 # %% ../nbs/api/70_doctor.ipynb #7a05822e
-def diagnose()->list[Check]: # In order; the ones that need torch only if it can be imported
+def diagnose()->list[Check]: # In order; those that need torch only if it can be imported
     "Run every check"
     package, python, torch = _check_package(), _check_python(), _check_torch()
     need_torch = [_check_fastai, _check_device, _check_data, _check_cache, _check_disk]

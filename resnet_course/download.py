@@ -38,7 +38,7 @@ _algos = {32: 'md5', 40: 'sha1', 64: 'sha256'}   # by number of hexadecimal digi
 def verify_checksum(
     path:str|Path, # File to check
     sums:str|Iterable[str]|None # Valid checksum, one or several; None: don't check
-)->bool: # True if one of `sums` matches
+)->bool: # True if any of `sums` matches
     "Check a file against its published checksums"
     if not sums: return True
     if isinstance(sums, str): sums = [sums]
@@ -68,7 +68,7 @@ def _check_space(folder, n):
                       f'{free/1e6:,.0f} MB free')
 
 def _shows(progress, url):
-    "Whether to show a bar; a log gets one line instead"
+    "Whether to show a progress bar; a log gets one line instead"
     if progress and not can_show_bar(): print(f'downloading {url}', file=sys.stderr, flush=True)
     return progress and can_show_bar()
 
@@ -184,7 +184,7 @@ def _unpack_zip(archive, folder):
 
 def _unpack_tar(archive, folder):
     "Unpack a tar file into `folder` after checking all members"
-    # early patch releases of Python 3.10 and 3.11 have no filters
+    # early patch releases of Python 3.10 and 3.11 lack filters
     kwargs = dict(filter='data') if hasattr(tarfile, 'data_filter') else {}
     with tarfile.open(archive) as t:
         members = t.getmembers()
@@ -200,10 +200,10 @@ _unpack_errors = (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, Runti
 
 @check_args
 def unpack(
-    archive:str|Path, # Zip or tar file, compressed or not; told apart by content
+    archive:str|Path, # Zip or tar file, compressed or not, detected by content
     dest:str|Path # Folder to create; must not exist yet
 )->Path: # `dest`
-    "Unpack `archive`, all of it or nothing; raises `CourseError` if it is unsafe or damaged"
+    "Unpack all of `archive` or nothing; raises `CourseError` if it is unsafe or damaged"
     archive, dest = check_file(archive), check_path(dest, 'dest')
     if dest.exists(): raise CourseError(f'{dest} already exists: remove it first')
     tmp = dest.with_name(f'.{dest.name}.unpacking')

@@ -45,7 +45,7 @@ _inks = dict(ink=('#1c252e', '#f1f3f5'), soft=('#4b5763', '#bcc6cf'),
 
 # %% ../nbs/api/63_drawings.ipynb #882f208a
 def _rules(used):
-    "The style sheet for the kinds in `used`"
+    "Style sheet for the kinds in `used`"
     rules = ['.rc-drawing{color-scheme:light dark}']
     for k in sorted(used):
         if k in _kinds:
@@ -76,8 +76,8 @@ def _fit(text, width, size):
 
 # %% ../nbs/api/63_drawings.ipynb #217bfb9b
 class Drawing:
-    "An SVG of boxes, lines and texts"
-    width = 480  # In units; the text is at least 13 units high
+    "An SVG with boxes, lines and text"
+    width = 480  # In units; text is at least 13 units high
     @check_args
     def __init__(self,
         title:str, # What it shows, in a few words
@@ -100,14 +100,14 @@ _anchors = dict(start=0, middle=0.5, end=1)
 @patch
 def text(self:Drawing,
     x:float, # Where the text starts, ends or is centered, depending on `anchor`
-    y:float, # Middle of its height
+    y:float, # Vertical center
     text:str, # One line
     size:int=14, # Font size, units
     anchor:str='middle', # 'start', 'middle' or 'end'
     kind:str='ink', # One of `_inks`
     bold:bool=False # Semi-bold?
 )->Drawing: # `self`
-    "Write one line with its middle at height `y`"
+    "Write one line of text, vertically centered at `y`"
     weight = ' font-weight="600"' if bold else ''
     w = _width(text, size)*(1.06 if bold else 1)
     left = x - w*_anchors[anchor]
@@ -125,7 +125,7 @@ def box(self:Drawing,
     w:float, # Width
     h:float, # Height
     kind:str='data', # One of `_kinds`
-    label:str='', # Lines of text, in the middle
+    label:str='', # Lines of text, centered
     size:int=14, # Font size, units
     dashed:bool=False, # Dashed edges?
     bold:bool=False # Semi-bold label?
@@ -147,7 +147,7 @@ def box(self:Drawing,
 def line(self:Drawing,
     *points:tuple, # Pairs (x, y)
     kind:str='ink', # One of `_inks`
-    arrow:bool=True, # With an arrowhead at the end?
+    arrow:bool=True, # Add an arrowhead at the end?
     dashed:bool=False # Dashed?
 )->Drawing: # `self`
     "Draw a line through `points`"
@@ -187,7 +187,7 @@ def plus(self:Drawing,
 
 # %% ../nbs/api/63_drawings.ipynb #e746292b
 @patch(as_prop=True)
-def svg(self:Drawing)->str: # One SVG element, for an HTML page or a file of its own
+def svg(self:Drawing)->str: # One SVG element, for an HTML page or a separate file
     "The drawing as text"
     w, h, alt = self.width, self.height, escape(f'{self.title}. {self.desc}')
     page = _kinds['page']
@@ -216,7 +216,7 @@ def save(self:Drawing,
 
 # %% ../nbs/api/63_drawings.ipynb #069c53fb
 def _grid(d, x, y, side, values, kind, marked=()):
-    "A table of numbers; the cells in `marked` (row, column) are drawn in the color of a sum"
+    "Draw a table of numbers; cells in `marked` (row, column) get the color of a sum"
     for i, row in enumerate(values):
         for j, v in enumerate(row):
             k = 'sum' if (i, j) in marked else kind(i, j) if callable(kind) else kind
@@ -230,12 +230,12 @@ def out_side(
     stride:int=1, # Stride, px
     pad:int=0 # Padding on each side, px
 )->int: # Side of the output, px
-    "Compute the side of a convolution's or pooling's output"
+    "Compute the side of the output of a convolution or pooling layer"
     return (n + 2*pad - ks)//stride + 1
 
 # %% ../nbs/api/63_drawings.ipynb #4d40a4f2
 def _numbers(n, ks, stride, pad):
-    "An image with an edge, a kernel that finds it, and the output, as tensors"
+    "An image with an edge, a kernel that detects it, and the output, as tensors"
     x = (torch.arange(n) >= n//2).float().expand(n, n)
     w = torch.zeros(ks, ks)
     w[:, 0], w[:, -1] = -1, 1
@@ -251,7 +251,7 @@ def _cell_side(sides, room):
 
 # %% ../nbs/api/63_drawings.ipynb #dc8dc150
 def _label_convolution(d, lefts, c, sides, padded, bottom, stride, pad):
-    "Draw names above the grids, signs between them, and the formula below"
+    "Draw names above the grids, symbols between them, and the formula below"
     n, ks, o = sides
     widths = [c*k for k in (padded, ks, o)]
     for x, w, name, k in zip(lefts, widths, ('input', 'kernel', 'output'), sides):
@@ -264,7 +264,7 @@ def _label_convolution(d, lefts, c, sides, padded, bottom, stride, pad):
     d.text(240, bottom + 46, f'side of the output: {share} + 1 = {o}', 14)
 
 def _draw_grids(d, x, w, y, n, pad, seen, at):
-    "The three tables side by side, centered vertically; draws the labels, too"
+    "Draw the three tables side by side, vertically centered, with labels"
     grids = [o.tolist() for o in (x, w, y)]
     sides = list(map(len, grids))
     c = _cell_side(sides, 412)
@@ -309,8 +309,8 @@ def draw_convolution(
 def _receptive_field(
     n_layers:int, # Number of convolutions, with stride 1
     ks:int=3 # Side of the kernels, px
-)->int: # Side of the area in the input that an output depends on, px
-    "Measure how many inputs along one side have a gradient"
+)->int: # Side of the input area that an output depends on, px
+    "Count the inputs along one side that have a gradient"
     x = torch.zeros(1, 1, n_layers*(ks - 1) + 9, requires_grad=True)
     y = x
     for _ in range(n_layers): y = F.conv1d(y, torch.ones(1, 1, ks))
@@ -330,7 +330,7 @@ def draw_receptive_field(
     n_layers:int=3, # Number of convolutions, with stride 1
     ks:int=3 # Side of the kernels, px
 )->Drawing: # One row of cells for the input and each layer, seen from the side
-    "Draw what one output can see through several convolutions"
+    "Draw which inputs one output depends on through several convolutions"
     n_layers, ks = check_int(n_layers, 'n_layers', 1, 4), check_int(ks, 'ks', 2, 5)
     seen = [_receptive_field(i, ks) for i in range(n_layers + 1)]
     c, gap, most = min(34, 330//seen[-1]), 62, seen[-1]
@@ -350,7 +350,7 @@ def draw_receptive_field(
 
 # %% ../nbs/api/63_drawings.ipynb #0616ca9d
 def _draw_stack(d, x, y, s, step, chw):
-    "One image: its channels behind one another; (x, y) is the corner of the one in front"
+    "Draw one image with its channels behind one another; (x, y) is the front channel's corner"
     c, h, w = chw
     for k in reversed(range(c)):
         kind = ('conv', 'act', 'linear', 'pool')[k]
@@ -401,7 +401,7 @@ _jobs = dict(training='the network learns from them',
 def draw_splits(
     dls:object # Loaders with `train_ds`, `valid_ds` and `test_ds`, such as from `get_dls`
 )->Drawing: # One bar for each part
-    "Draw the sizes of a dataset's three parts, and what each is for"
+    "Draw the sizes of a dataset's three parts and what each one is for"
     sets = [getattr(dls, k, None) for k in ('train_ds', 'valid_ds', 'test_ds')]
     if None in sets:
         raise CourseError('draw_splits needs loaders with train_ds, valid_ds and test_ds')
@@ -418,7 +418,7 @@ def draw_splits(
 # %% ../nbs/api/63_drawings.ipynb #e65b86eb
 @check_args
 def draw_training_step()->Drawing: # Forward above, backward below
-    "Draw what happens to one batch: scores, loss, gradients, a step"
+    "Draw what happens to one batch: scores, loss, gradients, and a step"
     d = Drawing('One training step',
                 'A batch goes through the network, which outputs scores. The scores and the right '
                 'answers give the loss. Its gradients say how each weight should change, and a '
@@ -457,7 +457,7 @@ def _channels(block):
 
 # %% ../nbs/api/63_drawings.ipynb #f52f7498
 def _name(m, short=False):
-    "A layer in a few words, and the kind of its box"
+    "A short description of a layer, and the kind of its box"
     if isinstance(m, nn.Conv2d):
         s = m.stride[0]
         stride = '' if s == 1 else f' /{s}' if short else f', stride {s}'
@@ -492,7 +492,7 @@ def _named_block(o):
 
 # %% ../nbs/api/63_drawings.ipynb #2b563464
 def _shortcut_name(m):
-    "What a block's shortcut does, in one or two short lines"
+    "A one- or two-line description of a block's shortcut"
     if m is None: return 'identity'
     if isinstance(m, PadShortcut):
         if m.ni == m.nf and m.stride == 1: return 'identity'
@@ -502,7 +502,7 @@ def _shortcut_name(m):
     return f'1×1 conv,\n{c.out_channels}{stride}'
 
 def _describe(name, block):
-    "A block in one sentence"
+    "Describe a block in one sentence"
     branch, after = _layers(block)
     said = ', '.join(_name(m)[0] for m in branch)
     if block.plain: end = 'There is no shortcut.'
@@ -521,7 +521,7 @@ def _column_end(block):
     return _first + (_box + _gap)*len(branch + after) + (0 if block.plain else 24 + _gap)
 
 def _draw_layers(d, cx, y, w, layers):
-    "Draw boxes in a column, with an arrow from each to the next; returns where the last one ends"
+    "Draw boxes in a column with arrows between them; returns where the last one ends"
     for m in layers:
         label, kind = _name(m, short=True)
         if isinstance(m, nn.Conv2d): label += f', {m.out_channels}'
@@ -572,7 +572,7 @@ _shortcut_places = ((64, 128, 2, 'where the shape changes: 64 → 128 maps, stri
 
 @check_args
 def draw_shortcuts(
-    counts:bool=True # Say how many parameters each has?
+    counts:bool=True # Show how many parameters each one has?
 )->Drawing: # Two rows: blocks that change the shape, and all others
     "Draw the shortcuts A, B and C of He et al. 2015"
     d = Drawing('Shortcuts A, B and C',
@@ -601,7 +601,7 @@ def _draw_way(d, x, y, label, cost):
 
 # %% ../nbs/api/63_drawings.ipynb #98b482f7
 def _merged(net, size, n_in, depth):
-    "Rows of the summary; a layer that keeps the shape and needs no separate row joins the last one"
+    "Summary rows; a layer that keeps the shape and needs no row of its own joins the last one"
     rows, small = [], (nn.BatchNorm2d, nn.ReLU, nn.LocalResponseNorm, nn.Dropout, nn.Identity)
     modules = dict(net.named_modules())
     for r in model_summary(net, size, depth=depth, n_in=n_in).rows:
@@ -613,7 +613,7 @@ def _merged(net, size, n_in, depth):
     return rows
 
 def _part(m):
-    "A part of a network in a few words, and the kind of its box"
+    "A short description of a part of a network, and the kind of its box"
     inside = [type(o) for o in m.children()] if isinstance(m, nn.Sequential) else []
     kinds = set(inside)
     if len(kinds) == 1: return f'{len(inside)} × {inside[0].__name__}', 'act'
@@ -678,9 +678,9 @@ def _network(model, size, kwargs):
 @check_args
 def draw_network(
     model:str|nn.Module|Learner, # Name of a network, a network, or a learner
-    size:int=None, # Side of the images, px; `None`: the network's usual one
+    size:int=None, # Side of the images, px; `None`: the network's usual size
     n_in:int=None, # Channels of the images; `None`: those of its first convolution
-    **kwargs # Options of `create_model`, if `model` is a name
+    **kwargs # Options for `create_model`, if `model` is a name
 )->Drawing: # One row for each stage
     "Draw a network by its stages, with the shape of each stage's output"
     if isinstance(model, str) and n_in: kwargs['n_in'] = n_in
@@ -711,7 +711,7 @@ def draw_alexnet(
     name:str='alexnet', # 'alexnet', 'alexnet_1gpu', 'alexnet_tv' or 'alexnet_small'
     size:int=None, # Side of the images, px; `None`: 227, or 28 for 'alexnet_small'
     n_out:int=1000, # Number of classes
-    **kwargs # Further options of `create_model`
+    **kwargs # Additional options for `create_model`
 )->Drawing: # One row for each layer with weights and each pooling
     "Draw the layers of an AlexNet with the shapes that the network itself computes"
     net, name, size = _network(name, size, dict(n_out=n_out) | kwargs)
@@ -754,7 +754,7 @@ def _draw_sides(d, cx, sides):
 # %% ../nbs/api/63_drawings.ipynb #b3e44bb0
 @check_args
 def draw_stems()->Drawing: # Three columns, from the image to the last stage
-    "Draw how far two stems shrink an image of 224 px and one of 32 px"
+    "Draw how much two stems shrink images of 224 px and of 32 px"
     ways = ('imagenet', 224), ('imagenet', 32), ('cifar', 32)
     ways = [(*way, _stem_sides(*way)) for way in ways]
     last = [f'{stem} stem at {size} px: {sides["layer4"]}' for stem, size, sides in ways]
@@ -869,7 +869,7 @@ _formats = dict(float32=(8, 23), bfloat16=(8, 7), float16=(5, 10))
 
 @check_args
 def draw_number_formats()->Drawing: # One row of bits for each format
-    "Draw the bits of the number formats, with their ranges as PyTorch gives them"
+    "Draw the bits of the number formats, with the ranges reported by PyTorch"
     d = Drawing('Number formats', '', 46 + 84*len(_formats))
     said, wide = [], 14
     for i, (name, (exponent, fraction)) in enumerate(_formats.items()):
@@ -890,7 +890,7 @@ def draw_number_formats()->Drawing: # One row of bits for each format
 
 # %% ../nbs/api/63_drawings.ipynb #b7ef9a01
 def _cam_example():
-    "Three maps of 3 × 3, a weight for each, and their weighted sum"
+    "Three 3×3 maps, a weight for each, and their weighted sum"
     maps = torch.tensor([[[0, 1, 2], [0, 3, 4], [0, 1, 2]], [[2, 2, 2], [1, 1, 1], [0, 0, 0]],
                          [[0, 0, 0], [0, 2, 0], [4, 0, 4]]]).float()
     weights = torch.tensor([2., -1, 0.5])
@@ -898,7 +898,7 @@ def _cam_example():
 
 @check_args
 def draw_grad_cam()->Drawing: # Maps and weights above, their sum and the result below
-    "Draw how Grad-CAM adds up maps, with numbers"
+    "Draw how Grad-CAM adds up maps, with example numbers"
     maps, weights, total = _cam_example()
     d = Drawing('Grad-CAM', 'Three maps of the last layer, each times the mean gradient of the '
                 "class's score for its channel: 2, −1 and 0.5. They are added up, and negative "
@@ -957,7 +957,7 @@ paths = {
 def draw_path(
     name:str # 'debugging', 'proofs', 'shipping' or 'project'
 )->Drawing: # One box for each step
-    "Draw a list of steps, with a note about what matters at each"
+    "Draw a list of steps, with a note about what matters in each one"
     title, note, rows = paths[check_choice(name, paths, 'path')]
     said = '; '.join(f'{label}: {" ".join(beside).strip()}' for _, label, *beside in rows)
     d = Drawing(title, f'{said}.', 16 + 58*len(rows) + (22 if note else 4))

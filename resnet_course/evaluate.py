@@ -61,7 +61,7 @@ def wilson(
 
 # %% ../nbs/api/40_evaluate.ipynb #7898ee6b
 class Report:
-    "A network's predictions for the images of a split, and the metrics computed from them"
+    "A network's predictions for the images of a split, and metrics computed from them"
     @check_args
     def __init__(self,
         probs:Tensor|Sequence, # Probabilities (N,C)
@@ -97,7 +97,7 @@ class Report:
 # %% ../nbs/api/40_evaluate.ipynb #a5888845
 @patch
 def _check(self:Report):
-    "Raise `CourseError` unless predictions, targets and classes fit together"
+    "Raise `CourseError` unless predictions, targets and classes are consistent"
     n, c = len(self.targets), len(self.vocab)
     shape = tuple(self.probs.shape)
     if len(self.probs) != n:
@@ -118,7 +118,7 @@ def n(self:Report)->int: # At least 1
 
 @patch(as_prop=True)
 def loss(self:Report)->float: # In nats
-    "Mean loss of the images"
+    "Mean loss per image"
     return float(self.losses.mean())
 
 # %% ../nbs/api/40_evaluate.ipynb #89d1c752
@@ -191,14 +191,14 @@ def _placements(scores, positive):
     return above, below
 
 def _logit_interval(area, se):
-    "95% interval on the logit scale, which stays between 0 and 1; None where there is no spread"
+    "95% interval on the logit scale, which stays between 0 and 1; None if there is no spread"
     if not (se > 0 and 0 < area < 1): return None, None
     half = norm.ppf(0.975)*se/(area*(1 - area))
     return float(expit(logit(area) - half)), float(expit(logit(area) + half))
 
 # %% ../nbs/api/40_evaluate.ipynb #f57e8e0d
 def _roc_areas(probs, targets):
-    "A row (area, low, high) for each class, and one for the mean over classes with an area"
+    "A row (area, low, high) for each class, and one for the mean over classes that have an area"
     hits = targets if targets.ndim == 2 else targets[:, None] == np.arange(probs.shape[1])
     n, rows, areas, influence = len(hits), [], [], np.zeros(len(hits))
     for c in range(probs.shape[1]):
@@ -220,7 +220,7 @@ def _roc_areas(probs, targets):
 
 # %% ../nbs/api/40_evaluate.ipynb #a41f3aeb
 def _ratio(k, n):
-    "A proportion and Wilson's interval, all None where there is nothing to count"
+    "A proportion and its Wilson interval, all None if there is nothing to count"
     if n == 0: return None, [None, None]
     return float(k/n), list(wilson(int(k), int(n)))
 
@@ -239,7 +239,7 @@ def class_metrics(self:Report)->list[dict]: # Rows of name, support, each metric
     return _with_metrics(self.per_class, counts, self._roc[0])
 
 def _with_metrics(named, counts, areas):
-    "Rows with the metrics of each class, from its confusion matrix and the area under its curve"
+    "Rows with the metrics of each class, from the confusion matrix and the area under its curve"
     rows = []
     for row, ((tn, fp), (fn, tp)), (area, *area_ci) in zip(named, counts, areas):
         found = dict(sensitivity=_ratio(tp, tp + fn), specificity=_ratio(tn, tn + fp),
@@ -265,7 +265,7 @@ def _bootstrap_macro(self:Report, n_boot=1000, seed=0):
     k, c, rng = len(counts), len(self.vocab), np.random.default_rng(seed)
     true, pred = (csr_array((np.ones(k), (range(k), o)), (k, c)) for o in cells.T)
     right, drawn = np.where(cells[:, 0] == cells[:, 1], 1, 0), []
-    for _ in range(n_boot//50):   # a few at a time, because a thousand classes have many cells
+    for _ in range(n_boot//50):   # a few at a time, because a matrix of a thousand classes is large
         new = rng.multinomial(self.n, counts/self.n, 50).astype(float)
         drawn.append(_macro((new*right)@true, new@true, new@pred, self.n))
     drawn = np.concatenate(drawn, axis=1)
@@ -369,7 +369,7 @@ def _result(rep):
     return f'{top1} of {rep.n:,} images correct (95% interval {ci})'
 
 def _rows(rep, n=20):
-    "Formatted rows for the first `n` classes, and a last one that counts the others"
+    "Formatted rows for the first `n` classes, and a last row that counts the others"
     rows, classes = [], rep.per_class
     if len(classes) > n: classes = [o for o in classes if o['support']]
     for o in classes[:n]:
@@ -476,7 +476,7 @@ class _LabelTables:
 
 # %% ../nbs/api/40_evaluate.ipynb #86061781
 class MultiReport(_LabelTables):
-    "A network's predictions of several labels per image, and the metrics computed from them"
+    "A network's predictions of several labels per image, and metrics computed from them"
     @check_args
     def __init__(self,
         probs:Tensor|Sequence, # Probability of each label (N,C)
@@ -485,7 +485,7 @@ class MultiReport(_LabelTables):
         losses:Tensor=None, # Loss of each image (N); None: binary cross-entropy of `probs`
         split:str='test', # Name of the split
         name:str='', # What was evaluated, for tables
-        thresholds:float|Sequence=0.5 # Probability from which a label counts as predicted
+        thresholds:float|Sequence=0.5 # Probability at or above which a label counts as predicted
     ):
         self.probs, targets = _numbers(probs, 'probs'), _numbers(targets, 'targets')
         self.targets, self.vocab = targets.bool(), list(map(str, vocab))
@@ -516,7 +516,7 @@ def _thresholds(o, n):
                       f'{n} labels')
 
 def _check_multi(rep, targets):
-    "Raise `CourseError` unless predictions, targets and labels fit together"
+    "Raise `CourseError` unless predictions, targets and labels are consistent"
     n, c = rep.n, len(rep.vocab)
     if n == 0: raise CourseError(f'the {rep.split} split is empty: there is nothing to evaluate')
     for what, o in dict(predictions=rep.probs, targets=targets).items():
@@ -543,7 +543,7 @@ def label_metrics(self:MultiReport)->list[dict]: # Rows: name, support, threshol
 
 # %% ../nbs/api/40_evaluate.ipynb #e07c755f
 @patch
-def summary(self:MultiReport)->dict: # None where no label is in the images
+def summary(self:MultiReport)->dict: # None if no label occurs in the images
     "mAP, macro and micro F1, and the fraction of images whose labels are all correct"
     rows, hits, preds = self.label_metrics(), self.targets, self.preds
     right, wrong = int((hits & preds).sum()), int((hits ^ preds).sum())
@@ -566,14 +566,14 @@ def _in_words(self:MultiReport):
 @patch
 def at(self:MultiReport,
     thresholds:float|Sequence # One for all labels, or one for each
-)->MultiReport: # On the same predictions
+)->MultiReport: # For the same predictions
     "The same report at different thresholds"
     return MultiReport(self.probs, self.targets, self.vocab, self.losses, self.split, self.name,
                        _thresholds(thresholds, len(self.vocab)))
 
 @patch
 def best_thresholds(self:MultiReport)->list: # One for each label; 0.5 for labels in no image
-    "The thresholds with the highest F1: choose them on validation images, never on the test set"
+    "The thresholds with the highest F1; choose them on validation images, never on the test set"
     found = []
     for y, p in zip(self.targets.numpy().T, self.probs.numpy().T):
         if not y.any():
@@ -604,7 +604,7 @@ def _logits(model, dl, precision='fp32'):
 def onnx_inputs(
     model:OnnxModel, # An ONNX file
     dl:object        # From `split_dl`
-)->object: # A loader of images as the file takes them
+)->object: # A loader of images in the form that the file takes
     "Create a loader for an ONNX file: normalized images, or bytes if it prepares them itself"
     if not model.preprocess: return dl
     if isinstance(dl, ImageSetDL): return as_bytes(dl, whole=model.preprocess == 'resize')
@@ -632,7 +632,7 @@ def evaluate(
         # fastai's predictions wait for other processes, which may not be evaluating
         if isinstance(learn, Learner) and num_distrib() < 2:
             with using_precision(learn, precision), learn.no_bar():
-                # in order, unless the loader has its own; fewer if files are unreadable
+                # in order, unless the loader has its own order; fewer if files are unreadable
                 again = not isinstance(dl, ImageSetDL)
                 logits, targets = learn.get_preds(dl=dl, act=noop, reorder=again)
         elif isinstance(model, OnnxModel): logits, targets = _onnx_logits(model, dl)
@@ -745,7 +745,7 @@ def compare(
 # %% ../nbs/api/40_evaluate.ipynb #b732bced
 def _bootstrap(only_a, only_b, n, n_boot, seed):
     "95% interval of the difference between two accuracies on `n` images"
-    # drawing n images with replacement makes these counts multinomial, so no need to draw images
+    # if n images are drawn with replacement, these counts are multinomial, so draw the counts
     rng, probs = np.random.default_rng(seed), [only_a/n, only_b/n, 1 - (only_a + only_b)/n]
     n_a, n_b, _ = rng.multinomial(n, probs, n_boot).T
     low, high = np.percentile((n_b - n_a)/n, [2.5, 97.5])
@@ -760,7 +760,7 @@ def _network_and_dls(learn, dls):
                       'was exported from')
 
 def _flips(x):
-    "The images and their mirror images"
+    "The images and their mirrored versions"
     return [x, x.flip(-1)]
 
 def _ten_crops(x, size, black):
@@ -789,7 +789,7 @@ def tta(
     name:str='', # Name for the report
     dls:DataLoaders=None, # Loaders; None: the learner's
     precision:str='fp32' # As for `evaluate`
-)->Report: # Its `split` names `kind` too
+)->Report: # Its `split` also includes `kind`
     "Evaluate with the mean probabilities over several views of each image"
     check_choice(kind, ['flip', 'ten_crop'], 'kind of test-time augmentation')
     model, dls = _network_and_dls(learn, dls)

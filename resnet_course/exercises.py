@@ -22,7 +22,7 @@ from .images import plain_tensor
 
 # %% ../nbs/api/60_exercises.ipynb #7e2234f4
 class Hint(Exception):
-    "What is probably wrong with an answer, and where to look"
+    "What is probably wrong with an answer and where to look"
 
 # %% ../nbs/api/60_exercises.ipynb #ec153b98
 @check_args
@@ -50,7 +50,7 @@ def exercise(
 
 # %% ../nbs/api/60_exercises.ipynb #e9b1f194
 def _what(o):
-    "`o` in a few words, for a hint"
+    "A short description of `o`, for a hint"
     if isinstance(o, (Tensor, np.ndarray)):
         return f'yours is {type(o).__name__.lower()} of shape {tuple(o.shape)}'.replace(
             'is tensor', 'is a tensor').replace('is ndarray', 'is an array')
@@ -95,7 +95,7 @@ def _letters(o):
 @check_args
 def as_list(
     answer:object, # List, tuple, set, array or tensor
-    n:int=None # Number of items that it should have; None: any
+    n:int=None # Expected number of items; None: any
 )->list: # The items
     "Convert `answer` to a list; raises `Hint` if it isn't a collection of `n` items"
     if isinstance(answer, (Tensor, np.ndarray)): answer = answer.tolist()
@@ -136,7 +136,7 @@ def same(
 
 # %% ../nbs/api/60_exercises.ipynb #d4c79ec3
 def _import_checks(lesson):
-    "Import the checks of a lesson, such as '05'; raises `CourseError` if there are none"
+    "Import the checks for a lesson, such as '05'; raises `CourseError` if there are none"
     try: importlib.import_module(f'resnet_course.checks.l{lesson}')
     except ModuleNotFoundError as e:
         if 'resnet_course.checks' not in str(e.name): raise   # a package that a check needs
@@ -216,7 +216,7 @@ def _fresh_random():
     "Reseed the CPU's random generators inside the block, and restore their states afterwards"
     py_state, np_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.seed()   # `torch.seed` would seed the GPU's generator, too
+        torch.default_generator.seed()   # `torch.seed` would also seed the GPU's generator
         random.seed()
         np.random.seed()
         try: yield
@@ -260,10 +260,10 @@ def check(
 def expect_sgd(
     momentum:float=0. # Momentum that the exercise asks for; 0: plain SGD
 ):
-    "Raise a `Hint` when the block makes an optimizer other than SGD, or with other settings"
+    "Raise a `Hint` if the block creates an optimizer other than SGD, or one with other settings"
     make = torch.optim.Optimizer.__init__
     def spy(self, params, defaults):
-        "Look at the settings, then make the optimizer"
+        "Check the settings, then create the optimizer"
         if not isinstance(self, torch.optim.SGD):
             raise Hint(f'That uses {type(self).__name__}; the exercise asks for torch.optim.SGD.')
         got = defaults['momentum']
@@ -279,12 +279,12 @@ def expect_sgd(
 @contextmanager
 @check_args
 def expect_fresh_gradients(
-    net:nn.Module # Network that the block trains
+    net:nn.Module # Network that is trained in the block
 ):
-    "Raise a `Hint` when a gradient of `net` is added to one from an earlier step"
+    "Raise a `Hint` if a gradient of `net` is added to one from an earlier step"
     added = []
     def look(p):
-        "A hook of `p` that records whether it already has a gradient"
+        "A hook for `p` that records whether it already has a gradient"
         def hook(g):
             "Runs before `g` is added to the gradient"
             if p.grad is not None and p.grad.any(): added.append(p)

@@ -25,7 +25,7 @@ def whitening(
     if len(x) < 2 or min(x.shape[2:]) < ks:
         raise CourseError(f'whitening with patches of {ks}×{ks} px needs at least two images of '
                           f'that size or more, got shape {tuple(x.shape)}')
-    # in float32, rounding errors exceed the smallest variances, and Apple's GPUs have no float64
+    # in float32, rounding errors exceed the smallest variances; Apple GPUs don't support float64
     x64 = (x.cpu() if x.device.type == 'mps' else x).double()
     patches = F.unfold(x64, ks).transpose(1, 2).flatten(0, 1)
     var, vec = torch.linalg.eigh(torch.cov(patches.T))
@@ -38,7 +38,7 @@ class Whiten(nn.Conv2d):
     @check_args
     def __init__(self,
         n_in:int, # Channels of the images
-        n:int=12 # Number of filters; each gives two output channels
+        n:int=12 # Number of filters; each one produces two output channels
     ):
         ks = math.ceil(math.sqrt(n/n_in))  # the smallest patches that have `n` directions
         super().__init__(n_in, 2*n, ks)
@@ -63,20 +63,20 @@ def _stage(ni, no, n_blocks, act):
     first = conv(ni, no)
     stage = nn.Sequential(first, nn.MaxPool2d(2), nn.BatchNorm2d(no), get_act(act), *blocks)
     for c in [first] + [b.conv1 for b in blocks]:
-        nn.init.dirac_(c.weight[:c.in_channels])  # further filters stay random
+        nn.init.dirac_(c.weight[:c.in_channels])  # additional filters stay random
     return stage
 
 # %% ../nbs/api/23_fastresnet.ipynb #51fa4de5
 class FastResNet(CheckedModule):
-    "Residual network after cifar10-fast (Page 2018) and airbench (Jordan 2024)"
+    "Residual network based on cifar10-fast (Page 2018) and airbench (Jordan 2024)"
     @check_args
     def __init__(self,
-        nf:int=32, # Width of the first stage; each further stage doubles it
+        nf:int=32, # Width of the first stage; each later stage doubles it
         n_blocks:int=1, # Number of residual blocks in each of the three stages
         n_out:int=10, # Number of classes
         n_in:int=3, # Channels of the images
         act:str='gelu', # One of `layers.activations`
-        scale:float=1/9 # Factor of the scores
+        scale:float=1/9 # Factor for the scores
     ):
         super().__init__()
         self.n_in, self.scale = n_in, scale

@@ -31,7 +31,7 @@ from .images import find_white, list_set, open_image
 # %% ../nbs/api/17_folders.ipynb #e88c4955
 @contextmanager
 def _new_folder(
-    dest:Path # Folder to make; must not exist
+    dest:Path # Folder to create; must not exist
 )->Iterator[Path]: # Temporary folder beside it
     "Yield a temporary folder that becomes `dest` on success and is deleted on failure"
     if dest.exists():
@@ -52,7 +52,7 @@ def _new_folder(
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
 def _why(e):
-    "The system's reason for an error with files; the first one, if `shutil` lists several"
+    "The system's reason for a file error; the first one if `shutil` lists several"
     if isinstance(e, shutil.Error): return str(e.args[0][0][2])
     return f'{e.strerror}: {e.filename}' if e.filename else str(e.strerror)
 
@@ -73,10 +73,10 @@ def _folder_names(vocab):
 @check_args
 def export_set(
     name:str|Path, # Dataset, or folder of small square images
-    dest:str|Path, # Folder to make
+    dest:str|Path, # Folder to create
     valid_pct:float=0.1, # Fraction of the training images to validate on
     seed:int=42, # Chooses the validation images
-    root:str|Path=None, # Folder of the standard sets; None: fastai's data folder
+    root:str|Path=None, # Folder of the standard datasets; None: fastai's data folder
     progress:bool=True # Show a progress bar?
 )->Path: # `dest`
     "Write a dataset as folders of PNG files; raises `CourseError` for photos, or if `dest` exists"
@@ -100,7 +100,7 @@ def export_set(
 
 # %% ../nbs/api/17_folders.ipynb #2daff113
 def _choose_classes(available, classes, seed):
-    "Choose class folders: a number of them, or by folder name or ImageNet's class name"
+    "Choose a number of class folders, or choose them by folder name or ImageNet class name"
     if isinstance(classes, int):
         if not 2 <= classes <= len(available):
             raise CourseError(f'cannot choose {classes} classes: use a number '
@@ -118,13 +118,13 @@ def _choose_classes(available, classes, seed):
 @check_args
 def make_subset(
     source:str|Path, # Folder of class folders, or of train, valid and test folders that hold them
-    dest:str|Path, # Folder to make
-    classes:int|list, # Number of classes, or folder names or ImageNet's class names
+    dest:str|Path, # Folder to create
+    classes:int|list, # Number of classes, or folder names or ImageNet class names
     seed:int=42, # Chooses the classes if `classes` is a number
     copy:bool=False # Copy the files? Otherwise, the class folders are links
 )->Path: # `dest`
-    "Make a dataset of some of the classes in `source`; raises `CourseError` if that fails"
-    # `Path.resolve` raises RuntimeError for a link that leads to itself
+    "Create a dataset from some of the classes in `source`; raises `CourseError` if that fails"
+    # `Path.resolve` raises RuntimeError for a link to itself
     source, dest = Path(os.path.realpath(check_path(source, 'source'))), check_path(dest, 'dest')
     if not source.is_dir(): raise MissingFileError(f'no such folder: {source}')
     parts = {d.name: d for d in split_folders(source).values()} or {'.': source}
@@ -143,11 +143,11 @@ def make_subset(
 # %% ../nbs/api/17_folders.ipynb #43da7fa3
 @dataclass
 class _Scan:
-    "What was learned by reading one image file"
+    "What reading one image file revealed"
     path:Path
-    split:str # Split that the folders give, or 'all'
+    split:str # Split according to the folders, or 'all'
     label:str
-    side:str = None # The split, including one that `get_dls` draws
+    side:str = None # The split, including any that `get_dls` draws
     error:str = None
     format:str = None
     size:tuple = (0, 0) # Width, height
@@ -177,7 +177,7 @@ def _scan(job, white=None):
 @dataclass
 class Finding:
     "A problem in an image folder, and the files that have it"
-    level:str # 'error': fix it before training; 'warning': look at it; 'note': for your information
+    level:str # 'error': fix before training; 'warning': take a look; 'note': for your information
     text:str # Description
     files:list = field(default_factory=list, repr=False) # One string per file or pair of files
 
@@ -194,7 +194,7 @@ class FolderReport:
         path:Path, # Folder
         counts:dict, # Split → {class folder: number of images}
         findings:list, # A `Finding` for each problem
-        listing:Listing # What was used, and what was left out
+        listing:Listing # What was used and what was left out
     ):
         self.path, self.counts, self.findings, self.listing = path, counts, findings, listing
 
@@ -231,7 +231,7 @@ def _repr_html_(self:FolderReport):
 
 # %% ../nbs/api/17_folders.ipynb #0a3bc7a0
 def _pair_name(o):
-    "Path of an image with its class and, if there is one, its split"
+    "Path of an image with its class and its split, if any"
     return '/'.join(o.path.parts[-2 if o.split == 'all' else -3:])
 
 def _pair_findings(what, pairs, level, advice):
@@ -277,7 +277,7 @@ def _known_findings(labels):
     return [Finding('note', text)]
 
 # %% ../nbs/api/17_folders.ipynb #01d523fc
-_same = dict(MPO='JPEG', DIB='BMP')   # a phone's JPEG with a second image, and Windows' BMP
+_same = dict(MPO='JPEG', DIB='BMP')   # a phone's JPEG with a second image, and a Windows BMP
 
 def _is_named(o):
     "Whether an image has the format that its name indicates"
@@ -313,7 +313,7 @@ def _file_findings(scans, small, large):
 
 # %% ../nbs/api/17_folders.ipynb #89639c05
 def _find_white(o):
-    "White as for `open_image`, sentences about it, and a finding if there is no such value"
+    "Value of white as for `open_image`, sentences about it, and a finding if there is none"
     try: return *find_white(o.files), []
     except CourseError as e: return {}, [], [Finding('error', str(e))]
 
@@ -358,7 +358,7 @@ def _draw_sides(o, scans):
     try:
         images = list_set(o.path)
         sides = dict(zip(('train', 'valid', 'test'), make_splits(images)))
-    except CourseError: return False   # another finding says why
+    except CourseError: return False   # another finding gives the reason
     of_file = {images.files[i]: side for side, idxs in sides.items() for i in idxs}
     for scan in scans: scan.side = of_file[scan.path]
     return len(images.splits) < 3

@@ -31,11 +31,11 @@ class UnreadableError(CourseError):
     "An image is damaged, or not an image"
 
 def _check_regular(path):
-    "Raise `OSError` for a pipe (which would block), a device or a folder"
+    "Raise `OSError` for a pipe, which would block, and for a device or a folder"
     if not stat.S_ISREG(os.stat(path).st_mode): raise OSError('not a regular file')
 
 def _why_unreadable(e):
-    "Why a file is unreadable, from an error of Pillow or of a codec, which may be of any kind"
+    "Why a file is unreadable, based on an error of any kind from Pillow or a codec"
     if isinstance(e, UnidentifiedImageError): return 'its content is not a readable image'
     return str(e).split('\n')[0][:300] or type(e).__name__
 
@@ -46,8 +46,8 @@ def white_of(
     low:float, # Smallest value of the pixels
     high:float # Largest value
 )->int: # One of 1, 255, 1023, 4095, 16383 and 65535
-    "Return the value of white in an image with over 8 bits; raises `ValueError` if none fits"
-    # between 1 and 16, neither is likely: with 255, the image would be black
+    "Return the value of white for an image with over 8 bits; raises `ValueError` if none fits"
+    # between 1 and 16, neither is plausible: with 255, the image would be black
     if low >= 0 and high <= _whites[-1] and not 1 < high < 16:
         return next(w for w in _whites if high <= w)
     # also for NaN
@@ -56,7 +56,7 @@ def white_of(
 
 def _is_deep(im): return im.mode.startswith('I') or im.mode == 'F'
 
-# 'I;16B' and 'I;16' differ only in the order of bytes
+# 'I;16B' and 'I;16' differ only in byte order
 def _depth(im): return im.mode[:4]
 
 def _white_for(im, low, high, white):
@@ -71,10 +71,10 @@ def _white_for(im, low, high, white):
 @check_args
 def open_image(
     o:str|Path|bytes|io.IOBase|Image.Image, # Path, encoded bytes, file object or Pillow image
-    size:int=None, # Short side needed later (px): lets the JPEG decoder skip work; None: full size
-    white:dict=None # 'I;16', 'I' or 'F' → value of white, for more than 8 bits; None: `white_of`
+    size:int=None, # Short side needed later (px), so JPEG decoding can skip work; None: full size
+    white:dict=None # 'I;16', 'I' or 'F' → value of white, if over 8 bits; None: from `white_of`
 )->Image.Image: # Mode L or RGB
-    "Open an image upright, with 8 bits per channel, on white; raises `CourseError` if unreadable"
+    "Open an image upright, 8-bit, on a white background; raises `CourseError` if unreadable"
     name = f'of {len(o)} bytes' if isinstance(o, bytes) else o
     try:
         if isinstance(o, Image.Image): im = o
@@ -171,9 +171,9 @@ def plain_tensor(
 @check_args
 def as_channels(
     x:Tensor, # uint8 …,C,H,W with one or three channels
-    n_in:int # Number of channels wanted; 1: grayscale, 3: RGB
+    n_in:int # Desired number of channels; 1: grayscale, 3: RGB
 )->Tensor: # uint8 …,n_in,H,W
-    "Repeat grayscale images to RGB, or convert RGB to grayscale with the usual ITU-R 601 weights"
+    "Repeat gray channels to get RGB, or convert RGB to gray with the usual ITU-R 601 weights"
     if x.shape[-3] == n_in: return x
     *n, _, h, w = x.shape
     if n_in == 3: return x.expand(*n, 3, h, w)
@@ -191,16 +191,16 @@ class ImageSet:
         vocab:Sequence, # Class names
         x:Tensor=None, # Images, uint8 N,C,H,W; None: read them from `files`
         files:list=None, # Path of each image; None: not from files
-        splits:dict=None, # Indices of 'train', 'valid' and 'test', where the dataset defines them
-        n_in:int=3, # Number of channels, where the images are read from files
-        load_size:int=None, # Side of small squares (px); None: photos, read when they are needed
+        splits:dict=None, # Indices of 'train', 'valid' and 'test', if the dataset defines them
+        n_in:int=3, # Number of channels, if the images are read from files
+        load_size:int=None, # Side of small square images (px); None: photos, read when needed
         stats:tuple=None, # Mean and standard deviation of the training pixels, per channel, 0 to 1
         flip:bool=False, # Does an image keep its class when mirrored?
         crop_size:int|tuple=None, # Size that the network sees (px); None: `load_size`
         labels:Sequence=None, # Folder name of each class; None: `vocab`
-        white:dict=None, # Depth → value of white, where images have more than 8 bits
-        skip_bad:bool=False, # Leave out files that are found to be unreadable later?
-        listing:Listing=None, # Where the files come from, and what was left out
+        white:dict=None, # Depth → value of white, if images have more than 8 bits
+        skip_bad:bool=False, # Leave out files that turn out to be unreadable later?
+        listing:Listing=None, # Where the files come from and what was left out
         rows:Tensor=None # Several labels per image: 0 or 1 for each (N,C); `y` is its rarest label
     ):
         self.name, self.vocab, self.labels = name, list(vocab), list(labels or vocab)
@@ -298,11 +298,11 @@ def _header(f):
         return im.size, 'RGBA' if 'transparency' in im.info else im.mode
 
 def _common_format(files):
-    "Side and channels of most small squares, and the number of others; photos: `(None, 3, 0)`"
+    "Most common side and channels of small squares, and how many differ; photos: `(None, 3, 0)`"
     sizes, modes = Counter(), set()
     for f in files:
         try: size, mode = _header(f)
-        except Exception: return None, 3, 0   # decoding will report what is wrong
+        except Exception: return None, 3, 0   # decoding will report the problem
         if max(size) > 96: return None, 3, 0
         sizes[size] += 1
         modes.add(mode)
@@ -313,7 +313,7 @@ def _common_format(files):
 
 # %% ../nbs/api/10_images.ipynb #02e6853b
 def _unreadable(files, errors):
-    "The error that counts unreadable files and names the first"
+    "An error that counts unreadable files and names the first"
     first = errors[min(errors)]
     return CourseError(f'{len(errors)} of {len(files)} images are unreadable, the first: {first}; '
                        'remove them, or leave them out with skip_bad (--skip-bad)')
@@ -341,11 +341,11 @@ def decode_all(
 # %% ../nbs/api/10_images.ipynb #77f73891
 def _find_bad(
     files:Sequence, # Paths of images
-    seconds:float|None=60, # Time to read them; None: any time
+    seconds:float|None=60, # Time limit for reading them; None: no limit
     size:int=64, # Short side (px); small ones are decoded faster
     white:dict=None # As for `open_image`
 )->tuple: # Index of the file → `CourseError`; and the number of files that were read
-    "Find unreadable image files; reads 64 if all would take too long"
+    "Find unreadable image files; reads only 64 if reading all would take too long"
     errors = {}
     def read(i):
         "Read one image, or record its error"
@@ -364,7 +364,7 @@ def _find_bad(
 
 # %% ../nbs/api/10_images.ipynb #557420a0
 def _is_jpeg(f):
-    "Whether a file begins like a JPEG file, whatever its name"
+    "Whether a file begins like a JPEG file, regardless of its name"
     with open(f, 'rb', buffering=0) as file: return file.read(3) == b'\xff\xd8\xff'
 
 def _is_cut(im):
@@ -383,14 +383,14 @@ def _brightest(f):
             a = np.asarray(im, dtype=np.float64)
             fits = a.min() >= 0 and a.max() <= _whites[-1]
             return (_depth(im), float(a.max())) if fits else None
-    except Exception: return None   # decoding will report what is wrong
+    except Exception: return None   # decoding will report the problem
 
 # %% ../nbs/api/10_images.ipynb #9f1114ad
 @check_args
 def find_white(
     files:Sequence # Paths of images
 )->tuple: # Depth → value of white, for `open_image`, and sentences about it
-    "Find the value of white for images with more than 8 bits in a set; raises `CourseError`"
+    "Find the value of white for a set's images with more than 8 bits; raises `CourseError`"
     highs = {}
     for found in in_threads(_brightest, files):
         if found: highs.setdefault(found[0], []).append(found[1])
@@ -422,7 +422,7 @@ def _about_color16(highs):
 
 # %% ../nbs/api/10_images.ipynb #71f338bc
 def _check_files(o, skip_bad, in_memory, white):
-    "Leave out unreadable files, or raise `CourseError` for them; decoding finds them, too"
+    "Leave out unreadable files, or raise `CourseError` for them; decoding also finds them"
     if in_memory and not skip_bad: return
     # the others are found when they are first read
     bad, n_read = _find_bad(o.files, None if in_memory else 60, white=white)
@@ -447,12 +447,12 @@ def _make_image_set(
     name:str, # Name of the dataset
     o:Listing, # Its files and labels
     vocab:Sequence, # Class names
-    labels:Sequence=None, # How the listing spells them; None: as `vocab` does
-    size:int|tuple=None, # Size that the network sees (px); None: the images' own, or 128 for photos
-    in_memory:bool=None, # Decode small squares now? None: if they take no more than `max_gb`
+    labels:Sequence=None, # Their spelling in the listing; None: as in `vocab`
+    size:int|tuple=None, # Size that the network sees (px); None: unchanged, or 128 for photos
+    in_memory:bool=None, # Decode small square images now? None: if they take up to `max_gb`
     skip_bad:bool=False, # Leave out files that cannot be read?
     max_gb:float=1.0, # Memory limit (10^9 bytes) for `in_memory=None`
-    white:dict=None, # Depth → value of white when a network was trained; None: see `find_white`
+    white:dict=None, # Depth → value of white in a network's training; None: see `find_white`
     **kwargs # Passed to `ImageSet`
 )->ImageSet: # Photos are not decoded, and have no `load_size`
     "Create an `ImageSet` from image files"
@@ -479,7 +479,7 @@ def open_folder(
     size:int|tuple=None, # Size that the network sees (px); None: small squares unchanged, else 128
     in_memory:bool=None, # Decode all images now? None: if they take no more than 1 GB
     skip_bad:bool=False, # Leave out files that cannot be read?
-    white:dict=None # Depth → value of white when a network was trained; None: see `find_white`
+    white:dict=None # Depth → value of white in a network's training; None: see `find_white`
 )->ImageSet: # With the splits that the folder defines
     "Open class folders as an `ImageSet`; raises `CourseError` if they cannot be used"
     o = list_folder(path)
@@ -490,7 +490,7 @@ def open_folder(
 
 # %% ../nbs/api/10_images.ipynb #f8dc3cc6
 def _told_by_json(o):
-    "Names and folders of the classes, and `stats` and `flip`, from `dataset.json`; None without it"
+    "Names and folders of the classes, `stats` and `flip` from `dataset.json`; None if missing"
     f = o.path/'dataset.json'
     if not f.is_file(): return None
     info = _read_dataset_json(f, set(o.labels))
@@ -516,7 +516,7 @@ def _read_dataset_json(file, names):
 
 # %% ../nbs/api/10_images.ipynb #37c5f49b
 def _are_names(classes):
-    "Whether `classes` gives each folder a name of its own"
+    "Whether `classes` gives each folder a unique name"
     if not isinstance(classes, dict): return False
     names = list(classes.values())
     return all(isinstance(o, str) and o for o in names) and len(set(names)) == len(names)
@@ -524,8 +524,8 @@ def _are_names(classes):
 @check_args
 def are_stats(
     stats:object # (means, standard deviations), or None
-)->bool: # Are both finite, the second above 0, with one or three channels? True for None
-    "Check statistics to normalize with"
+)->bool: # True if both are finite and the deviations positive, for 1 or 3 channels; or for None
+    "Check normalization statistics"
     if stats is None: return True
     try: a = np.array(stats, dtype=float)
     except (TypeError, ValueError): return False
@@ -540,14 +540,14 @@ def _order_by_name(o):
 # %% ../nbs/api/10_images.ipynb #87360c25
 @check_args
 def open_csv(
-    path:str|Path, # CSV file with columns of paths, labels and optionally splits
+    path:str|Path, # CSV file with columns for paths, labels and optionally splits
     size:int|tuple=None, # Size that the network sees (px); None: small squares unchanged, else 128
     in_memory:bool=None, # Decode all images now? None: if they take no more than 1 GB
     skip_bad:bool=False, # Leave out files that cannot be read?
-    white:dict=None, # Depth → value of white when a network was trained; None: see `find_white`
-    label_delim:str=None # What separates several labels of an image; None: one class per image
+    white:dict=None, # Depth → value of white in a network's training; None: see `find_white`
+    label_delim:str=None # Separator between the labels of an image; None: one class per image
 )->ImageSet: # With the splits that the file defines
-    "Open the images that a CSV file lists as an `ImageSet`; raises `CourseError` for invalid rows"
+    "Open the images listed in a CSV file as an `ImageSet`; raises `CourseError` for invalid rows"
     o = list_csv(path, label_delim)
     return _make_image_set(o.path.stem, o, _check_trainable(o), None, size, in_memory, skip_bad,
                            white=white, flip=True)
@@ -565,7 +565,7 @@ def list_set(
     path:str|Path, # As for `open_folder` or `open_csv`
     label_delim:str=None # As for `open_csv`
 )->ImageSet: # With the names, classes and splits of the images
-    "List an image set, without reading any image; raises `CourseError` if it cannot be trained on"
+    "List an image set without reading images; raises `CourseError` if it is unfit for training"
     o = _list(path, label_delim)
     names = _check_trainable(o)
     vocab, labels, _ = _told_by_json(o) or (names, names, {})
@@ -585,7 +585,7 @@ def open_labeled(
     white:dict=None, # As for `open_folder`
     label_delim:str=None # As for `open_csv`
 )->ImageSet: # All images are in the split 'test'
-    "Open all labeled images, whatever their split, to test a network; raises `CourseError`"
+    "Open all labeled images, in any split, to test a network; raises `CourseError`"
     o = _list(path, label_delim)
     names, labels, kwargs = _told_by_json(o) or (vocab, vocab, {})
     label_of = dict(zip(names, labels))

@@ -68,14 +68,14 @@ def _keeps_shape(h, w, shape):
     return 1 < max(h, w) <= max(shape) and abs(w - h*shape[1]/shape[0]) <= 1
 
 def _token_grid(n, grids):
-    "The grid of `n` tokens: one of `grids` and a few others, such as a class token, or half of it"
+    "The grid of `n` tokens: one of `grids` or half of it, plus a few such as a class token"
     for h, w in grids:
         if 0 <= n - h*w < 9: return h, w
         half = (h + 1)//2, (w + 1)//2
         if n == half[0]*half[1] > 1: return half
 
 def _as_map(name, out, x, grids, asked=False):
-    "The `_Map` of an output for images `x`; None if it isn't a map and wasn't `asked` for"
+    "The `_Map` for an output of images `x`; None if it isn't a map and wasn't `asked` for"
     if isinstance(out, (tuple, list)): out = out[0] if out else None
     if not isinstance(out, Tensor) or len(out.shape) < 3 or len(out) != len(x): return None
     s, shape = out.shape, x.shape[2:]
@@ -87,13 +87,13 @@ def _as_map(name, out, x, grids, asked=False):
 
 # %% ../nbs/api/42_interpret.ipynb #43285fe1
 def _head_layers(net):
-    "Names of the layers that have parameters of the head"
+    "Names of the layers that contain parameters of the head"
     if group_names(net)[-1] != 'head': return set()
     ids = {id(p) for p in param_groups(net)[-1]}
     return {n for n, m in net.named_modules()
             if n and list(m.parameters()) and all(id(p) in ids for p in m.parameters())}
 
-# inside attention there are matrices that look like maps
+# attention has internal matrices that look like maps
 _in_attention = re.compile(r'(attn|attention|xca|token_mixer)\w*\.', re.I)
 
 @torch.no_grad()
@@ -124,7 +124,7 @@ def _blank(net, size=None):
     return torch.zeros(2, *image_shape(net, size), device=next(net.parameters()).device)
 
 def _maps_of(net):
-    "The maps for a black image; empty if the network accepts no image of a usual size"
+    "The maps for a black image; empty if the network accepts no common image size"
     for size in (None, 64, 32):
         try: return _find_maps(net, _blank(net, size))
         except (CourseError, RuntimeError, ValueError, AssertionError, TypeError): continue
@@ -161,7 +161,7 @@ def stage_names(
     return _stages(_net(learn))
 
 def _stages(net, x=None):
-    "The names of the stages, as seen with the images `x` or black ones"
+    "The names of the stages, found with the images `x` or black ones"
     names = _named_stages(net)
     if names: return names
     maps = _maps_of(net) if x is None else _find_maps(net, x)
@@ -228,7 +228,7 @@ def _grid(nrows, ncols, height, width=7):
 def plot_activations(
     learn:Learner|nn.Module, # A learner or a model
     x:Tensor, # One image (C,H,W), normalized
-    n:int=8, # Channels to show of each layer: the ones with the highest mean
+    n:int=8, # Channels to show for each layer: those with the highest mean
     names:list[str]=None # Names of layers; None: `stage_names`
 )->Figure: # A row for each layer
     "Plot the channels of each layer that respond most strongly to an image"
@@ -309,7 +309,7 @@ class Neighbors:
     splits:tuple[str, str] # Split of the queries, split that was searched
     @property
     def same(self)->float: # 0 to 1
-        "Share of neighbors that have the query's class"
+        "Fraction of neighbors that have the query's class"
         same = self.pool_y[self.idx] == self.query_y[:, None]
         return float(same.float().mean())
     def __repr__(self):
@@ -336,7 +336,7 @@ def neighbors(
     pool:str='train', # Split to search
     dls:DataLoaders=None # Loaders; None: the learner's
 )->Neighbors: # Neighbors of all images of `queries`, in order
-    "For each image of one split, find the images of another split with the nearest features"
+    "For each image in one split, find the images in another split with the nearest features"
     _, dls = model_and_dls(learn, dls)
     check_one_label(dls, 'neighbors', 'compare `get_features` with `nearest`')
     q, qy = get_features(learn, queries, dls)
@@ -383,14 +383,14 @@ def plot_neighbors(
 
 # %% ../nbs/api/42_interpret.ipynb #d7b4aff3
 def _tap(kept, layer, args, out):
-    "Keep a layer's output and pass on a copy, because later layers may overwrite it"
+    "Keep a layer's output and pass on a copy, because later layers may overwrite the original"
     kept['out'] = out[0] if isinstance(out, (tuple, list)) else out
     copy = kept['out'].clone()
     if isinstance(out, (tuple, list)): return type(out)([copy, *out[1:]])
     return copy
 
 def _with_gradients(net, x, cls, names):
-    "Scores, and for each layer its output and the gradient of the score of `cls` for that output"
+    "Scores, and for each layer its output and the gradient of the `cls` score with respect to it"
     kept = {name: {} for name in names}
     hooks = [get_layer(net, name).register_forward_hook(partial(_tap, kept[name]))
              for name in names]
@@ -429,7 +429,7 @@ def _cam_layers(net, x, name):
 def _evidence(net, x, cls, layers):
     "Output and gradient of the first of `layers` that the scores depend on, as N,C,H,W"
     flat = None
-    for some in (layers[:1], layers[1:]):   # the first is enough for most networks
+    for some in (layers[:1], layers[1:]):   # the first one is enough for most networks
         found = _with_gradients(net, x, cls, [o.name for o in some]) if some else {}
         for o in some:
             out, grad = found[o.name]
@@ -455,7 +455,7 @@ def grad_cam(
         xb = _to_model(xb, net).detach().clone().requires_grad_()
         out, grad = _evidence(net, xb, cls, _cam_layers(net, xb, name))
     cam = (grad.mean((2, 3), keepdim=True)*out).sum(1, keepdim=True)
-    cam = cam.to(torch.promote_types(cam.dtype, torch.float32))   # half precision is not enough
+    cam = cam.to(torch.promote_types(cam.dtype, torch.float32))   # half precision is not sufficient
     if relu: cam = cam.relu()
     return F.interpolate(cam, xb.shape[2:], mode='bilinear', align_corners=False)[:, 0]
 
@@ -514,9 +514,9 @@ def occlusion_test(
     learn:Learner|nn.Module, # A learner or a model
     xb:Tensor, # Images (N,C,H,W), normalized
     maps:Tensor, # Importance of each pixel (N,H,W), such as from `grad_cam`
-    share:float=.2 # Share of the pixels to cover
+    share:float=.2 # Fraction of the pixels to cover
 )->dict[str, float]: # 'whole', 'bright', 'dark': mean probability of the original prediction
-    "Measure the effect of covering the brightest, or the darkest, pixels of `maps`"
+    "Measure the effect of covering the brightest or the darkest pixels of `maps`"
     k = int(share*maps[0].numel())
     with eval_mode(learn) as model:
         xb = _to_model(xb, model)
@@ -558,7 +558,7 @@ def plot_filters(
     learn:Learner|nn.Module, # A learner or a model
     n:int=64 # Maximum number of filters
 )->Figure: # A grid of filters
-    "Plot the filters of the first convolution: in color for RGB images, else the first channel"
+    "Plot the filters of the first convolution, in color for RGB images, else the first channel"
     w = first_filters(learn)[:n]
     ncols = min(16, len(w)) if len(w) > 24 else 8
     nrows = -(-len(w)//ncols)
@@ -611,9 +611,9 @@ def styles(
 @check_args
 def plot_responses(
     responses:dict[str, list], # Name of a network → result of `layer_responses`
-    top:float=None # Upper end of the scale; None: show everything
+    top:float=None # Upper limit of the scale; None: show everything
 )->Figure: # Plain networks on the left, others on the right, on one scale
-    "Plot responses like figure 7 of He et al. 2015: in the order of the layers, and sorted"
+    "Plot responses as in figure 7 of He et al. 2015, in the order of the layers and sorted"
     plain = [n for n in responses if n.startswith('plain')]
     others = [n for n in responses if n not in plain]
     sides = [names for names in (plain, others) if names]
@@ -711,7 +711,7 @@ def _filter_norms(w):
     return norms.view(-1, *[1]*(w.ndim - 1))
 
 def _filter_direction(model, seed):
-    "Name → random direction for each weight, each filter with the norm of the model's"
+    "Name → random direction for each weight, with each filter scaled to the model's norm"
     gen = torch.Generator().manual_seed(seed)
     res = {}
     for n, p in model.named_parameters():
@@ -746,7 +746,7 @@ def loss_surface(
     dims:int=2, # Number of directions: 1 for a line, 2 for a plane
     seed:int=0 # Seed of the directions
 )->tuple[Tensor, Tensor]: # n steps; losses (n or n,n)
-    "Compute the loss around the model's weights, along random directions scaled filter by filter"
+    "Compute the loss around the model's weights in random directions, scaled filter by filter"
     model = deepcopy(get_net(learn))
     _use_batch_statistics(model)
     xb, yb = _to_model(xb, model), _to_model(yb, model)

@@ -19,7 +19,7 @@ def conv(
     nf:int, # Output channels (number of filters)
     ks:int=3, # Side of the kernel, px; odd
     stride:int=1, # Stride, px
-    groups:int=1 # Number of groups of channels; each group sees only its own inputs
+    groups:int=1 # Number of channel groups; each group sees only its own inputs
 )->nn.Conv2d: # Layer that keeps height and width at stride 1
     "Create a convolution with 'same' padding and no bias"
     return nn.Conv2d(ni, nf, ks, stride, padding=ks//2, groups=groups, bias=False)
@@ -43,11 +43,11 @@ def _is_float16(x):
     if not torch.amp.is_autocast_available(kind): return False   # such as 'meta'
     return torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
 
-@torch.fx.wrap   # a single step for tools that follow `forward`, since it depends on the shape
+@torch.fx.wrap   # a single step for tools that trace `forward`, because it depends on the shape
 def _response_norm(x:Tensor, size:int, alpha:float, beta:float, k:float)->Tensor:
-    "`F.local_response_norm`, faster for images; in float32 where squares would overflow"
+    "A faster `F.local_response_norm` for images; in float32 if squares would overflow"
     if torch.jit.is_scripting(): return _norm_over_channels(x, size, alpha, beta, k)
-    else:   # TorchScript does not compile this branch, and could not
+    else:   # TorchScript skips this branch, which it could not compile
         if not _is_float16(x): return _norm_over_channels(x, size, alpha, beta, k)
         with torch.autocast(x.device.type, enabled=False):
             return _norm_over_channels(x.float(), size, alpha, beta, k).to(x.dtype)
@@ -66,7 +66,7 @@ def _norm_over_channels(x:Tensor, size:int, alpha:float, beta:float, k:float)->T
 
 # %% ../nbs/api/20_layers.ipynb #33ec17fd
 class LRN(nn.LocalResponseNorm):
-    "`nn.LocalResponseNorm`, faster: a 1×1 convolution sums the neighboring channels"
+    "A faster `nn.LocalResponseNorm`: a 1×1 convolution sums the neighboring channels"
     def forward(self,
         x:Tensor # (N, C, H, W); other shapes use PyTorch's own implementation
     )->Tensor: # Same shape and dtype as `x`
@@ -78,7 +78,7 @@ class LRN(nn.LocalResponseNorm):
 def lrn(
     n:int=5, # Number of neighboring channels in the sum
     k:float=2, # Constant added to the sum
-    alpha:float=1e-4, # Factor of the sum
+    alpha:float=1e-4, # Factor for the sum
     beta:float=0.75 # Exponent
 )->nn.LocalResponseNorm: # Layer with the paper's formula
     "Create the response normalization of Krizhevsky et al. 2012, section 3.3"
@@ -86,7 +86,7 @@ def lrn(
 
 # %% ../nbs/api/20_layers.ipynb #detpool2
 def _cells(n, k):
-    "A matrix k×n: the mean over each of the `k` cells that pooling divides `n` pixels into"
+    "A k×n matrix that averages over each of the `k` cells into which pooling divides `n` pixels"
     i = torch.arange(k)[:, None]
     start, end = i*n//k, -(-(i + 1)*n//k)
     pixel = torch.arange(n)
@@ -102,7 +102,7 @@ def _mean_by_products(x, side):
     return rows @ x @ cols.T
 
 def _max_by_lookup(x):
-    "`F.adaptive_max_pool2d` to one value, which is looked up at its position"
+    "`F.adaptive_max_pool2d` to one value, looked up at its position"
     flat = x.flatten(2)
     return flat.gather(2, flat.argmax(2, keepdim=True))[..., None]
 
@@ -167,7 +167,7 @@ def make_shortcut(
     ni:int, # Input channels of the block
     nf:int, # Output channels of the block
     stride:int=1, # Stride of the block
-    norm:bool=True # BatchNorm after a projection? Pre-activation blocks have none
+    norm:bool=True # BatchNorm after a projection? Pre-activation blocks don't have one
 )->nn.Module|None: # `None`: the shortcut is the identity, or there is none
     "Create the module on a block's shortcut; raises `CourseError` for an unknown `kind`"
     check_choice(kind, shortcuts, 'shortcut')
@@ -240,7 +240,7 @@ class Bottleneck(ResBlock):
         variant:str='v1.5', # 'v1' strides in the first 1×1 convolution, 'v1.5' in the 3×3
         act:str='relu', # One of `activations`
         groups:int=1, # Groups of the 3×3 convolution (ResNeXt's cardinality)
-        base_width:int=64 # Channels per group where `nf` is 64 (ResNeXt, Wide ResNet)
+        base_width:int=64 # Channels per group when `nf` is 64 (ResNeXt, Wide ResNet)
     ):
         super().__init__(shortcut)
         check_choice(variant, ('v1', 'v1.5'), 'variant of Bottleneck')
@@ -272,7 +272,7 @@ class PreactBasicBlock(ResBlock):
         stride:int=1, # 2 halves the feature map
         shortcut:str='B', # One of `shortcuts`
         act:str='relu', # One of `activations`
-        first:bool=False # Whether this is the first block, whose input is already activated
+        first:bool=False # Is this the first block, whose input is already activated?
     ):
         super().__init__(shortcut)
         self.conv1, self.bn1 = conv(ni, nf, 3, stride), None if first else nn.BatchNorm2d(ni)
@@ -301,8 +301,8 @@ class PreactBottleneck(ResBlock):
         shortcut:str='B', # One of `shortcuts`
         act:str='relu', # One of `activations`
         groups:int=1, # Groups of the 3×3 convolution
-        base_width:int=64, # Channels per group where `nf` is 64
-        first:bool=False # Whether this is the first block, whose input is already activated
+        base_width:int=64, # Channels per group when `nf` is 64
+        first:bool=False # Is this the first block, whose input is already activated?
     ):
         super().__init__(shortcut)
         w, no = int(nf*base_width/64)*groups, nf*4
@@ -338,7 +338,7 @@ def make_stem(
     n_in:int, # Channels of the images
     nf:int, # Output channels
     act:str='relu' # Activation between the convolutions of 'deep'
-)->tuple: # (the convolutions, the pooling); BatchNorm and an activation belong between the two
+)->tuple: # (the convolutions, the pooling); BatchNorm and an activation go between the two
     "Create the layers of a stem; raises `CourseError` for an unknown `kind`"
     check_choice(kind, stems, 'stem')
     if kind == 'cifar': return conv(n_in, nf), nn.Identity()
@@ -373,7 +373,7 @@ def check_input(
 
 # %% ../nbs/api/20_layers.ipynb #44cefb8a
 class CheckedModule(nn.Module):
-    "Base class of networks that check their input whenever they are called"
+    "Base class for networks that check their input whenever they are called"
     def check(self,
         x:Tensor # Input of the network
     ):

@@ -50,7 +50,7 @@ def _link_to_site(nb, name, copied):
 
 # %% ../nbs/api/61_lessons.ipynb #200ad76a
 def _prepare(content, name, copied):
-    "Content of the notebook `name`, in the form in which it is copied"
+    "Content of the notebook `name`, prepared for copying"
     nb = json.loads(content)
     _link_to_site(nb, name, copied)
     _without_outputs(nb)
@@ -71,7 +71,7 @@ def _lesson_files():
 def _sha256(content): return hashlib.sha256(content).hexdigest()
 
 def _read_checksums(dest):
-    "Name → checksum of what was copied into `dest` before; empty if there is no valid file"
+    "Name → checksum of what was last copied into `dest`; empty if there is no valid file"
     try: sums = json.loads((dest/'.course.json').read_text())
     except (OSError, ValueError): return {}
     return sums if isinstance(sums, dict) else {}
@@ -89,7 +89,7 @@ def _free_name(f, content):
 
 # %% ../nbs/api/61_lessons.ipynb #667a1738
 def _copy_file(f, content, checksum):
-    "Write one file unless that loses work; `checksum`: of the last copied version, or None"
+    "Write one file unless that loses work; `checksum`: that of the last copied version, or None"
     old = f.read_bytes() if f.is_file() else None
     if old == content: return 'the same'
     if old is None or _sha256(old) == checksum:
@@ -126,7 +126,7 @@ def copy_lessons(
 # %% ../nbs/api/61_lessons.ipynb #940f41e0
 @check_args
 def open_lessons(
-    dest:str|Path='resnet-course-lessons', # Folder that `copy_lessons` wrote to
+    dest:str|Path='resnet-course-lessons', # Folder with the lessons from `copy_lessons`
     browser:bool=True # Open a browser? False: JupyterLab only prints the address
 )->int: # JupyterLab's exit status
     "Run JupyterLab with the first lesson open; raises `CourseError` if either is missing"
@@ -138,7 +138,7 @@ def open_lessons(
     if first is None:
         raise MissingFileError(f'no lessons in {dest}: copy them there first with '
                                f'`resnet-course lessons {dest}`')
-    # the printed address opens the lesson, too, for a browser on another machine
+    # the printed address also opens the lesson, for a browser on another machine
     page = first.relative_to(dest).as_posix()
     args = [f'--LabApp.default_url=/lab/tree/{page}', f'--ServerApp.root_dir={dest.resolve()}']
     if not browser: args.append('--no-browser')

@@ -23,7 +23,7 @@ from PIL import Image
 from .core import CourseError, MissingFileError, check_args, check_path, shorten
 
 # %% ../nbs/api/05_listing.ipynb #605f6c55
-# Pillow's name of a format → its file extensions; nothing else is opened as an image
+# Pillow's name for a format → its file extensions; nothing else is opened as an image
 _image_formats = dict(
     JPEG=('.jpg', '.jpeg', '.jpe', '.jfif', '.jif'), PNG=('.png', '.apng'), GIF=('.gif',),
     WEBP=('.webp',), BMP=('.bmp',), DIB=('.dib',), TIFF=('.tif', '.tiff'),
@@ -36,14 +36,14 @@ heic_advice = 'photos in HEIC need pillow-heif: pip install "resnet-course[heic]
 
 @lru_cache
 def _load_readers():
-    "Make Pillow load all of its formats, including the formats of optional packages"
+    "Make Pillow load all of its formats, including those from optional packages"
     Image.init()
     for package in ('pillow_heif', 'pillow_jxl', 'pillow_avif'):
         with suppress(ImportError):
             reader = import_module(package)
             if hasattr(reader, 'register_heif_opener'): reader.register_heif_opener()
 
-def readable_formats()->list: # Pillow's names
+def readable_formats()->list: # Pillow's names for them
     "List the formats in `_image_formats` that can be read on this machine"
     _load_readers()
     return [name for name in _image_formats if name in Image.OPEN]
@@ -57,16 +57,16 @@ _temporary = ('~', '.bak', '.tmp', '.temp', '.part', '.crdownload', '.swp')
 
 def is_hidden(
     name:str # Name of a file or folder, without its parents
-)->bool: # True for names that begin with a dot and for names that systems use
-    "Return whether a system or a program keeps this file or folder for itself"
+)->bool: # True for names that begin with a dot and for system names
+    "Return whether a file or folder is for a system's or program's own use"
     return name.startswith('.') or name.lower() in _system_names
 
 # %% ../nbs/api/05_listing.ipynb #c24543c8
 _mime_types = MimeTypes()   # Python's own list, not the system's, so that it is the same everywhere
-# cameras' and other programs' images, which Pillow cannot read
+# images from cameras and other programs, which Pillow cannot read
 _no_reader = {'.dng', '.cr2', '.cr3', '.nef', '.arw', '.orf', '.rw2', '.raf', '.svg', '.exr',
               '.hdr', '.dcm', '.xcf'}
-# a few formats can begin with almost any bytes, so bytes alone do not prove them
+# a few formats can begin with almost any bytes, so the bytes alone are no proof
 _weak = {'TGA', 'PCX', 'PPM', 'ICO', 'DIB'}
 _ftyp = {b'heic', b'heix', b'mif1', b'msf1', b'hevc', b'heim', b'avif'}
 
@@ -101,7 +101,7 @@ def _is_regular(path):
 
 def why_not_image(
     path:str|Path|os.DirEntry, # A file
-    readable:list=None # Pillow's names of the formats that can be read; None: `readable_formats()`
+    readable:list=None # Formats that can be read (Pillow's names); None: `readable_formats()`
 )->str: # Such as 'hidden' or 'HEIC without a reader'; None for an image
     "Return why a file is not used as an image; opens only regular files whose name is unclear"
     path = path if isinstance(path, os.DirEntry) else Path(path)
@@ -124,7 +124,7 @@ _filler = {'', 'seg', 'set', 'data', 'dataset', 'image', 'images', 'img', 'imgs'
            'split', 'folder'}
 
 def split_of(
-    name:str # Name of a folder, or a cell of a table
+    name:str # Name of a folder, or a table cell
 )->str: # 'train', 'valid' or 'test'; None for any other name
     "Return the split that a name stands for"
     words = [w for w in re.split(r'[\W_]+|\d+', name.lower()) if w not in _filler]
@@ -139,7 +139,7 @@ def _entries(folder):
     except OSError as e: raise CourseError(f'cannot read the folder {folder}: {e.strerror}') from e
 
 def _is_folder(entry):
-    "Whether an entry of a folder is a folder; a link that leads to itself is not"
+    "Whether a directory entry is a folder; a link to itself is not"
     try: return entry.is_dir()
     except OSError: return False
 
@@ -182,7 +182,7 @@ class Listing:
     files:list = field(default_factory=list) # Path of each image
     labels:list = field(default_factory=list) # Its class, as the folder or the file spells it
     splits:list = field(default_factory=list) # 'train', 'valid' or 'test'; None: not given
-    left_out:dict = field(default_factory=dict) # Why → paths
+    left_out:dict = field(default_factory=dict) # Reason → paths
     empty:list = field(default_factory=list) # Class folders without images
     notes:list = field(default_factory=list) # Sentences about what was changed or assumed
     facts:list = field(default_factory=list) # Sentences that do not call for a warning
@@ -190,7 +190,7 @@ class Listing:
                           # rarest one. None: one class per image
 
     def leave(self,
-        why:str, # Such as 'hidden'
+        why:str, # Reason, such as 'hidden'
         *paths:Path # Files
     ):
         "Leave files out"
@@ -219,7 +219,7 @@ def reorder(self:Listing,
 @patch
 def drop(self:Listing,
     numbers:object, # Indices of images
-    why:str # Such as 'unreadable'
+    why:str # Reason, such as 'unreadable'
 ):
     "Leave out images that were listed"
     numbers = set(numbers)
@@ -291,7 +291,7 @@ def _add_classes(o, folder, split, readable):
 
 # %% ../nbs/api/05_listing.ipynb #d5acf7f5
 def _about_inner_splits(o):
-    "A sentence about cat/train, cat/test …, which look like splits and are not"
+    "A sentence about cat/train, cat/test …, which look like splits but are not"
     folders = map(Path, {os.path.dirname(f) for f in o.files})
     inner = sorted({name for d in folders for name in d.relative_to(o.path).parts[1:]
                     if split_of(name)})
@@ -316,7 +316,7 @@ def _leave_siblings(o, parts, readable):
 # %% ../nbs/api/05_listing.ipynb #10b6fe55
 @check_args
 def list_folder(
-    path:str|Path # Folder of class folders, or of split folders that contain them
+    path:str|Path # Folder with class folders, or with split folders that contain them
 )->Listing: # Sorted by split, class and name
     "List the labeled images of a folder; raises `CourseError` if it cannot be read"
     path = check_path(path)
@@ -348,7 +348,7 @@ class LeftOutWarning(UserWarning):
     "Images were left out, or something about them was assumed"
 
 def _plain(name):
-    "A name without the details that are easily overlooked"
+    "A name without details that are easily overlooked"
     seen = [c for c in unicodedata.normalize('NFKC', name) if unicodedata.category(c) != 'Cf']
     return ' '.join(''.join(seen).lower().split())
 
@@ -378,7 +378,7 @@ def count_text(
     counts:dict, # Class → number of images
     n:int=10 # Number of classes to show
 )->str: # '2 classes: cat (20), dog (20)'
-    "Describe how many classes there are, and how many images each has"
+    "Describe how many classes there are and how many images each one has"
     each = [f'{c} ({k:,})' for c, k in counts.items()]
     text = f'{len(each)} class{"es"*(len(each) != 1)}: {shorten(each, n)}'
     if len(each) <= n: return text

@@ -54,7 +54,7 @@ class _ToImage(Transform):
     "Turn an index, path, Pillow image, array or tensor into a uint8 `TensorImage`"
     def __init__(self,
         images:ImageSet, # The set that indices refer to
-        reader:PhotoReader # How to read what is not in memory
+        reader:PhotoReader # Reads images that are not in memory
     ):
         self.images, self.reader, self.n_in = images, reader, reader.n_in
         self.kept = {}   # index → a photo that is kept in memory, smaller than its file
@@ -75,11 +75,11 @@ class _ToImage(Transform):
             return super()._call(name, o, split_idx=split_idx, **kwargs)
         return self.cls(self.reader.read_augmented(self.source(o, True), o))
 
-    def augments(self, o)->bool: # Is it a photo of the set?
+    def augments(self, o)->bool: # Is it a photo from the set?
         return _is_index(o) and self.images is not None and self.images.is_photos
 
     def source(self, o, augmented)->object: # The file of an image of the set, or `o` itself
-        "What to read; only training uses the copies that are kept in memory"
+        "What to read; the copies kept in memory are for training only"
         if not _is_index(o): return o
         if self.images is None:
             raise CourseError('an exported learner has no images: pass a file, image or array')
@@ -95,7 +95,7 @@ def without_images(self:_ToImage)->Transform:
 
 @patch
 def reading(self:_ToImage, size)->Transform:
-    "A copy that reads photos at a different size; None: at their own"
+    "A copy that reads photos at a different size; None: at their original size"
     res = copy(self)
     res.reader = replace(self.reader, size=size, window=None, tfms=(), train_size=None)
     return res
@@ -114,11 +114,11 @@ class _ToLabel(Transform):
     def classes_of(self,
         items:list # Indices of images of the set
     )->np.ndarray: # Class of each
-        "Look up classes without reading an image"
+        "Look up classes without reading any image"
         return self.images.y.numpy()[np.asarray(items, int)]
 
     def encodes(self, o):
-        "The class of an image of the set, or of the folder that a file is in"
+        "The class of an image in the set, or of the folder that a file is in"
         if _is_index(o): return TensorCategory(self.images.y[o])
         label = check_choice(Path(o).parent.name, self.labels, f'class of {o}')
         return TensorCategory(self.labels.index(label))
@@ -160,8 +160,8 @@ class _ToLabels(Transform):
 @check_args
 def is_multi_label(
     dls:object # From `get_dls`, `as_dls`, or fastai
-)->bool: # Judged by the loss that the labels call for, as in fastai
-    "Return whether images have several labels, each of which can be present or absent"
+)->bool: # Determined by the loss that the labels call for, as in fastai
+    "Return whether images have several labels, each present or absent"
     ds = getattr(getattr(dls, 'train', None), 'dataset', None)
     return isinstance(getattr(ds, 'loss_func', None), BCEWithLogitsLossFlat)
 
@@ -169,7 +169,7 @@ def is_multi_label(
 def check_one_label(
     dls:object, # From `get_dls`, `as_dls`, or fastai
     what:str, # What needs it, such as 'balancing classes'
-    instead:str='leave it out' # What to do
+    instead:str='leave it out' # What to do instead
 ):
     "Raise `CourseError` if images have several labels"
     if not is_multi_label(dls): return
@@ -178,11 +178,11 @@ def check_one_label(
 
 # %% ../nbs/api/16_loaders.ipynb #fbe2015f
 class SeededDL(TfmdDL):
-    "A `TfmdDL` whose batches depend on nothing but `rng`"
+    "A `TfmdDL` whose batches depend only on `rng`"
     sampler = None # A PyTorch sampler that draws the training order, for loaders from `as_dls`
-    key = 0 # Drawn each epoch; photos are augmented by it
-    chances = None # Probability of each image at every draw; None: each comes once in an epoch
-    repeats = 1 # Times each image is repeated in a row; an epoch has fewer images to make up for it
+    key = 0 # Drawn each epoch; determines the augmentation of photos
+    chances = None # Probability of drawing each image; None: each one comes once per epoch
+    repeats = 1 # Times each image is repeated in a row; an epoch has fewer images to compensate
 
     def image_tfms(self)->list: # Of `ImageTransform`
         "The transforms of this loader's batches that are `ImageTransform`s"
@@ -203,7 +203,7 @@ class SeededDL(TfmdDL):
         for tfm in self.image_tfms(): tfm.gen = gen
 
     def get_idxs(self)->list: # Positions in the dataset
-        "Like fastai's, or the sampler's; tells this split's transforms the order of images"
+        "Like fastai's, or the sampler's; tells this split's transforms the order of the images"
         sampled = self.shuffle and self.sampler is not None
         idxs = list(self.sampler) if sampled else super().get_idxs()
         split = self.after_batch.split_idx
@@ -231,7 +231,7 @@ def deal(self:SeededDL,
 def train_classes(
     dls:DataLoaders # From `get_dls`, `as_dls`, or fastai
 )->np.ndarray: # Class index of each training image
-    "Find the class of each training image without reading it; raises `CourseError` if that fails"
+    "Find the class of each training image without reading the images; raises `CourseError`"
     check_one_label(dls, 'balancing classes')
     ds = dls.train.dataset
     pipe = getattr(ds, 'tls', [ds])[-1]
@@ -261,7 +261,7 @@ def _balance(dls):
 
 # %% ../nbs/api/16_loaders.ipynb #38d0274e
 def _leave_out(images, items, errors):
-    "The items of a batch that could be read. Raises `CourseError` unless the others may be skipped"
+    "The readable items of a batch. Raises `CourseError` unless the others may be skipped"
     first = errors[min(errors)]
     known = all(isinstance(e, (UnreadableError, MissingFileError)) for e in errors.values())
     if not (known and images is not None and images.skip_bad): raise first
@@ -310,7 +310,7 @@ class ImageSetDL(SeededDL):
 # %% ../nbs/api/16_loaders.ipynb #554ff9a6
 @patch
 def _to_image(self:ImageSetDL):
-    "The `_ToImage` that makes the images, or None if other transforms take part"
+    "The `_ToImage` that creates the images, or None if other transforms are involved"
     ds = self.dataset
     if not isinstance(ds, Datasets) or not len(ds): return None
     if len(self.after_item.fs) or len(self.before_batch.fs): return None
@@ -370,7 +370,7 @@ def _read_batches(self:ImageSetDL, tfm, samps):
         if errors: items = _leave_out(tfm.images, items, errors)
         xb = tfm.cls(x.to(self.device, non_blocking=True))
         labels = [torch.stack([tl.tfms(o) for o in items]) for tl in label_lists]
-        # fastai would send them, and wait
+        # fastai would send them and wait
         yield xb, *(y.to(self.device, non_blocking=True) for y in labels)
 
 # %% ../nbs/api/16_loaders.ipynb #d6069760
@@ -390,23 +390,23 @@ class CourseDataLoaders(DataLoaders):
     "fastai's `DataLoaders` with a test loader and facts about the images"
     vocab = None     # Class names
     c = None         # Number of classes
-    name = None      # Name of the set
+    name = None      # Name of the dataset
     n_in = None      # Channels
     size = None      # Side or (height, width) that the network sees (px); in training: see below
     load_size = None # Side of the images as loaded; photos are resized to cover it (px)
     train_size = None # Image side in training, if it is different (px)
-    resize = None    # How photos of a different shape are fitted; None: the images are not photos
+    resize = None    # How to fit photos of a different shape; None: the images are not photos
     interpolation = 'bilinear' # With which evaluation resizes photos
     stats = None     # (means, standard deviations) that images are normalized with
     flip = None      # Does an image keep its class when mirrored? None: unknown
     source = None    # Name or path given to `get_dls`
-    cfg = None       # All arguments of `get_dls`, to repeat the call
+    cfg = None       # All arguments to `get_dls`, for repeating the call
     split_id = None  # From `split_id`
     counts = None    # Split → class → number of images
     notes = ()       # Sentences about the images, such as what was left out
-    files = None     # Paths of the images by number, unless the loaders were exported
-    white = None     # Depth → value of white, for images of more than 8 bits; None: there are none
-    unused = 0       # Test images of the set that are not used because a fold is the test set
+    files = None     # Paths of the images by index; None if the loaders were exported
+    white = None     # Depth → value of white, for images with more than 8 bits; None: none have
+    unused = 0       # Test images left unused because a fold is the test set
     _facts = ('vocab', 'c', 'name', 'n_in', 'size', 'load_size', 'train_size', 'resize', 'stats',
               'flip', 'source', 'cfg', 'split_id', 'counts', 'notes', 'white', 'unused',
               'interpolation')
@@ -439,7 +439,7 @@ def set_facts(self:CourseDataLoaders,
 
 @patch(as_prop=True)
 def n_unreadable(self:CourseDataLoaders)->int: # So far
-    "Count the files that turned out to be unreadable while reading"
+    "Count the files that turned out to be unreadable"
     tfm = self.train._to_image()
     return len(tfm.images.unreadable) if tfm and tfm.images else 0
 
@@ -455,7 +455,7 @@ def new_empty(self:CourseDataLoaders)->CourseDataLoaders: # For `Learner.export`
 def test_dl(self:CourseDataLoaders,
     test_items:object,       # An image, or several: indices, paths, Pillow images, arrays
     rm_type_tfms:object=None, # Ignored: the transforms take any kind of image
-    with_labels:bool=False,  # Also return the class, which is the name of the file's folder?
+    with_labels:bool=False,  # Also return the class, given by the name of the file's folder?
     process:bool=True,       # Ignored
     **kwargs                 # For the loader
 )->TfmdDL:
@@ -469,7 +469,7 @@ def test_dl(self:CourseDataLoaders,
 # %% ../nbs/api/16_loaders.ipynb #b3f70baf
 @patch
 def describe(self:CourseDataLoaders)->str: # A few lines
-    "Describe how many images each class and each split has, and what was left out"
+    "Describe how many images each class and each split has and what was left out"
     n = [f'{len(dl.dataset):,}' for dl in self.loaders]
     text = f'{n[0]} training, {n[1]} validation, {n[-1]} test images'
     if set(self.counts or ()) == {'test'}: text = f'a test set of {n[-1]} images'
@@ -485,7 +485,7 @@ def describe(self:CourseDataLoaders)->str: # A few lines
 # %% ../nbs/api/16_loaders.ipynb #d4a73328
 def _reader(images, size, n_in, resize, tfms, test_size=None, load_size=None,
             interpolation='bilinear'):
-    "How to read photos, and the transforms left for the batches"
+    "How to read photos, and the transforms that remain for the batches"
     draws = _check_interpolation(images, interpolation)
     if not images.is_photos:
         side = images.load_size
@@ -512,7 +512,7 @@ def _check_interpolation(images, interpolation):
                       'images are small squares: leave it out')
 
 def _batch_tfms(images, size, stats, tfms):
-    "The transforms of a batch on the device"
+    "The transforms for a batch on the device"
     fits = images.is_photos or size == images.load_size
     cuts = any(isinstance(tfm, (RandomResizedCrop, ScaleJitter)) for tfm in tfms)
     if not fits and not cuts: tfms = tfms + [ResizeTo(size)]
@@ -527,7 +527,7 @@ def _safe_std(stats):
     return mean, [s or 1. for s in std]
 
 def _own_stats(images, train):
-    "The set's own statistics, or its training images' statistics; ImageNet's for files"
+    "Statistics of the dataset or of its training images; ImageNet's for files"
     if images.stats: return images.stats
     if images.x is None: return imagenet_stats
     return _safe_std(pixel_stats(images.x[train]))
@@ -630,7 +630,7 @@ def _lasting(name_or_path):
     return os.path.abspath(check_path(name_or_path, 'data'))
 
 def _with_unreadable(images, path, label_delim=None):
-    "The set including the unreadable files that were left out, which don't affect how others split"
+    "The set including unreadable files that were left out, so that the other images split alike"
     lost = images.listing and images.listing.left_out.get('unreadable')
     return list_set(path, label_delim) if lost else images
 
@@ -641,7 +641,7 @@ def _split(images, source, label_delim, group, **how):
     return _readable(images, whole, splits), split_id(whole, splits), notes
 
 def _readable(images, whole, splits):
-    "The splits of `whole` as numbers of `images`. Raises `CourseError` if they lack a class"
+    "The splits of `whole` as indices into `images`. Raises `CourseError` if they lack a class"
     if whole is images: return splits
     number = {f: i for i, f in enumerate(images.files)}
     found = [[number.get(whole.files[i]) for i in idxs] for idxs in splits]
@@ -691,7 +691,7 @@ def _datasets(images, reader, splits):
 
 # %% ../nbs/api/16_loaders.ipynb #9a34ef25
 def _keep(dsets, in_memory):
-    "Keep the training photos in memory if asked to, or if it pays off"
+    "Keep the training photos in memory if requested or worthwhile"
     tfm, items = dsets.tls[0].tfms.fs[0], list(dsets.subset(0).items)
     files, size = [tfm.images.files[i] for i in items], tfm.reader.in_training().size
     if in_memory is None: in_memory = keeping_pays(files, size)
@@ -700,9 +700,9 @@ def _keep(dsets, in_memory):
         tfm.kept = {i: o for i, o in zip(items, kept) if o is not None}
 
 def _workers(to_image, n_train, device):
-    "Number of processes that read photos: none for a few hundred, or if they are in memory"
+    "Number of processes that read photos; 0 for a few hundred photos or photos in memory"
     if to_image.images.x is not None or to_image.kept or n_train < 256: return 0
-    most = 16 if device is not None and device.type == 'cuda' else 8   # a GPU consumes more
+    most = 16 if device is not None and device.type == 'cuda' else 8   # a GPU needs more
     return min(most, os.cpu_count() or 1)
 
 # %% ../nbs/api/16_loaders.ipynb #8036b25e
@@ -738,10 +738,10 @@ def get_dls(
     device:object=None, # Where the batches go; None: fastai's default device
     n_in:int|None=None, # Channels: 1 gray, 3 RGB; None: the set's own
     stats:str|tuple|list|None=None, # Means, standard deviations; or a set's name: 'imagenet'
-    in_memory:bool|None=None, # Keep images in memory? None: if they take under 1 GB, and photos
+    in_memory:bool|None=None, # Keep images in memory? None: if they take under 1 GB; photos
                               # only if they are much larger than needed
     num_workers:int|None=None, # Processes that read photos; sets in memory need none
-    root:str|Path|None=None, # Where the standard sets are; None: fastai's data folder
+    root:str|Path|None=None, # Folder of the standard datasets; None: fastai's data folder
     skip_bad:bool=False, # Leave out files that cannot be read? They are counted
     balance:str|None=None, # 'sample': draw training images so that all classes are equally frequent
     group:object=None, # What stays in one split: 'copies' (equal and nearly equal images), a CSV
@@ -817,7 +817,7 @@ def get_test_dls(
     bs:int=64, # Images per batch
     size:int|tuple|None=None, # As for `get_dls`
     resize:str='crop', # As for `get_dls`
-    n_in:int|None=None, # Channels: 1 gray, 3 RGB; None: the images' own
+    n_in:int|None=None, # Channels: 1 gray, 3 RGB; None: unchanged
     stats:object=None, # As for `get_dls`
     in_memory:bool|None=None, # As for `get_dls`
     num_workers:int|None=None, # As for `get_dls`
@@ -859,7 +859,7 @@ def split_dl(
     dls:DataLoaders, # From `get_dls`, or any of fastai's
     split:str        # 'train', 'valid' or 'test'
 )->object: # A loader
-    "Get a split's loader for evaluation: in order and complete; raises `CourseError` if empty"
+    "Get a split's loader for evaluation, in order and complete; raises `CourseError` if empty"
     check_choice(split, _splits, 'split')
     loaders = dict(zip(_splits, dls.loaders))
     if split not in loaders:
@@ -884,11 +884,11 @@ def unaugmented(
 def with_borders(
     dl:ImageSetDL # Loader of photos, from `split_dl`
 )->ImageSetDL: # Batches of `load_size`
-    "Create a loader of the same photos without cropping the center"
+    "Create a loader for the same photos without center crop"
     return dl.new(_reading(dl.dataset, dl.dataset.tls[0].tfms.fs[0].reader.load_size))
 
 def _reading(ds, size):
-    "A dataset of the same photos, read at a different size; None: at their own"
+    "A dataset of the same photos, read at a different size; None: at their original size"
     image_list, *label_lists = ds.tls
     tfm, split = image_list.tfms.fs[0], image_list.tfms.split_idx
     images = TfmdLists(image_list.items, Pipeline([tfm.reading(size)], split_idx=split),
@@ -898,9 +898,9 @@ def _reading(ds, size):
 @check_args
 def as_bytes(
     dl:ImageSetDL, # From `split_dl`
-    whole:bool=False # Photos at their own size? They come one by one
+    whole:bool=False # Photos at their original size, one per batch?
 )->ImageSetDL: # Batches of uint8 N,C,H,W
-    "Create a loader of the same images as they are before a batch is normalized"
+    "Create a loader for the same images before normalization"
     res = dl.new()
     if whole and not dl.is_in_memory(): res = dl.new(_reading(dl.dataset, None), bs=1)
     res.after_batch = Pipeline([])

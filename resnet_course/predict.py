@@ -35,7 +35,7 @@ class Prediction:
     file: str
     classes: list          # The most probable classes, most probable first
     probs: list            # Their probabilities
-    error: str|None = None # Why the file cannot be read; None: it was read
+    error: str|None = None # Why the file could not be read; None if it was read
 
 # %% ../nbs/api/41_predict.ipynb #prepim02
 def _reading(model):
@@ -64,19 +64,19 @@ def _read_ahead(images, bs, reader, workers):
     finally: ex.shutdown(cancel_futures=True)
 
 def _name_of(o):
-    "The name of an image in results"
+    "The name of an image in the results"
     if isinstance(o, (str, Path)): return str(o)
     return getattr(o, 'filename', None) or getattr(o, 'name', None) or f'<{type(o).__name__}>'
 
 # %% ../nbs/api/41_predict.ipynb #80eb9682
 @check_args
 def predict_images(
-    model:nn.Module|OnnxModel, # From `load_model`: it knows its classes, size and normalization
+    model:nn.Module|OnnxModel, # From `load_model`, with its classes, size and normalization
     files:object, # Paths; or images: encoded bytes, file objects, Pillow images, arrays or tensors
     k:int=5, # Number of classes per image
     bs:int=64, # Images per batch
     precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'; an ONNX file has its own
-    workers:int=None # Threads that read images; None: one for each processor, at most 8
+    workers:int=None # Threads that read images; None: one per processor, at most 8
 )->Iterator[Prediction]: # One per image, in order
     "Classify images; raises `CourseError` if the weights lack classes, size or statistics"
     check_int(k, 'k', 1)
@@ -147,7 +147,7 @@ def write_csv(
 ):
     "Write one row per image: file, class, probability, error, and the probability of every class"
     vocab = list(vocab)
-    # names that are not UTF-8 get escapes, as on the screen
+    # names that are not UTF-8 are escaped, as on the screen
     how = dict(newline='', encoding='utf-8', errors='backslashreplace')
     with atomic_write(path) as tmp, open(tmp, 'w', **how) as f:
         writer = csv.writer(f)

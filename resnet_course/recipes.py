@@ -47,26 +47,26 @@ from .learner import facts_of
 # %% ../nbs/api/37_recipes.ipynb #fb0bb098
 @dataclass
 class Recipe:
-    "Settings for training: optimizer, weight decay, and the learning rate as training proceeds"
+    "Training settings: optimizer, weight decay, learning rate schedule and more"
     name:str
     source:str                   # Paper and section, or project
     lr:float                     # Highest learning rate, for a batch of `bs`
-    bs:int                       # Images per batch that `lr` was chosen for
+    bs:int                       # Images per batch for which `lr` was chosen
     epochs:int                   # As published
     shape:object = None          # Fraction of training done → fraction of `lr`; None: constant
     mom_shape:object = None      # Fraction of training done → momentum; None: constant
     opt_func:object = torch_sgd  # An optimizer function for fastai
     lr_power:float = 1.          # `lr` grows with batch size to this power: SGD 1, Adam 0.5
     wd:float = 1e-4              # Weight decay, added to the gradient as in `torch.optim.SGD`
-    hypers:dict = field(default_factory=dict) # More hyperparameters of the optimizer
+    hypers:dict = field(default_factory=dict) # Additional hyperparameters of the optimizer
     plateau:dict|None = None     # Arguments of `TorchPlateau`: divide `lr` when validation stalls
     label_smoothing:float = 0.   # Fraction of the target that is spread over all classes
     mixup:float = 0.             # MixUp's alpha
     cutmix:float = 0.            # CutMix's alpha
     ema:float = 0.               # Decay of a moving average of the weights
     ema_every:int = 1            # Steps between two updates of the average
-    ema_steps:int = 0            # Steps in the fit that both are meant for; 0: never rescale them
-    bce:bool = False             # Use binary cross-entropy, each class against the others?
+    ema_steps:int = 0            # Steps for which both were chosen; 0: never rescale them
+    bce:bool = False             # Use binary cross-entropy, one class against the others?
     swa:float = 0.               # Average the weights of the epochs after this fraction of training
     clip:float = 0.              # Maximum length of the gradient
     accumulate:int = 1           # Batches per step
@@ -94,7 +94,7 @@ def list_recipes()->list: # Tuples (name, source)
 @check_args
 def steps(
     at:list,          # Fractions of training (0..1) at which the rate falls
-    factor:float=0.1, # Factor by which the rate is multiplied at each
+    factor:float=0.1, # Factor by which the rate is multiplied at each point
     warm:tuple=None   # (fraction of training, fraction of `lr`): a low constant start
 )->callable: # Fraction of training done → fraction of `lr`
     "Create a piecewise constant shape"
@@ -112,7 +112,7 @@ def cosine(
     warmup:float=0.,  # Fraction of training during which the rate rises from near zero
     start:float=0.01, # Fraction of `lr` at the start of the warm-up
     end:float=0.,     # Fraction of `lr` at the end
-    under:bool=False  # Does the cosine start with the warm-up, as in timm? False: after it
+    under:bool=False  # Start the cosine with the warm-up, as in timm? False: after it
 )->callable: # Fraction of training done → fraction of `lr`
     "Create a linear warm-up followed by half a cosine"
     def f(pct):
@@ -127,7 +127,7 @@ def by_epoch(
     shape:callable, # Fraction of training done → fraction of `lr`
     epochs:int      # As published
 )->callable: # Fraction of training done → fraction of `lr`
-    "Hold the value that `shape` has at the start of each epoch until the next one starts"
+    "Keep the value of `shape` from the start of each epoch until the next epoch"
     def f(pct):
         "Fraction of `lr` after the fraction `pct` of training"
         # fastai adds up fractions, and the sum can fall just short of an epoch's start
@@ -154,7 +154,7 @@ def one_cycle(
 def mom_cycle(
     pct_start:float=0.25, # Fraction of training during which momentum falls
     high:float=0.95,      # Momentum at both ends
-    low:float=0.85        # Momentum where the learning rate is highest
+    low:float=0.85        # Momentum when the learning rate is highest
 )->callable: # Fraction of training done → momentum
     "Create the momentum of one cycle: low while the learning rate is high"
     def f(pct):
@@ -259,7 +259,7 @@ def _schedule(r, lr):
 
 def _recipe_cbs(
     r:Recipe, # The recipe
-    lr:float  # Highest learning rate, or a list with one for each parameter group
+    lr:float  # Highest learning rate, or a list with one per parameter group
 )->list: # Callbacks
     "Create the callbacks of a recipe"
     cbs = _schedule(r, lr)
@@ -278,7 +278,7 @@ def _recipe_cbs(
     return cbs
 
 # %% ../nbs/api/37_recipes.ipynb #db25893d
-# setting → (lowest value, what it must be below, what it is)
+# setting → (lowest value, upper limit (exclusive), description)
 _ranges = dict(
     mixup=(0, math.inf, 'alpha, such as 0.2; 0 for none'),
     cutmix=(0, math.inf, 'alpha, such as 1; 0 for none'),
@@ -335,9 +335,9 @@ def _is_lr(lr):
 def check_recipe(
     recipe:str|Recipe, # A name, or a `Recipe`
     epochs:int,        # Passes over the training set
-    lr:object=None,    # Highest learning rate, or one for each group; None: the recipe's
+    lr:object=None,    # Highest learning rate, or one per group; None: the recipe's
     accumulate:int|None=None # Batches per step; None: the recipe's
-)->Recipe: # The recipe, with `accumulate` if that is given
+)->Recipe: # The recipe, with `accumulate` if it is given
     "Look up a recipe; raises `CourseError` if it cannot be used with these settings"
     if epochs < 1: raise CourseError(f'epochs={epochs}: training needs at least one epoch')
     check_int(epochs, 'epochs', high=10**6)
@@ -380,7 +380,7 @@ def _is_plain(v): return v is None or isinstance(v, (int, float, str))
 def _changes(r):
     "The differences of `r` from the registered recipe of the same name, for JSON"
     def as_json(v):
-        "Numbers and text unchanged, anything else in words"
+        "Numbers and text unchanged; a description of anything else"
         if _is_plain(v): return v
         if isinstance(v, dict): return v if all(map(_is_plain, v.values())) else repr(v)
         return 'its own'
@@ -398,7 +398,7 @@ class OneHot(Callback):
 
 # %% ../nbs/api/37_recipes.ipynb #72ce810d
 class BinaryCrossEntropy(nn.Module):
-    "Binary cross-entropy that asks for each class separately whether it is in the image"
+    "Binary cross-entropy that treats each class as a separate yes-or-no question"
     y_int = False # MixUp and CutMix mix rows, not losses
 
     def __init__(self,
@@ -411,7 +411,7 @@ class BinaryCrossEntropy(nn.Module):
         self.threshold, self.reduction = threshold, reduction
 
     def forward(self, pred, targ):
-        "The mean over the classes, reduced over images"
+        "The mean over the classes, reduced over the images"
         pred, targ = plain_tensor(pred).float(), plain_tensor(targ)
         if targ.ndim == 1: targ = nn.functional.one_hot(targ, pred.shape[1])
         targ = (targ > self.threshold).float()
@@ -424,7 +424,7 @@ class BinaryCrossEntropy(nn.Module):
 
 # %% ../nbs/api/37_recipes.ipynb #f2a75398
 def _loss_func(r, loss_func):
-    "The training loss: the learner's, with the recipe's label smoothing or made binary"
+    "The training loss: the learner's loss, smoothed or binary as the recipe requires"
     if not (r.label_smoothing or r.bce): return loss_func
     if r.label_smoothing and r.bce:
         raise CourseError(f'{r.name} trains with a binary loss whose targets are 0 or 1, so there '
@@ -444,7 +444,7 @@ def _loss_func(r, loss_func):
 
 # %% ../nbs/api/37_recipes.ipynb #be19c958
 def _divergence(ours, theirs, temperature):
-    "How far a network's scores are from its teacher's, per image, at a temperature"
+    "How far a network's scores are from its teacher's for each image, at a temperature"
     if theirs.shape != ours.shape:
         raise CourseError(f'the teacher has {theirs.shape[-1]} outputs, and the network '
                           f'{ours.shape[-1]}: both need one for each class')
@@ -453,7 +453,7 @@ def _divergence(ours, theirs, temperature):
 
 # %% ../nbs/api/37_recipes.ipynb #6457ea8d
 class Distill(Callback):
-    "Train with the scores of a larger network as well (Hinton et al. 2015)"
+    "Train also on the scores of a larger network (Hinton et al. 2015)"
     order, run_valid = MixedPrecision.order - 6, False  # before anything scales the loss
 
     @check_args
@@ -485,7 +485,7 @@ class Distill(Callback):
 
 # %% ../nbs/api/37_recipes.ipynb #5a825796
 def _check_images_of(teacher, dls):
-    "Raise `CourseError` unless a teacher can compute one score per class; warn about other sizes"
+    "Raise `CourseError` unless a teacher computes one score per class; warn about other sizes"
     size, n_in, c = (getattr(dls, k, None) for k in ('size', 'n_in', 'c'))
     was = (getattr(teacher, 'meta', None) or {}).get('size')
     if was and size and height_width(was) != height_width(size):
@@ -547,14 +547,14 @@ def fit_recipe(
     recipe:str|Recipe='one_cycle', # A name from `list_recipes()`, or a `Recipe`
     epochs:int=5,         # Passes over the training set; the schedule is scaled to fit
     lr:object=None,       # Highest learning rate, or one per group; None: scaled to the batch size
-    cbs:object=None,      # More callbacks
+    cbs:object=None,      # Additional callbacks
     checkpoint:str|Path|None=None, # Folder or file for checkpoints to resume from; None: none
     resume:bool|dict=False, # Resume from `checkpoint`? Or what `read_checkpoint` returned
-    minutes:float=10,     # Time between two checkpoints within an epoch
+    minutes:float=10,     # Time between checkpoints within an epoch
     freeze_to:int|str|None=None, # First group that trains, by index or name; None: unchanged
     bn:str|None=None,     # Frozen BatchNorm: 'eval', 'stats', 'train'; None: unchanged
     accumulate:int|None=None, # Batches per step; None: the recipe's, 1 unless you change it
-    teacher:nn.Module|None=None # Trained network to learn from, too, by `Distill`; None: none
+    teacher:nn.Module|None=None # Trained network to also learn from, using `Distill`; None: none
 )->Learner: # `learn`
     "Train with a recipe and a fresh optimizer; raises `CourseError` for invalid settings"
     r = check_recipe(recipe, epochs, lr, accumulate)

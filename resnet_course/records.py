@@ -65,7 +65,7 @@ def source_commit()->str|None: # Such as '1f3a…'; '1f3a… with changes'; None
     return f'{commit} with changes' if commit and changed else commit
 
 # %% ../nbs/api/51_records.ipynb #784a94fc
-def versions()->dict: # Package → version, None where it is not installed
+def versions()->dict: # Package → version, None if it is not installed
     "Return the versions of the packages that a result depends on, and the commit of this one"
     commit = source_commit()
     found = {pkg: package_version(pkg) for pkg in _packages}
@@ -75,7 +75,7 @@ def versions()->dict: # Package → version, None where it is not installed
 def _run_record(
     learn:Learner,   # A trained learner from `course_learner`
     reports:list=(), # `Report` objects, including the one for the test set
-    **extra          # More entries, such as the command
+    **extra          # Additional entries, such as the command
 )->dict: # Contents of `run.json`
     "Collect what is needed to repeat a run, and its results"
     dls = learn.dls
@@ -137,7 +137,7 @@ def _folder_name(name):
 def new_run_dir(
     name:str,    # What the run is about, such as 'fashion_mnist-resnet20'
     root:str|Path='runs'  # Folder of runs
-)->Path: # root/name-001, or the first number that is free
+)->Path: # root/name-001, or the first unused number
     "Create a folder for a run; raises `CourseError` if that fails"
     path = root = check_path(root, 'out')
     name = _folder_name(name)
@@ -159,7 +159,7 @@ def save_run(
     learn:Learner,   # A trained learner from `course_learner`
     path:str|Path,     # The run's folder
     reports:list=(), # `Report` objects
-    **extra          # More for `run.json`
+    **extra          # Additional entries for `run.json`
 )->dict: # The record
     "Write a run's five files"
     check_one_label(learn.dls, 'the record of a run', 'keep the network with '
@@ -203,7 +203,7 @@ def has_type(
     return not isinstance(value, int) or abs(value) < 2**63
 
 def _wrong_types(d, fields, where=''):
-    "List what is wrong with the entries of `d` that have one of the names `fields`"
+    "List what is wrong with the entries of `d` named in `fields`"
     wrong = [key for key, types in fields.items() if key in d and not has_type(d[key], types)]
     return [f'{where}{key} is {reprlib.repr(d[key])}' for key in wrong]
 
@@ -288,7 +288,7 @@ def list_runs(
 def rate_cuts(
     rows:list # A run's history: one dictionary per epoch, with `lr` and `accuracy`
 )->list: # Dicts: epoch (from 1) with the new rate, lr, last_lr, accuracy, last_accuracy
-    "Find the epochs whose rate is at most half the rate of the two epochs before"
+    "Find the epochs whose rate is at most half the rate of the two previous epochs"
     problems = _history_problems(rows)
     if not problems and not all({'lr', 'accuracy'} <= set(r) for r in rows):
         problems = ['its rows have no lr or no accuracy']
@@ -332,7 +332,7 @@ def plot_rate_cuts(
 def runs_table(
     records:list # From `list_runs`
 )->list: # Dicts: run, data, arch, recipe, epochs, seed, precision, seconds, test, low, high
-    "Make one row per run: what was trained on what, for how long, and the test result"
+    "Create one row per run: what was trained on what, for how long, and the test result"
     return [_table_row(r) for r in records]
 
 def _table_row(r):
@@ -360,7 +360,7 @@ def images_of(
     rec:dict, # A run's record
     split:str # 'train', 'valid' or 'test'
 )->list: # Equal lists mean the same images
-    "Look up the settings that decide which images are in a split"
+    "Look up the settings that determine which images are in a split"
     keys = ['name_or_path', 'valid_pct', 'group', 'fold']
     if split != 'test': keys += ['seed', 'n_train']
     return [(rec.get('data') or {}).get(k) for k in keys]

@@ -26,7 +26,7 @@ preact_depths = {164: (Bottleneck, (18, 18, 18))}
 _preact = {BasicBlock: PreactBasicBlock, Bottleneck: PreactBottleneck}
 
 def _add_stages(net, block, n_blocks, nf, variant, **kwargs):
-    "Add the stages `layer1`, `layer2`, … to `net`; returns the channels of the last"
+    "Add the stages `layer1`, `layer2`, … to `net`; returns the output channels of the last one"
     check_choice(variant, variants, 'variant')
     ni, first = nf, {}
     if variant == 'v2': block, first = _preact[block], dict(first=True)
@@ -41,7 +41,7 @@ def _add_stages(net, block, n_blocks, nf, variant, **kwargs):
 
 # %% ../nbs/api/22_resnet.ipynb #10b4362c
 def _drop_branches(net, rate):
-    "Skip branches at random in training: never in the first block, at the full `rate` in the last"
+    "Skip branches at random in training; the probability rises from 0 to `rate` in the last block"
     blocks = [m for m in net.modules() if isinstance(m, ResBlock)]
     if not isinstance(rate, (int, float)) or isinstance(rate, bool) or not 0 <= rate < 1:
         raise CourseError(f'drop_path={rate!r}: give a fraction below 1, such as 0.05')
@@ -52,18 +52,18 @@ def _drop_branches(net, rate):
 
 # %% ../nbs/api/22_resnet.ipynb #a5a57dd5
 class ResNet(CheckedModule):
-    "ResNets and plain networks of He et al. 2015 and 2016, ResNeXt and Wide ResNet"
+    "ResNets and plain networks from He et al. 2015 and 2016, ResNeXt and Wide ResNet"
     def __init__(self,
         block:type, # `BasicBlock` or `Bottleneck`
         n_blocks:tuple, # Number of blocks in each stage
-        nf:int=64, # Width of the stem and the first stage; each further stage doubles it
+        nf:int=64, # Width of the stem and the first stage; each later stage doubles it
         n_out:int=1000, # Number of classes
         n_in:int=3, # Channels of the images
         stem:str='imagenet', # One of `layers.stems`
         shortcut:str='B', # One of `layers.shortcuts`
         variant:str='v1.5', # One of `layers.variants`
         act:str='relu', # One of `layers.activations`
-        zero_gamma:bool=False, # Start with every block as the identity?
+        zero_gamma:bool=False, # Initialize every block as the identity?
         drop_path:float=0., # Stochastic depth: how often training skips the last branch
         **kwargs # Passed to `Bottleneck`: groups, base_width
     ):
@@ -114,7 +114,7 @@ def check(self:ResNet,
 @check_args
 def init_resnet(
     net:nn.Module, # Changed in place
-    zero_gamma:bool=False # Start with every block as the identity?
+    zero_gamma:bool=False # Initialize every block as the identity?
 ):
     "Initialize as He et al. 2015b: convolutions N(0, 2/fan-out); BatchNorm γ=1, β=0"
     blocks = [m for m in net.modules() if isinstance(m, ResBlock)]

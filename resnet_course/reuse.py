@@ -32,11 +32,11 @@ from .records import images_of, load_run, newest_model, same_place
 
 # %% ../nbs/api/53_reuse.ipynb #23037585
 def _own_data(rec, model, run):
-    "The arguments of `get_dls` that a run recorded, for the images that its network needs"
+    "The `get_dls` arguments recorded by a run, for the images that its network needs"
     own = dict(rec.get('data') or {}, size=model.meta.get('size'))
     own['stats'] = model.meta.get('stats') or own.get('stats')
     if model.meta.get('white'): own['white'] = model.meta['white']
-    cfg = getattr(model, 'cfg', None) or {}   # your own networks have none
+    cfg = getattr(model, 'cfg', None) or {}   # users' own networks have none
     if model.meta.get('interpolation'):   # unless training drew it for each photo
         own.setdefault('interpolation', model.meta['interpolation'])
     own['n_in'] = cfg.get('n_in') or (len(own['stats'][0]) if own['stats'] else None)
@@ -50,7 +50,7 @@ def _own_data(rec, model, run):
 
 # %% ../nbs/api/53_reuse.ipynb #3c8b3234
 def _model_of(run, rec, model, variant):
-    "The network of a run or of a file; `model`: the user's own network, to get the weights"
+    "The network of a run or a file; `model`: the user's own network, which gets the weights"
     if Path(run).suffix == '.onnx': return OnnxModel(run)
     file = Path(rec['path'])/'model.safetensors' if rec else run
     own = rec or model is not None
@@ -101,7 +101,7 @@ def run_learner(
 
 # %% ../nbs/api/53_reuse.ipynb #e8f4a5b6
 def _model_in(path, variant):
-    "The network in a file: one that `save_weights` wrote, or a publisher's, for ImageNet"
+    "The network in a file written by `save_weights`, or in a publisher's file for ImageNet"
     sd, meta = read_weights(path)
     if isinstance(meta.get('cfg'), dict): return load_model(path)
     found = infer_arch(sd)
@@ -123,7 +123,7 @@ def _model_in(path, variant):
     return model.eval()
 
 def _other_names(vocab):
-    "WordNet ids of ImageNet's classes if `vocab` has their names, or the reverse; otherwise None"
+    "WordNet ids of ImageNet's classes if `vocab` has their names, or vice versa; otherwise None"
     ids, names = zip(*imagenet_names().items())
     for ours, theirs in ((names, ids), (ids, names)):
         other = dict(zip(ours, theirs))
@@ -158,7 +158,7 @@ def _print(f):
 
 # %% ../nbs/api/53_reuse.ipynb #7ae8fdcb
 def _shows_others(was, data):
-    "Whether same-named files in two places show different images; False if the first are gone"
+    "Whether same-named files in two places show different images; False if the first ones are gone"
     try: files = list(zip(list_set(was).files, list_set(data).files))
     except CourseError: return False
     pairs = [list(map(_print, pair)) for pair in files[::-(-len(files)//20)]]
@@ -166,7 +166,7 @@ def _shows_others(was, data):
 
 # %% ../nbs/api/53_reuse.ipynb #8b86b80f
 def _check_same_network(rec, model, run):
-    "Raise `CourseError` if the weights do not belong to the record"
+    "Raise `CourseError` if the weights don't belong to the record"
     then, now = rec.get('model', {}), json.loads(json.dumps(getattr(model, 'cfg', {}), default=str))
     diff = [k for k in then if k in now and then[k] != now[k]]
     if not diff: return
@@ -240,7 +240,7 @@ def compare_runs(
 @check_args
 def weights_of(
     run:str|Path|None=None # A run's folder, or a file; None: the newest run in ./runs
-)->Path: # `model.safetensors` of a run; files as they are
+)->Path: # `model.safetensors` of a run; files unchanged
     "Find the weights file of a run; raises `CourseError` if there is none"
     if run is None: return newest_model()
     path = check_path(run, 'run')
@@ -258,7 +258,7 @@ def predict_run(
     bs:int=64, # Images per batch
     precision:str='auto' # As for `predict_images`
 )->tuple: # The weights file, the network, and an iterator of `Prediction`, one for each image
-    "Classify files, and report progress; raises `CourseError` if there are none, or no network"
+    "Classify files and report progress; raises `CourseError` if there are no files or no network"
     files, path = find_images(images), weights_of(run)
     if not files: raise CourseError(f"no image files in {', '.join(map(str, images))}")
     is_onnx = str(path).endswith('.onnx')
@@ -276,7 +276,7 @@ def export_run(
     preprocess:str|None=None, # As for `export_model`
     layout:str='NHWC' # As for `export_model`
 )->Exported: # Its `path` is the file
-    "Write a run's network as a file for other programs; raises `CourseError` if its scores differ"
+    "Write a run's network to a file for other programs; raises `CourseError` if scores differ"
     path = weights_of(run)
     return export_model(load_model(path), out or _beside(path, '.onnx'), size,
                         preprocess=preprocess, layout=layout)
@@ -289,7 +289,7 @@ def quantize_run(
     data:str|Path|None=None, # As for `run_learner`
     **kwargs       # For `quantize_model`
 )->Quantized: # The file, and the accuracy before and after
-    "Write the network of a run as an ONNX file of 8-bit integers, like `export --int8`"
+    "Write a run's network to an ONNX file with 8-bit integers, like `export --int8`"
     path = weights_of(run)
     learn, _ = run_learner(path.parent if (path.parent/'run.json').is_file() else path, data)
     return quantize_model(learn.model, out or _beside(path, '.int8.onnx'), learn.dls, **kwargs)
@@ -297,15 +297,15 @@ def quantize_run(
 # %% ../nbs/api/53_reuse.ipynb #edb8a8ef
 @check_args
 def find_run_lr(
-    data:str|Path='fashion_mnist_mini', # A set's name or a folder
+    data:str|Path='fashion_mnist_mini', # Name of a dataset, or a folder
     arch:str='resnet20',  # A name from `list_models()`
     bs:int=64,            # Images per batch
-    size:int|tuple|None=None, # As for `get_dls`; None: the set's own, 128 for photos
+    size:int|tuple|None=None, # As for `get_dls`; None: the dataset's own, 128 for photos
     weights:object=None,  # Initial weights, as for `load_weights`; None: from scratch
     precision:str='auto', # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
     num_it:int=100,       # Number of batches
     seed:int=42           # As for `train_run`
-)->LRCurve: # With the suggestion, and reasons to doubt it
+)->LRCurve: # With the suggestion and any reasons to doubt it
     "Run a learning rate range test for SGD on a new learner, which is then discarded"
     dls = get_dls(data, bs=bs, size=size, seed=seed)
     learn = course_learner(dls, arch, weights=weights, precision=precision, seed=seed)

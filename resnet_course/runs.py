@@ -38,7 +38,7 @@ from .records import has_type, images_of, load_run, new_run_dir, same_place, sav
 
 # %% ../nbs/api/52_runs.ipynb #a406a1e8
 def _recipe_again(r, path, again):
-    "The recipe and the batches per step that a checkpoint records"
+    "The recipe and the number of batches per step recorded in a checkpoint"
     get_recipe(r['name'])
     changed = dict(r.get('changed') or {})
     accumulate = changed.pop('accumulate', None)
@@ -111,7 +111,7 @@ def load_teacher(
     return net
 
 def _teacher_again(was, now, path):
-    "The teacher that the record of an interrupted run names; `now`: where it is, if it has moved"
+    "The teacher named in the record of an interrupted run; `now`: where it is, if it has moved"
     if not {'file', 'sha256'} <= was.keys():
         raise CourseError(f'{path} was trained with a teacher that has no file: create the same '
                           'learner and call `fit_recipe(..., teacher=..., checkpoint=..., '
@@ -146,7 +146,7 @@ def _check_unfinished(run):
 
 def _new_training(data, images, arch, net, how, out, teacher):
     "A new learner in a new folder, and the arguments for `fit_recipe`"
-    check_recipe(**how)   # before there is a folder
+    check_recipe(**how)   # before a folder is created
     if teacher is not None: teacher = load_teacher(teacher)
     dls = get_dls(data, **images)
     learn = course_learner(dls, arch, **net)
@@ -167,7 +167,7 @@ def _resume_training(run, teacher):
 
 # %% ../nbs/api/52_runs.ipynb #a025987d
 def _finish(learn, extra):
-    "Test and write the record in one process, with loaders that have every image once"
+    "Test and write the record in one process, with loaders that contain every image once"
     run, n = learn.path, num_distrib()
     if n > 1: extra = dict(extra, processes=n)
     report = evaluate(learn)
@@ -199,23 +199,23 @@ def _train(*run):
 # %% ../nbs/api/52_runs.ipynb #9d1520c9
 @check_args
 def train_run(
-    data:str|Path='fashion_mnist_mini', # A set's name or a folder
+    data:str|Path='fashion_mnist_mini', # Name of a dataset, or a folder
     arch:str='resnet20',  # A name from `list_models()`
     epochs:int=5,         # Passes over the training images
     recipe:object='one_cycle', # A name from `list_recipes()`, or a `Recipe`
     lr:float|None=None,   # Highest learning rate; None: the recipe's
     bs:int=64,            # Images per batch
-    size:int|tuple|None=None, # As for `get_dls`; None: the set's own, 128 for photos
+    size:int|tuple|None=None, # As for `get_dls`; None: the dataset's own, 128 for photos
     resize:str='crop',    # How photos fit, as for `get_dls`
     num_workers:int|None=None, # Processes that read photos, as for `get_dls`
     n_train:int|None=None,# Keep only this many training images
     augment:bool|str|list=True,  # As for `get_dls`
     weights:object=None,  # Initial weights, as for `load_weights`; None: from scratch
-    teacher:object=None,  # Trained network to learn from, too: a run's folder, a file or a network
+    teacher:object=None,  # Trained network to also learn from: a run's folder, a file or a network
     precision:str='auto', # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
     seed:int=42,          # The same seed gives the same run
-    compile:bool|str=False, # `torch.compile` the network? Or a backend's name, or a mode's
-    deterministic:bool=False, # Bit-identical results on a GPU, too? Slower there
+    compile:bool|str=False, # `torch.compile` the network? Or the name of a backend or mode
+    deterministic:bool=False, # Bit-identical results also on a GPU? Slower there
     accumulate:int|None=None, # Batches per step; None: the recipe's, usually 1
     skip_bad:bool=False,  # Leave out image files that cannot be read?
     balance:str|None=None,# Balance classes: 'loss' weights them, 'sample' draws them equally
@@ -223,14 +223,14 @@ def train_run(
     fold:tuple|None=None, # (i, k): test on the i-th of k folds of the training images
     test_size:int|tuple|None=None, # Size of photos outside training, as for `get_dls`
     load_size:int|tuple|None=None, # Test photos are resized to cover this, as for `get_dls`
-    repeats:int=1,        # Times that each training image comes in a row, as for `get_dls`
+    repeats:int=1,        # Times each training image is repeated in a row, as for `get_dls`
     interpolation:str='bilinear', # How photos are resized, as for `get_dls`
     drop_path:float=0.,   # Stochastic depth: how often training skips the last residual branch
     log:str|None=None,    # Also log to 'tensorboard' or 'wandb', in the run's folder
     out:str|Path='runs',  # Folder of runs
     resume:str|Path|None=None, # Folder of an interrupted run; it records all of the above
     setup:callable=None,  # Called with the learner before it trains; its `path` is the run's folder
-    **extra               # More for `run.json`
+    **extra               # Additional entries for `run.json`
 )->tuple: # The record and the test report
     "Train, test once, and save a record in a new folder; raises `CourseError` for invalid input"
     images = dict(bs=bs, size=size, resize=resize, num_workers=num_workers, n_train=n_train,
@@ -247,7 +247,7 @@ def train_run(
 # %% ../nbs/api/52_runs.ipynb #4aeac658
 @check_args
 def finetune_run(
-    data:str|Path='digits', # A set's name or a folder
+    data:str|Path='digits', # Name of a dataset, or a folder
     weights:str|Path='torchvision', # A file, 'torchvision', or a name in `shipped_weights()`
     plan:str='staged',    # A name from `plans`, or a YAML file
     arch:str|None=None,   # Network; None: the file's own, or resnet34 for 'torchvision'
@@ -255,20 +255,20 @@ def finetune_run(
     epochs:int=5,         # Epochs of each stage
     lr:float=0.002,       # Highest learning rate of the head; later stages use a tenth
     bs:int=64,            # Images per batch
-    size:int|tuple|None=None, # As for `get_dls`; None: the set's own, 128 for photos
+    size:int|tuple|None=None, # As for `get_dls`; None: the dataset's own, 128 for photos
     resize:str='crop',    # How photos fit, as for `get_dls`
     num_workers:int|None=None, # Processes that read photos, as for `get_dls`
     n_train:int|None=None,# Keep only this many training images
     precision:str='auto', # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
     seed:int=42,          # The same seed gives the same run
-    deterministic:bool=False, # Bit-identical results on a GPU, too? Slower there
+    deterministic:bool=False, # Bit-identical results also on a GPU? Slower there
     skip_bad:bool=False,  # Leave out image files that cannot be read?
     balance:str|None=None,# Balance classes: 'loss' weights them, 'sample' draws them equally
     group:str|None=None,  # What stays in one split, as for `get_dls`
     fold:tuple|None=None, # (i, k): test on the i-th of k folds of the training images
     test_size:int|tuple|None=None, # Size of photos outside training, as for `get_dls`
     load_size:int|tuple|None=None, # Test photos are resized to cover this, as for `get_dls`
-    repeats:int=1,        # Times that each training image comes in a row, as for `get_dls`
+    repeats:int=1,        # Times each training image is repeated in a row, as for `get_dls`
     interpolation:str='bilinear', # How photos are resized, as for `get_dls`
     drop_path:float|None=None, # Stochastic depth, as for `train_run`; None: as in the weights' file
     log:str|None=None,    # Also log to 'tensorboard' or 'wandb', in the run's folder
@@ -276,7 +276,7 @@ def finetune_run(
     out:str|Path='runs',  # Folder of runs
     resume:str|Path|None=None, # Folder of an interrupted run; it records all of the above
     setup:callable=None,  # Called with the learner before it trains; its `path` is the run's folder
-    **extra               # More for `run.json`
+    **extra               # Additional entries for `run.json`
 )->tuple: # The record, the `StageResults` and the test report of the best stage
     "Fine-tune by a plan, test, and save a record in a new folder; raises `CourseError` if invalid"
     data, weights = _lasting(data, datasets), _lasting(weights, ('torchvision', *shipped_weights()))
@@ -302,7 +302,7 @@ def _finetuning(asked, resume, out):
     "The learner, the stages and the logger of a new or interrupted run"
     connect()
     plan, epochs, lr, settings, more = _read_asked(Path(resume)) if resume else asked
-    check_recipe('one_cycle', epochs, lr)   # before there is a folder
+    check_recipe('one_cycle', epochs, lr)   # before a folder is created
     if more['log']: check_logger(more['log'])
     learn = finetune_learner(**settings)
     stages = change_plan(get_plan(plan, learn, epochs, lr), **more['changes'])
@@ -362,7 +362,7 @@ def mean_ci(
 @check_args
 def kfold_run(
     k:int=5,        # Number of folds
-    data:object='digits', # A set's name or a folder
+    data:object='digits', # Name of a dataset, or a folder
     arch:str|None=None, # A name from `list_models()`; None: resnet20, or the network of the weights
     out:object='runs', # Folder of runs, in which the folds get their own folder
     each:callable=None, # Called with the result of each fold's run
@@ -390,7 +390,7 @@ def kfold_run(
 
 # %% ../nbs/api/52_runs.ipynb #e44198d1
 def _as_json(value):
-    "A setting in a form that JSON can hold; raises `TypeError` if there is none"
+    "A setting in a form that JSON can represent; raises `TypeError` if there is none"
     if isinstance(value, Path): return str(value)
     if isinstance(value, Recipe):
         changed = recipe_settings(value)

@@ -57,7 +57,7 @@ def _bare_name(p): return str(p.replace(annotation=empty, default=empty))
 def _row(p, details):
     "Name, type, default and details of the parameter `p`"
     anno = p.annotation
-    # an option of the command line has its own description
+    # a command-line option has its own description
     if get_origin(anno) is Annotated: anno, details = get_args(anno)[0], get_args(anno)[1].help
     return [_code(_bare_name(p)), _code(_type(anno)), _code(_default(p.default)), details or '']
 
@@ -71,15 +71,15 @@ def _table(rows):
 
 # %% ../nbs/api/72_showdoc.ipynb #7d20a010
 class SignatureTable(ShowDocRenderer):
-    "Show a name, its parameters in one line, a link to its source, its docstring, and a table"
+    "Show a name, its parameters on one line, a link to its source, its docstring, and a table"
     def __init__(self,
         sym:object, # A function, method, property or class
-        name:str|None=None, # Name to show; None: its own
+        name:str|None=None, # Name to show; None: the object's own
         title_level:int=3 # Level of the heading
     ):
         self.is_property = isinstance(sym, property)
         shown = _from_package(sym.fget if self.is_property else sym)
-        # before nbdev unwraps it: the wrapped function may have a shorter name
+        # done before nbdev unwraps it, because the wrapped function may have a shorter name
         self.full_name = qual_name(shown)
         super().__init__(shown, name or self.full_name, title_level)
         self.params = _own_parameters(self.sym, self.sig) if self.sig else []
@@ -112,7 +112,7 @@ def _repr_markdown_(self:SignatureTable):
 # %% ../nbs/api/72_showdoc.ipynb #7d20a01b
 def show_public(
     sym:object, # What to document
-    name:str|None=None, # Name to show; None: its own
+    name:str|None=None, # Name to show; None: the object's own
     title_level:int=3 # Level of the heading
 )->SignatureTable|None: # None: `sym` is private
     "Render a name for the site: as a `SignatureTable`, unless it is private"
@@ -127,7 +127,7 @@ def _arguments(text):
     return [f'`{name}`' for call in calls for name in re.findall(r'\w+', call)]
 
 def _linkify(lookup, text):
-    "`text` with links for names in backticks, unless they are arguments, or in the text of a link"
+    "`text` with links for names in backticks, unless they are arguments or inside a link text"
     kept = re.findall(r'\[[^][]*`[^][]*\]\([^)]*\)', text) + _arguments(text)
     for i, o in enumerate(kept): text = text.replace(o, f'\0{i}\0')
     text = lookup.linkify(text)
@@ -135,7 +135,7 @@ def _linkify(lookup, text):
     return text
 
 def link_names(
-    cell:dict # A cell of a notebook, changed in place
+    cell:dict # A notebook cell, changed in place
 ):
     "Link names in backticks to their documentation, as nbdev does, except for commands and code"
     from nbdev.doclinks import NbdevLookup

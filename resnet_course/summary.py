@@ -19,7 +19,7 @@ from .models import eval_mode, unwrap_model
 # %% ../nbs/api/28_summary.ipynb #9bf530df
 @contextmanager
 def _slow_attention():
-    "Compute attention step by step, because operations inside PyTorch's fused one can't be counted"
+    "Compute attention step by step, because operations in PyTorch's fused kernel aren't counted"
     was = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try: yield
@@ -29,7 +29,7 @@ def _run_meta(
     model:nn.Module, # Stays unchanged
     x:Tensor # Batch on the `meta` device
 )->Tensor: # Output of `model`, on the `meta` device
-    "Run `model` in evaluation mode on shapes without numbers"
+    "Run `model` in evaluation mode on shapes without data"
     state = {}
     for name, v in [*model.named_parameters(), *model.named_buffers()]:
         dtype = x.dtype if v.is_floating_point() else v.dtype
@@ -45,8 +45,8 @@ class Summary:
     @check_args
     def __init__(self,
         rows:list, # One dict per layer: layer, kind, shape, params, macs
-        params:int, # Number of all parameters
-        macs:int, # Number of all multiply-adds for one image
+        params:int, # Total number of parameters
+        macs:int, # Total number of multiply-adds for one image
         size:tuple # (channels, height, width) of the image
     ): self.rows, self.params, self.macs, self.size = rows, params, macs, size
 
@@ -80,8 +80,8 @@ class _Call:
     "One call of a module"
     name:str
     module:nn.Module
-    macs:int = 0  # of its own code, without its children
-    leaf:bool = True  # it called no other module
+    macs:int = 0  # in its own code, without its children
+    leaf:bool = True  # whether it called no other module
     shape:tuple = ()
 
 # %% ../nbs/api/28_summary.ipynb #2038317a
@@ -91,7 +91,7 @@ class _Calls:
         self.counter, self.counted = FlopCounterMode(display=False), 0
         self.running, self.done = [], []
     def charge(self):
-        "Charge the operations since the last call to the innermost running module"
+        "Attribute the operations since the last call to the innermost running module"
         total = self.counter.get_total_flops()
         if self.running: self.running[-1].macs += (total - self.counted)//2
         self.counted = total
@@ -109,7 +109,7 @@ class _Calls:
 
 # %% ../nbs/api/28_summary.ipynb #662f67ff
 def _record(model, x):
-    "Run `model` on `x`; returns the calls of its modules in the order in which they end"
+    "Run `model` on `x`; returns the calls to its modules in the order in which they end"
     calls, hooks = _Calls(), []
     for name, m in model.named_modules():
         hooks.append(m.register_forward_pre_hook(partial(calls.enter, name)))
@@ -122,10 +122,10 @@ def _record(model, x):
 
 # %% ../nbs/api/28_summary.ipynb #c146e08f
 def _rows(calls, depth):
-    "Sum `calls` in one row per name; names are cut off after `depth` parts"
+    "Sum `calls` into one row per name; names are cut off after `depth` parts"
     rows, seen = {}, set()
     for c in calls:
-        # normalization does not count, even where `LRN` uses a convolution
+        # normalization does not count, even though `LRN` uses a convolution
         macs = 0 if isinstance(c.module, nn.LocalResponseNorm) else c.macs
         params = [p for p in c.module.parameters(recurse=c.leaf) if id(p) not in seen]
         seen.update(map(id, params))
@@ -145,7 +145,7 @@ def _rows(calls, depth):
 def image_shape(
     model:nn.Module, # Any network that takes images
     size:int|tuple, # Side of the images, px, or (height, width)
-    n_in:int=None # Channels; `None`: those of the first convolution, or 3 without one
+    n_in:int=None # Channels; `None`: those of the first convolution, or 3 if there is none
 )->tuple: # (channels, height, width)
     "Return the shape of one input image; raises `CourseError` for a size below one pixel"
     sides = (size, size) if isinstance(size, int) else tuple(size)

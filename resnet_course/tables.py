@@ -21,7 +21,7 @@ _separators = ',;\t|'
 def is_table(
     path:str|Path # A file or folder, which need not exist
 )->bool: # False for folders, whatever their names
-    "Return whether a path names a table, judged by its ending: .csv, .tsv or .txt"
+    "Return whether a path is a table, judging by its extension: .csv, .tsv or .txt"
     return Path(path).suffix.lower() in ('.csv', '.tsv', '.txt') and not os.path.isdir(path)
 
 def _text(path):
@@ -38,7 +38,7 @@ def _text(path):
 
 # %% ../nbs/api/06_tables.ipynb #4cce2e23
 def _rows(text, sep, path):
-    "Line number and cells, without spaces around them, of each row that is not blank"
+    "Line number and stripped cells of each row that is not blank"
     reader = csv.reader(io.StringIO(text, newline=''), delimiter=sep, strict=True,
                         skipinitialspace=True)
     rows, line = [], 1
@@ -46,7 +46,7 @@ def _rows(text, sep, path):
         for cells in reader:
             cells = [c.strip() for c in cells]
             if any(cells): rows.append((line, cells))
-            line = reader.line_num + 1   # a cell in quotes may hold line breaks
+            line = reader.line_num + 1   # a quoted cell may contain line breaks
     except csv.Error as e: raise CourseError(f'{path} is not a CSV file: line {line}: {e}') from e
     return rows
 
@@ -72,12 +72,12 @@ def _find(folder, cell):
         except (OSError, ValueError): pass   # too long, or not a path at all
 
 def _named(header, kind):
-    "Indices of the columns whose names say that they hold `kind`, in order of preference"
+    "Indices of the columns whose names indicate `kind`, in order of preference"
     low = [h.lower() for h in header]
     return [low.index(n) for n in _column_names[kind] if n in low]
 
 def _path_column(header, rows, folder, others):
-    "Index of the column of paths: one with files that exist, else one with a fitting name, else 0"
+    "Index of the path column: one with files that exist, else one with a suitable name, else 0"
     known = _named(header, 'path')
     columns = known + [i for i in range(len(header)) if i not in known and i not in others]
     for i in columns:
@@ -92,12 +92,12 @@ def _is_binary(cells): return all(c.lower() in _yes + _no for c in cells)
 def _values(rows, i): return [cells[i] for _, cells in rows]
 
 def _agree(rows, a, b):
-    "Whether two columns divide the rows in the same way, as names and numbers of classes do"
+    "Whether two columns group the rows in the same way, as class names and class numbers do"
     pairs = set(zip(_values(rows, a), _values(rows, b)))
     return len(pairs) == len({x for x, _ in pairs}) == len({y for _, y in pairs})
 
 def _only(path, header, rows, columns, what):
-    "The first of the columns of one kind; raises `CourseError` if another one differs from it"
+    "The first column of one kind; raises `CourseError` if another one disagrees with it"
     if not columns: return None
     if all(_agree(rows, columns[0], i) for i in columns[1:]): return columns[0]
     raise CourseError(f'{path}: which of the columns {shorten([header[i] for i in columns], 6)} '
@@ -119,7 +119,7 @@ def _check_no_split(path, header, rows, columns):
 def _is_unnamed(name): return not name or name.lower().startswith('unnamed: ')   # pandas' index
 
 def _columns(path, header, rows):
-    "Indices of the columns of paths, of labels (several: one per class) and of splits (or None)"
+    "Indices of the columns for paths, labels (several: one per class) and splits (or None)"
     label = _named(header, 'label')
     split = _only(path, header, rows, _named(header, 'split'), 'splits')
     file = _path_column(header, rows, path.parent, {*label, split})
@@ -138,7 +138,7 @@ def _columns(path, header, rows):
 
 # %% ../nbs/api/06_tables.ipynb #93a09f90
 def _table(path):
-    "Header and rows, which have as many cells as the header; a missing header is made up"
+    "Header and rows, with equal numbers of cells; a missing header is created"
     text = _text(path)
     told = re.match('sep=(.)[\r\n]', text)   # Excel's first line
     sep = told[1] if told else _separator(text)
@@ -225,14 +225,14 @@ def _one_hot(path, header, columns, rows):
 
 # %% ../nbs/api/06_tables.ipynb #1ffb848f
 def _about_labels(labels):
-    "Sentences about labels that may be missing or stand for several"
+    "Sentences about labels that may be missing, or may be several labels in one"
     names, notes = sorted(set(labels)), []
     none = [o for o in names if o.lower() in _doubtful]
     if none:
         notes.append(f'{sum(map(labels.count, none)):,} images have the class {shorten(none)}: is '
                      'that a class, or is the label missing?')
     def is_several(name):
-        "Whether a label consists of several labels"
+        "Whether a label is made up of several labels"
         parts = re.split(r'[\s,]+', name)
         return '|' in name or ';' in name or len(parts) > 1 and set(parts) <= set(names)
     several = list(filter(is_several, names))
@@ -261,8 +261,8 @@ def _label_sets(path, header, columns, rows, delim):
 _flags = dict(true='yes', yes='yes', false='no', no='no')
 
 def _split(cell, path, line, column='is_valid'):
-    "The split that a cell stands for; `is_valid` and `is_test` hold true and false, or 1 and 0"
-    low = cell.lower() if column.lower().startswith('is_') else ''   # 1 means nothing elsewhere
+    "The split that a cell stands for; `is_valid` and `is_test` contain true and false, or 1 and 0"
+    low = cell.lower() if column.lower().startswith('is_') else ''   # 1 has no meaning elsewhere
     if _number.fullmatch(low) and float(low) in (0, 1): low = 'yes' if float(low) else 'no'
     yes = 'test' if column.lower() == 'is_test' else 'valid'
     split = dict(yes=yes, no='train').get(_flags.get(low, low)) or split_of(cell)
@@ -271,7 +271,7 @@ def _split(cell, path, line, column='is_valid'):
 
 # %% ../nbs/api/06_tables.ipynb #13cc3d26
 def _files(path, lines, cells):
-    "The files that the cells name; raises `CourseError` if any are missing, repeated or not images"
+    "Files named in the cells; raises `CourseError` if any are missing, repeated or not images"
     for line, cell in zip(lines, cells):
         if not cell: raise CourseError(f'{path}: line {line} has no path')
     files = [_find(path.parent, cell) for cell in cells]
@@ -290,7 +290,7 @@ def _files(path, lines, cells):
     return files
 
 def _check_kinds(path, lines, files):
-    "Raise `CourseError` if a file is not an image, judged by its name"
+    "Raise `CourseError` if a file is not an image, judging by its name"
     readable = readable_formats()
     for line, f in zip(lines, files):
         why = why_not_image(f, readable)
@@ -300,8 +300,8 @@ def _check_kinds(path, lines, files):
 # %% ../nbs/api/06_tables.ipynb #11eac247
 @check_args
 def list_csv(
-    path:str|Path, # CSV file with columns of paths, labels and optionally splits
-    label_delim:str|None=None # What separates several labels of an image, such as ' ' or ';'; or
+    path:str|Path, # CSV file with columns for paths, labels and optionally splits
+    label_delim:str|None=None # Separator between the labels of an image, such as ' ' or ';'; or
                               # anything if the labels are columns of 0 and 1. None: one class each
 )->Listing: # In the order of the file
     "List the labeled images in a table; raises `CourseError` for invalid rows"

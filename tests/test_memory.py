@@ -136,7 +136,7 @@ def test_a_worker_that_is_really_killed(photo_folder, monkeypatch):
     dls = get_dls(photo_folder, bs=4, size=16, num_workers=1, in_memory=False, device='cpu')
     for name in ('read', 'read_augmented'): monkeypatch.setattr(PhotoReader, name, killed)
     learn = quiet(Learner(dls, create_model('resnet8', n_out=2), loss_func=CrossEntropyLossFlat()))
-    with pytest.raises(CourseError, match='ended unexpectedly'): fit_recipe(learn, epochs=1)
+    with pytest.raises(CourseError, match='died unexpectedly'): fit_recipe(learn, epochs=1)
 
 def test_other_errors_pass():
     others = RuntimeError('shapes do not fit'), KeyError('out of memory'), OSError(28, 'full')

@@ -56,7 +56,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #d094e8db
 def _try_formula(near, p, n):
-    "Raise a `Hint` if a part of the formula is missing, or in the wrong place"
+    "Raise a `Hint` if part of the formula is missing or in the wrong place"
     sd = math.sqrt(p*(1 - p))
     if near(1.96*sd): raise Hint('`n` is missing: more images make the interval narrower.')
     if near(1.96*sd/n): raise Hint('`n` belongs under the square root, too: divide by √n.')
@@ -139,7 +139,7 @@ def _blobs(n=90, side=4, c=3, gap=1.5):
 @exercise('01.6', 'The mean image of each class')
 def _(answer):
     x, y = _blobs()
-    y[:20] = 2        # classes of different sizes, and not in order
+    y[:20] = 2        # classes of different sizes, not in order
     before, got = x.clone(), answer(x, y, 3)
     if not torch.equal(x, before): raise Hint('It changes the images that it is given.')
     sums = torch.stack([x[y == c].sum(0) for c in range(3)])
@@ -164,12 +164,12 @@ def _(answer):
 
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #b5812294
 def _distances(x, means, p=2):
-    "Sum of the differences to the power `p`: N × C"
+    "Sums of the differences to the power `p`: N × C"
     return (x.flatten(1)[:, None] - means.flatten(1)[None]).abs().pow(p).sum(2)
 
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #5813c6e4
 def _by_mistake(x, means):
-    "The classes that the usual mistakes return, and their hints"
+    "The classes returned by the usual mistakes, and their hints"
     d, flat, centers = _distances(x, means), x.flatten(1), means.flatten(1)
     signed = (flat[:, None] - centers[None]).sum(2)
     late = 'Square each difference before you add them up: positive and negative ones cancel out.'
@@ -186,7 +186,7 @@ def _by_mistake(x, means):
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #53fe4555
 @exercise('01.7', 'The class with the nearest mean image')
 def _(answer):
-    while True:     # draw until every mistake gives other classes
+    while True:     # draw until every mistake gives different classes
         x, y = _blobs(200, c=4, gap=1)
         means = torch.stack([x[y == c].mean(0)*(1 + c) for c in range(4)])
         d, mistakes = _distances(x, means), _by_mistake(x, means)

@@ -17,7 +17,7 @@ from ..exercises import Hint, as_list, as_number, close, exercise, same
 
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #3bf0c6b4
 def _try_own(got, x, m, s):
-    "Raise a `Hint` if the steps are in the wrong order, or the statistics are the batch's"
+    "Raise a `Hint` if the steps are in the wrong order, or the statistics come from the batch"
     if close(got, (x.float()/255 - m)*s): raise Hint('It multiplies by std: divide.')
     if close(got, (x - m)/s/255):
         raise Hint('Divide by 255 first, and then subtract the mean.')
@@ -131,7 +131,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #47768317
 def _try_quarter(answer, x):
-    "Raise a `Hint` unless `answer` flips a quarter of the images, different ones at each call"
+    "Raise a `Hint` unless `answer` flips a quarter of the images, different ones in each call"
     y = answer(x.clone(), 0.25)
     flipped = (y == x.flip(-1)).flatten(1).all(1)
     kept = (y == x).flatten(1).all(1)
@@ -258,7 +258,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #85d9c17c
 def _try_late(answer, start):
-    "Raise a `Hint` if the step is taken before the velocity gets the gradient"
+    "Raise a `Hint` if the step is taken before the gradient is added to the velocity"
     p, v, g = start.clone(), torch.ones_like(start), torch.ones_like(start)
     answer([p], [g], [v], 0.1, 0.9)
     if not close(p, start):
@@ -267,7 +267,7 @@ def _try_late(answer, start):
 
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #90c8e30d
 def _steps(answer, lrs, momentum, grads, start):
-    "Parameter and velocity after the steps of `answer`"
+    "The parameter and velocity after steps with `answer`"
     p, v = start.clone(), torch.zeros_like(start)
     for lr, g in zip(lrs, grads): answer([p], [g.clone()], [v], lr, momentum)
     return p
@@ -339,7 +339,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #3c38ae21
 class _Rows(TorchFunctionMode):
-    "Note which rows of `x`, or of a shuffled copy, are taken; the first column numbers them"
+    "Record which rows of `x`, or of a shuffled copy, are taken; the first column numbers them"
     takes = torch.Tensor.__getitem__, torch.Tensor.index_select, torch.index_select, torch.split, \
             torch.Tensor.split
 

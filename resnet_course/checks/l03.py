@@ -161,7 +161,7 @@ def _try_zeros(dropped):
         raise Hint(f'With p=0.25 a quarter should be dropped, but {rate:.0%} is.')
 
 def _try_kept(ratio):
-    "Raise a `Hint` unless the elements that are kept are divided by 0.75"
+    "Raise a `Hint` unless the remaining elements are divided by 0.75"
     mean, constant = ratio.mean().item(), ratio.std() < 1e-4
     if constant and abs(mean - 1) < 1e-3:
         raise Hint('In training, what is kept has to be divided by 1 − p, '
@@ -211,7 +211,7 @@ def _(answer):
 _widths = (16, 32, 48, 48, 32)
 
 def _run(net, x):
-    "Output of `net`; a `Hint` if it is not a module or uses the package's AlexNet"
+    "Output of `net`; raises a `Hint` if it is not a module or uses the package's AlexNet"
     if not isinstance(net, nn.Module):
         raise Hint(f'It should return a module, but returns a {type(net).__name__}.')
     if any(isinstance(m, AlexNet) for m in net.modules()):
@@ -224,7 +224,7 @@ def _pair(o): return tuple(o) if isinstance(o, (tuple, list)) else (o, o)
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #47eb5c24
 def _try_features(net):
-    "Raise a `Hint` unless `net` has AlexNet's five convolutions and three poolings"
+    "Raise a `Hint` unless `net` has AlexNet's five convolutions and three pooling layers"
     convs, pools = _find(net, nn.Conv2d), _find(net, nn.MaxPool2d)
     if len(convs) != 5: raise Hint(f'AlexNet has five convolutions; yours has {len(convs)}.')
     got = tuple(c.out_channels for c in convs)
@@ -245,7 +245,7 @@ def _try_features(net):
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #d378ec92
 def _linear_without_relu(net):
-    "Is the network linear except for its pooling? Then a ReLU is missing, or is not a module"
+    "Is the network linear except for its pooling? If so, a ReLU is missing or is not a module"
     x = torch.randn(4, 1, 16, 16)
     seen = []
     hooks = [p.register_forward_pre_hook(lambda m, i: seen.append(i[0].min().item()))
@@ -256,7 +256,7 @@ def _linear_without_relu(net):
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #4f6ff622
 def _try_constants(norms):
-    "Raise a `Hint` unless PyTorch's normalization was given the constants of the paper's formula"
+    "Raise a `Hint` unless PyTorch's normalization got the constants of the paper's formula"
     for m in norms:
         if (m.size, m.k, m.beta) != (5, 2., 0.75) or abs(m.alpha - 5e-4) > 1e-8:
             raise Hint("nn.LocalResponseNorm takes a mean where the paper takes a sum: use the "
@@ -302,7 +302,7 @@ def _try_norm(answer, net):
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #cfe985c0
 def _easy(n=300):
-    "Images of 16 pixels in three classes that differ in where they are bright"
+    "Images of 16 pixels in three classes that are bright in different places"
     y = torch.randint(3, (n,))
     x = torch.randn(n, 1, 16, 16)*0.5
     for i, c in enumerate(y.tolist()): x[i, 0, 5*c:5*c + 6] += 2
@@ -360,7 +360,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #e3ee7bf1
 def _easy_error(net):
-    "The error of a network after a short training on the easy task"
+    "The error of a network after training briefly on the easy task"
     x, y = _easy()
     opt = torch.optim.Adam(net.train().parameters(), lr=2e-3)
     for _ in range(12):
@@ -445,7 +445,7 @@ def _try_training(net, got, train, valid):
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #aa186723
 def _try_runs(fit, made):
-    "Raise a `Hint` unless runs learn and depend on their seed alone"
+    "Raise a `Hint` unless runs learn and depend only on their seed"
     def weights(i): return torch.cat([p.detach().flatten() for p in made[i].parameters()])
     torch.rand(7)
     first = weights(-1)

@@ -47,7 +47,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/04_degradation.ipynb #7f4b9bd5
 def _through(layers, x, step):
-    "`step(f, y)` for each layer `f`, `y` being the output of the step before, or `x` at first"
+    "Apply `step(f, y)` for each layer `f`; `y` is the output of the previous step, at first `x`"
     y = x
     for f in layers: y = step(f, y)
     return y
@@ -127,7 +127,7 @@ def _(answer):
 def _modules(net, kind): return [m for m in net.modules() if isinstance(m, kind)]
 
 def _rebuilt(net, x, step):
-    "What the layers of `net` compute if a unit is `step(y, branch, first)`"
+    "What the layers of `net` compute if each unit is `step(y, branch, first)`"
     convs, bns = _modules(net, nn.Conv2d), _modules(net, nn.BatchNorm2d)
     y = first = bns[0](convs[0](x)).relu()
     for i in range(1, len(convs), 2):
@@ -198,7 +198,7 @@ def _try_layers(net, x):
 
 # %% ../../nbs/api/checks/04_degradation.ipynb #c181ed89
 class _Scripted(nn.Module):
-    "A network with a planned error after each epoch, which counts what it is given"
+    "A network with a predetermined error after each epoch, which counts its inputs"
     def __init__(self, y, errors):
         super().__init__()
         self.w, self.y, self.errors = nn.Parameter(torch.zeros(1)), y, errors
@@ -318,7 +318,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/04_degradation.ipynb #400a124e
 def _wide(answer):
-    "A hint if `answer` finds a difference only where it is larger than a standard deviation"
+    "A hint if `answer` finds a difference only if it is larger than a standard deviation"
     n, d = 5, [0.2, 0.3, 0.4, 0.5, 0.6]     # mean 0.4, standard deviation 0.16, interval ± 0.2
     if answer([0.]*n, d) == 'not shown' and answer([0.]*n, [0.3 + o/10 for o in d]) == 'worse':
         return ('The interval belongs to the *mean* of the differences: divide their standard '

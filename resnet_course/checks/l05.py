@@ -133,7 +133,7 @@ def _try_sum(calls, main, proj, x, y):
 
 # %% ../../nbs/api/checks/05_residual_block.ipynb #acd09e9e
 def _try_pooled(got, x, stride):
-    "Raise a `Hint` unless the projection's input is `x`, averaged where the stride is 2"
+    "Raise a `Hint` unless the projection's input is `x`, averaged if the stride is 2"
     want = F.avg_pool2d(x, stride)
     if close(got, want): return
     if close(got, F.max_pool2d(x, stride)):
@@ -249,7 +249,7 @@ def _try_names(net, want, what):
                        f'but has {tuple(got[k].shape)}.')
 
 def _settle(net):
-    "Random BatchNorm parameters and statistics, so that a missing one shows"
+    "Random BatchNorm parameters and statistics, so that a missing one is noticed"
     for m in net.modules():
         if isinstance(m, nn.BatchNorm2d):
             nn.init.uniform_(m.weight, 0.5, 1.5)
@@ -260,7 +260,7 @@ def _settle(net):
 
 # %% ../../nbs/api/checks/05_residual_block.ipynb #d17dac61
 def _bottleneck(b, x, relu1=True, relu2=True, last=True, early=False, skip=True):
-    "Outputs of torchvision's bottleneck, or of a mistake in it"
+    "Outputs of torchvision's bottleneck, or of one with a mistake"
     y = b.bn1(b.conv1(x))
     y = b.bn2(b.conv2(y.relu() if relu1 else y))
     y = b.bn3(b.conv3(y.relu() if relu2 else y))
@@ -336,7 +336,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/05_residual_block.ipynb #4df49499
 def _try_stem(y, layers, small, size, want):
-    "Raise a `Hint` unless layers, shape and sign are those of the stem"
+    "Raise a `Hint` unless the layers, shape and sign match the stem"
     which = 'small images' if small else 'photos'
     convs = [m for m in layers if isinstance(m, nn.Conv2d)]
     if len(convs) != 1: raise Hint(f'The stem for {which} has one convolution, yours {len(convs)}.')
@@ -404,7 +404,7 @@ def _why(k, got, want):
 
 # %% ../../nbs/api/checks/05_residual_block.ipynb #e8836e2c
 def _memorize(net, xb, yb, steps, lr, mom=0.9, zero=True, train=True):
-    "The losses of `steps` steps of SGD on one batch"
+    "The losses in `steps` steps of SGD on one batch"
     opt, losses = torch.optim.SGD(net.parameters(), lr, momentum=mom), []
     net.train(train)
     for _ in range(steps):

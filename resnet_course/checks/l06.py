@@ -18,7 +18,7 @@ from torch import nn
 from ..exercises import Hint, as_list, as_number, close, exercise, expect_sgd
 
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #c1a929ba
-# Functions of the fraction of the training that is done
+# Functions of the fraction of training that is done
 _wrong_schedules = [
     (lambda pct, lr: lr*0.1**((pct > .5) + (pct > .75)),
      'One epoch late: the epoch that starts at one half already has the lower rate (`>=`).'),
@@ -181,7 +181,7 @@ def _try_half(off, half, sd, n, level):
 
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #ee4905d4
 def _warm(pct, warm):
-    "Linear from 0 to 1, then half a cosine to 0"
+    "Rise linearly from 0 to 1, then fall along half a cosine to 0"
     if pct < warm: return pct/warm
     return (1 + math.cos(math.pi*(pct - warm)/(1 - warm)))/2
 
@@ -230,7 +230,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #f1c845bd
 def _train(net, batches, schedule, lr, mom=0.9, zero=True, pct=lambda i, n: i/n, times=False):
-    "One step of SGD for each batch, with rates by a schedule"
+    "One step of SGD for each batch, with rates from a schedule"
     opt = torch.optim.SGD(net.parameters(), lr, momentum=mom)
     net.train()
     for i, (xb, yb) in enumerate(batches):
@@ -432,7 +432,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #1af7646b
 def _why_not(net, xb, got, one, two, down):
-    "Raise the `Hint` for wrong probabilities, from those of `xb`, mirrored and upside down"
+    "Raise the `Hint` for wrong probabilities, given those of `xb`, mirrored and upside down"
     net.eval()
     if close(got, one): raise Hint('That is a single view: the mirror image is missing.')
     if close(got, two): raise Hint('That is the mirror image alone.')

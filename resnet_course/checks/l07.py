@@ -27,7 +27,7 @@ def _try_count(answer):
 
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #91575d5e
 def _rates(took, n):
-    "Images per second by the median, the mean and the fastest of some calls"
+    "Images per second according to the median, the mean and the fastest of some calls"
     return n/statistics.median(took), n/statistics.mean(took), n/min(took)
 
 @exercise('07.1', 'Images per second, by the median')
@@ -54,7 +54,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #9300bdfa
 def _try_rate(got, median, mean, fastest, n, reps):
-    "Raise a `Hint` for a rate that is not the median's"
+    "Raise a `Hint` for a rate that is not based on the median"
     def near(a, b): return abs(a/b - 1) < 0.15
     if got < 1:
         raise Hint('That looks like seconds per image or per call: return images per second.')
@@ -204,7 +204,7 @@ class _Count(TorchDispatchMode):
         return op(*args, **(kwargs or {}))
 
 def _blur(x, kernel=(1., 2., 1.), stride=2, padding=1, mix=False):
-    "Each channel, blurred by itself"
+    "Each channel, blurred separately"
     k = torch.tensor(kernel)
     k, c = (k[:, None]*k)/k.sum()**2, x.shape[1]
     if mix: return F.conv2d(x, k.expand(c, c, 3, 3)/c, stride=stride, padding=padding)
@@ -294,7 +294,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #7d28efeb
 def _layer(seconds, f, took):
-    "A function that sleeps, longer in its first call, and notes how long it took"
+    "A function that sleeps, longer in its first call, and records how long it took"
     def layer(x):
         start = time.perf_counter()
         time.sleep(seconds if took else 0.15)
@@ -363,7 +363,7 @@ def _autocast_off():
     try: yield
     finally:
         torch.set_autocast_enabled('cpu', False)
-        # an autocast that was never left would keep outdated copies of weights from now on
+        # if autocast stayed on, it would keep outdated copies of weights from now on
         torch.autocast_increment_nesting()
         while torch.autocast_decrement_nesting() > before: pass
         torch.clear_autocast_cache()

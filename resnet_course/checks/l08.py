@@ -92,7 +92,7 @@ def _try_again(answer, n):
 
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #2a626e7f
 def _try_range(answer, n):
-    "Raise a `Hint` unless `n` is refused with a `ValueError`"
+    "Raise a `Hint` unless `n` is rejected with a `ValueError`"
     try: answer(_Net(), n)
     except ValueError: return
     except IndexError:
@@ -139,7 +139,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #e656dad0
 def _table():
-    "Five stages, four of which are best by training, validation, test and gap; and their names"
+    "Five stages, four of which are the best by training, validation, test and gap, and their names"
     rows = [(0.99, 0.90, 0.91), (0.95, 0.94, 0.925), (0.96, 0.93, 0.96),
             (0.90, 0.899, 0.88), (0.94, 0.92, 0.93)]
     jitter = random.uniform(-0.02, 0.005)
@@ -234,7 +234,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #4028fc96
 def _try_head(new, old):
-    "Raise a `Hint` unless `new` is the odd network with seven outputs and the old body"
+    "Raise a `Hint` unless `new` is the unusual network with seven outputs and the old body"
     try: shape = tuple(new.eval()(torch.randn(4, 5)).shape)
     except RuntimeError: shape = 'an error'
     if shape != (4, 7):
@@ -300,7 +300,7 @@ _overlooked = {
 
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #8b505354
 def _try_changed(got, before, want):
-    "Raise a `Hint` unless `got` are the names `want` of those in `before`"
+    "Raise a `Hint` unless `got` matches the names `want`, out of those in `before`"
     if not isinstance(got, (list, set, tuple)): raise Hint('Return a list of names.')
     if set(got) == set(before) - set(want):
         raise Hint('Those are the tensors that stayed the same.')
@@ -396,8 +396,8 @@ def _try_counted(n, want):
 @exercise('08.9', 'Train a stage, and prove what moved')
 def _(answer):
     net, batches = _Net(), _batches()
-    net.body.requires_grad_(False)   # as an earlier stage left it
-    for p in net.parameters(): p.grad = torch.ones_like(p)   # and old gradients
+    net.body.requires_grad_(False)   # as left by an earlier stage
+    for p in net.parameters(): p.grad = torch.ones_like(p)   # old gradients
     before, start = {k: v.clone() for k, v in net.state_dict().items()}, copy.deepcopy(net)
     with expect_sgd(): got = answer(net, 1, batches, 0.1)
     after = net.state_dict()

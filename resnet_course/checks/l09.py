@@ -51,7 +51,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #0c08663f
 def _equally_near(got, want, d):
-    "Whether the rows `got` are as near as `want`, up to rounding; two may be equally near"
+    "Whether the rows `got` are as near as `want`, up to rounding; two rows may be equally near"
     if not isinstance(got, torch.Tensor) or got.shape != want.shape or got.dtype != torch.int64:
         return False
     if got.min() < 0 or got.max() >= d.shape[1]: return False
@@ -91,7 +91,7 @@ def _(answer):
     n, c = random.randint(2, 6), random.randint(2, 6)
     shape = n, c, random.randint(3, 7), random.randint(4, 8)
     maps, grads = torch.randn(shape), torch.randn(shape)
-    grads[:, 0] -= 2  # one channel speaks against the class, so that no mistake is hidden
+    grads[:, 0] -= 2  # one channel is evidence against the class, so that no mistake is hidden
     grads[:, 1] += 2
     want, got = (_mean(grads)*maps).sum(1).relu(), answer(maps, grads)
     if isinstance(got, torch.Tensor) and got.shape == want[:, None].shape: got = got[:, 0]
@@ -192,7 +192,7 @@ def _predictor(n_pixels, c=4):
     return lambda x: (x.flatten(1)@w/n_pixels**0.5).softmax(1)
 
 def _tile_drops(predict, x, side, sign=1, fixed=True, inverse=False, fill=0.):
-    "The drop for each tile, or with one of the usual mistakes"
+    "The drop for each tile, or the result of one of the usual mistakes"
     h, w = x.shape[2]//side, x.shape[3]//side
     probs, out = predict(x)[0], torch.zeros(h, w)
     for i in range(h):
@@ -208,7 +208,7 @@ def _tile_drops(predict, x, side, sign=1, fixed=True, inverse=False, fill=0.):
 @exercise('09.5', 'A heat map by covering tiles')
 def _(answer):
     side = random.choice([2, 3])
-    while True:   # until covering some tile changes which class is the most probable
+    while True:   # until covering some tile changes the most probable class
         x, predict = torch.randn(1, 1, 12, 18) + 1, _predictor(12*18)
         want, other = (_tile_drops(predict, x, side, fixed=fixed) for fixed in (True, False))
         if not close(want, other): break
@@ -236,7 +236,7 @@ def _(answer):
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #7e50eef7
 def _covered(predict, x, maps, share, sign=1, together=False, fixed=True, inverse=False, fill=0.,
              up=0):
-    "The mean probability after covering, or with one of the usual mistakes"
+    "The mean probability after covering, or the result of one of the usual mistakes"
     n, size = len(x), maps[0].numel()
     m = (sign*maps).flatten(1)
     if together:
@@ -281,7 +281,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #4ef2cd73
 def _likeness(a, b, center=True, each=True, squared=False):
-    "The mean correlation, or with one of the usual mistakes"
+    "The mean correlation, or the result of one of the usual mistakes"
     a, b = (o.flatten(1) if each else o.flatten()[None] for o in (a, b))
     if center: a, b = (o - o.mean(1, keepdim=True) for o in (a, b))
     res = F.cosine_similarity(a, b)
@@ -326,13 +326,13 @@ def _(answer):
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #1bef4963
 def _majority(features, y, k):
-    "The share of rows whose class is the most frequent one among their neighbors"
+    "The fraction of rows whose class is the most frequent one among their neighbors"
     d = torch.cdist(features, features).fill_diagonal_(float('inf'))
     return (y[d.topk(k, largest=False).indices].mode(1).values == y).float().mean().item()
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #eb329cd8
 def _same_class(features, y, k, largest=False, itself=False, first=False):
-    "The share of neighbors of the same class, or with one of the usual mistakes"
+    "The fraction of neighbors of the same class, or the result of one of the usual mistakes"
     d = torch.cdist(features, features)
     if not itself: d.fill_diagonal_(-1. if largest else float('inf'))
     idx = d.topk(k, largest=largest).indices
@@ -341,7 +341,7 @@ def _same_class(features, y, k, largest=False, itself=False, first=False):
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #14af4149
 def _wrong_shares(features, y, k):
-    "What the usual mistakes return, and their hints"
+    "The results of the usual mistakes, and their hints"
     return [(_same_class(features, y, k, itself=True), 'Each row is its own nearest neighbor: '
                                                        'leave it out.'),
             (_same_class(features, y, k, largest=True), 'Those are the farthest rows.'),
@@ -362,7 +362,7 @@ def _wrong_shares(features, y, k):
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #ace61fc2
 @exercise('09.8', 'The share of neighbors of the same class')
 def _(answer):
-    while True:     # draw until every mistake gives another number
+    while True:     # draw until every mistake gives a different number
         n, k = random.randint(50, 70), random.randint(3, 6)
         y = torch.randint(4, (n,))
         features = torch.randn(n, 5) + 1.2*F.one_hot(y, 5)

@@ -99,7 +99,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #db3c48d6
 def _scatter():
-    "Sizes, errors that scatter around a line on logarithmic axes, and a lower error to reach"
+    "Sizes, errors scattered around a line on logarithmic axes, and a lower error to reach"
     sizes = [250*2**k for k in range(6)]
     slope = -random.uniform(0.2, 0.5)
     errors = [0.4*(n/250)**slope*math.exp(random.gauss(0, 0.05)) for n in sizes]
@@ -112,7 +112,7 @@ def _needed(x, y, target):
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #fed213af
 def _mixed_logs(sizes, errors, target):
-    "The result with `log10` and `exp` mixed, and its hint"
+    "The result of mixing `log10` and `exp`, and its hint"
     slope, intercept = np.polyfit(np.log10(sizes), np.log10(errors), 1)
     return [(math.exp((math.log10(target) - intercept)/slope),
              'The logarithms have base 10, and `exp` undoes those of base e: use 10**….')]
@@ -218,7 +218,7 @@ def _try_rate(got, step, lr, bs, warmup):
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #9d33ea66
 def _copies(world=3):
-    "Copies of a network with gradients; one layer has none, another only in one copy"
+    "Copies of a network with gradients; one layer has none, another has one in only one copy"
     net = nn.ModuleDict(dict(a=nn.Linear(3, 2), rare=nn.Linear(2, 2), idle=nn.Linear(2, 1)))
     nets = [copy.deepcopy(net) for _ in range(world)]
     for i, m in enumerate(nets):
@@ -233,7 +233,7 @@ def _weights_and_grads(net):
             for k, p in net.named_parameters()}
 
 def _average_of(nets):
-    "Name → the average gradient; None where no copy has one"
+    "Name → the average gradient; None if no copy has one"
     res = {}
     for k, _ in nets[0].named_parameters():
         gs = [g for g in (dict(m.named_parameters())[k].grad for m in nets) if g is not None]
@@ -278,7 +278,7 @@ def _try_grad(where, p, weight, grad, want, world=3):
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #a9749b42
 class _Counter(nn.Module):
-    "Passes its input on, and records the number of images"
+    "Passes its input on and records the number of images"
     seen = []
     def forward(self, x):
         self.seen.append(len(x))
@@ -296,7 +296,7 @@ def _uneven(sizes=(16, 16, 13, 16, 9, 3)):
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #8fc92790
 def _parallel(net, batches, world, lr, way='right'):
-    "Data-parallel SGD on `world` copies, or with one of the usual mistakes"
+    "Data-parallel SGD on `world` copies, possibly with one of the usual mistakes"
     nets = [copy.deepcopy(net) for _ in range(world)]
     opts = [torch.optim.SGD(m.parameters(), lr*(world if way == 'scaled' else 1)) for m in nets]
     for xb, yb in batches:

@@ -49,7 +49,7 @@ def _truth(net, batches):
     return torch.cat(right).float().mean().item(), mean_of_means
 
 def _uneven(net):
-    "Batches for which the two results of `_truth` differ, and the two results"
+    "Batches for which the two results of `_truth` differ, and these results"
     while True:
         batches = _batches(net)
         accuracy, mean_of_means = _truth(net, batches)
@@ -133,7 +133,7 @@ def _states():
 def _backwards(name): return name[::-1]
 
 class _Name(str):
-    "A string whose position in a set differs, as it does when Python starts again"
+    "A string whose position in a set varies, as it does when Python is restarted"
     def __hash__(self): return hash((1, str(self)))
 
 def _try_sets(answer, names, pct, seed, out):
@@ -141,7 +141,7 @@ def _try_sets(answer, names, pct, seed, out):
     hint = ('The order of a set changes when Python starts again, and the answer depends on '
             'it: sort the names before you draw, and sort what comes from a set.')
     got = answer([_Name(o) for o in names], pct, seed)
-    # an answer that mixes these names with plain copies of them loses some
+    # an answer that mixes these names with plain copies loses some of them
     if sorted(map(str, [*got[0], *got[1]])) != sorted(names): return
     if [list(o) for o in got] != [list(o) for o in out]: raise Hint(hint)
 
@@ -159,7 +159,7 @@ def _try_order(answer, names, pct, seed, out):
 @exercise('11.2', 'A split that is a function')
 def _(answer):
     n, seed = random.choice([46, 57, 68, 79]), random.randint(0, 999)
-    pct = 0.1     # of a number that is rounded up
+    pct = 0.1     # for a number that is rounded up
     names = [f'{random.getrandbits(32):x}-{i}' for i in range(n)]
     before = list(names)
     states = _states()
@@ -178,7 +178,7 @@ def _(answer):
     _try_order(answer, names, pct, seed, out)
     if all(valid(names, s) == want for s in range(seed + 1, seed + 6)):
         raise Hint('The seed makes no difference.')
-    for _ in range(5):      # a share that is right on average only
+    for _ in range(5):      # a fraction that is right only on average
         more = [f'{random.getrandbits(32):x}-{i}' for i in range(n)]
         _try_lists(answer(list(more), pct, seed), more, round(pct*n))
 
@@ -273,7 +273,7 @@ def _(answer):
                        'prefix may be there or not.') from None
         if _changed(net, state):
             raise Hint(f'With {name}, the model does not hold the new tensors afterwards.')
-    # torch itself fills in a missing `num_batches_tracked`
+    # torch fills in a missing `num_batches_tracked`
     dropped = random.choice([k for k in state if not k.endswith('num_batches_tracked')])
     fewer = {k: v for k, v in state.items() if k != dropped}
     _try_refused(answer, fewer, 'A tensor is missing from the file')
@@ -301,7 +301,7 @@ def _scores(head, x, n_out):
     return out
 
 def _try_used(out, x):
-    "Raise a `Hint` unless nearly all positions of the map `x` matter for `out`"
+    "Raise a `Hint` unless nearly all positions of the map `x` affect `out`"
     if not out.requires_grad: raise Hint('No gradient flows from the scores back to the map.')
     grad, = torch.autograd.grad(out.pow(2).sum(), x)
     (h, w), used = x.shape[2:], (grad != 0).float().mean().item()
@@ -328,7 +328,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #915ce906
 def _steps(net, n):
-    "`n` steps with weight decay on all parameters, which leave gradients of zeros"
+    "Take `n` steps with weight decay on all parameters, leaving gradients of zero"
     opt = torch.optim.SGD(net.parameters(), 0.05, weight_decay=0.1)
     for _ in range(n):
         out = net(torch.randn(8, 1, 8, 8))
@@ -338,7 +338,7 @@ def _steps(net, n):
     return net
 
 def _trained():
-    "A small network in the middle of its training: modes and gradients as after a step"
+    "A small network in the middle of training, with modes and gradients as after a step"
     net = nn.Sequential()
     for name, layer in [('conv', nn.Conv2d(1, 4, 3)), ('bn', nn.BatchNorm2d(4)),
                         ('act', nn.ReLU()), ('flat', nn.Flatten()), ('fc', nn.Linear(144, 5))]:
@@ -369,7 +369,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #f043ce26
 def _fails(test, what, program, args):
-    "Does the learner's `test` raise `AssertionError` for `program`? Another error is a `Hint`"
+    "Does the learner's `test` raise `AssertionError` for `program`? Any other error is a `Hint`"
     try: test(program, *args())
     except AssertionError: return True
     except Hint: raise
@@ -394,7 +394,7 @@ def _batched(net, x, size=8):
     with torch.no_grad(): return torch.cat([net(b) for b in x.split(size)])
 
 def _in_eval(f):
-    "`f(net, x)` with `net` in evaluation mode, and the modes restored"
+    "`f(net, x)` with `net` in evaluation mode; restores the modes"
     def score(net, x):
         was = [(m, m.training) for m in net.modules()]
         net.eval()
@@ -404,14 +404,14 @@ def _in_eval(f):
     return score
 
 def _trace(net, x):
-    "Right scores, but BatchNorm's statistics move"
+    "Correct scores, but BatchNorm's statistics change"
     out = _in_eval(_batched)(net, x)
     net[1].train()
     with torch.no_grad(): net[:2](x)
     return out
 
 def _counts(net, x):
-    "Right scores, but a buffer that does not affect them changes"
+    "Correct scores, but a buffer that does not affect them changes"
     net[1].num_batches_tracked += 1
     return _batched(net, x)
 
@@ -487,7 +487,7 @@ def _(answer): _try_test(answer, _right_splits, _broken_splits)
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #e5a4ed40
 def _saved(net, keep=lambda k: True, change=lambda v: v):
-    "A new network with those tensors of `net` that `keep` keeps"
+    "A new network with the tensors of `net` selected by `keep`"
     new = _net()
     kept = {k: change(v.clone()) for k, v in net.state_dict().items() if keep(k)}
     new.load_state_dict(kept, strict=False)
@@ -517,7 +517,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #b56a5aa6
 def _train_head(net, lr=0.05, decay=False, stats=False, only_bias=False):
-    "Steps on the head, and perhaps what else moves"
+    "Train the head, and optionally change something else"
     before = _copy(net)
     _steps(net, 2)
     with torch.no_grad():

@@ -35,7 +35,7 @@ def _(answer):
         save_file(tensors, path, metadata=dict(note='n'*70_000))
         data = path.read_bytes()
         size, = struct.unpack('<Q', data[:8])
-        path.write_bytes(data[:8 + size])   # the header alone
+        path.write_bytes(data[:8 + size])   # only the header
         try: got = answer(path)
         except (json.JSONDecodeError, UnicodeDecodeError, struct.error, MemoryError,
                 OverflowError) as e:
@@ -68,7 +68,7 @@ def _pair(bias):
     return conv, bn
 
 def _folded(conv, bn, eps=True, mean=True, root=True, conv_bias=True):
-    "Weight and bias after folding, or with one of the common mistakes"
+    "Weight and bias after folding, or the result of one of the common mistakes"
     variance = bn.running_var + bn.eps if eps else bn.running_var
     scale = bn.weight/(variance.sqrt() if root else variance)
     shift = torch.zeros(bn.num_features)
@@ -149,7 +149,7 @@ def _(answer):
 def _cell(source, kind='code'): return dict(cell_type=kind, source=source, metadata={})
 
 def _nb():
-    "A notebook with every kind of cell, and the source it exports"
+    "A notebook with every kind of cell, and the source that it exports"
     k = random.randint(0, 999)
     lines = ['#| export\n', 'def f():\n', f'    return {k}']
     cells = [_cell('# Title', 'markdown'), _cell('#| export\nText about export', 'markdown'),
@@ -203,7 +203,7 @@ def _inner():
     return net
 
 def _bad_states(good):
-    "What is wrong → a state that does not fit the network of `good`"
+    "Problem → a state that does not fit the network of `good`"
     names = list(good)
     missing = {k: v for k, v in good.items() if k != 'module.bias'}
     extra = good | {'more.weight': torch.ones(2)}
@@ -233,7 +233,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #d045dc60
 def _try_bad_state(answer, what, state):
-    "Raise a `Hint` unless `state` is refused with a `ValueError`, and nothing was loaded"
+    "Raise a `Hint` unless `state` is rejected with a `ValueError` and nothing was loaded"
     net = _inner()
     old = {k: v.clone() for k, v in net.state_dict().items()}
     error = None
@@ -249,12 +249,12 @@ def _try_bad_state(answer, what, state):
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #709494a2
 def _some_weights():
-    "Filters of very different size, one of them all zeros"
+    "Filters of very different magnitudes, one of them all zeros"
     w = torch.randn(6, 4, 3, 3)*torch.tensor([3, 1, 0.1, 0.01, 0, 30]).view(-1, 1, 1, 1)
     return w[torch.randperm(6)]
 
 def _steps(w, dims=(1, 2, 3), top=127):
-    "The size of a step: largest magnitude ↔ `top`; 1 where all weights are zero"
+    "The step size, such that the largest magnitude becomes `top`; 1 if all weights are zero"
     s = w.abs().amax(dims, keepdim=True)/top
     return torch.where(s > 0, s, torch.ones_like(s))
 
@@ -271,7 +271,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #9c33d5b9
 def _try_eight_bits(q, scale, w):
-    "Raise a `Hint` unless `q` and `scale` are the best eight bits for `w`"
+    "Raise a `Hint` unless `q` and `scale` are the best 8-bit representation of `w`"
     if getattr(scale, 'dtype', None) == torch.int8:
         raise Hint('The integers come first, then the scales.')
     if not isinstance(q, torch.Tensor) or q.dtype != torch.int8:
@@ -317,7 +317,7 @@ def _try_error(worst, turned, q, w):
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #1d21572c
 def _rounded(w, bits):
-    "`w` on the nearest of 2**bits − 1 levels, with the gradient of the identity"
+    "`w` rounded to the nearest of 2**bits − 1 levels, with the gradient of the identity"
     top = 2**(bits - 1) - 1
     s = w.detach().abs().max()/top
     if s == 0: return w*1
@@ -332,7 +332,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #5844a261
 def _try_rounded(answer, bits):
-    "Raise a `Hint` unless values and gradient are right with this many bits"
+    "Raise a `Hint` unless values and gradient are correct with this many bits"
     w, up = torch.randn(5, 7).double().requires_grad_(), torch.randn(5, 7).double()
     old, want = w.detach().clone(), _rounded(w, bits)
     got = answer(w, bits)
@@ -352,7 +352,7 @@ def _try_rounded(answer, bits):
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #297fdc01
 def _try_levels(got, want, w, bits):
-    "Raise a `Hint` unless the values are those of `want`"
+    "Raise a `Hint` unless the values match `want`"
     if got.shape == want.shape and close(got, want): return
     n, top = len(got.detach().unique()), 2**(bits - 1) - 1
     if got.shape == want.shape and close(got, torch.round(w/w.abs().max()*top)):
@@ -390,7 +390,7 @@ def _round_all(net, bits):
         if isinstance(m, nn.Linear): m.weight.data = _rounded(m.weight.data, bits)
 
 def _train_rounded(net, batches, lr, bits, way='right'):
-    "Train in the right way, or in one of the wrong ones; returns the losses"
+    "Train correctly or with one of the usual mistakes; returns the losses"
     opt, losses = torch.optim.SGD(net.parameters(), lr), []
     for xb, yb in batches:
         out = net(xb) if way == 'after' else _scores(net, xb, bits, way == 'biases')
@@ -405,7 +405,7 @@ def _train_rounded(net, batches, lr, bits, way='right'):
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #176a1f2e
 def _try_straight(net, start, bits):
-    "Raise a `Hint` if biases learned, but the weights were only rounded"
+    "Raise a `Hint` if the biases were trained, but the weights were only rounded"
     def linears(net): return [m for m in net if isinstance(m, nn.Linear)]
     pairs = list(zip(linears(net), linears(start)))
     only = all(close(a.weight, _rounded(b.weight, bits), 1e-6) for a, b in pairs)
@@ -443,7 +443,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #48f20b86
 def _try_way(agrees, net, bits):
-    "Raise a `Hint` unless the network ended where the right way ends"
+    "Raise a `Hint` unless the network ended up with the correct weights"
     if agrees('right'): return
     for way, hint in _wrong_ways.items():
         if agrees(way): raise Hint(hint)
@@ -501,7 +501,7 @@ def _try_half(got, want, a, b):
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #1955db5f
 def _bytes(im, kind='PNG'):
-    "An image as the bytes of a file"
+    "An image encoded as the bytes of a file"
     f = io.BytesIO()
     im.save(f, kind)
     return f.getvalue()
@@ -518,7 +518,7 @@ def _huge_png(side=30_000):
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #dc5c1814
 class _Spy:
-    "Stands for the network: remembers what it is given, and returns very large scores"
+    "Stand-in for the network that records its input and returns very large scores"
     def __init__(self): self.seen = []
     def __call__(self, x):
         self.seen.append(np.asarray(x))
@@ -528,7 +528,7 @@ _names = ['T-shirt', 'trousers', 'pullover', 'dress', 'coat', 'sandal', 'shirt',
           'bag', 'boot']
 
 def _ask(answer, data, what):
-    "The reply to `data`, and what the network has seen"
+    "The reply to `data`, and the input that the network got"
     spy = _Spy()
     try: reply = answer(data, spy, list(_names), 0.3, 0.35)
     except Exception as e:
@@ -539,7 +539,7 @@ def _ask(answer, data, what):
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #fbe3fd3f
 def _large_png():
-    "The bytes of a black image of twelve million pixels, in a few kilobytes"
+    "A black image with twelve million pixels, encoded in a few kilobytes"
     return _bytes(Image.new('1', (4000, 3000)))
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #67976d54

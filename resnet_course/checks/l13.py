@@ -25,7 +25,7 @@ def _some_groups():
     return groups
 
 def _try_sides(out, groups, n_valid):
-    "Raise a `Hint` unless `out` divides the photos, and `n_valid` groups are in validation"
+    "Raise a `Hint` unless `out` divides the photos with `n_valid` groups in validation"
     if not isinstance(out, (tuple, list)) or len(out) != 2:
         raise Hint('Return two lists: training, validation.')
     train, valid = (as_list(o) for o in out)
@@ -50,7 +50,7 @@ def _(answer):
     states = random.getstate(), torch.get_rng_state(), np.random.get_state()[1].tolist()
     out = answer(list(groups), pct, seed)
     _try_sides(out, groups, round(pct*len(set(groups))))
-    for s in range(seed + 1, seed + 6):     # a number that is right on average only
+    for s in range(seed + 1, seed + 6):     # a number that is right only on average
         _try_sides(answer(list(groups), pct, s), groups, round(pct*len(set(groups))))
     want = set(as_list(out[1]))
     def valid(s): return set(as_list(answer(list(groups), pct, s)[1]))
@@ -126,11 +126,11 @@ def _(answer):
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #c4efdc69
 class _Spy:
-    "A `fit` that records its training photos, and whose functions record what they were asked"
+    "A `fit` that records its training photos, and whose functions record their inputs"
     def __init__(self, groups, c): self.groups, self.c, self.leaks, self.fits = groups, c, 0, []
 
     def __call__(self, x, y):
-        seen = x[:, 0].long().tolist()   # the first feature is the number of the photo
+        seen = x[:, 0].long().tolist()   # the first feature is the photo's number
         self.fits.append((seen, y.tolist()))
         known = {self.groups[i].item() for i in seen}
         def predict(x):
@@ -140,7 +140,7 @@ class _Spy:
         return predict
 
 def _probs_of(i, c):
-    "Probabilities that tell which photo they belong to"
+    "Probabilities that identify the photo they belong to"
     return F.softmax(torch.sin(i[:, None]*(1. + torch.arange(c))), 1)
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #d4c0bf16
@@ -171,7 +171,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #5a5f162c
 def _try_folds(got, fit, groups, k, c):
-    "Raise a `Hint` unless there were `k` fits on the other parts, and `got` is in order"
+    "Raise a `Hint` unless there were `k` fits on the other parts and `got` is in order"
     n, want = len(groups), _probs_of(torch.arange(len(groups)), c)
     if isinstance(got, np.ndarray): got = torch.tensor(got)
     if isinstance(got, torch.Tensor) and got.shape == want.shape and not close(got, want):
@@ -187,7 +187,7 @@ def _try_folds(got, fit, groups, k, c):
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #5b5ccebc
 def _best_temperature(scores, y):
-    "The temperature with the smallest cross-entropy, by a golden-section search over its logarithm"
+    "The temperature with the smallest cross-entropy, by golden-section search on a log scale"
     low, high = math.log(0.02), math.log(50)
     def loss(t): return F.cross_entropy(scores/math.exp(t), y).item()
     for _ in range(80):
@@ -197,7 +197,7 @@ def _best_temperature(scores, y):
     return math.exp((low + high)/2)
 
 def _scores_at(t):
-    "Scores that are right at temperature `t`, and targets"
+    "Scores that are calibrated at temperature `t`, and targets"
     z = 2*torch.randn(3000, 5)
     return (z*t).double(), torch.distributions.Categorical(logits=z).sample()
 
@@ -252,7 +252,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #3990ff44
 def _shares(a, b, n, weight=None):
-    "For each class that occurs in `a`, the share of its positions at which `b` agrees"
+    "For each class that occurs in `a`, the fraction of its positions at which `b` agrees"
     return [(b[a == c] == c).float().mean().item() for c in range(n) if (a == c).any()]
 
 @exercise('13.7', 'Balanced accuracy')
@@ -283,16 +283,16 @@ def _(answer):
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #450a31b0
 def _threshold(conf, right, want):
-    "The smallest confidence above which the answers are right often enough, or None"
+    "The smallest confidence at or above which answers are correct often enough, or None"
     ok = [t for t in conf.tolist() if right[conf >= t].float().mean() >= want]
     return min(ok, default=None)
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #5aa23c17
 def _some_answers():
-    "Answers whose smallest, largest and first threshold from above all differ"
+    "Answers for which the smallest, the largest and the first threshold from above all differ"
     while True:
         conf = torch.rand(60).sort().values[torch.randperm(60)]
-        # no share of up to 60 answers equals one of these
+        # no fraction of up to 60 answers equals one of these
         right, want = torch.rand(60) < conf, random.choice([0.81, 0.91])
         best = _threshold(conf, right, want)
         ok = [t for t in conf.tolist() if right[conf >= t].float().mean() >= want]
@@ -333,7 +333,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #80e69b60
 def _first_from_above(conf, right, want):
-    "The last confidence, from above, before the share of correct answers first falls short"
+    "The last confidence, from above, before the fraction of correct answers first falls short"
     best = 2.
     for t in conf.sort(descending=True).values.tolist():
         if right[conf >= t].float().mean() < want: return best
@@ -342,7 +342,7 @@ def _first_from_above(conf, right, want):
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #d19caa4b
 def _app_model():
-    "A network whose answer depends on color and on what is on top"
+    "A network whose answer depends on color and on which half is on top"
     class Net(nn.Module):
         "Scores from the mean colors of the upper and the lower half"
         def __init__(self):
