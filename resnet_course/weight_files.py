@@ -432,6 +432,8 @@ def _contents(obj):
                 'arrays.items()}')
     return f'a dict with {shorten(map(repr, obj), 5)}' if obj else 'an empty dict'
 
+def _is_pair(o): return isinstance(o, tuple) and len(o) == 2 and isinstance(o[0], str)
+
 def _named_parts(obj):
     "The parts of an object that may hold weights, by name; empty for anything else"
     if isinstance(obj, nn.Module): return obj.state_dict()
@@ -448,8 +450,8 @@ def _named_parts(obj):
         res[k if short in res else short] = v
     return res
 
-def _is_pair(o): return isinstance(o, tuple) and len(o) == 2 and isinstance(o[0], str)
 
+# %% ../nbs/api/25_weight_files.ipynb #c3ba7825
 def _join(path, name): return f'{path}.{name}' if path else name
 
 def _find_sets(obj, path, found, seen, depth=0):

@@ -58,8 +58,8 @@ class LoadReport:
             lines.append(f'  taken: {self.taken!r}, of several sets of weights; '
                          f'load_weights(..., part={self.others[0]!r}) takes another '
                          f'({shorten(map(repr, self.others))})')
-        lines += [f'  not taken: the average {k!r}, because {why}'
-                  for k, why in self.unused.items()]
+        for k, why in self.unused.items():
+            lines.append(f'  not taken: the average {k!r}, because {why}')
         return '\n'.join(lines)
     __repr__ = __str__
 
@@ -100,6 +100,8 @@ def _grids(model):
         elif image and patch: res.append(tuple(side//p for side, p in zip(image, patch)))
     return res
 
+
+# %% ../nbs/api/26_weights.ipynb #44fbc2aa
 def _windows(model):
     "Rows and columns of the windows of attention that modules declare, by the module's name"
     res = {}
@@ -509,7 +511,7 @@ def _match(own, head, sd, label, sizes=None):
 # %% ../nbs/api/26_weights.ipynb #8cebc52c
 _spare = re.compile(
     r'^(fc|linear|classifier|classifer|head|heads|last_linear|last_layer|output|logits)\b'
-    r'|^(aux\w*|criterion|\w*loss\w*|normali[sz]e\w*|mean|std|n_averaged|initted|step)\b'
+    r'|^(aux\w*|criterion|\w*loss\w*|normali[sz]e\w*|mean|std|mu|sigma|n_averaged|initted|step)\b'
     r'|^(queue\w*|projector\w*|projection\w*|predictor\w*|prediction\w*|prototypes\w*'
     r'|proj_head|momentum_\w*|mlp_head|center|temperature|logit_scale)\b'
     r'|^(mask_token\w*|masked_embed|decoder\w*|class_weights?|pos_weight)\b'

@@ -665,6 +665,10 @@ def _(d, sd):
     ema = prefixed(other(), 'online_model.') | prefixed(sd, 'ema_model.')
     return save(d, dict(model=other(), ema=ema | dict(step=torch.tensor([3]))))
 
+@good("robustbench's normalization beside the weights", 'not in the model')
+def _(d, sd):
+    return save(d, replaced(sd, mu=torch.zeros(3, 1, 1), sigma=torch.ones(3, 1, 1)))
+
 @good('several averages in a list', "taken: 'ema.0'")
 def _(d, sd): return save(d, dict(models=[other()], ema=[sd]))
 
