@@ -601,7 +601,8 @@ def _check_args(bs, valid_pct, n_train, n_in, seed, n_valid, num_workers):
 _splits = ('train', 'valid', 'test')
 
 # arguments that are recorded only where they are used
-_if_used = 'skip_bad', 'test_size', 'load_size', 'repeats', 'white', 'label_delim'
+_if_used = ('skip_bad', 'test_size', 'load_size', 'repeats', 'white', 'label_delim',
+            'interpolation')
 
 def _as_json(name, v):
     "An argument for JSON: transforms by their `repr`, lists of numbers unchanged, paths as text"

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..exercises import Hint, as_number, close, exercise, same
+from ..exercises import Hint, all_differ, as_number, close, exercise, same
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #a866491d
 def _lowest(d, k): return d.argsort(1)[:, :k]
@@ -42,7 +42,9 @@ def _(answer):
     for wrong, hint in mistakes:
         if _equally_near(got, wrong, d): raise Hint(hint)
     absolute = (queries[:, None] - pool[None]).abs().sum(2)
-    if isinstance(got, torch.Tensor) and torch.equal(_sorted(got), _sorted(_lowest(absolute, k))):
+    by_absolute = _sorted(_lowest(absolute, k))
+    is_other = not torch.equal(by_absolute, _sorted(want))
+    if is_other and isinstance(got, torch.Tensor) and torch.equal(_sorted(got), by_absolute):
         raise Hint('Those are the nearest by the sum of absolute differences.')
     if isinstance(got, torch.Tensor) and torch.equal(got, _lowest(d, k + 1)[:, 1:]):
         raise Hint('The nearest row is left out. The queries are not in the pool, so keep it.')
@@ -108,23 +110,27 @@ def _(answer):
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #fb20bdb1
 @exercise('09.3', 'Top-k accuracy')
 def _(answer):
-    n, c, k = random.randint(2000, 3000), random.randint(14, 20), random.randint(2, 5)
-    scores, y = torch.randn(n, c), torch.randint(c, (n,))
-    scores[range(n), y] += 1  # better than chance, so that no two mistakes give the same number
     def top_k(s, k): return (s.topk(k, 1).indices == y[:, None]).any(1).float().mean().item()
-    want, got = top_k(scores, k), as_number(answer(scores, y, k))
+    while True:     # draw until every mistake gives another number
+        n, c, k = random.randint(2000, 3000), random.randint(14, 20), random.randint(3, 5)
+        scores, y = torch.randn(n, c), torch.randint(c, (n,))
+        scores[range(n), y] += 1  # better than chance
+        want, lowest = top_k(scores, k), top_k(-scores, k)
+        kth = (scores.topk(k, 1).indices[:, -1] == y).float().mean().item()
+        others = [top_k(scores, i) for i in (1, k - 1, k + 1)]
+        if all_differ([0, want, lowest, kth, want/k, 1 - want, *others], tol=1e-5): break
+    got = as_number(answer(scores, y, k))
     def near(o, tol=1e-6): return abs(got - o) < tol
     if near(want): return
     if near(top_k(scores, 1)): raise Hint('That is top-1: `k` makes no difference.')
     if near(n*want, 1e-3): raise Hint('That is the number of images: return their share.')
     if near(100*want, 1e-3): raise Hint('That is a percentage; return a fraction from 0 to 1.')
-    if got and near(top_k(-scores, k)): raise Hint('You use the `k` lowest scores.')
+    if near(lowest): raise Hint('You use the `k` lowest scores.')
     if near(want/k):
         raise Hint('You average over the `k` places as well: an image counts once '
                    'if its class is *anywhere* among them (`any`).')
     if near(1 - want):
         raise Hint('That is the error; the exercise asks for the share of correct ones.')
-    kth = (scores.topk(k, 1).indices[:, -1] == y).float().mean().item()
     if near(kth): raise Hint('That is the `k`-th place alone: look at all of the first `k`.')
     for other in (k - 1, k + 1):
         if near(top_k(scores, other)): raise Hint(f'Those are the first {other} places, not {k}.')
@@ -251,13 +257,28 @@ def _covered(predict, x, maps, share, sign=1, together=False, fixed=True, invers
     now, cls = predict(x.masked_fill(~here if inverse else here, fill)), predict(x).argmax(1)
     return (now[range(n), cls] if fixed else now.max(1).values).mean().item()
 
+# %% ../../nbs/api/checks/09_reading_a_network.ipynb #a709fbe9
+def _to_cover():
+    "A predictor, images, maps and a share for which every mistake gives another number"
+    while True:
+        x, share = torch.randn(30, 1, 9, 11) + 1, random.choice([0.2, 0.3])
+        maps = torch.rand(30, 9, 11)*(1 + 3*torch.rand(30, 1, 1))
+        predict = _predictor(99)
+        def covered(maps=maps, share=share, **kw): return _covered(predict, x, maps, share, **kw)
+        want, whole = covered(), predict(x).max(1).values.mean().item()
+        others = [covered(**kw) for kw in (
+            dict(sign=-1), dict(together=True), dict(fixed=False), dict(inverse=True),
+            dict(fill=x.mean().item()), dict(maps=maps[:1].expand_as(maps)), dict(share=share/2))]
+        nearly = [covered(share=0.205), covered(share=0.205, up=1)]
+        if all_differ([want, whole, whole - want, *others], 1e-4) and all_differ(nearly, 1e-4):
+            return predict, x, maps, share
+
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #bbc423ad
 @exercise('09.6', 'The probability after covering what a map marks')
 def _(answer):
-    x, share = torch.randn(30, 1, 9, 11) + 1, random.choice([0.2, 0.3])
-    maps = torch.rand(30, 9, 11)*(1 + 3*torch.rand(30, 1, 1))
-    predict, before = _predictor(99), x.clone()
-    got, want = as_number(answer(predict, x, maps, share)), _covered(predict, x, maps, share)
+    predict, x, maps, share = _to_cover()
+    want, before = _covered(predict, x, maps, share), x.clone()
+    got = as_number(answer(predict, x, maps, share))
     more = as_number(answer(predict, x.clone(), maps, 0.205))     # 20.295 of 99 pixels
     if abs(more - _covered(predict, x, maps, 0.205, up=1)) < 1e-5:
         raise Hint('20.295 pixels should be rounded to 20; you cover 21.')
@@ -292,34 +313,41 @@ def _covariance(a, b):
     a, b = (o - o.mean((1, 2), keepdim=True) for o in (a, b))
     return (a*b).mean().item()
 
+# %% ../../nbs/api/checks/09_reading_a_network.ipynb #6012561d
+def _wrong_likeness(a, b):
+    "What the usual mistakes give, and their hints"
+    return [(_likeness(a, b, center=False), 'Subtract each map\'s mean first: two bright maps '
+                                            'are not alike because both are bright.'),
+            (_likeness(a, b, each=False), 'You correlate all images at once: brighter and darker '
+                                          'images then count as likeness. Take each by itself.'),
+            (((a - a.mean())*(b - b.mean())).mean().item(), 'That is the covariance: divide by '
+                                                            'both standard deviations.'),
+            (_likeness(a.mean(0)[None], b.mean(0)[None]), 'You average the maps first: correlate '
+             'each image, then take the mean.'),
+            (_covariance(a, b), 'That is the covariance: divide by both standard deviations.'),
+            (_likeness(a.flatten(1).T, b.flatten(1).T), 'That correlates images, pixel by pixel: '
+             'correlate the pixels of each image.'),
+            ((a - b).abs().mean().item(), 'That is a difference, which depends on scale.'),
+            (_likeness(a, b, squared=True), 'That is the mean of the squares: keep the sign.'),
+            (_likeness(a, b)*41/42, 'The covariance divides by n and the standard deviations by '
+             'n − 1: use the same for both.'),
+            (F.mse_loss(a, b).item(), 'That is the squared difference, which depends on scale.')]
+
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #a333d286
 @exercise('09.7', 'The mean correlation of two sets of maps')
 def _(answer):
-    scale = 1 + 5*torch.rand(12, 1, 1)
-    a, b = torch.rand(12, 6, 7)*scale, torch.rand(12, 6, 7)
-    b = 3*a + (2*b - 1)*random.uniform(4, 8) + 10*torch.rand(12, 1, 1)
-    got, want = as_number(answer(a, b)), _likeness(a, b)
+    while True:     # draw until every mistake gives another number
+        scale = 1 + 5*torch.rand(12, 1, 1)
+        a, b = torch.rand(12, 6, 7)*scale, torch.rand(12, 6, 7)
+        b = 3*a + (2*b - 1)*random.uniform(4, 8) + 10*torch.rand(12, 1, 1)
+        want, wrong = _likeness(a, b), _wrong_likeness(a, b)
+        if all_differ([want, *(o for o, _ in wrong)]): break
+    got = as_number(answer(a, b))
     if abs(got - want) < 1e-4:
         if as_number(answer(a, -b)) > 0:
             raise Hint('For maps that are opposite, the likeness should be negative: no absolute '
                        'value.')
         return
-    wrong = [(_likeness(a, b, center=False), 'Subtract each map\'s mean first: two bright maps '
-                                             'are not alike because both are bright.'),
-             (_likeness(a, b, each=False), 'You correlate all images at once: brighter and darker '
-                                           'images then count as likeness. Take each by itself.'),
-             (((a - a.mean())*(b - b.mean())).mean().item(), 'That is the covariance: divide by '
-                                                             'both standard deviations.'),
-             (_likeness(a.mean(0)[None], b.mean(0)[None]), 'You average the maps first: correlate '
-              'each image, then take the mean.'),
-             (_covariance(a, b), 'That is the covariance: divide by both standard deviations.'),
-             (_likeness(a.flatten(1).T, b.flatten(1).T), 'That correlates images, pixel by pixel: '
-              'correlate the pixels of each image.'),
-             ((a - b).abs().mean().item(), 'That is a difference, which depends on scale.'),
-             (_likeness(a, b, squared=True), 'That is the mean of the squares: keep the sign.'),
-             (_likeness(a, b)*41/42, 'The covariance divides by n and the standard deviations by '
-              'n − 1: use the same for both.'),
-             (F.mse_loss(a, b).item(), 'That is the squared difference, which depends on scale.')]
     for o, hint in wrong:
         if abs(got - o) < 1e-4: raise Hint(hint)
     raise Hint(f'It should be {want:.4f}; you return {got:.4f}.')

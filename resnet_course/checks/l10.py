@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..exercises import Hint, as_list, as_number, close, exercise, same
+from ..exercises import Hint, all_differ, as_list, as_number, close, exercise, same
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #2eea9d64
 @exercise('10.1', 'Operations of a training run')
@@ -143,13 +143,14 @@ def _wrong_lines(sizes, errors, target, want):
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #43848e0d
 @exercise('10.5', 'How many images reach an error')
 def _(answer):
-    sizes, errors, target = _scatter()
-    n, e, t = np.log(sizes), np.log(errors), math.log(target)
-    want = math.exp(_needed(n, e, t))
+    while True:     # draw until every mistake gives another number
+        sizes, errors, target = _scatter()
+        want = math.exp(_needed(np.log(sizes), np.log(errors), math.log(target)))
+        mistakes = _wrong_lines(sizes, errors, target, want) + _mixed_logs(sizes, errors, target)
+        if all_differ([want, *(wrong for wrong, _ in mistakes)], tol=5e-3): break
     got = as_number(answer(list(sizes), list(errors), target))
     def near(o, tol=1e-3): return math.isclose(got, o, rel_tol=tol)
     if near(want): return
-    mistakes = _wrong_lines(sizes, errors, target, want) + _mixed_logs(sizes, errors, target)
     for wrong, hint in mistakes:
         if near(wrong): raise Hint(hint)
     raise Hint(f'The line reaches {target:.3f} at {want:,.0f} images; yours is {got:,.0f}.')
