@@ -25,7 +25,8 @@ STATS = dict(n3=[[.4, .5, .6], [.2, .25, .3]], n1=[[.4], [.2]])
 # what `save_run` writes for photos, oblong ones included, and for small images
 KINDS = dict(
     crop=dict(size=32, side=36, resize='crop'),
-    bicubic=dict(size=32, side=36, resize='crop', interpolation='bicubic'), squish=dict(size=(32, 40), resize='squish'),
+    bicubic=dict(size=32, side=36, resize='crop', interpolation='bicubic'),
+    squish=dict(size=(32, 40), resize='squish'),
     pad=dict(size=(40, 32), resize='pad'), exact=dict(size=32, side=32, crop=True),
     small=dict(size=32, side=8, crop=False), shrunk=dict(size=28, side=32, crop=False))
 
@@ -49,8 +50,8 @@ def as_input(im, layout):
     return (x if layout == 'NHWC' else np.moveaxis(x, -1, 0))[None]
 
 @pytest.mark.parametrize('kind,n_in,layout', [
-    ('crop', 3, 'NHWC'), ('bicubic', 3, 'NHWC'), ('squish', 3, 'NCHW'), ('pad', 1, 'NHWC'), ('small', 1, 'NCHW'),
-    ('shrunk', 3, 'NHWC')])
+    ('crop', 3, 'NHWC'), ('bicubic', 3, 'NHWC'), ('squish', 3, 'NCHW'), ('pad', 1, 'NHWC'),
+    ('small', 1, 'NCHW'), ('shrunk', 3, 'NHWC')])
 def test_any_size(kind, n_in, layout, tmp_path):
     "Bytes of any size, straight into onnxruntime or to `predict`: the probabilities are the same"
     net = network(n_in, tmp_path, **KINDS[kind])

@@ -113,7 +113,8 @@ def test_dropped_branches_are_not_cached(tmp_path):
 
 def test_impossible(folder):
     with pytest.raises(CourseError, match='interpolation'): get_dls(folder, interpolation='nearest')
-    with pytest.raises(CourseError, match='is for photos'): get_dls('digits', interpolation='bicubic')
+    with pytest.raises(CourseError, match='is for photos'):
+        get_dls('digits', interpolation='bicubic')
     with pytest.raises(CourseError, match='drop_path'):
         train_run('digits', 'alexnet', drop_path=.1, n_train=32, setup=quiet)
 

@@ -47,7 +47,8 @@ def weights(folder):
 
 def rows(res):
     "What does not depend on the folder"
-    return [{k: v for k, v in row.items() if k != 'run'} for row in res.get('folds') or res['seeds']]
+    found = res.get('folds') or res['seeds']
+    return [{k: v for k, v in row.items() if k != 'run'} for row in found]
 
 @needs_fork
 @pytest.mark.parametrize('series, how', [(seeds, TRAIN), (seeds, TUNE), (folds, TRAIN)])
