@@ -302,8 +302,8 @@ def _resumable(command):
     try: yield
     except Interrupted as e:  # caught here, because typer would only print that it was aborted
         say(str(e), err=True)
-        again = f'resnet-course {command} --resume {_resumed(e.path)}' if e.path else None
-        if again: say(f'resume with: {again}', err=True)
+        if e.path:
+            say(f'resume with: resnet-course {command} --resume {_resumed(e.path)}', err=True)
         raise typer.Exit(130)
 
 def _resumed(path):

@@ -642,8 +642,7 @@ def finetune_learner(
     dls = get_dls(data, seed=seed, stats=stats, balance=None if by_loss else balance, **kwargs)
     own = {k: v for k, v in cfg.items() if k not in ('name', 'n_out', 'n_in', 'stem')}
     if arch not in (None, cfg.get('name')): own = {}
-    if variant: own['variant'] = variant
-    if drop_path is not None: own['drop_path'] = drop_path
+    own |= {k: v for k, v in dict(variant=variant, drop_path=drop_path).items() if v is not None}
     arch = arch or cfg['name']
     stem = cfg.get('stem') if 'stem' in options(arch) else None
     learn = course_learner(dls, arch, precision=precision, seed=seed, stem=stem, model_kwargs=own,

@@ -407,9 +407,8 @@ class CourseDataLoaders(DataLoaders):
     files = None     # Paths of the images by index; None if the loaders were exported
     white = None     # Depth → value of white, for images with more than 8 bits; None: none have
     unused = 0       # Test images left unused because a fold is the test set
-    _facts = ('vocab', 'c', 'name', 'n_in', 'size', 'load_size', 'train_size', 'resize', 'stats',
-              'flip', 'source', 'cfg', 'split_id', 'counts', 'notes', 'white', 'unused',
-              'interpolation')
+    _facts = tuple('vocab c name n_in size load_size train_size resize interpolation stats flip '
+                   'source cfg split_id counts notes white unused'.split())
 
     @property
     def test(self)->TfmdDL: # The test loader
@@ -482,6 +481,14 @@ def describe(self:CourseDataLoaders)->str: # A few lines
         notes.append(f'training on {sizes[0]} px, everything else on {sizes[1]} px')
     return '\n'.join([f'{self.name}: {text}', *notes])
 
+# %% ../nbs/api/16_loaders.ipynb #530077b8
+def _check_interpolation(images, interpolation):
+    "Does training draw one for each photo? Raises `CourseError` for what cannot be used"
+    check_choice(interpolation, [*interpolations, 'random'], 'interpolation')
+    if images.is_photos or interpolation == 'bilinear': return interpolation == 'random'
+    raise CourseError(f'{images.name}: interpolation={interpolation!r} is for photos, but these '
+                      'images are small squares: leave it out')
+
 # %% ../nbs/api/16_loaders.ipynb #d4a73328
 def _reader(images, size, n_in, resize, tfms, test_size=None, load_size=None,
             interpolation='bilinear'):
@@ -503,13 +510,6 @@ def _reader(images, size, n_in, resize, tfms, test_size=None, load_size=None,
     if windows: reader.window = windows[0].window
     elif per_image: reader.whole = reader.in_training().crops_itself()
     return reader, [tfm for tfm in tfms if tfm not in windows + per_image]
-
-def _check_interpolation(images, interpolation):
-    "Does training draw one for each photo? Raises `CourseError` for what cannot be used"
-    check_choice(interpolation, [*interpolations, 'random'], 'interpolation')
-    if images.is_photos or interpolation == 'bilinear': return interpolation == 'random'
-    raise CourseError(f'{images.name}: interpolation={interpolation!r} is for photos, but these '
-                      'images are small squares: leave it out')
 
 def _batch_tfms(images, size, stats, tfms):
     "The transforms for a batch on the device"

@@ -405,6 +405,7 @@ def _from_json(name, value):
         return change_recipe(value['name'], **value['changed'])
     return tuple(value) if isinstance(value, list) else value
 
+# %% ../nbs/api/52_runs.ipynb #6c8091b5
 def _asked(kwargs):
     "Arguments of several runs in a form that JSON can hold, and the names of the others"
     known = dict(data=datasets, weights=('torchvision', *shipped_weights()), plan=plans)

@@ -70,10 +70,9 @@ def _timm_config(cfg, sd, meta):
     mean, std = _stats(meta, n_in)
     crop = dict(crop='center', squish='squash', pad='border')[meta.get('resize') or 'crop']
     part = size[0]/max(size[0], height_width(meta.get('side') or size)[0])
-    pre = dict(input_size=[n_in, *size], fixed_input_size=False,
-               interpolation=meta.get('interpolation') or 'bilinear',
-               crop_pct=part if crop == 'center' else 1., crop_mode=crop, mean=mean, std=std,
-               num_classes=n_out, pool_size=[7, 7], classifier='fc',
+    pre = dict(input_size=[n_in, *size], fixed_input_size=False, mean=mean, std=std, crop_mode=crop,
+               interpolation=meta.get('interpolation') or 'bilinear', classifier='fc',
+               crop_pct=part if crop == 'center' else 1., num_classes=n_out, pool_size=[7, 7],
                first_conv='conv1.0' if cfg['stem'] == 'deep' else 'conv1')
     config = dict(architecture=cfg['name'], num_classes=n_out, global_pool='avg', model_args=args,
                   num_features=sd['fc.weight'].shape[1], pretrained_cfg=pre)
@@ -83,6 +82,8 @@ def _timm_config(cfg, sd, meta):
 def _saved_size(meta): return height_width(meta.get('size') or 224)
 
 # %% ../nbs/api/27_saving.ipynb #804f8b5b
+_resampling = dict(bilinear=2, bicubic=3)   # Pillow's numbers
+
 def _stats(meta, n_in):
     "Mean and standard deviation per channel; ImageNet's if none are saved with the weights"
     mean, std = meta.get('stats') or ([.485, .456, .406], [.229, .224, .225])
@@ -115,10 +116,9 @@ def _hugging_face_config(cfg, sd, meta):
         label2id={o: i for i, o in enumerate(vocab)})
     prepare = dict(
         image_processor_type='BitImageProcessor', do_convert_rgb=cfg['n_in'] == 3, do_resize=True,
-        size=resized, do_center_crop=True,
-        resample=3 if meta.get('interpolation') == 'bicubic' else 2,   # Pillow's numbers
-        crop_size=dict(height=height, width=width), do_rescale=True, rescale_factor=1/255,
-        do_normalize=True, image_mean=mean, image_std=std)
+        size=resized, resample=_resampling[meta.get('interpolation') or 'bilinear'],
+        crop_size=dict(height=height, width=width), do_center_crop=True, do_rescale=True,
+        rescale_factor=1/255, do_normalize=True, image_mean=mean, image_std=std)
     return {'config.json': config, 'preprocessor_config.json': prepare}
 
 # %% ../nbs/api/27_saving.ipynb #fca9b37c

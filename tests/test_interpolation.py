@@ -112,8 +112,7 @@ def test_dropped_branches_are_not_cached(tmp_path):
                      drop_path=.2, out=tmp_path, setup=quiet)
 
 def test_impossible(folder):
-    with pytest.raises(CourseError, match='interpolation'):
-        get_dls(folder, interpolation='nearest')
+    with pytest.raises(CourseError, match='interpolation'): get_dls(folder, interpolation='nearest')
     with pytest.raises(CourseError, match='is for photos'):
         get_dls('digits', interpolation='bicubic')
     with pytest.raises(CourseError, match='drop_path'):
