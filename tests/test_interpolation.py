@@ -60,6 +60,16 @@ def test_training_draws_one_for_each_photo(folder):
     reader.random_interpolation = False
     assert torch.equal(reader.read_augmented(im, 0, 7), both[1])
 
+def test_batches_have_both(folder):
+    "Each training image of `random` is the one of bilinear or of bicubic, and both occur"
+    def images(how):
+        dls = get_dls(folder, size=24, interpolation=how, augment='resized_crop', bs=8,
+                      num_workers=0, device='cpu')
+        return torch.cat([plain_tensor(x) for x, _ in dls.train])
+    drawn, *both = map(images, ('random', 'bilinear', 'bicubic'))
+    same = [(drawn == o).flatten(1).all(1) for o in both]
+    assert (same[0] ^ same[1]).all() and min(o.sum() for o in same) > 4
+
 @needs_fork
 def test_workers_draw_the_same(folder):
     def batch(n):
