@@ -449,7 +449,7 @@ def _make_image_set(
     vocab:Sequence, # Class names
     labels:Sequence=None, # Their spelling in the listing; None: as in `vocab`
     size:int|tuple=None, # Size that the network sees (px); None: unchanged, or 128 for photos
-    in_memory:bool=None, # Decode small square images now? None: if they take up to `max_gb`
+    in_memory:bool=None, # Decode small square images now? None: only if they fit in `max_gb`
     skip_bad:bool=False, # Leave out files that cannot be read?
     max_gb:float=1.0, # Memory limit (10^9 bytes) for `in_memory=None`
     white:dict=None, # Depth → value of white in a network's training; None: see `find_white`

@@ -295,10 +295,9 @@ class ImageSetDL(SeededDL):
     def get_idxs(self)->list: # Of positions in the dataset
         "Like `SeededDL`'s; evaluation leaves out images found to be unreadable"
         idxs, tfm = super().get_idxs(), self._to_image()
-        if self.shuffle or tfm is None or tfm.images is None or not tfm.images.unreadable:
-            return idxs
-        items = self.dataset.items
-        return [i for i in idxs if items[i] not in tfm.images.unreadable]
+        bad = tfm.images.unreadable if tfm is not None and tfm.images is not None else ()
+        if self.shuffle or not bad: return idxs
+        return [i for i in idxs if self.dataset.items[i] not in bad]
 
     def create_batches(self, samps):
         "Turn indices into batches; augmentation on the device comes later"

@@ -473,17 +473,18 @@ _averaged = _word('(lit_?|model_?)?ema|swa|avg|averag|teacher|shadow|polyak'
                   '|(weight|moving|exponential|stochastic)\\w*averag')
 # in the name of a class, such as SimpleEMACallback, WeightAverage
 _average_class = re.compile(r'(?<![A-Z])(EMA|SWA)(?![a-z])|(?<=[a-z])(Ema(?![a-z])|Averag)')
-# what is kept beside an average, such as the weights to go on with in training
+# what is stored beside an average, such as the weights that training continues with
 _beside = _word('online|training|original|backup|collected|current|raw|source|student')
 _second = _word('encoder_k|key_encoder|momentum|target|student|best_state|current_model')
 
 @check_args
 def preference(
     path:str, # Path of a set of weights within a file, such as 'model_ema'
-    sets:dict=None # The sets that `weight_sets` found in the file; MMEngine exchanges two of them
+    sets:dict=None # What `weight_sets` found in the file; MMEngine exchanges two of its sets
 )->int: # 0 for averaged weights, 2 for a second encoder or a student, 1 for any other
     "Rank a set of weights; the lowest rank is preferred"
-    if any(f'{path}.'.startswith(f'{o}.') for o in getattr(sets, 'plain', ())): return 2
+    exchanged = sets.plain if sets is not None else ()
+    if any(f'{path}.'.startswith(f'{o}.') for o in exchanged): return 2
     found = [*_averaged.finditer(path), *_average_class.finditer(path)]
     if not found or re.search('swav', path, re.I): return 2 if _second.search(path) else 1
     return 2 if _beside.search(path, min(m.start() for m in found)) else 0
@@ -578,7 +579,7 @@ def _find_lists(obj, path='', depth=0, in_optimizer=False):
     res = {}
     for k, v in _named_parts(obj).items() if depth <= 6 else ():
         inner = _join(path, k)
-        # the lists of an optimizer are averages of gradients, but for NeMo's of the parameters
+        # an optimizer's lists are averages of gradients, except NeMo's, which are of parameters
         wanted = k == 'ema' if in_optimizer else preference(inner) == 0
         if k == 'shadow_params' and _is_list(v): res[path or k] = v
         elif _is_list(v): res |= {inner: v} if wanted else {}

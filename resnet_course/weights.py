@@ -613,7 +613,7 @@ def _check_unclear(found, fitting, part):
 def _unused(found, best, sets):
     "The averages in a file that do not fit, and why: path → reason"
     no_names = 'its tensors have no names, and other shapes than the plain weights'
-    res = dict.fromkeys(getattr(sets, 'unnamed', ()), no_names)
+    res = dict.fromkeys(sets.unnamed, no_names)
     for c in found:
         is_large = 2*len(c.sd) >= len(best.sd)
         if not c.prefix and c.problems and is_large and preference(c.path, sets) == 0:
