@@ -13,6 +13,8 @@ WORKERS ?= 2
 THREADS := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); t=$$((n / $(WORKERS))); echo $$((t > 0 ? t : 1)))
 # Where tests and notebooks look for commands, and what must not leak into them
 RUN     = PATH="$(BIN):$$PATH" PYTHONDONTWRITEBYTECODE=1
+# A temporary folder for all that follows, removed at the end: what a killed process left in it, too
+IN_TEMP = t=$$(mktemp -d) && trap 'rm -rf "$$t"' EXIT && TMPDIR="$$t"
 
 .PHONY: help demo test check notebooks pytest readme docs lab wheel clean distclean
 
@@ -40,10 +42,10 @@ check: $(VENV)/.installed-dev
 
 notebooks: $(VENV)/.installed-dev
 	@echo 'Notebooks, each from a fresh kernel:'
-	@$(RUN) OMP_NUM_THREADS=$(THREADS) nbdev_test --n_workers $(WORKERS) --timing
+	@$(IN_TEMP) $(RUN) OMP_NUM_THREADS=$(THREADS) nbdev_test --n_workers $(WORKERS) --timing
 
 pytest: $(VENV)/.installed-dev
-	@$(RUN) OMP_NUM_THREADS=$(THREADS) python -m pytest -n $(WORKERS) --dist loadfile
+	@$(IN_TEMP) $(RUN) OMP_NUM_THREADS=$(THREADS) python -m pytest -n $(WORKERS) --dist loadfile
 
 readme: $(VENV)/.installed-dev
 	@$(RUN) python tools/readme.py

@@ -46,6 +46,11 @@ def test_a_backward_import_is_noticed(tmp_path):
     write('20_other', '#| default_exp other')
     assert house.double_numbers(tmp_path) == ['20_late.ipynb and 20_other.ipynb share a number']
 
+def test_notebooks_leave_no_temporary_folders():
+    "`mkdtemp` leaves its folder behind; a `TemporaryDirectory` goes with the kernel"
+    left = [str(f) for f in (root/'nbs').rglob('*.ipynb') if 'mkdtemp' in ''.join(cells(f))]
+    assert not left
+
 def test_the_plan_is_current():
     for f, text in house.plan(root).items():
         assert (root/f).read_text(encoding='utf-8') == text, f'{f} is stale: run tools/house.py'
