@@ -123,7 +123,7 @@ def plot_history(
     for ax in (ax1, ax2):
         ax.grid(alpha=.3)
         ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-    if title: fig.suptitle(plot_text(title))
+    if title: fig.suptitle(plot_text(title, 80))   # the width of both panels
     return fig
 
 # %% ../nbs/api/51_records.ipynb #7ccb3117

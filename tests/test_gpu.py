@@ -361,6 +361,30 @@ def check_parts(file):
     assert run_gpu(tool, '--device', 'cpu', '--quick', '--out', file) == 1
     assert run_gpu(tool, '--device', 'cpu', '--parts', 'good', '--out', file.with_name('b')) == 0
 
+def check_rounds():
+    "Races that last a tenth of a second each, and batches with a known number of rounds"
+    tool = runpy.run_path(str(root/'benchmarks/gpu.py'))
+    seconds = iter([9., 30., 12.])
+    def race(epochs, augment, seed):
+        time.sleep(0.1)
+        return dict(seed=seed, epochs=epochs, train_seconds=next(seconds), first_epoch_seconds=2.,
+                    precision='bf16', test=(0.94, 0.93, 0.92)[seed], test_flips=0.95)
+    inside, o, found = tool['time_to'].__globals__, tool['o'], {}
+    inside['race'], o.limit = race, 60
+    text, _ = tool['time_to'](found, 0.93, 15, 8, None)
+    assert 'medians of 3' in text and [r['seed'] for r in found['rounds']] == [0, 1, 2]
+    assert (found['train_seconds'], found['test'], found['met']) == (12, 0.93, True)
+    seconds, o.limit = iter([9., 30.]), 0.15   # the time is over after the first
+    inside['race'] = race
+    assert 'medians of 1' in tool['time_to']({}, 0.93, 15, 8, None)[0]
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3*32*32, 10))
+    rates = tool['clock'](tool['Same'](2, 32, 10, 20), net, 3, 2, rounds=4, precision='fp32')
+    assert len(rates) == 4 and min(rates) > 0
+    assert tool['summary']([1., 9., 4.]) == dict(rounds=[1., 9., 4.], images_per_second=4.)
+
+@needs_fork
+def test_rounds_and_their_medians(): in_a_process(check_rounds)
+
 @needs_fork
 def test_parts_that_fail_or_hang_are_passed_over(tmp_path):
     "What they had found is kept, and the record is written; rehearsals are no record"
