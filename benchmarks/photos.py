@@ -11,7 +11,7 @@ decode: milliseconds for one photo, in one thread.
 train: images per second of training batches at 224 px, with a random resized crop and a flip.
 predict: images per second that ResNet-50 classifies at 224 px; random weights, which take as long.
 list: a million files, hard links to a thousand: seconds and memory until the loaders are there, and
-the memory after each of six epochs that draw their order and end after thirty batches. With
+the memory after each of 24 epochs that draw their order and end after thirty batches. With
 --million 50000, also what a million would take at that rate, marked as extrapolated.
 finetune: seconds from files to a trained network, and its test accuracy, for photos of flowers in
 fastai's data folder: fine_tune of this course, fastai's fine_tune, and the loop of PyTorch's
@@ -69,7 +69,7 @@ from resnet_course.weights import load_weights
 from resnet_course.learner import course_learner
 from resnet_course.evaluate import evaluate
 from resnet_course.predict import predict_images
-from resnet_course.records import machine, source_commit, versions
+from resnet_course.records import machine, versions
 from resnet_course.runs import mean_ci
 
 torch.set_num_threads(2)
@@ -243,7 +243,7 @@ def time_listing(folder):
                seconds=round(time.perf_counter() - start, 1))
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss   # KiB
     res |= dict(gb=round(after/1e6, 2), gb_before=round(before/1e6, 2), gb_after_epochs=[])
-    for _ in range(6):
+    for _ in range(24):
         for _ in zip(range(30), dls.train): pass
         res['gb_after_epochs'].append(round(gigabytes_in_use(), 3))
     print(json.dumps(res))
@@ -370,8 +370,9 @@ def compared(runs):
 def main():
     if a.listing: return time_listing(a.listing)
     res = json.loads(a.out.read_text()) if a.out and a.out.is_file() else {}
-    res.update(machine=machine('cpu'), versions=versions(), rounds=a.rounds)
-    res.setdefault('commits', {}).update({part: source_commit() for part in a.parts})
+    made = dict(machine=machine('cpu'), versions=versions(), rounds=a.rounds,
+                finished=time.strftime('%Y-%m-%d', time.gmtime()))
+    res.setdefault('made', {}).update(dict.fromkeys(a.parts, made))   # parts run at other times
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
         small, large = tmp/'500', tmp/'2000'
