@@ -37,6 +37,21 @@ def test_best_epoch_of_an_average():
     assert best.best_epoch < 3
     assert learn.validate()[0] == pytest.approx(min(losses), abs=1e-5)
 
+class KeepMeans(Callback):
+    "BatchNorm's running means after each training batch"
+    def before_fit(self): self.means = []
+    def after_batch(self):
+        if self.training: self.means.append(norms(self)[0].running_mean.clone())
+
+def test_ema_averages_the_statistics_too():
+    "BatchNorm's statistics belong to weights: those of the last step do not fit their average"
+    learn, keep = digits_learner(n_train=64), KeepMeans()
+    learn.fit(2, 0.05, cbs=[EMA(0.5), keep])
+    avg = keep.means[0]
+    for mean in keep.means[1:]: avg = (avg + mean)/2
+    torch.testing.assert_close(norms(learn)[0].running_mean, avg)
+    assert not torch.allclose(avg, keep.means[-1], rtol=1e-3)
+
 def test_swa_of_a_partly_frozen_network():
     "Frozen statistics stay; the others are those of the frozen layers' outputs"
     learn = digits_learner()

@@ -178,6 +178,20 @@ def test_gradient_norms_by_hand(batch):
     norm = float(model.layer2[0].conv1.weight.grad.norm())
     assert rows['layer2.0.conv1'] == pytest.approx(norm, rel=1e-5)
 
+def test_gradient_norms_are_those_of_training(batch):
+    "Whatever mode the network is in"
+    model = create_model('resnet8', n_in=1)
+    train, evaluating = (gradient_norms(m, *batch) for m in (model.train(), model.eval()))
+    assert evaluating == train
+
+def test_features_leave_no_hooks(dls):
+    model = create_model('resnet8', n_in=1)
+    for x, _ in (get_features(model, dls=dls), get_features(model, 'valid', dls)):
+        assert len(x) and n_hooks(model) == 0
+    model.conv1.register_forward_hook(lambda *args: 1/0)
+    with pytest.raises(ZeroDivisionError): get_features(model, dls=dls)
+    assert n_hooks(model) == 1   # only the one that failed
+
 def fit_silently(learn, *args, **kwargs):
     with learn.no_bar(), learn.no_logging(): learn.fit(*args, **kwargs)
 

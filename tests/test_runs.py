@@ -1,5 +1,5 @@
 "A finished run is evaluated on its own images, prepared as in training, or not at all"
-import os, shutil, subprocess, sys
+import errno, os, shutil, subprocess, sys
 from pathlib import Path
 
 import numpy as np, pytest, torch
@@ -100,6 +100,17 @@ def test_a_run_is_used_from_another_directory(photo_folder, tmp_path, monkeypatc
     run = photo_folder.parent/rec['path']
     assert evaluate_run(run)[0].top1 == report.top1
     assert html_report(run).is_file()
+
+def test_a_full_disk_leaves_the_old_report(photo_run, monkeypatch):
+    out, write_text = html_report(photo_run), Path.write_text
+    before = out.read_bytes()
+    def full(self, text, **kwargs):
+        write_text(self, text[:100], **kwargs)
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr(Path, 'write_text', full)
+    with pytest.raises((CourseError, OSError), match='No space left'): html_report(photo_run)
+    assert out.read_bytes() == before
+    assert not [f for f in out.parent.iterdir() if f.name.endswith('.tmp')]
 
 def test_folder_with_as_many_other_files(photo_run, photo_folder, tmp_path):
     photo_folder.rename(tmp_path/'moved')
