@@ -337,7 +337,7 @@ def before_fit(self:EMA):
     self.restore_raw()
     self.n_steps, (decay, self.gap) = 0, self.scaled()
     decay = get_ema_multi_avg_fn(decay)
-    self.avg = AveragedModel(self.net, multi_avg_fn=decay, use_buffers=True)
+    self.avg = AveragedModel(self.net, multi_avg_fn=decay)
 
 @patch
 def restore_raw(self:EMA):
