@@ -31,7 +31,8 @@ def init_paper(
     omit:int=None # Number of the convolution that is left out, if any
 ):
     "Initialize as Krizhevsky et al. 2012, section 5: weights N(0, 0.01²), biases 0 or 1"
-    convs, fcs = _layers_of(features, nn.Conv2d), _layers_of(classifier, nn.Linear)
+    convs = _layers_of(features, nn.Conv2d)
+    fcs = _layers_of(classifier, nn.Linear)
     for m in convs + fcs: nn.init.normal_(m.weight, std=0.01)
     numbers = [i for i in range(1, 6) if i != omit]
     for i, m in zip(numbers, convs): nn.init.constant_(m.bias, 1 if i in (2, 4, 5) else 0)
@@ -68,7 +69,9 @@ def min_size(
     size = 1
     for m in reversed(layers):
         if not isinstance(m, (nn.Conv2d, nn.MaxPool2d)): continue
-        ks, stride, pad = _first(m.kernel_size), _first(m.stride), _first(m.padding)
+        ks = _first(m.kernel_size)
+        stride = _first(m.stride)
+        pad = _first(m.padding)
         size = max((size - 1)*stride + ks - 2*pad, 1)
     return size
 
@@ -93,7 +96,8 @@ def _conv_part(
     layers, ni = [], n_in
     for i, (nf, ks, pad) in enumerate(zip(nfs, kss, pads), 1):
         if i != omit:
-            stride, g = stride1 if i == 1 else 1, groups if i in (2, 4, 5) else 1
+            stride = stride1 if i == 1 else 1
+            g = groups if i in (2, 4, 5) else 1
             layers += [nn.Conv2d(ni, nf, ks, stride, pad, groups=g), get_act(act)]
             ni = nf
         if norm and i in (1, 2): layers.append(lrn())

@@ -141,7 +141,8 @@ def seeded(
     seed:int # Below 2**32
 ): # Yields nothing
     "Seed Python's, NumPy's and PyTorch's CPU generators inside the block; restore them afterwards"
-    py_state, np_state = random.getstate(), np.random.get_state()
+    py_state = random.getstate()
+    np_state = np.random.get_state()
     random.seed(seed)
     np.random.seed(seed)
     try:
@@ -181,7 +182,8 @@ class PadCrop(BatchAugment):
     ): self.pad, self.mode = pad, mode
 
     def draw(self, x:Tensor)->tuple: # First row and column of each window (N each)
-        n, positions = len(x), 2*self.pad + 1
+        n = len(x)
+        positions = 2*self.pad + 1
         return self.randint(positions, n), self.randint(positions, n)
 
     def apply(self, x:Tensor, top:Tensor, left:Tensor)->Tensor: # N,C,H,W
@@ -255,10 +257,14 @@ class AlternatingFlip(BatchAugment):
 def _window_at(h, w, size, load_size, central=False):
     "A random window of `size` in a photo resized to cover `load_size`, in the photo's pixels"
     (height, width), (rows, cols) = height_width(size), covering(h, w, load_size)
-    y_scale, x_scale, top, left = h/rows, w/cols, 0, 0
+    y_scale = h/rows
+    x_scale = w/cols
+    top = 0
+    left = 0
     if central:
         load_height, load_width = height_width(load_size)
-        top, left = (rows - load_height)//2, (cols - load_width)//2
+        top = (rows - load_height)//2
+        left = (cols - load_width)//2
         rows, cols = load_height, load_width
     top += int(torch.randint(rows - height + 1, ()))
     left += int(torch.randint(cols - width + 1, ()))
@@ -301,7 +307,8 @@ class CenterCrop(DisplayedTransform):
 
     def encodes(self, x:TensorImage): # N,C,height,width
         (h, w), (height, width) = x.shape[-2:], height_width(self.size)
-        top, left = (h - height)//2, (w - width)//2
+        top = (h - height)//2
+        left = (w - width)//2
         return x[..., top:top + height, left:left + width]
 
 # %% ../nbs/api/11_augment.ipynb #f81ca85a
@@ -350,8 +357,10 @@ class _RandomBoxes(BatchAugment):
         w = (area*ratio).sqrt().round().long()
         h = (area/ratio).sqrt().round().long()
         fits = self._fits(h, w, H, W)
-        first, some = fits.int().argmax(0), fits.any(0)
-        images, side = torch.arange(n), min(H, W)
+        first = fits.int().argmax(0)
+        some = fits.any(0)
+        images = torch.arange(n)
+        side = min(H, W)
         w = torch.where(some, w[first, images], side)
         h = torch.where(some, h[first, images], side)
         top = (self.rand(n)*(H - h + 1)).long()
@@ -450,7 +459,8 @@ def _rotate_and_shift(
 )->Tensor: # N,C,H,W
     "Rotate each image about its center and shift it; uncovered areas become black"
     H, W = x.shape[-2:]
-    cos, sin = angle.deg2rad().cos(), angle.deg2rad().sin()
+    cos = angle.deg2rad().cos()
+    sin = angle.deg2rad().sin()
     # the position that ends up in the center
     cx = -(cos*dx + sin*dy)
     cy = sin*dx - cos*dy
@@ -525,7 +535,8 @@ def _adjust_hue(
     "Shift the hue of all colors; grayscale images are unchanged"
     if x.shape[1] != 3: return x
     # RGB to hue, with value and chroma
-    value, low = x.max(1).values, x.min(1).values
+    value = x.max(1).values
+    low = x.min(1).values
     chroma = value - low
     safe = torch.where(chroma == 0, 1, chroma)
     r, g, b = ((value - o)/safe for o in x.unbind(1))
@@ -573,7 +584,8 @@ def color_components(
     x:Tensor # uint8 N,3,H,W
 )->tuple: # Standard deviations (3), largest first; directions (3,3), one per column
     "Compute the principal components of an image set's colors, for pixels from 0 to 1"
-    n, total = 0, torch.zeros(3, dtype=torch.float64)
+    n = 0
+    total = torch.zeros(3, dtype=torch.float64)
     products = torch.zeros(3, 3, dtype=torch.float64)
     for b in x.split(512):
         p = b.permute(1, 0, 2, 3).reshape(3, -1).double()/255
@@ -626,7 +638,8 @@ def _erase_at(
     "Set a rectangle of each image to 0; parts outside the image are ignored"
     def covered(start, length, n):
         "Whether each rectangle covers each of `n` positions (N,n)"
-        i, end = torch.arange(n, device=x.device), start + length
+        i = torch.arange(n, device=x.device)
+        end = start + length
         return (i >= start[:, None]) & (i < end[:, None])
     rows = covered(top, height, x.shape[-2])[:, None, :, None]
     cols = covered(left, width, x.shape[-1])[:, None, None, :]

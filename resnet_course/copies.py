@@ -50,7 +50,8 @@ def equal_pairs(
 
 def _candidates(prints, bits):
     "Pairs of indices whose difference hashes differ in at most `bits` (7 or fewer) bits"
-    groups, pairs = defaultdict(list), set()
+    groups = defaultdict(list)
+    pairs = set()
     for i, o in enumerate(prints):
         # images of a single color all look the same
         if o is None or o.dhash == 0 or o.thumb.std() < 4: continue
@@ -82,7 +83,8 @@ def first_copies(
     prints:list # A `Fingerprint` for each image, or None
 )->np.ndarray: # For each image, the index of the first one in its group; its own if it is alone
     "Group images that are the same, or nearly the same"
-    n, pairs = len(prints), np.array(equal_pairs(prints) + near_pairs(prints)).reshape(-1, 2)
+    n = len(prints)
+    pairs = np.array(equal_pairs(prints) + near_pairs(prints)).reshape(-1, 2)
     links = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
     group = connected_components(links, directed=False)[1]
     first = np.unique(group, return_index=True)[1]

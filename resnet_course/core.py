@@ -330,7 +330,8 @@ def check_args(
     if isinstance(f, type):
         f.__init__ = check_args(f.__init__)
         return f
-    signature, kinds = inspect.signature(f), _kinds_of(f)
+    signature = inspect.signature(f)
+    kinds = _kinds_of(f)
     @functools.wraps(f)
     def checked(*args, **kwargs):
         "Check the arguments, then call `f`"
@@ -684,7 +685,8 @@ def _mapped(f, items):
     def each(some): return [f(o) for o in some]
     n_threads = min(16, os.cpu_count() or 1)
     n = min(16, max(1, len(items)//(4*n_threads)))   # items per call
-    calls, ex = deque(), ThreadPoolExecutor(n_threads)
+    calls = deque()
+    ex = ThreadPoolExecutor(n_threads)
     try:
         for i in range(0, len(items), n):
             calls.append(ex.submit(each, items[i:i + n]))

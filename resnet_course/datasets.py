@@ -327,9 +327,11 @@ _archives = {
 # %% ../nbs/api/13_datasets.ipynb #6282fd4e
 def _fastai_set(name, images, px):
     "Imagenette or Imagewoof with short sides of `px`; None: full size"
-    folder, title = f'{name}2', name.title()
+    folder = f'{name}2'
+    title = name.title()
     if px:
-        folder, title = f'{folder}-{px}', f'{title}, {px} px'
+        folder = f'{folder}-{px}'
+        title = f'{title}, {px} px'
         name = f'{name}_{px}'
     url = f'https://s3.amazonaws.com/fast-ai-imageclas/{folder}.tgz'
     return _WordNetSet(name, title, images, 10, str(px or 'photos'), 3,
@@ -364,7 +366,8 @@ def dataset_path(
 )->Path: # None if the dataset is not on this machine
     "Find the folder of a dataset; raises `CourseError` for an unknown name"
     check_choice(name, datasets, 'dataset')
-    info, home = datasets[name], data_home(root)
+    info = datasets[name]
+    home = data_home(root)
     if info.embedded: return asset(name)
     for f in info.folders:
         if info.is_complete(home/f): return home/f
@@ -372,7 +375,8 @@ def dataset_path(
 # %% ../nbs/api/13_datasets.ipynb #662f6e2e
 def _download(info, dest, progress):
     "Download a dataset, unpack it to `dest`, and check its files"
-    files, archives = [], dest.parent/'archives'
+    files = []
+    archives = dest.parent/'archives'
     for url, (_, sums) in info.urls.items():
         file = archives/url.rpartition('/')[2]
         try: files.append(fetch(url, file, sums, progress=progress))
@@ -404,7 +408,8 @@ def get_dataset(
     progress:bool=True # Show a progress bar?
 )->Path: # Folder of the dataset
     "Find a dataset, or download it; raises `CourseError` if that fails"
-    folder, info = dataset_path(name, root), datasets[name]
+    folder = dataset_path(name, root)
+    info = datasets[name]
     if folder: return folder
     dest = data_home(root)/info.folders[0]
     _check_downloadable(info, dest)
@@ -456,7 +461,8 @@ def open_image_set(
     label_delim:str=None # Separator between an image's labels in a table; None: one class
 )->ImageSet: # With the splits that the dataset defines
     "Open a dataset, a folder or a CSV file; raises `CourseError` if that fails"
-    name, is_path = str(name_or_path), isinstance(name_or_path, Path)
+    name = str(name_or_path)
+    is_path = isinstance(name_or_path, Path)
     if label_delim is not None and not is_table(name):
         raise CourseError(f'{name}: label_delim is for tables with several labels per image, such '
                           'as labels.csv')
@@ -486,7 +492,8 @@ def verify_dataset(
     root:str|Path=None # Folder of the standard datasets; None: fastai's data folder
 )->dict: # train, test, classes, stats, files, published; empty if it is not on this machine
     "Count a dataset's images, compute their statistics, and check the files' checksums"
-    folder, info = dataset_path(name, root), datasets[name]
+    folder = dataset_path(name, root)
+    info = datasets[name]
     if folder is None: return {}
     images = open_image_set(name, root=root)
     train = images.splits.get('train', range(len(images)))

@@ -199,7 +199,9 @@ def _check_proxy()->Check: # ok without proxies, a note with them, FAIL if one i
 # %% ../nbs/api/70_doctor.ipynb #7a05822e
 def diagnose()->list[Check]: # In order; those that need torch only if it can be imported
     "Run every check"
-    package, python, torch = _check_package(), _check_python(), _check_torch()
+    package = _check_package()
+    python = _check_python()
+    torch = _check_torch()
     need_torch = [_check_fastai, _check_device, _check_data, _check_cache, _check_disk]
     checks = [_check_here, _check_notebooks, _check_proxy]
     if torch.ok: checks = need_torch + checks

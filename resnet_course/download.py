@@ -204,7 +204,8 @@ def unpack(
     dest:str|Path # Folder to create; must not exist yet
 )->Path: # `dest`
     "Unpack all of `archive` or nothing; raises `CourseError` if it is unsafe or damaged"
-    archive, dest = check_file(archive), check_path(dest, 'dest')
+    archive = check_file(archive)
+    dest = check_path(dest, 'dest')
     if dest.exists(): raise CourseError(f'{dest} already exists: remove it first')
     tmp = dest.with_name(f'.{dest.name}.unpacking')
     remove_folder(tmp)

@@ -85,7 +85,10 @@ class Drawing:
         height:int # In units
     ):
         self.title, self.desc, self.height = title, desc, height
-        self.parts, self.texts, self.spans, self.used = [], [], [], {'page', 'ink'}
+        self.parts = []
+        self.texts = []
+        self.spans = []
+        self.used = {'page', 'ink'}
 
     def _add(self, part, x0, y0, x1, y1, *kinds):
         "Add an element and the rectangle that it covers"
@@ -189,7 +192,9 @@ def plus(self:Drawing,
 @patch(as_prop=True)
 def svg(self:Drawing)->str: # One SVG element, for an HTML page or a separate file
     "The drawing as text"
-    w, h, alt = self.width, self.height, escape(f'{self.title}. {self.desc}')
+    w = self.width
+    h = self.height
+    alt = escape(f'{self.title}. {self.desc}')
     page = _kinds['page']
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="rc-drawing" role="img" '
@@ -269,7 +274,8 @@ def _draw_grids(d, x, w, y, n, pad, seen, at):
     sides = list(map(len, grids))
     c = _cell_side(sides, 412)
     rooms = [max(84, c*k) for k in sides]
-    lefts, left = [], (480 - sum(rooms) - 48)/2
+    lefts = []
+    left = (480 - sum(rooms) - 48)/2
     for room, side in zip(rooms, sides):
         lefts.append(left + (room - c*side)/2)
         left += room + 24
@@ -289,8 +295,10 @@ def draw_convolution(
     at:tuple=(0, 1) # Row and column of the output to mark
 )->Drawing: # The input, the kernel and the output
     "Draw a convolution of one channel: each output is a sum of products in a window"
-    n, ks = check_int(n, 'n', 1, 12), check_int(ks, 'ks', 1, 7)
-    stride, pad = check_int(stride, 'stride', 1, 6), check_int(pad, 'pad', 0, 3)
+    n = check_int(n, 'n', 1, 12)
+    ks = check_int(ks, 'ks', 1, 7)
+    stride = check_int(stride, 'stride', 1, 6)
+    pad = check_int(pad, 'pad', 0, 3)
     if n + 2*pad < ks: raise CourseError(f'ks={ks}: the kernel is larger than the padded input')
     x, w, y = _numbers(n, ks, stride, pad)
     o = len(y)
@@ -377,7 +385,9 @@ def draw_nchw(
     "Draw a batch of shape N, C, H, W"
     limits = dict(n=(n, 3), c=(c, 4), h=(h, 6), w=(w, 6))
     for name, (v, high) in limits.items(): check_int(v, name, 1, high)
-    s, step, wide = 17 if n < 3 else 14, 12, 480/n
+    s = 17 if n < 3 else 14
+    step = 12
+    wide = 480/n
     y = 44 + (c - 1)*step
     bottom = y + h*s
     d = Drawing(f'A batch of shape {n}, {c}, {h}, {w}',
@@ -466,7 +476,8 @@ def _name(m, short=False):
     if isinstance(m, nn.BatchNorm2d): return 'BatchNorm', 'norm'
     if isinstance(m, nn.ReLU): return 'ReLU', 'act'
     if isinstance(m, nn.MaxPool2d):
-        k, s = m.kernel_size, m.stride
+        k = m.kernel_size
+        s = m.stride
         return f'{k}×{k} max pooling, stride {s}', 'pool'
     if isinstance(m, (nn.AdaptiveAvgPool2d, nn.AvgPool2d)): return 'average pooling', 'pool'
     if isinstance(m, nn.Linear): return 'linear layer', 'linear'
@@ -536,7 +547,8 @@ def _draw_column(d, left, wide, name, block):
     branch, after = _layers(block)
     projects = isinstance(block.downsample, nn.Module)
     w, more = (min(126, wide - 100), 96) if projects else (min(150, wide - 28), 20)
-    cx, dx = left + (wide - more)/2, w/2 + (52 if projects else 14)
+    cx = left + (wide - more)/2
+    dx = w/2 + (52 if projects else 14)
     d.text(left + wide/2, 22, _fit(name, 0.94*wide, 14), 14, bold=True)
     d.text(left + wide/2, 42, f'{_params(block):,}', 13, kind='soft')
     d.text(left + wide/2, 59, 'parameters', 13, kind='soft')
@@ -635,7 +647,8 @@ def _draw_row(d, y, tall, r, size):
     "A rectangle, a name and a kind on the left; shape and number of parameters on the right"
     h, w = _rectangle(r['shape'], size)
     d.box(16, y + (tall - h)/2, w, h, r['kind'])
-    up, down = y + tall/2 - 9, y + tall/2 + 9
+    up = y + tall/2 - 9
+    down = y + tall/2 + 9
     d.text(134, up, _fit(r['name'], 190, 14), 14, 'start', bold=True)
     d.text(464, up, _by(r['shape']), 14, 'end')
     if r['label']: d.text(134, down, _fit(r['label'], 212, 13), 13, 'start', 'soft')
@@ -788,9 +801,11 @@ def draw_freezing(
 )->Drawing: # One row for each stage of the plan, one column for each parameter group
     "Draw which parameter groups train and which are frozen"
     net = create_model(model) if isinstance(model, str) else get_net(model)
-    names, groups = group_names(net), param_groups(net)
+    names = group_names(net)
+    groups = param_groups(net)
     if len(names) > 7: raise CourseError(f'{len(names)} groups are too many: use freeze_report')
-    rows, wide = _flags(net, stages), 384/len(names)
+    rows = _flags(net, stages)
+    wide = 384/len(names)
     said = [f'{k}: {", ".join(n for n, on in zip(names, r) if on) or "none"} in training.'
             for k, r in rows.items()]
     d = Drawing('What trains, and what is frozen',
@@ -815,7 +830,8 @@ def draw_data_parallel(
     bs:int=64 # Images in the whole batch
 )->Drawing: # One column for each process
     "Draw one training step of several processes"
-    n, bs = check_int(n, 'n', 2, 4), check_int(bs, 'bs', 2)
+    n = check_int(n, 'n', 2, 4)
+    bs = check_int(bs, 'bs', 2)
     if bs % n: raise CourseError(f'bs={bs}: {n} processes cannot share it equally')
     d = Drawing(f'One step on {n} processes',
                 f'A batch of {bs} images is divided into {n} shares of {bs//n}. Each process has a '
@@ -823,7 +839,8 @@ def draw_data_parallel(
                 'averaged, and every copy takes the same step.', 400)
     d.box(90, 16, 300, 36, 'data', f'batch of {bs} images', bold=True)
     d.box(90, 252, 300, 44, 'sum', 'average of the gradients', bold=True)
-    wide, w = 480/n, min(150, 480/n - 10)
+    wide = 480/n
+    w = min(150, 480/n - 10)
     for i in range(n):
         cx = wide*(i + 0.5)
         at = 90 + 300*(i + 0.5)/n
@@ -873,7 +890,8 @@ def draw_number_formats()->Drawing: # One row of bits for each format
     d = Drawing('Number formats', '', 46 + 84*len(_formats))
     said, wide = [], 14
     for i, (name, (exponent, fraction)) in enumerate(_formats.items()):
-        y, info = 34 + 84*i, torch.finfo(getattr(torch, name))
+        y = 34 + 84*i
+        info = torch.finfo(getattr(torch, name))
         d.text(16, y - 14, name, 14, 'start', bold=True)
         d.text(464, y - 14, f'largest {info.max:.1e}, next after 1: 1 + {info.eps:.1e}', 13, 'end',
                'soft')
@@ -962,7 +980,8 @@ def draw_path(
     said = '; '.join(f'{label}: {" ".join(beside).strip()}' for _, label, *beside in rows)
     d = Drawing(title, f'{said}.', 16 + 58*len(rows) + (22 if note else 4))
     for i, (kind, label, *beside) in enumerate(rows):
-        y, beside = 16 + 58*i, [o for o in beside if o]
+        y = 16 + 58*i
+        beside = [o for o in beside if o]
         if i and name != 'proofs': d.line((96, y - 14), (96, y))
         d.box(16, y, 160, 44, kind, label, 14, bold=True)
         for j, text in enumerate(beside):

@@ -79,10 +79,12 @@ class NetComparison:
             if r['epoch'] == last: errors.setdefault(r['net'], []).append(r[split])
         return {n: (sum(v)/len(v), min(v), max(v)) for n, v in errors.items()}
     def __repr__(self):
-        train, valid = self.final('train'), self.final('valid')
+        train = self.final('train')
+        valid = self.final('valid')
         lines = [f'{"final error":20} {"training":>24} {"validation":>24}']
         for n in train:
-            t, v = _percent(*train[n]), _percent(*valid[n])
+            t = _percent(*train[n])
+            v = _percent(*valid[n])
             lines.append(f'{n:20} {t:>24} {v:>24}')
         return '\n'.join(lines)
 
@@ -138,9 +140,11 @@ def _plot_split(ax, rows, split, title):
     nets = list(dict.fromkeys(r['net'] for r in rows))
     for n, style in styles(nets).items():
         errors = _percents_by_epoch(rows, n, split)
-        epochs, errors = list(errors), list(errors.values())
+        epochs = list(errors)
+        errors = list(errors.values())
         means = [sum(v)/len(v) for v in errors]
-        low, high = [min(v) for v in errors], [max(v) for v in errors]
+        low = [min(v) for v in errors]
+        high = [max(v) for v in errors]
         ax.plot(epochs, means, marker='.', **style)
         ax.fill_between(epochs, low, high, alpha=.2, color=style['color'])
     ax.set(xlabel='epoch', title=title, ylim=(0, None))
@@ -171,7 +175,9 @@ class IdentityBlock(nn.Module):
         shortcut:bool # Add the input before the last ReLU?
     ):
         super().__init__()
-        self.conv1, self.conv2, self.shortcut = conv(nf, nf), conv(nf, nf), shortcut
+        self.conv1 = conv(nf, nf)
+        self.conv2 = conv(nf, nf)
+        self.shortcut = shortcut
         for m in (self.conv1, self.conv2): nn.init.kaiming_normal_(m.weight)
     def forward(self,
         x:Tensor # Feature maps (N,nf,H,W)
@@ -211,7 +217,8 @@ def shrink_to_zero(
     "Measure the `identity_error` of a random stack while its weights are scaled down to 0"
     net = _stack(depth, nf, shortcut, seed)
     x = _random_maps(64, nf, torch.Generator().manual_seed(seed))
-    start, factors = [p.clone() for p in net.parameters()], torch.linspace(1, 0, n)
+    start = [p.clone() for p in net.parameters()]
+    factors = torch.linspace(1, 0, n)
     errors = []
     for f in factors:
         for p, w in zip(net.parameters(), start): p.copy_(f*w)
@@ -252,7 +259,8 @@ def fit_identity(
 # %% ../nbs/api/43_experiments.ipynb #548f7674
 def _plot_shrinking(ax, depth):
     "Plot the error of random stacks while their weights are scaled down"
-    residual, plain = shrink_to_zero(True, depth), shrink_to_zero(False, depth)
+    residual = shrink_to_zero(True, depth)
+    plain = shrink_to_zero(False, depth)
     ax.plot(*residual, color=palette[0], ls='-', marker='.', label='with shortcut')
     ax.plot(*plain, color=palette[1], ls='--', marker='.', label='without shortcut')
     ax.set(xlabel='weights multiplied by', ylabel='distance from the identity',
@@ -269,8 +277,10 @@ def plot_identity(
     depths = sorted({depth for depth, _ in fits})
     _plot_shrinking(left, depths[0])
     for (depth, shortcut), (_, errors) in fits.items():
-        color, ls = palette[depths.index(depth)], '-' if shortcut else '--'
-        blocks, kind = 'block' if depth == 1 else 'blocks', 'with' if shortcut else 'without'
+        color = palette[depths.index(depth)]
+        ls = '-' if shortcut else '--'
+        blocks = 'block' if depth == 1 else 'blocks'
+        kind = 'with' if shortcut else 'without'
         right.plot(errors, color=color, ls=ls, label=f'{depth} {blocks}, {kind}')
     right.set(yscale='log', xlabel='step', ylim=(1e-4, None), title='training')
     right.legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1))

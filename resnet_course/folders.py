@@ -80,10 +80,12 @@ def export_set(
     progress:bool=True # Show a progress bar?
 )->Path: # `dest`
     "Write a dataset as folders of PNG files; raises `CourseError` for photos, or if `dest` exists"
-    dest, images = check_path(dest, 'dest'), open_image_set(name, root=root)
+    dest = check_path(dest, 'dest')
+    images = open_image_set(name, root=root)
     if images.x is None or images.crop_size != images.load_size:
         raise CourseError(f'{name} is already a folder of photos')
-    labels, splits = _folder_names(images.vocab), make_splits(images, valid_pct, seed)
+    labels = _folder_names(images.vocab)
+    splits = make_splits(images, valid_pct, seed)
     def write(job):
         "Write image `i` to `file`"
         i, file = job
@@ -125,11 +127,13 @@ def make_subset(
 )->Path: # `dest`
     "Create a dataset from some of the classes in `source`; raises `CourseError` if that fails"
     # `Path.resolve` raises RuntimeError for a link to itself
-    source, dest = Path(os.path.realpath(check_path(source, 'source'))), check_path(dest, 'dest')
+    source = Path(os.path.realpath(check_path(source, 'source')))
+    dest = check_path(dest, 'dest')
     if not source.is_dir(): raise MissingFileError(f'no such folder: {source}')
     parts = {d.name: d for d in split_folders(source).values()} or {'.': source}
     first = next(iter(parts.values()))
-    chosen, names = _choose_classes(class_folders(first), classes, seed), imagenet_names()
+    chosen = _choose_classes(class_folders(first), classes, seed)
+    names = imagenet_names()
     with _new_folder(dest) as tmp:
         for part, folder in parts.items():
             (tmp/part).mkdir(exist_ok=True)
@@ -163,13 +167,15 @@ def _scan(job, white=None):
         data = o.path.read_bytes()
         gray = open_image(data, white=white).convert('L')
         with Image.open(io.BytesIO(data), formats=readable_formats()) as im:
-            o.format, o.size = im.format, im.size
+            o.format = im.format
+            o.size = im.size
     except MemoryError: raise
     except Exception as e:   # damaged files raise many kinds of errors
         why = str(e).removeprefix(f'cannot read the image of {len(data)} bytes: ')
         o.error = why or type(e).__name__
         return o
-    o.range, o.print = gray.getextrema(), fingerprint(data, gray)
+    o.range = gray.getextrema()
+    o.print = fingerprint(data, gray)
     return o
 
 # %% ../nbs/api/17_folders.ipynb #f0620b66
@@ -289,7 +295,8 @@ def _file_findings(scans, small, large):
     "Findings about individual files"
     def name(path): return '/'.join(path.parts[-2:])
     def size(o): return f'{name(o.path)}: {o.size[0]}×{o.size[1]}'
-    bad, good = [o for o in scans if o.error], [o for o in scans if not o.error]
+    bad = [o for o in scans if o.error]
+    good = [o for o in scans if not o.error]
     odd = [o for o in good if not _is_named(o)]
     tiny = [o for o in good if min(o.size) < small]
     huge = [o for o in good if o.size[0]*o.size[1] > large*1e6]
@@ -326,8 +333,10 @@ def _left_out_findings(o, notes):
 # %% ../nbs/api/17_folders.ipynb #a69768f8
 def _split_findings(split, classes, trained):
     "Findings about the classes of one split; `trained`: the classes of the first split"
-    found, full = [], {c: n for c, n in classes.items() if n}
-    missing, new = sorted(trained - set(full)), sorted(set(classes) - trained)
+    found = []
+    full = {c: n for c, n in classes.items() if n}
+    missing = sorted(trained - set(full))
+    new = sorted(set(classes) - trained)
     if missing: found.append(Finding('error', f'{split}: no images of {shorten(missing, 5)}'))
     if new: found.append(Finding('error', f'{split}: no training images of {shorten(new, 5)}'))
     if full and max(full.values()) > 10*min(full.values()):
@@ -339,7 +348,8 @@ def _split_findings(split, classes, trained):
 
 def _class_findings(counts, empty):
     "Findings about the classes; `empty`: class folders without images"
-    found, trained = [], set(next(iter(counts.values())))
+    found = []
+    trained = set(next(iter(counts.values())))
     if empty:
         text = f'no images of {shorten(empty, 5)} in any split: left out'
         found.append(Finding('warning', text))

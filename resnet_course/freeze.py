@@ -100,7 +100,8 @@ def apply(self:Frozen,
     n:int # Number of groups to freeze, starting at the input
 ):
     "Freeze the first `n` groups of the current optimizer; unfreeze what `apply` froze before"
-    opt, names = self.learn.opt, self._names()
+    opt = self.learn.opt
+    names = self._names()
     self._take_over(opt, names)
     by_hand = set(self.by_hand())
     self.n_frozen, self.opt_seen, self.idx_seen, opt.frozen_idx = n, opt, n, n
@@ -179,7 +180,8 @@ def optimizer_groups(
     learn:Learner # With an optimizer
 )->list: # Names
     "Name the optimizer's groups, using `group_names`, or numbers if the names do not match"
-    names, k = group_names(learn.model), len(learn.opt.param_lists)
+    names = group_names(learn.model)
+    k = len(learn.opt.param_lists)
     return names if len(names) == k else [f'group {i}' for i in range(k)]
 
 @check_args
@@ -242,13 +244,16 @@ def freeze_at_fit(
 ):
     "Freeze the groups before `n` when the next fit starts; raises `CourseError` for an invalid `n`"
     if bn is not None: check_choice(bn, bn_modes, 'bn')
-    n, cb = group_number(learn, n), _frozen_cb(learn)
+    n = group_number(learn, n)
+    cb = _frozen_cb(learn)
     if cb is None:
         if n == 0: return
         cb = Frozen()
         learn.add_cb(cb)
     if bn is not None: cb.bn = bn
-    cb.opt_seen, cb.idx_seen, learn.opt.frozen_idx = learn.opt, n, n
+    cb.opt_seen = learn.opt
+    cb.idx_seen = n
+    learn.opt.frozen_idx = n
 
 # %% ../nbs/api/32_freeze.ipynb #169e3880
 @check_args
@@ -315,7 +320,8 @@ def _bytes(n): return f'{n/2**20:,.1f} MiB' if n >= 2**20 else f'{n/2**10:,.0f} 
 @patch
 def __str__(self:FreezeReport):
     verdict = ['everything frozen is unchanged, bit for bit; everything else moved']
-    lines, k = _table(self.rows), len(self.by_hand)
+    lines = _table(self.rows)
+    k = len(self.by_hand)
     if k: lines.append(f'frozen by hand: {k} parameters ({shorten(self.by_hand)})')
     return '\n'.join(lines + (verdict if self.ok else self.problems()))
 
@@ -350,7 +356,8 @@ def _moved(a, b):
 
 def _notes(learn, n, places):
     "Problems with the setup of the learner"
-    k, notes = len(learn.opt.param_lists), []
+    k = len(learn.opt.param_lists)
+    notes = []
     if k == 1: notes.append('there is one parameter group: freeze() froze nothing')
     if not 0 <= n < k:
         notes.append(f'freeze_to was out of range: {k} groups, the first to train is number {n}')
@@ -397,7 +404,8 @@ def freeze_report(
     cb = _frozen_cb(learn)
     if bn is None: bn = cb.bn if cb else 'eval'
     check_choice(bn, bn_modes, 'bn')
-    n, groups = learn.opt.frozen_idx, learn.opt.param_lists
+    n = learn.opt.frozen_idx
+    groups = learn.opt.param_lists
     places = {k: v for k, v in _places(unwrap_model(learn.model), groups).items() if k in after}
     by_hand = _by_hand(learn, n)
     _mark(places, unwrap_model(learn.model), set(by_hand), bn if cb else 'stats')

@@ -157,7 +157,8 @@ def read_image(
 def _center_box(w, h):
     "Left, top, right and bottom of the central square"
     side = min(w, h)
-    left, top = (w - side)//2, (h - side)//2
+    left = (w - side)//2
+    top = (h - side)//2
     return left, top, left + side, top + side
 
 # %% ../nbs/api/10_images.ipynb #3704d0d1
@@ -240,7 +241,8 @@ def on(self:ImageSet,
     device:str|torch.device|None # Device that the batches are for; None: the CPU
 )->tuple: # Images (uint8 N,C,H,W) and classes (N), or `rows`
     "Images and classes on `device` if it is a GPU with enough memory, otherwise on the CPU"
-    device, y = torch.device(device or 'cpu'), self.y if self.rows is None else self.rows
+    device = torch.device(device or 'cpu')
+    y = self.y if self.rows is None else self.rows
     if device.type != 'cuda': return self.x, y
     if device not in self._copies:
         free = torch.cuda.mem_get_info(device)[0]
@@ -328,7 +330,8 @@ def decode_all(
     white:dict=None # As for `open_image`
 )->Tensor: # uint8 N,n_in,size,size
     "Read `files` in threads; raises one `CourseError` that counts the unreadable ones"
-    x, errors = torch.empty(len(files), n_in, size, size, dtype=torch.uint8), {}
+    x = torch.empty(len(files), n_in, size, size, dtype=torch.uint8)
+    errors = {}
     def read(i):
         "Read one image, or record its error"
         try: x[i] = read_image(files[i], size, n_in, white)
@@ -354,7 +357,8 @@ def _find_bad(
     order = np.random.default_rng(0).permutation(len(files)).tolist()
     start = time.monotonic()
     for _ in in_threads(read, order[:64]): pass
-    n, rest = len(order[:64]), order[64:]
+    n = len(order[:64])
+    rest = order[64:]
     if seconds is not None and (time.monotonic() - start)*len(files) > 64*seconds: rest = []
     for _ in in_threads(read, rest, 'checking the images' if rest else None):
         n += 1

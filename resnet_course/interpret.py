@@ -173,7 +173,8 @@ def _stages(net, x=None):
 # %% ../nbs/api/42_interpret.ipynb #17d5dab7
 def _to_model(x, model):
     "Convert a batch to an ordinary tensor on the model's device, images also to its precision"
-    x, p = plain_tensor(x), next(model.parameters())
+    x = plain_tensor(x)
+    p = next(model.parameters())
     return x.to(p.device, p.dtype if x.is_floating_point() and p.is_floating_point() else x.dtype)
 
 def _output_copy(layer, inputs, output):
@@ -288,7 +289,8 @@ def nearest(
     if queries.shape[1] != pool.shape[1]:
         raise CourseError(f'cannot compare features of {queries.shape[1]} numbers with features of '
                           f'{pool.shape[1]}: use the same network for both')
-    k, exact = min(k, len(pool)), 'donot_use_mm_for_euclid_dist'
+    k = min(k, len(pool))
+    exact = 'donot_use_mm_for_euclid_dist'
     dist, idx = [], []
     for q in queries.split(bs):
         found = torch.cdist(q, pool, compute_mode=exact).topk(k, largest=False)
@@ -484,7 +486,9 @@ def plot_cam(
     "Plot images with their Grad-CAM maps; wrong predictions are named in orange"
     which = list(which)
     if not which: raise CourseError('no image to show: `which` is empty')
-    dl, vocab, n = split_dl(learn.dls, split), learn.dls.vocab, len(which)
+    dl = split_dl(learn.dls, split)
+    vocab = learn.dls.vocab
+    n = len(which)
     with unaugmented(dl): xb, yb = next(iter(dl.new(get_idxs=lambda: which, bs=n)))
     with eval_mode(learn) as model, torch.no_grad():
         preds = model(_to_model(xb, model)).argmax(1)
@@ -621,7 +625,8 @@ def plot_responses(
                             sharey=True, squeeze=False)
     for (upper, lower), names in zip(axs.T, sides):
         for n in names:
-            sds, style = [sd for _, sd in responses[n]], styles(responses)[n]
+            sds = [sd for _, sd in responses[n]]
+            style = styles(responses)[n]
             layers = range(1, len(sds) + 1)
             upper.plot(layers, sds, **style, lw=1.2)
             lower.plot(layers, sorted(sds, reverse=True), **style, lw=1.2)
@@ -749,7 +754,8 @@ def loss_surface(
     "Compute the loss around the model's weights in random directions, scaled filter by filter"
     model = deepcopy(get_net(learn))
     _use_batch_statistics(model)
-    xb, yb = _to_model(xb, model), _to_model(yb, model)
+    xb = _to_model(xb, model)
+    yb = _to_model(yb, model)
     start = {k: p.detach().clone() for k, p in model.named_parameters()}
     dirs = [_filter_direction(model, seed + i) for i in range(dims)]
     steps = torch.linspace(-span, span, n)

@@ -88,7 +88,8 @@ def lrn(
 def _cells(n, k):
     "A k×n matrix that averages over each of the `k` cells into which pooling divides `n` pixels"
     i = torch.arange(k)[:, None]
-    start, end = i*n//k, -(-(i + 1)*n//k)
+    start = i*n//k
+    end = -(-(i + 1)*n//k)
     pixel = torch.arange(n)
     inside = (pixel >= start) & (pixel < end)
     return inside/(end - start)
@@ -215,8 +216,10 @@ class BasicBlock(ResBlock):
         act:str='relu' # One of `activations`
     ):
         super().__init__(shortcut)
-        self.conv1, self.bn1 = conv(ni, nf, 3, stride), nn.BatchNorm2d(nf)
-        self.conv2, self.bn2 = conv(nf, nf, 3), nn.BatchNorm2d(nf)
+        self.conv1 = conv(ni, nf, 3, stride)
+        self.bn1 = nn.BatchNorm2d(nf)
+        self.conv2 = conv(nf, nf, 3)
+        self.bn2 = nn.BatchNorm2d(nf)
         self.act = get_act(act)
         self.downsample = make_shortcut(shortcut, ni, nf, stride)
 
@@ -275,8 +278,10 @@ class PreactBasicBlock(ResBlock):
         first:bool=False # Is this the first block, whose input is already activated?
     ):
         super().__init__(shortcut)
-        self.conv1, self.bn1 = conv(ni, nf, 3, stride), None if first else nn.BatchNorm2d(ni)
-        self.conv2, self.bn2 = conv(nf, nf, 3), nn.BatchNorm2d(nf)
+        self.conv1 = conv(ni, nf, 3, stride)
+        self.bn1 = None if first else nn.BatchNorm2d(ni)
+        self.conv2 = conv(nf, nf, 3)
+        self.bn2 = nn.BatchNorm2d(nf)
         self.act = get_act(act)
         self.downsample = make_shortcut(shortcut, ni, nf, stride, norm=False)
 

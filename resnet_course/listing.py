@@ -324,7 +324,9 @@ def list_folder(
         raise CourseError(f'{path} is a file: give a folder of class folders, or a table that ends '
                           'in .csv, .tsv or .txt; unpack an archive first')
     if not path.is_dir(): raise MissingFileError(f'no such folder: {path}')
-    o, readable, parts = Listing(path), readable_formats(), split_folders(path)
+    o = Listing(path)
+    readable = readable_formats()
+    parts = split_folders(path)
     for split, folder in (parts or {None: path}).items(): _add_classes(o, folder, split, readable)
     if parts: _leave_siblings(o, parts, readable)
     else: o.notes += _about_inner_splits(o)

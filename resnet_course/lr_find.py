@@ -30,7 +30,8 @@ def _preserve_state(
     weights, opt_state = copy.deepcopy((model.state_dict(), opt.state_dict() if opt else None))
     modes = [m.training for m in model.modules()]
     trains = [p.requires_grad for p in model.parameters()]
-    rngs, random_state = [getattr(dl, 'rng', None) for dl in dls], get_random_state(dls)
+    rngs = [getattr(dl, 'rng', None) for dl in dls]
+    random_state = get_random_state(dls)
     settings = {k: getattr(learn, k) for k in ('lr', 'opt_func', 'loss_func', 'model')}
     cbs = [(cb, _attributes(cb)) for cb in learn.cbs]
     try: yield

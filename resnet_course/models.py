@@ -34,7 +34,8 @@ def _resnets():
         nets[f'plain{d}'] = dict(cifar, shortcut='none')
     for d, (block, n) in preact_depths.items():
         nets[f'resnet{d}'] = dict(block=block, n_blocks=n, nf=16, stem='cifar', variant='v2')
-    n50, n101 = depths[50][1], depths[101][1]
+    n50 = depths[50][1]
+    n101 = depths[101][1]
     wide = dict(resnext50_32x4d=dict(n_blocks=n50, groups=32, base_width=4),
                 resnext101_32x8d=dict(n_blocks=n101, groups=32, base_width=8),
                 wide_resnet50_2=dict(n_blocks=n50, base_width=128),
@@ -82,7 +83,8 @@ def create_model(
 )->nn.Module: # Network with random weights; `net.cfg` has the arguments to create another one
     "Create the network called `name`; raises `CourseError` for unknown names, options or values"
     cls, kw = registry[check_choice(name, registry, 'model')]
-    chosen, free = dict(stem=stem, shortcut=shortcut), options(name)
+    chosen = dict(stem=stem, shortcut=shortcut)
+    free = options(name)
     given = {k: v for k, v in chosen.items() if v is not None} | kwargs
     for k in given:
         if k in free: continue
@@ -205,7 +207,9 @@ def _dominant(parts):
 
 def _trunk(body):
     "Split `body` until no part has nearly all layers; returns parts before, in, after the trunk"
-    before, parts, after = [], [body], []
+    before = []
+    parts = [body]
+    after = []
     while True:
         i = _dominant(parts)
         if i is None: break
@@ -260,7 +264,8 @@ def _alexnet_groups(model):
     groups = {'conv1': convs[:1], 'conv2': convs[1:2], 'conv3-5': convs[2:],
               'fc6-7': fcs[:2], 'head': fcs[2:]}
     groups = {n: [p for m in ms for p in m.parameters()] for n, ms in groups.items()}
-    found, n_params = sum(map(len, groups.values())), len(list(model.parameters()))
+    found = sum(map(len, groups.values()))
+    n_params = len(list(model.parameters()))
     names = [n for n, m in model.named_children() if list(m.parameters())]
     is_alexnet = names == ['features', 'classifier'] and len(convs) in (4, 5) and len(fcs) == 3
     return groups if is_alexnet and found == n_params else None

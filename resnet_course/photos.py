@@ -83,8 +83,10 @@ def _decode(o, data, height, width):
 # %% ../nbs/api/12_photos.ipynb #8ed3799e
 def _whole_window(box, h, w, by_h, by_w):
     "A window in whole pixels of an image decoded at a smaller size, at least one pixel each way"
-    top, left = min(round(box[0]*by_h), h - 1), min(round(box[1]*by_w), w - 1)
-    height, width = max(1, round(box[2]*by_h)), max(1, round(box[3]*by_w))
+    top = min(round(box[0]*by_h), h - 1)
+    left = min(round(box[1]*by_w), w - 1)
+    height = max(1, round(box[2]*by_h))
+    width = max(1, round(box[3]*by_w))
     return max(0, top), max(0, left), min(height, h - top), min(width, w - left)
 
 def _resize_tensor(x, box, size, interpolation='bilinear'):

@@ -84,7 +84,8 @@ def _quiet():
 
 def _write_int8(source, path, batches):
     "Quantize the ONNX file `source`"
-    onnx, q = import_optional('onnx'), import_optional('onnxruntime.quantization')
+    onnx = import_optional('onnx')
+    q = import_optional('onnxruntime.quantization')
     kind = q.QuantType.QInt8
     with _quiet():
         q.quantize_static(

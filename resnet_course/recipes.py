@@ -384,13 +384,15 @@ def _changes(r):
         if _is_plain(v): return v
         if isinstance(v, dict): return v if all(map(_is_plain, v.values())) else repr(v)
         return 'its own'
-    known, mine = recipes.get(r.name), {f.name: getattr(r, f.name) for f in fields(Recipe)}
+    known = recipes.get(r.name)
+    mine = {f.name: getattr(r, f.name) for f in fields(Recipe)}
     return {k: as_json(v) for k, v in mine.items() if not known or v != getattr(known, k)}
 
 # %% ../nbs/api/37_recipes.ipynb #4f37e391
 class OneHot(Callback):
     "Turn classes into rows of zeros and ones before MixUp and CutMix mix them"
-    order, run_valid = MixUp.order - 1, False
+    order = MixUp.order - 1
+    run_valid = False
     def before_batch(self):
         "Convert class indices to rows"
         y = plain_tensor(self.y)
@@ -412,7 +414,8 @@ class BinaryCrossEntropy(nn.Module):
 
     def forward(self, pred, targ):
         "The mean over the classes, reduced over the images"
-        pred, targ = plain_tensor(pred).float(), plain_tensor(targ)
+        pred = plain_tensor(pred).float()
+        targ = plain_tensor(targ)
         if targ.ndim == 1: targ = nn.functional.one_hot(targ, pred.shape[1])
         targ = (targ > self.threshold).float()
         loss = nn.functional.binary_cross_entropy_with_logits(pred, targ, reduction='none').mean(1)
@@ -512,11 +515,13 @@ def check_teacher(
     "Raise `CourseError` if a network was trained for other classes or other images"
     teacher = unwrap_model(teacher)
     meta = getattr(teacher, 'meta', None) or {}
-    vocab, own = meta.get('vocab'), getattr(dls, 'vocab', None)
+    vocab = meta.get('vocab')
+    own = getattr(dls, 'vocab', None)
     if vocab and own is not None and list(map(str, vocab)) != list(map(str, own)):
         raise CourseError('the teacher was trained for other classes, or for these in a different '
                           f'order: {shorten(list(map(str, vocab)))}')
-    stats, here = meta.get('stats'), getattr(dls, 'stats', None)
+    stats = meta.get('stats')
+    here = getattr(dls, 'stats', None)
     if stats and here and (len(stats[0]) != len(here[0])
                            or not np.allclose(stats, np.asarray(here), atol=0.01)):
         raise CourseError('the teacher was trained on images with a different normalization: '
@@ -591,7 +596,8 @@ def _create_opt(learn, r, first, bn):
 
 def _configuration(learn, cbs):
     "The settings that a checkpoint stores to rebuild the learner"
-    dls, facts = learn.dls, facts_of(learn)
+    dls = learn.dls
+    facts = facts_of(learn)
     splits = zip(('train', 'valid', 'test'), dls.loaders)
     n_images = {split: getattr(dl, 'n', None) for split, dl in splits}
     names = [*facts.more_cbs, *(type(cb).__name__ for cb in cbs)]

@@ -32,9 +32,11 @@ def _add_stages(net, block, n_blocks, nf, variant, **kwargs):
     if variant == 'v2': block, first = _preact[block], dict(first=True)
     elif block is Bottleneck: kwargs['variant'] = variant
     for i, n in enumerate(n_blocks):
-        width, stride = nf*2**i, 1 if i == 0 else 2
+        width = nf*2**i
+        stride = 1 if i == 0 else 2
         blocks = [block(ni, width, stride, **kwargs, **first)]
-        ni, first = width*block.expansion, {}
+        ni = width*block.expansion
+        first = {}
         blocks += [block(ni, width, **kwargs) for _ in range(n - 1)]
         net.add_module(f'layer{i+1}', nn.Sequential(*blocks))
     return ni
@@ -70,10 +72,13 @@ class ResNet(CheckedModule):
         super().__init__()
         self.n_in, self.n_stages = n_in, len(n_blocks)
         self.conv1, maxpool = make_stem(stem, n_in, nf, act)
-        self.bn1, self.act, self.maxpool = nn.BatchNorm2d(nf), get_act(act), maxpool
+        self.bn1 = nn.BatchNorm2d(nf)
+        self.act = get_act(act)
+        self.maxpool = maxpool
         no = _add_stages(self, block, n_blocks, nf, variant, shortcut=shortcut, act=act, **kwargs)
         self.bn_out = nn.BatchNorm2d(no) if variant == 'v2' else None
-        self.avgpool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(no, n_out)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(no, n_out)
         init_resnet(self, zero_gamma)
         if drop_path: _drop_branches(self, drop_path)
 

@@ -26,7 +26,8 @@ def stratified(
     seed:int|None=None # The same seed draws the same images; None: different ones each time
 )->tuple: # Indices kept and indices drawn, both sorted
     "Draw indices in proportion from every class, at least one from each class with two or more"
-    y, rng = np.asarray(y), np.random.RandomState(seed)
+    y = np.asarray(y)
+    rng = np.random.RandomState(seed)
     classes, counts = np.unique(y, return_counts=True)
     want = counts*n/max(1, len(y))
     at_least = (n >= len(classes)) & (counts > 1)
@@ -49,7 +50,8 @@ def group_splits(
 )->tuple: # Indices kept and indices drawn, both sorted
     "Draw whole groups of images; raises `CourseError` if there are too few groups"
     groups = np.asarray(groups).astype(str)
-    n_groups, idxs = len(set(groups)), np.arange(len(groups))
+    n_groups = len(set(groups))
+    idxs = np.arange(len(groups))
     if not valid_pct: return idxs, idxs[:0]
     if n_groups < 2: raise CourseError(f'{n_groups} group cannot be split: two or more are needed')
     if y is None: split = GroupShuffleSplit(1, test_size=valid_pct, random_state=seed)
@@ -75,7 +77,8 @@ def kfold_splits(
     groups:object=None # Group of each image (N); groups stay in one fold; None: no groups
 )->tuple: # Indices kept and indices drawn, both sorted
     "Draw one of `k` folds, with the classes in proportion; raises `CourseError` for invalid folds"
-    y, kind = np.asarray(y), StratifiedKFold if groups is None else StratifiedGroupKFold
+    y = np.asarray(y)
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
     most = int(np.unique(y, return_counts=True)[1].max())
     if groups is not None: groups = np.asarray(groups).astype(str)
     limit = most if groups is None else min(most, len(set(groups)))
@@ -128,7 +131,8 @@ def _draw(y, idxs, n, seed, groups=None, fold=None):
 
 def _check_groups(groups, given):
     "The groups as an array; raises `CourseError` if one is in two of the given splits"
-    groups, seen = np.asarray(groups).astype(str), {}
+    groups = np.asarray(groups).astype(str)
+    seen = {}
     for split, idxs in given.items():
         for name in sorted(set(groups[idxs].tolist())):
             if seen.setdefault(name, split) != split:

@@ -54,7 +54,8 @@ class Summary:
         "The table as rows of strings: the header, the layers, the total"
         rows = [['layer', 'kind', 'output', 'parameters', 'multiply-adds']]
         for r in self.rows:
-            params, macs = f"{r['params']:,}", f"{r['macs']:,}"
+            params = f"{r['params']:,}"
+            macs = f"{r['macs']:,}"
             rows.append([r['layer'], r['kind'], _by(r['shape']), params, macs])
         total = f'for {_by(self.size)}', f'{self.params:,}', f'{self.macs:,}'
         return rows + [['total', '', *total]]

@@ -226,7 +226,8 @@ def _one_hot(path, header, columns, rows):
 # %% ../nbs/api/06_tables.ipynb #1ffb848f
 def _about_labels(labels):
     "Sentences about labels that may be missing, or may be several labels in one"
-    names, notes = sorted(set(labels)), []
+    names = sorted(set(labels))
+    notes = []
     none = [o for o in names if o.lower() in _doubtful]
     if none:
         notes.append(f'{sum(map(labels.count, none)):,} images have the class {shorten(none)}: is '
@@ -346,7 +347,8 @@ def csv_column(
     path = check_path(path)
     header, rows = _table(path)
     if column not in header: return None
-    file, at = _columns(path, header, rows)[0], header.index(column)
+    file = _columns(path, header, rows)[0]
+    at = header.index(column)
     value = {os.path.normpath(_find(path.parent, c[file]) or c[file]): c[at] for _, c in rows}
     values = [value.get(os.path.normpath(f), '') for f in files]
     empty = values.count('')

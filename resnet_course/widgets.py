@@ -121,11 +121,13 @@ def _unseen(left, n_out, stride, ks):
 def _draw_window(n, ks, stride, pad, at):
     "The initial state of the widget"
     rows, outs, left = _window(n, ks, stride, pad, at)
-    size, o = len(rows), len(outs)
+    size = len(rows)
+    o = len(outs)
     c = min(30, 404//(size + o))
     d = Drawing('A convolution and its output size', '', 46 + c*size + 76)
     x0 = (480 - c*(size + o) - 44)/2
-    x1, top = x0 + c*size + 44, 44
+    x1 = x0 + c*size + 44
+    top = 44
     d.text(x0 + c*size/2, 24, f'input {n}×{n}', 14, bold=True)
     d.text(x1 + c*o/2, 24, f'output {o}×{o}', 14, bold=True)
     for x, y, kinds in ((x0, top, rows), (x1, top + c*(size - o)/2, outs)):
@@ -177,8 +179,10 @@ def explore_convolution(
     at:int=1 # Number of the output to mark, row by row
 )->Widget: # With a slider for each
     "Explore which pixels a convolution looks at and how large its output is"
-    n, ks = check_int(n, 'n', 3, 7), check_int(ks, 'ks', 1, 5)
-    stride, pad = check_int(stride, 'stride', 1, 3), check_int(pad, 'pad', 0, 2)
+    n = check_int(n, 'n', 3, 7)
+    ks = check_int(ks, 'ks', 1, 5)
+    stride = check_int(stride, 'stride', 1, 3)
+    pad = check_int(pad, 'pad', 0, 2)
     if ks > n + 2*pad: raise CourseError(f'ks={ks}: the kernel is larger than the padded input')
     last = out_side(n, ks, stride, pad)**2 - 1
     check_int(at, 'at', 0, last)
@@ -215,9 +219,11 @@ def _chain(scale, on, seed=7):
     "The signal before the first block and after each block"
     rng = _random(seed)
     x = [next(rng) for _ in range(_n)]
-    signals, std = [x], math.sqrt(2/_n)
+    signals = [x]
+    std = math.sqrt(2/_n)
     for _ in range(_n_blocks):
-        w1, w2 = _matrix(rng, std), _matrix(rng, std)
+        w1 = _matrix(rng, std)
+        w2 = _matrix(rng, std)
         f = _times(w2, _relu(_times(w1, x)))
         x = _relu(scale*a + b*on for a, b in zip(f, x))
         signals.append(x)
@@ -228,7 +234,8 @@ def _compare(x, y):
     "Length of `y` as a multiple of the length of `x`, and their correlation"
     def length(v): return math.sqrt(sum(o*o for o in v))
     def centered(v): return [o - sum(v)/len(v) for o in v]
-    a, b = centered(x), centered(y)
+    a = centered(x)
+    b = centered(y)
     both = length(a)*length(b)
     return length(y)/length(x), sum(p*q for p, q in zip(a, b))/both if both else 0
 
@@ -317,7 +324,8 @@ def explore_shortcut(
     "Explore what remains of a signal after twelve blocks, with and without shortcuts"
     scale = check_int(scale, 'scale', 0, 12)
     signals = _chain(scale/10, on)
-    d, status = _draw_chain(signals, on), _say_chain(signals, on)
+    d = _draw_chain(signals, on)
+    status = _say_chain(signals, on)
     d.desc = status
     controls = [('on', 'shortcut', 'checkbox', dict(checked=on)),
                 ('scale', 'size of the last weights of each block, in tenths', 'range',
