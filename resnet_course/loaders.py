@@ -753,7 +753,7 @@ def get_dls(
                                    # for tests; None: 256/224 of that size
     repeats:int=1, # Times each training image is repeated in a row, augmented differently
     white:dict|None=None, # Depth → value of white when a network was trained; None: `find_white`
-    label_delim:str|None=None, # What separates several labels of an image in a table; None: one
+    label_delim:str|None=None, # Separator between the labels of an image in a table; None: one label
                                # each
     interpolation:str='bilinear' # How photos are resized: 'bilinear', 'bicubic', or 'random', which
                                  # is either in training, and bicubic otherwise, as in timm
