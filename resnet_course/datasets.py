@@ -82,7 +82,7 @@ class SetInfo:
     channels:int # 1: grayscale, 3: RGB
     license:str # License as its publisher states it
     publisher:str # Web page
-    folders:tuple = () # Where to look below the data folder; downloads go to the first
+    folders:tuple = () # Subfolders of the data folder to search; downloads go to the first
     stats:tuple = None # Mean and standard deviation of the training pixels, per channel, 0 to 1
     vocab:list = field(default=None, repr=False) # Class names; None: they come with the files
     flip:bool = True # Does an image keep its class when mirrored?

@@ -291,7 +291,7 @@ def sum(self:DDPCallback,
 def shard(self:DDPCallback,
     dl:object, # The learner's loader
     *which     # Rank and number of processes; default: this one, and all of them
-)->_ShardedDL: # The same one in every epoch, so its worker processes stay alive
+)->_ShardedDL: # Reused in every epoch, so that its worker processes stay alive
     "The part of a loader for this process"
     key = id(dl), which
     if key not in self.shards: self.shards[key] = _ShardedDL(dl, *which)

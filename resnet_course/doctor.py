@@ -197,7 +197,7 @@ def _check_proxy()->Check: # ok without proxies, a note with them, FAIL if one i
                  'behind a proxy" lists the files to download by hand')
 
 # %% ../nbs/api/70_doctor.ipynb #7a05822e
-def diagnose()->list[Check]: # In order; those that need torch only if it can be imported
+def diagnose()->list[Check]: # In this order; checks that need torch run only if it can be imported
     "Run every check"
     package = _check_package()
     python = _check_python()

@@ -159,7 +159,7 @@ def load_state_dict(self:Frozen, s):
 
 @patch
 def _take_over_all(self:Frozen):
-    "For earlier checkpoints: treat everything frozen as frozen by `apply`"
+    "For older checkpoints: assume that `apply` froze everything that is frozen"
     net = unwrap_model(self.learn.model)
     self.stopped = {name for name, p in net.named_parameters() if not p.requires_grad}
 

@@ -202,7 +202,7 @@ class ImageSet:
         white:dict=None, # Depth → value of white, if images have more than 8 bits
         skip_bad:bool=False, # Leave out files that turn out to be unreadable later?
         listing:Listing=None, # Where the files come from and what was left out
-        rows:Tensor=None # Several labels per image: 0 or 1 for each (N,C); `y` is its rarest label
+        rows:Tensor=None # 0 or 1 for each label (N,C), if images have several; `y` is the rarest
     ):
         self.name, self.vocab, self.labels = name, list(vocab), list(labels or vocab)
         self.y = torch.as_tensor(np.asarray(y), dtype=torch.long)

@@ -86,7 +86,7 @@ class CourseLearner(Learner):
     seed = weights_report = recipe = None # Set by `course_learner` and `fit_recipe`
     balance = None # 'loss' if the loss has class weights, 'sample' if the loader balances classes
     more_cbs = () # Names of the callbacks that the caller added
-    teacher = None # The network that it learns from, if `train_run` is given one
+    teacher = None # The teacher network, if `train_run` is given one
     compiled = False # True if the network is compiled, or the name of the backend or mode
     deterministic = False # Use only algorithms with bit-identical results?
 

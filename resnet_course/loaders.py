@@ -482,7 +482,7 @@ def describe(self:CourseDataLoaders)->str: # A few lines
 
 # %% ../nbs/api/16_loaders.ipynb #530077b8
 def _check_interpolation(images, interpolation):
-    "Does training draw one for each photo? Raises `CourseError` for what cannot be used"
+    "Does training draw a filter for each photo? Raises `CourseError` for what cannot be used"
     check_choice(interpolation, [*interpolations, 'random'], 'interpolation')
     if images.is_photos or interpolation == 'bilinear': return interpolation == 'random'
     raise CourseError(f'{images.name}: interpolation={interpolation!r} is for photos, but these '
@@ -753,7 +753,7 @@ def get_dls(
                                    # for tests; None: 256/224 of that size
     repeats:int=1, # Times each training image is repeated in a row, augmented differently
     white:dict|None=None, # Depth → value of white when a network was trained; None: `find_white`
-    label_delim:str|None=None, # What separates several labels of an image in a table; None: one
+    label_delim:str|None=None, # Separator between labels of an image in a table; None: one label
                                # each
     interpolation:str='bilinear' # How photos are resized: 'bilinear', 'bicubic', or 'random', which
                                  # is either in training, and bicubic otherwise, as in timm

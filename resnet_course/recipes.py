@@ -559,7 +559,7 @@ def fit_recipe(
     freeze_to:int|str|None=None, # First group that trains, by index or name; None: unchanged
     bn:str|None=None,     # Frozen BatchNorm: 'eval', 'stats', 'train'; None: unchanged
     accumulate:int|None=None, # Batches per step; None: the recipe's, 1 unless you change it
-    teacher:nn.Module|None=None # Trained network to also learn from, using `Distill`; None: none
+    teacher:nn.Module|None=None # Trained network from which to learn as well; None: no teacher
 )->Learner: # `learn`
     "Train with a recipe and a fresh optimizer; raises `CourseError` for invalid settings"
     r = check_recipe(recipe, epochs, lr, accumulate)

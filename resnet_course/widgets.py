@@ -88,7 +88,7 @@ _start = '''
 
 # %% ../nbs/api/65_widgets.ipynb #66c17cc4
 def _window(n, ks, stride, pad, at):
-    "The widget's content in words and as kinds of cells: the rows of the input, then the output"
+    "Text of the widget, and the kind of each cell: rows of the input, then of the output"
     o, size = out_side(n, ks, stride, pad), n + 2*pad
     row, col = divmod(at, o)
     used = (o - 1)*stride + ks
