@@ -28,6 +28,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from .core import CourseError, can_show_bar, check_args, check_choice
 from .images import plain_tensor
 from .augment import resize_smoothly
+from .loaders import task_of
 from .fastresnet import Whiten
 from .models import eval_mode, unwrap_model
 from .precision import batch_device
@@ -239,12 +240,13 @@ class _EpochLine(Callback):
     ): self.say = say
 
     def after_epoch(self):
-        "Print losses, accuracy and seconds"
+        "Print losses, accuracy or mAP, and seconds"
         if self.learn.history.trained is None: return
-        row = self.learn.history.rows[-1]
+        row, task = self.learn.history.rows[-1], task_of(self.dls)
         self.say(f"epoch {self.epoch + 1}/{self.n_epoch}  training loss {row['train_loss']:.4f}  "
                  f"validation loss {row['valid_loss']:.4f}  "
-                 f"accuracy {row.get('accuracy', float('nan')):.2%}  {row['seconds']:.1f} s")
+                 f"{task.title} {task.text(row.get(task.metric, float('nan')))}  "
+                 f"{row['seconds']:.1f} s")
 
 # %% ../nbs/api/33_callbacks.ipynb #f9efd21b
 @check_args

@@ -18,7 +18,7 @@ import typer
 
 from . import __version__
 from .core import (
-    CourseError, align, atomic_write, check_choice, check_path, memory_advice, printable)
+    CourseError, atomic_write, check_choice, check_path, memory_advice, printable)
 
 # %% ../nbs/api/71_cli.ipynb #1af1f168
 _typer = dict(rich_markup_mode='markdown',
@@ -118,6 +118,9 @@ Resume = Annotated[Optional[Path], typer.Option(
          'settings')]
 Balance = Annotated[Optional[str], typer.Option(
     help="for rare classes: 'loss' gives them larger weights, 'sample' draws them more often")]
+LabelDelim = Annotated[Optional[str], typer.Option(
+    '--label-delim', help="what separates several labels of an image in a table, such as ' ' or "
+                          "';' [default: one class per image]")]
 Group = Annotated[Optional[str], typer.Option(
     help='keep images that belong together (one patient, one scene) in one split: a column of the '
          "CSV file, or a pattern of the path, such as 'patient-([0-9]+)'")]
@@ -214,6 +217,7 @@ def _command(): return shlex.join(['resnet-course', *sys.argv[1:]])
     'resnet-course train --data cifar10 --arch resnet18 --epochs 10 --seeds 3',
     'resnet-course train --data photos/ --size 128 --weights torchvision --arch resnet34',
     'resnet-course train --arch resnet8 --teacher runs/fashion_mnist_mini-resnet20-001',
+    "resnet-course train --data beaches.csv --label-delim ' '",
     'resnet-course train --device cuda:1 --deterministic'))
 def train(
     data:Data='fashion_mnist_mini',
@@ -223,6 +227,7 @@ def train(
     recipe:RecipeName='one_cycle', lr:Lr=None, bs:Batch=64, size:Size=None,
     test_size:TestSize=None, load_size:LoadSize=None, repeats:Repeats=1,
     interpolation:Interpolation='bilinear', drop_path:DropPath=None,
+    label_delim:LabelDelim=None,
     resize:Resize='crop', workers:Workers=None, n_train:NTrain=None, skip_bad:SkipBad=False,
     augment:Augment=None, weights:Start=None, teacher:Teacher=None,
     precision:Precision='auto', device:Device=None,
@@ -244,7 +249,7 @@ def train(
         precision=precision, compile=compile_mode or compile, deterministic=deterministic,
         accumulate=accumulate, balance=balance, group=group, log=log, test_size=test_size,
         load_size=load_size, repeats=repeats, interpolation=interpolation,
-        drop_path=drop_path or 0., out=out, resume=resume, setup=_announce)
+        drop_path=drop_path or 0., label_delim=label_delim, out=out, resume=resume, setup=_announce)
     _run_all('train', range(seed, seed + seeds), folds, _say_run, settings)
 
 # %% ../nbs/api/71_cli.ipynb #7e9285d2
@@ -268,7 +273,7 @@ def _run_seeds(command, seeds, each, kwargs):
     with _resumable(command):
         res = seeds_run(seeds, each=each, finetune=command == 'finetune', tell=say, **kwargs)
     say(f"\nseeds    {res['path']}")
-    _say_mean(res['top1'], 'seeds')
+    _say_mean(res, 'seeds')
 
 def _run_folds(command, seeds, folds, each, kwargs):
     "Run once for each fold, and print the mean"
@@ -279,20 +284,26 @@ def _run_folds(command, seeds, folds, each, kwargs):
         res = kfold_run(each=each, finetune=command == 'finetune', seed=seeds[0], tell=say,
                         **kwargs)
     say(f"\nfolds    {Path(res['path'])/'folds.json'}")
-    _say_mean(res['top1'], 'folds')
+    _say_mean(res, 'folds')
 
 # %% ../nbs/api/71_cli.ipynb #ceb5a4a2
 def _say_run(rec, report):
     "Print the result of a run, and where its files are"
     say(f'\n{report}\n')
-    say(f"test accuracy {report.top1:.2%} after {rec['train_seconds']:.1f} s of training")
+    task, seconds = report.task, rec['train_seconds']
+    score = task.text(rec['test'][task.score])
+    say(f'test {task.title} {score} after {seconds:.1f} s of training')
     files = dict(curves='curves.png', record='run.json', weights='model.safetensors')
     for what, name in files.items(): say(f"{what:8} {Path(rec['path'])/name}")
 
-def _say_mean(m, what):
+def _say_mean(res, what):
     "Print the mean over several runs"
-    say(f"\n{m['n']} {what}: test accuracy {m['mean']:.2%}, standard deviation {m['sd']:.2%}, "
-        f"95% interval of the mean ± {m['ci']:.2%}")
+    from resnet_course.loaders import task_of_result
+    task = task_of_result(res)
+    m = res[task.score] or dict(n=0, mean=None, sd=None, ci=None)
+    mean, sd, ci = (task.text(m[k]) for k in ('mean', 'sd', 'ci'))
+    say(f"\n{m['n']} {what}: test {task.title} {mean}, standard deviation {sd}, "
+        f'95% interval of the mean ± {ci}')
 
 # %% ../nbs/api/71_cli.ipynb #df089191
 @contextmanager
@@ -327,6 +338,7 @@ def finetune(
     bs:Batch=64, size:Size=None,
     test_size:TestSize=None, load_size:LoadSize=None, repeats:Repeats=1,
     interpolation:Interpolation='bilinear', drop_path:DropPath=None,
+    label_delim:LabelDelim=None,
     resize:Resize='crop', workers:Workers=None, n_train:NTrain=None, skip_bad:SkipBad=False,
     precision:Precision='auto', device:Device=None, seed:Seed=42,
     deterministic:Deterministic=False, balance:Balance=None, mixup:Mixup=None,
@@ -343,8 +355,8 @@ def finetune(
         bs=bs, size=size, resize=resize, num_workers=workers, n_train=n_train, skip_bad=skip_bad,
         precision=precision, deterministic=deterministic, balance=balance, group=group,
         changes=changes, log=log, test_size=test_size, load_size=load_size, repeats=repeats,
-        interpolation=interpolation, drop_path=drop_path, out=out, resume=resume,
-        setup=_say_loaded)
+        interpolation=interpolation, drop_path=drop_path, label_delim=label_delim,
+        out=out, resume=resume, setup=_say_loaded)
     _run_all('finetune', range(seed, seed + seeds), folds, _say_finetuned, settings)
 
 # %% ../nbs/api/71_cli.ipynb #03e40900
@@ -384,17 +396,22 @@ def evaluate_cmd(
         '--tta', help='also average over each image and its mirror image')]=False,
     ten_crop:Annotated[bool, typer.Option(
         '--ten-crop', help='also average over ten crops, as in the AlexNet paper')]=False,
-    variant:Variant=None, as_json:AsJson=False,
+    variant:Variant=None, label_delim:LabelDelim=None, as_json:AsJson=False,
     out:Annotated[Optional[Path], typer.Option(
         help='save a plot of the confusion matrix to this file (.png or .svg)')]=None,
 ):
     "Evaluate a finished run: accuracy, F1, sensitivity, specificity, ROC AUC, with intervals."
+    from resnet_course.loaders import check_one_label
     from resnet_course.reuse import evaluate_run
     if out: check_choice(out.suffix.lower(), ['.png', '.svg'], 'kind of figure')
     views = 'ten_crop' if ten_crop else 'flip' if flips else None
-    setup = None if as_json else _say_data
+    def setup(learn):
+        "Before anything is computed, print what will be, and refuse what cannot be"
+        if out: check_one_label(learn.dls, 'a confusion matrix', 'leave out --out')
+        if not as_json: _say_data(learn)
     report, averaged = evaluate_run(run, data, split, views, bs, setup, skip_bad, precision,
-                                    variant, load_size=load_size, interpolation=interpolation)
+                                    variant, load_size=load_size, interpolation=interpolation,
+                                    label_delim=label_delim)
     if precision != 'fp32': say(f'computed with precision {precision}', err=True)
     _say_report(report, averaged, as_json)
     if out: _save_confusion(report, out, as_json)
@@ -415,16 +432,13 @@ def _save_confusion(report, out, quiet):
 # %% ../nbs/api/71_cli.ipynb #48252528
 def _say_report(report, averaged, as_json):
     "Print a report, and the one over several views if available"
-    from resnet_course.evaluate import about_intervals, compare
+    from resnet_course.evaluate import compare
     if as_json:
         d = report.to_dict()
         if averaged: d['tta'] = averaged.to_dict()
         say(json.dumps(d, indent=1))
         return
-    say(report)
-    confused = [f'{a} mistaken for {b} ({n})' for a, b, n in report.most_confused(3)]
-    say('most confused: ' + '; '.join(confused))
-    say(f'\n{align(report.metrics_table())}\n{about_intervals}')
+    say(f'{report}\n{report.details()}')
     if averaged: say(f'\n{compare(report, averaged)}')
 
 # %% ../nbs/api/71_cli.ipynb #244ff426
@@ -477,16 +491,16 @@ def predict(
     as_json:Annotated[bool, typer.Option('--json', help='print one JSON object per line')]=False,
 ):
     "Classify image files. Exit status 1 if any of them cannot be read."
-    from resnet_course.predict import write_csv
+    from resnet_course.predict import thresholds_of, write_csv
     from resnet_course.reuse import predict_run
     path, net, found = predict_run(images, model, None if csv else top, bs, precision)
-    vocab, preds = net.meta.get('vocab') or (), []
+    vocab, preds, thresholds = net.meta.get('vocab') or (), [], thresholds_of(net)
     if not as_json: say(f'{path}: {_kind_of(net)}, {len(vocab)} classes', err=True)
     for p in found:
-        if csv is None: _say_prediction(p, as_json)
+        if csv is None: _say_prediction(p, as_json, thresholds)
         preds.append(p)
     if csv is not None:
-        write_csv(preds, vocab, csv)
+        write_csv(preds, vocab, csv, thresholds)
         say(f'{len(preds):,} rows: {csv}')
     _fail_if_unreadable(preds)
 
@@ -496,12 +510,22 @@ def _kind_of(net):
     from resnet_course.export import OnnxModel
     return net if isinstance(net, OnnxModel) else net.cfg['name']
 
-def _say_prediction(p, as_json):
+def _say_prediction(p, as_json, thresholds):
     "Print what was predicted for one file, or why it could not be read"
     from dataclasses import asdict
-    if as_json: say(json.dumps(asdict(p), ensure_ascii=False))
+    from resnet_course.predict import labels_of
+    labels = {} if thresholds is None else dict(labels=labels_of(p, thresholds))
+    if as_json: say(json.dumps(asdict(p) | labels, ensure_ascii=False))
     elif p.error: say(f'{p.file}: cannot be read: {p.error}', err=True)
-    else: say(f'{p.file}: ' + ', '.join(f'{c} {q:.1%}' for c, q in zip(p.classes, p.probs)))
+    else: say(f'{p.file}: {_in_words(p, **labels)}')
+
+def _in_words(p, labels=None):
+    "Classes and probabilities; if there can be several labels, those below their thresholds apart"
+    text = {c: f'{c} {q:.1%}' for c, q in zip(p.classes, p.probs)}
+    if labels is None: return ', '.join(text.values())
+    below = ', '.join(text[c] for c in p.classes if c not in labels)
+    found = ', '.join(text[c] for c in labels) or 'no label'
+    return f'{found} (below their thresholds: {below})' if below else found
 
 def _fail_if_unreadable(preds):
     "Exit with status 1 if any file could not be read"
@@ -654,12 +678,14 @@ def lr_find(
     weights:Start=None,
     precision:Precision='auto', device:Device=None,
     n:Annotated[int, typer.Option('-n', min=6, help='number of batches')]=100,
+    label_delim:LabelDelim=None,
     plot:Annotated[Optional[Path], typer.Option(
         help='save a plot of the curve to this file (.png or .svg)')]=None,
 ):
     "Suggest a learning rate for SGD, and say whether to trust it. No trained weights are kept."
     from resnet_course.reuse import find_run_lr
-    curve = find_run_lr(data, arch, bs, size, weights, precision, num_it=n)
+    curve = find_run_lr(data, arch, bs, size, weights, precision, num_it=n,
+                        label_delim=label_delim)
     say(curve)
     if not plot: return
     fig = curve.plot()
@@ -675,9 +701,16 @@ def runs(out:Out=Path('runs')):
     if not rows: say(f'no runs in {out}/ yet: `resnet-course train` creates one')
     for r in rows:
         test = 'not tested'
-        if r['test'] is not None: test = f"{r['test']:.2%} ({r['low']:.2%} to {r['high']:.2%})"
+        if r['test'] is not None: test = _test_in_words(r)
         say(f"{r['run']:36} {r['arch'] or '':10} {r['epochs']:3} epochs {r['recipe'] or '':14} "
             f"seed {r['seed']} {r['precision']} {r['seconds']:8.1f} s  {test}")
+
+# %% ../nbs/api/71_cli.ipynb #00d34364
+def _test_in_words(row):
+    "The accuracy with its interval, or the mAP"
+    if row['score'] != 'accuracy': return f"{row['score']} {row['test']:.3f}"
+    return f"{row['test']:.2%} ({row['low']:.2%} to {row['high']:.2%})"
+
 
 # %% ../nbs/api/71_cli.ipynb #1625b47e
 @app.command(epilog=_examples('resnet-course doctor', 'resnet-course doctor --device cuda:1'))

@@ -29,7 +29,7 @@ from .core import (
     CourseError, MissingFileError, align, atomic_write, check_args, check_choice, check_file,
     check_int, html_table, memory_advice, read_json, write_json)
 from .images import plain_tensor
-from .loaders import ImageSetDL, check_one_label, get_dls, split_dl
+from .loaders import ImageSetDL, get_dls, one_label, split_dl, task_of
 from .models import options, unwrap_model
 from .weight_files import read_weights, shipped_weights, weight_sets
 from .weights import infer_arch, load_weights
@@ -42,8 +42,9 @@ from .callbacks import (
     History, RestoreBest, check_logger, history_of, log_callback)
 from .checkpoint import run_lock
 from .learner import CourseLearner, course_learner, facts_of, set_seeds
-from .recipes import (
-    Recipe, change_recipe, fit_recipe, get_recipe, mom_cycle, one_cycle, recipe_settings)
+from resnet_course.recipes import (
+    Recipe, change_recipe, check_loss, fit_recipe, get_recipe, mom_cycle, one_cycle,
+    recipe_settings)
 from .evaluate import evaluate
 
 # %% ../nbs/api/50_finetune.ipynb #3136037b
@@ -248,10 +249,11 @@ class StageResults:
     rows:list # Dicts: name, start_from, trains, lr, epochs, best_epoch, train, valid, test, gap, …
     reports:dict = field(default_factory=dict) # Stage → its `FreezeReport` as a dict
     histories:dict = field(default_factory=dict) # Stage → rows of its epochs
+    score:str=one_label.title # What `train`, `valid` and `test` are: accuracy, or mAP
 
     @property
     def best(self)->dict: # Row of the stage
-        "The stage with the highest validation accuracy; the test set does not influence it"
+        "The stage with the highest validation score; the test set does not influence it"
         return max(self.rows, key=lambda r: r['valid'])
 
     def __getitem__(self, name):
@@ -261,10 +263,10 @@ class StageResults:
 
     def to_dict(self)->dict: # For JSON
         return dict(stages=self.rows, best=self.best['name'], freeze_reports=self.reports,
-                    histories=self.histories)
+                    histories=self.histories, score=self.score)
 
     def table(self)->list: # Rows of text; the first has the titles
-        "The stages as a table with rates, epochs, and accuracies on the three splits"
+        "The stages as a table with rates, epochs, and scores (%) on the three splits"
         return [_columns] + [_cells(r) for r in self.rows]
 
     def __str__(self): return align(self.table(), left=3)
@@ -316,7 +318,7 @@ _split_styles = dict(train=('o', '#0072b2'), valid=('s', '#e69f00'), test=('D', 
 def plot(self:StageResults,
     fig:Figure=None # Where to draw; None: a new figure
 )->Figure:
-    "Plot the accuracy of each stage on the three splits; bars are the test's 95% intervals"
+    "Plot the score of each stage on the three splits; bars are the test's 95% intervals"
     fig = fig or Figure(figsize=(7, 3.4), layout='constrained')
     ax, x = fig.subplots(), np.arange(len(self.rows))
     for i, (split, (marker, color)) in enumerate(_split_styles.items()):
@@ -324,7 +326,7 @@ def plot(self:StageResults,
         err = _errors(self.rows, y) if split == 'test' else None
         ax.errorbar(x + 0.12*(i - 1), y, yerr=err, fmt=marker, color=color, capsize=3, label=split)
     ax.set_xticks(x, [r['name'] for r in self.rows])
-    ax.set(ylabel='accuracy (%)', xlabel='stage', xlim=(-0.5, len(x) - 0.5))
+    ax.set(ylabel=f'{self.score} (%)', xlabel='stage', xlim=(-0.5, len(x) - 0.5))
     ax.grid(axis='y', alpha=.3)
     fig.legend(*ax.get_legend_handles_labels(), loc='outside right upper')
     return fig
@@ -421,13 +423,14 @@ def _trains(learn):
     names, first = optimizer_groups(learn), learn.opt.frozen_idx
     return ' + '.join(names[first:]) if first else 'all'
 
-def _accuracies(learn, test):
-    "Top-1 accuracy on the three splits, and the test accuracy's interval; run by one process"
+def _scores(learn, test):
+    "Accuracy or mAP on the three splits, and the test accuracy's interval; in one process"
     if rank_distrib(): return None
-    train, valid = evaluate(learn, 'train').top1, evaluate(learn, 'valid').top1
+    train, valid = evaluate(learn, 'train').score, evaluate(learn, 'valid').score
     report = evaluate(learn, 'test') if test else None
-    return dict(train=train, valid=valid, test=report.top1 if test else None,
-                test_ci=list(report.top1_ci) if test else None)
+    ci = report.score_ci if test else None
+    return dict(train=train, valid=valid, test=report.score if test else None,
+                test_ci=list(ci) if ci else None)
 
 # %% ../nbs/api/50_finetune.ipynb #da47d47b
 def _run_stage(learn, stage, start, test, log=None):
@@ -436,9 +439,10 @@ def _run_stage(learn, stage, start, test, log=None):
     history, best = _fit_stage(learn, stage, log)
     seconds = time.perf_counter() - began
     report = freeze_report(learn, before).check()
-    acc = broadcast_object(_accuracies(learn, test))
+    scores = broadcast_object(_scores(learn, test))
     row = dict(name=stage.name, start_from=start, trains=_trains(learn), epochs=len(history),
-               best_epoch=best, lr=learn.recipe['lr'], **acc, gap=acc['train'] - acc['valid'],
+               best_epoch=best, lr=learn.recipe['lr'], **scores,
+               gap=scores['train'] - scores['valid'],
                n_train=sum(r['n_train'] for r in report.rows), seconds=seconds)
     return dict(row=row, report=report.to_dict(), history=history)
 
@@ -453,8 +457,6 @@ def run_stages(
     log:str|None=None # Also log to 'tensorboard' or 'wandb', in the folder `learn.path`
 )->StageResults: # With a freeze report for each stage
     "Fine-tune by a plan; raises `CourseError` before training if a stage does not suit `learn`"
-    check_one_label(learn.dls, 'run_stages, which compares accuracies,',
-                    'call `fit_recipe` for each stage, with `freeze_to`')
     connect()
     stages = _stages_for(learn, stages, keep, log)
     with run_lock(path) if path and not rank_distrib() else nullcontext():
@@ -477,7 +479,8 @@ def _run_all(learn, stages, path, test, keep, log):
         store.put(learn, s.name, broadcast_object(result))   # all record the same duration
     done = {s.name: store.done[s.name] for s in stages}
     reports, histories = ({name: d[k] for name, d in done.items()} for k in ('report', 'history'))
-    res = StageResults([d['row'] for d in done.values()], reports, histories)
+    res = StageResults([d['row'] for d in done.values()], reports, histories,
+                       task_of(learn.dls).title)
     store.get(learn, res.best['name'] if keep == 'best' else stages[-1].name)
     return res
 
@@ -497,6 +500,7 @@ def _check_on(learn, s):
     if not (learn.dls.loaders[1:] and len(learn.dls.valid)):
         raise CourseError('a plan needs validation images, but there are none: pass '
                           '`get_dls` a `valid_pct` above 0, or put images in the folder `valid`')
+    check_loss(s.recipe, learn)
     first = group_number(learn, s.freeze_to)
     _group_lrs(s.lr, len(learn.opt.param_lists), first)
     if s.cache: _check_cache(learn, s, first)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['recipes', 'tunable', 'Recipe', 'list_recipes', 'steps', 'cosine', 'by_epoch', 'one_cycle', 'mom_cycle', 'triangle',
-           'get_recipe', 'change_recipe', 'recipe_settings', 'check_recipe', 'OneHot', 'BinaryCrossEntropy', 'Distill',
-           'check_teacher', 'fit_recipe']
+           'get_recipe', 'change_recipe', 'recipe_settings', 'check_recipe', 'OneHot', 'BinaryCrossEntropy',
+           'check_loss', 'Distill', 'check_teacher', 'fit_recipe']
 
 # %% ../nbs/api/37_recipes.ipynb #9e9e2adb
 import math, warnings
@@ -31,6 +31,7 @@ from .core import (
     CourseError, check_args, check_choice, check_int, check_number, memory_advice, shorten)
 from .images import plain_tensor
 from .augment import height_width
+from .loaders import check_one_label
 from .fastresnet import Whiten
 from .models import check_outputs, eval_mode, unwrap_model
 from .precision import precision_of, precisions
@@ -445,6 +446,20 @@ def _loss_func(r, loss_func):
     return CrossEntropyLossFlat(axis=getattr(loss_func, 'axis', -1),
                                 label_smoothing=r.label_smoothing, **kept)
 
+# %% ../nbs/api/37_recipes.ipynb #1bff5372
+@check_args
+def check_loss(
+    recipe:str|Recipe, # A name from `list_recipes()`, or a `Recipe`
+    learn:Learner      # From `course_learner`, or any fastai learner
+):
+    "Raise `CourseError` if a recipe cannot train with the loss of `learn`"
+    r = get_recipe(recipe)
+    if r.label_smoothing:
+        check_one_label(learn.dls, 'label smoothing', 'use label_smoothing=0')
+    if r.bce: check_one_label(learn.dls, f'the recipe {r.name}', 'choose another recipe')
+    _loss_func(r, learn.loss_func)
+
+
 # %% ../nbs/api/37_recipes.ipynb #be19c958
 def _divergence(ours, theirs, temperature):
     "How far a network's scores are from its teacher's for each image, at a temperature"
@@ -513,6 +528,7 @@ def check_teacher(
     dls:object         # The loaders of the network that learns from it
 ):
     "Raise `CourseError` if a network was trained for other classes or other images"
+    check_one_label(dls, 'a teacher', 'train without one')
     teacher = unwrap_model(teacher)
     meta = getattr(teacher, 'meta', None) or {}
     vocab = meta.get('vocab')

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from .core import (
     CourseError, MissingFileError, atomic_write, check_args, check_device, check_path, check_type,
     package_version, plot_text, printable, read_json, write_json)
-from .loaders import check_one_label
+from .loaders import many_labels, one_label, task_of_result
 from .saving import save_weights
 from .export import image_meta
 from .precision import precision_of
@@ -103,7 +103,7 @@ def plot_history(
     title:str='',    # Title above both panels
     fig:Figure=None  # Where to draw; None: a new figure
 )->Figure:
-    "Plot losses (left) and validation accuracy (right); raises `CourseError` for an empty history"
+    "Plot losses (left), validation accuracy or mAP (right); raises `CourseError` without epochs"
     check_type(rows, (list, tuple), 'rows', 'the history of a run')
     if not rows: raise CourseError('this run has no epochs: there is nothing to plot')
     problems = _history_problems(rows)
@@ -117,9 +117,10 @@ def plot_history(
         ax1.plot(epochs, [r['valid_loss'] for r in rows], label='validation', **valid)
     ax1.set(xlabel='epoch', ylabel='loss')
     ax1.legend()
-    if 'accuracy' in rows[0]:
-        ax2.plot(epochs, [100*r['accuracy'] for r in rows], **valid)
-        ax2.set(xlabel='epoch', ylabel='validation accuracy (%)')
+    for task in (one_label, many_labels):
+        if task.metric not in rows[0]: continue
+        ax2.plot(epochs, [100*r[task.metric] for r in rows], **valid)
+        ax2.set(xlabel='epoch', ylabel=f'validation {task.title} (%)')
     for ax in (ax1, ax2):
         ax.grid(alpha=.3)
         ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
@@ -162,10 +163,10 @@ def save_run(
     **extra          # Additional entries for `run.json`
 )->dict: # The record
     "Write a run's five files"
-    check_one_label(learn.dls, 'the record of a run', 'keep the network with '
-                    '`save_weights(learn.model, path, **image_meta(learn.dls))`')
-    path, rec, dls = Path(path), _run_record(learn, reports, **extra), learn.dls
-    save_weights(learn.model, path/'model.safetensors', **image_meta(dls))
+    path, rec, meta = Path(path), _run_record(learn, reports, **extra), image_meta(learn.dls)
+    for report in reports:
+        if report.task is many_labels: meta['thresholds'] = report.thresholds.tolist()
+    save_weights(learn.model, path/'model.safetensors', **meta)
     if rec['history']: _save_history(rec['history'], path)
     write_json(rec, path/'run.json')
     return rec
@@ -189,9 +190,14 @@ _required = dict(schema=int, data=dict, model=dict, recipe=(dict, _null), seed=(
                  precision=str, n_params=int, train_seconds=_number, history=list)
 _optional = dict(images=dict, split_id=(str, _null), train=dict, valid=dict, test=dict,
                  machine=dict, versions=dict, finished=str, command=str)
-_within = dict(data=dict(name_or_path=str), model=dict(name=str), recipe=dict(name=str),
-               test=dict(n=int, top1=_number, top5=_number, loss=_number, top1_ci=list))
-_row = dict(epoch=int, train_loss=_number, valid_loss=_number, accuracy=_number)
+_within = dict(data=dict(name_or_path=str), model=dict(name=str), recipe=dict(name=str))
+_row = dict(epoch=int, train_loss=_number, valid_loss=_number, accuracy=_number,
+            average_precision_score=_number)
+# entries of a test result that are fractions, and all required ones
+_fractions = {one_label: dict.fromkeys(('top1', 'top5'), _number),
+              many_labels: dict.fromkeys(many_labels.means, (*_number, _null))}
+_of_test = {one_label: dict(n=int, **_fractions[one_label], loss=_number, top1_ci=list),
+            many_labels: dict(n=int, **_fractions[many_labels], loss=_number, per_label=list)}
 
 @check_args
 def has_type(
@@ -219,6 +225,8 @@ def _record_problems(rec):
     res = _wrong_types(rec, {**_required, **_optional})
     for part, fields in _within.items():
         if isinstance(rec.get(part), dict): res += _wrong_types(rec[part], fields, f'{part}.')
+    test = rec.get('test')
+    if isinstance(test, dict): res += _wrong_types(test, _of_test[task_of_result(test)], 'test.')
     if res: return res
     counts = 'n_params', 'train_seconds'
     return [f'{key} is {rec[key]}' for key in counts if not 0 <= rec[key] < 1e12]   # also NaN
@@ -239,12 +247,14 @@ def _history_problems(rows):
 def _test_problems(test):
     "List what is wrong with a test result"
     if not test: return []
-    missing = [key for key in _within['test'] if key not in test]
+    task = task_of_result(test)
+    missing = [key for key in _of_test[task] if key not in test]
     if missing: return [f'its test result has no {missing[0]}']
-    ci = test['top1_ci']
+    ci = test.get('top1_ci', [0, 1])
     is_interval = len(ci) == 2 and all(has_type(v, _number) and 0 <= v <= 1 for v in ci)
     if not is_interval: return ['test.top1_ci is not an interval']
-    shares = [key for key in ('top1', 'top5') if not 0 <= test[key] <= 1]   # also NaN
+    defined = [key for key in _fractions[task] if test[key] is not None]
+    shares = [key for key in defined if not 0 <= test[key] <= 1]   # also NaN
     if not math.isfinite(test['loss']): shares.append('loss')
     if test['n'] < 1: shares.append('n')
     return [f'test.{key} is {test[key]}' for key in shares]
@@ -331,18 +341,20 @@ def plot_rate_cuts(
 @check_args
 def runs_table(
     records:list # From `list_runs`
-)->list: # Dicts: run, data, arch, recipe, epochs, seed, precision, seconds, test, low, high
+)->list: # Dicts: run, data, arch, recipe, epochs, seed, precision, seconds, test, low, high, score
     "Create one row per run: what was trained on what, for how long, and the test result"
     return [_table_row(r) for r in records]
 
 def _table_row(r):
     test, nan = r.get('test') or {}, float('nan')
     low, high = test.get('top1_ci') or (nan, nan)
+    task = task_of_result(test)
     def name_of(part, key): return (r.get(part) or {}).get(key)
     return dict(run=Path(r.get('path', '')).name, data=name_of('data', 'name_or_path'),
                 arch=name_of('model', 'name'), recipe=name_of('recipe', 'name'),
                 epochs=len(r['history']), seed=r['seed'], precision=r['precision'],
-                seconds=round(r['train_seconds'], 1), test=test.get('top1'), low=low, high=high)
+                seconds=round(r['train_seconds'], 1), test=test.get(task.score), low=low, high=high,
+                score=task.title)
 
 # %% ../nbs/api/51_records.ipynb #e54ebc1f
 @check_args

@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from .core import CourseError, atomic_write, check_args, check_path, printable
-from .loaders import raw_image
-from .evaluate import about_intervals, evaluate
+from .loaders import many_labels, one_label, raw_image, task_of_result
+from .evaluate import about_intervals, about_thresholds, evaluate
 from .finetune import StageResults
 from .records import load_run, plot_history
 from .runs import seeds_of
@@ -97,11 +97,11 @@ _stage_part = '''{% if stages %}<h2>Stages</h2>
 '''
 
 _seed_part = '''{% if seeds %}<h2>All seeds</h2>
-<p>Runs that differ in the seed only: mean test accuracy {{ seeds.mean }}{% if seeds.ci %}
+<p>Runs that differ in the seed only: mean test {{ seeds.title }} {{ seeds.mean }}{% if seeds.ci %}
 ± {{ seeds.ci }} (95% interval of the mean, by Student's t), standard deviation {{ seeds.sd }}
 {% endif %}.</p>
-<table><tr><th>seed</th><th>test accuracy</th><th>run</th></tr>
-{% for o in seeds.rows %}<tr><td>{{ o.seed }}</td><td>{{ o.top1 }}</td><td>{{ o.run }}</td></tr>
+<table><tr><th>seed</th><th>test {{ seeds.title }}</th><th>run</th></tr>
+{% for o in seeds.rows %}<tr><td>{{ o.seed }}</td><td>{{ o.score }}</td><td>{{ o.run }}</td></tr>
 {% endfor %}</table>{% endif %}
 '''
 
@@ -109,8 +109,10 @@ def _seed_values(run):
     "The mean over all seeds of a run, formatted; None if there is only one seed"
     o = seeds_of(run)
     if o is None: return None
-    values = {k: v if v is None else f'{v:.2%}' for k, v in o['top1'].items() if k != 'n'}
-    return dict(values, rows=[dict(r, top1=f"{r['top1']:.2%}") for r in o['seeds']])
+    task = task_of_result(o)
+    mean = {k: None if v is None else task.text(v) for k, v in o[task.score].items() if k != 'n'}
+    rows = [dict(r, score=task.text(r[task.score])) for r in o['seeds']]
+    return dict(mean, title=task.title, rows=rows)
 
 
 # %% ../nbs/api/54_report.ipynb #ff5c0f20
@@ -118,8 +120,8 @@ _head = '''<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
 <title>{{ title }}</title><style>''' + _style + '''</style></head><body><h1>{{ title }}</h1>
 <h2>Result</h2>
-{% if test %}<p class="big"><b>{{ test.top1 }}</b> of {{ test.n }} test images correct</p>
-<p>95% interval {{ test.low }} to {{ test.high }}; top-5 {{ test.top5 }}; loss {{ test.loss }}.
+{% if test %}<p class="big"><b>{{ test.score }}</b> {{ test.what }}</p>
+<p>{{ test.more }}; loss {{ test.loss }}.
 {% if stages %}The test set was evaluated {{ stages.tested }}. Stage and epoch were chosen by
 validation, never by the test set.{% else %}The test set was evaluated once, after training.
 {% endif %}{% if report %} To show the mistakes below, this page evaluated it again.{% endif %}</p>
@@ -129,16 +131,29 @@ validation, never by the test set.{% else %}The test set was evaluated once, aft
 <p>Seed {{ rec.seed }}, precision {{ rec.precision }}; {{ versions }}. The same command, seed,
 versions and kind of processor give the same run; with others, the result is similar.</p>
 ''' + _stage_part + _seed_part + '''
-{% if curves %}<h2>Curves</h2>{{ wide(curves, 'losses and accuracy') }}{% endif %}
+{% if curves %}<h2>Curves</h2>{{ wide(curves, 'losses, and accuracy or mAP') }}{% endif %}
 '''
 
 def _test_values(t):
     "Format the test result"
     if not t: return None
-    low, high = t['top1_ci']
-    percents = {k: f'{v:.2%}' for k, v in dict(top1=t['top1'], top5=t['top5'], low=low,
-                                               high=high).items()}
-    return dict(percents, n=f"{t['n']:,}", loss=f"{t['loss']:.4f}")
+    task, n = task_of_result(t), f"{t['n']:,}"
+    what, more = _parts_of_result[task](t, n)
+    return dict(score=task.text(t[task.score]), what=what, more=more, loss=f"{t['loss']:.4f}")
+
+def _one_label_result(t, n):
+    "The words after the accuracy, and the line below it"
+    low, high, top5 = (f'{v:.2%}' for v in (*t['top1_ci'], t['top5']))
+    return f'of {n} test images correct', f'95% interval {low} to {high}; top-5 {top5}'
+
+def _many_labels_result(t, n):
+    "The words after the mAP, and the line below it"
+    macro, micro, right = (many_labels.text(t[k]) for k in ('macro_f1', 'micro_f1', 'all_right'))
+    return (f'mean average precision (mAP) on {n} test images',
+            f'F1 {macro} (mean over labels) and {micro} (over all answers), at thresholds that are '
+            f'best for the validation images; all labels right in {right} of the images')
+
+_parts_of_result = {one_label: _one_label_result, many_labels: _many_labels_result}
 
 def _curves(rec): return _figure(plot_history(rec['history'])) if rec['history'] else None
 
@@ -165,7 +180,6 @@ def _times_tested(n, tests):
 
 # %% ../nbs/api/54_report.ipynb #490dd6f3
 _per_class = '''
-{% if report %}
 <h2>Per class</h2>
 <table><tr><th>class</th><th>precision</th><th>recall</th><th>images</th></tr>
 {% for o in report.per_class[:100] %}<tr><td>{{ o.name }}</td>
@@ -183,7 +197,7 @@ _per_class = '''
 '''
 
 # %% ../nbs/api/54_report.ipynb #a40c7179
-_tail = '''
+_confusion = '''
 <h2>Confusion</h2>{{ wide(matrix, 'confusion matrix') }}
 <ol>{% for a, b, n in report.most_confused(8) %}<li>{{ a }} mistaken for {{ b }}: {{ n }}</li>
 {% endfor %}</ol>
@@ -192,10 +206,27 @@ _tail = '''
 {{ img(reliability, 'accuracy against confidence') }}
 <h2>Worst mistakes</h2>
 <p>The images with the highest loss: true class → predicted class, and its probability.</p>
+'''
+
+_per_label = '''
+<h2>Per label</h2>
+<div class="wide" tabindex="0" role="region" aria-label="metrics of each label"><table>
+<tr>{% for o in metrics[0] %}<th>{{ o }}</th>{% endfor %}</tr>
+{% for row in metrics[1:] %}<tr>{% for o in row %}<td>{{ o }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>
+<p>{{ about_thresholds }}</p>
+<h2>Worst mistakes</h2>
+<p>Images with a wrong label, highest loss first: true labels → predicted labels.</p>
+'''
+
+_grid = '''
 <div class="grid">{% for m in mistakes %}
 <figure>{{ img(m.image, '') }}<figcaption>{{ m.caption }}</figcaption></figure>
 {% endfor %}</div>
-{% else %}<h2>Failures</h2>
+'''
+
+_tail = '''
+{% if not report %}<h2>Failures</h2>
 <p>Not shown, because the network cannot be tested here: {{ why }}</p>{% endif %}
 <h2>Configuration</h2>{{ facts(config) }}</body></html>
 '''
@@ -215,16 +246,29 @@ def _config(rec):
 
 def _failures(report, dls):
     "Figures and images that show where the network fails"
-    return dict(report=report, metrics=report.metrics_table(), about_intervals=about_intervals,
-                matrix=_figure(report.plot_confusion().figure),
-                reliability=_figure(report.plot_reliability().figure),
-                mistakes=[_mistake(report, dls, i) for i in report.worst(18)])
+    own, caption = _parts_of_failures[report.task]
+    mistakes = [dict(image=_photo(np.asarray(raw_image(dls, report.split, i))),
+                     caption=caption(report, i)) for i in report.worst(18)]
+    return dict(report=report, metrics=report.metrics_table(), mistakes=mistakes, **own(report))
 
-def _mistake(report, dls, i):
-    "One image with its true and its predicted class"
+def _one_label_failures(report):
+    return dict(about_intervals=about_intervals, matrix=_figure(report.plot_confusion().figure),
+                reliability=_figure(report.plot_reliability().figure))
+
+def _many_labels_failures(report): return dict(about_thresholds=about_thresholds)
+
+def _one_label_caption(report, i):
     true, pred = (report.vocab[o[i]] for o in (report.targets, report.preds))
-    im = np.asarray(raw_image(dls, report.split, i))
-    return dict(image=_photo(im), caption=f'{true} → {pred} {report.probs[i].max():.0%}')
+    return f'{true} → {pred} {report.probs[i].max():.0%}'
+
+def _many_labels_caption(report, i):
+    def named(there): return ', '.join(c for c, o in zip(report.vocab, there) if o) or 'no label'
+    return f'{named(report.targets[i])} → {named(report.preds[i])}'
+
+# what is special about a task: figures, and the caption of a mistake
+_parts_of_failures = {one_label: (_one_label_failures, _one_label_caption),
+                      many_labels: (_many_labels_failures, _many_labels_caption)}
+_pages = {one_label: _per_class + _confusion + _grid, many_labels: _per_label + _grid}
 
 # %% ../nbs/api/54_report.ipynb #6b2d6f10
 @check_args
@@ -248,6 +292,8 @@ def html_report(
         if data is not None: raise
         values['why'] = str(e)
         warnings.warn(f'the report shows no failures, because the network cannot be tested: {e}')
-    page = _jinja.from_string(_macros + _head + _per_class + _tail).render(values)
+    report = values['report']
+    shown = _pages[report.task] if report else ''
+    page = _jinja.from_string(_macros + _head + shown + _tail).render(values)
     with atomic_write(out) as tmp: tmp.write_text(page, encoding='utf-8')
     return out

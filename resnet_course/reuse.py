@@ -17,7 +17,8 @@ from .core import CourseError, check_args, check_path, default_device, shorten
 from .copies import fingerprint, first_copies
 from .images import imagenet_stats, list_set, open_image
 from .datasets import datasets, imagenet_names
-from .loaders import get_dls, get_test_dls, holds_out_the_same, split_dl
+from .loaders import (
+    check_one_label, get_dls, get_test_dls, holds_out_the_same, split_dl)
 from .models import create_model
 from .weight_files import read_weights
 from .weights import infer_arch, load_weights, variant_of
@@ -73,6 +74,7 @@ def _model_and_images(run, data, bs, skip_bad, variant=None, model=None, **image
     if bs: own['bs'] = bs
     if skip_bad: own['skip_bad'] = True
     own |= {k: v for k, v in images.items() if v is not None}
+    _check_task(run, model, own)
     dls = get_dls(**own) if data is None else _other_dls(data, own, rec, model.meta.get('vocab'))
     if data is None: _check_images(run, rec, dls)
     have = list(map(str, dls.vocab))
@@ -136,7 +138,7 @@ def _other_dls(data, own, rec, vocab):
     id = rec.get('split_id')
     is_own = not vocab or data in datasets or same_place(was, data)
     moved = not is_own and id and holds_out_the_same(data, own, id)
-    if is_own or moved and not _shows_others(was, data):
+    if is_own or moved and not _shows_others(was, data, own.get('label_delim')):
         dls = get_dls(**dict(own, name_or_path=data))
         if same_place(was, data) and id not in (None, dls.split_id):
             warnings.warn(f'{data}: its images have changed since training: the network may have '
@@ -144,7 +146,7 @@ def _other_dls(data, own, rec, vocab):
         if moved: dls.notes = [*dls.notes, _about_moved]
         return dls
     kept = ('bs', 'size', 'load_size', 'resize', 'n_in', 'stats', 'in_memory', 'num_workers',
-            'skip_bad', 'white', 'other_names', 'interpolation')
+            'skip_bad', 'white', 'other_names', 'interpolation', 'label_delim')
     own['other_names'] = _other_names(vocab)
     return get_test_dls(data, vocab, **{k: own[k] for k in kept if own.get(k) is not None})
 
@@ -157,9 +159,9 @@ def _print(f):
     except (CourseError, OSError): return None
 
 # %% ../nbs/api/53_reuse.ipynb #7ae8fdcb
-def _shows_others(was, data):
+def _shows_others(was, data, label_delim=None):
     "Whether same-named files in two places show different images; False if the first ones are gone"
-    try: files = list(zip(list_set(was).files, list_set(data).files))
+    try: files = list(zip(*(list_set(o, label_delim).files for o in (was, data))))
     except CourseError: return False
     pairs = [list(map(_print, pair)) for pair in files[::-(-len(files)//20)]]
     return not any(len(set(first_copies(pair).tolist())) == 1 for pair in pairs)
@@ -172,6 +174,15 @@ def _check_same_network(rec, model, run):
     if not diff: return
     raise CourseError(f'{run}: model.safetensors is from another run: its {diff[0]} is '
                       f'{shorten([now[diff[0]]])}, and run.json says {shorten([then[diff[0]]])}')
+
+def _check_task(run, model, own):
+    "Raise `CourseError` unless network and images both have one class or several labels per image"
+    several = bool(model.meta.get('multi_label'))
+    if several == bool(own.get('label_delim')): return
+    if several:
+        raise CourseError(f'{run}: this network predicts several labels per image: name a table '
+                          "with data=, and say what separates its labels, such as label_delim=' '")
+    raise CourseError(f'{run}: this network predicts one class per image: leave out label_delim')
 
 def _check_images(run, rec, dls):
     "Raise `CourseError` unless the images are the run's own"
@@ -200,11 +211,14 @@ def evaluate_run(
     variant:str|None=None, # As for `run_learner`
     model:nn.Module=None, # Your own network, as for `run_learner`
     load_size:int|tuple|None=None, # As for `get_dls`; None: as in training, or 256 for a file
-    interpolation:str|None=None # As for `get_dls`; None: as in training, or bilinear for a file
+    interpolation:str|None=None, # As for `get_dls`; None: as in training, or bilinear for a file
+    label_delim:str|None=None # As for `get_dls`; None: as in training
 )->tuple: # The report, and the report over several views, or None
     "Evaluate a finished run; raises `CourseError` if its images or weights are missing"
     model, dls, _ = _model_and_images(run, data, bs, skip_bad, variant, model,
-                                      load_size=load_size, interpolation=interpolation)
+                                      load_size=load_size, interpolation=interpolation,
+                                      label_delim=label_delim)
+    if views: check_one_label(dls, 'averaging over views')
     is_onnx = isinstance(model, OnnxModel)
     learn = SimpleNamespace(model=model, dls=dls) if is_onnx else course_learner(dls, model)
     if setup: setup(learn)
@@ -225,6 +239,8 @@ def compare_runs(
     "Compare two runs on the same images; raises `CourseError` if the images differ"
     both = [_model_and_images(o, data, bs, False) for o in (first, second)]
     (a, dls_a, rec_a), (b, dls_b, rec_b) = both
+    for dls in (dls_a, dls_b):
+        check_one_label(dls, 'comparing runs', 'evaluate each of them, and compare the mAP')
     mine, other = images_of(rec_a, split), images_of(rec_b, split)
     if data is None and mine != other:
         raise CourseError(f'these runs were made on different images ({mine} and {other}): '
@@ -304,9 +320,10 @@ def find_run_lr(
     weights:object=None,  # Initial weights, as for `load_weights`; None: from scratch
     precision:str='auto', # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
     num_it:int=100,       # Number of batches
-    seed:int=42           # As for `train_run`
+    seed:int=42,          # As for `train_run`
+    label_delim:str|None=None # As for `get_dls`
 )->LRCurve: # With the suggestion and any reasons to doubt it
     "Run a learning rate range test for SGD on a new learner, which is then discarded"
-    dls = get_dls(data, bs=bs, size=size, seed=seed)
+    dls = get_dls(data, bs=bs, size=size, seed=seed, label_delim=label_delim)
     learn = course_learner(dls, arch, weights=weights, precision=precision, seed=seed)
     return find_lr(learn, num_it=num_it)

@@ -21,7 +21,7 @@ from .core import (
     CourseError, atomic_write, check_args, check_path, is_whole, read_json, write_json)
 from .download import checksum
 from .datasets import datasets
-from .loaders import get_dls
+from .loaders import get_dls, many_labels, task_of_result
 from .models import create_model
 from .weight_files import shipped_weights
 from .saving import load_model
@@ -29,9 +29,9 @@ from .distributed import broadcast_object, connect
 from .callbacks import check_logger, end_log, log_callback
 from .checkpoint import Interrupted, read_checkpoint, run_lock
 from .learner import course_learner
-from resnet_course.recipes import (
-    Recipe, change_recipe, check_recipe, check_teacher, fit_recipe, get_recipe, recipe_settings,
-    tunable)
+from .recipes import (
+    Recipe, change_recipe, check_loss, check_recipe, check_teacher, fit_recipe, get_recipe,
+    recipe_settings, tunable)
 from .evaluate import evaluate
 from .finetune import change_plan, finetune_learner, get_plan, plans, run_stages
 from .records import has_type, images_of, load_run, new_run_dir, same_place, save_run
@@ -150,6 +150,7 @@ def _new_training(data, images, arch, net, how, out, teacher):
     if teacher is not None: teacher = load_teacher(teacher)
     dls = get_dls(data, **images)
     learn = course_learner(dls, arch, **net)
+    check_loss(how['recipe'], learn)
     if teacher is not None:
         check_teacher(teacher, dls)
         _check_unseen(teacher, dls)
@@ -166,11 +167,17 @@ def _resume_training(run, teacher):
     return learn, how
 
 # %% ../nbs/api/52_runs.ipynb #a025987d
+def _tested(learn):
+    "The report on the test images; thresholds for several labels are those best for validation"
+    report, valid = evaluate(learn), len(learn.dls.valid.dataset)
+    if report.task is not many_labels or not valid: return report
+    return report.at(evaluate(learn, 'valid').best_thresholds())
+
 def _finish(learn, extra):
     "Test and write the record in one process, with loaders that contain every image once"
     run, n = learn.path, num_distrib()
     if n > 1: extra = dict(extra, processes=n)
-    report = evaluate(learn)
+    report = _tested(learn)
     rec = save_run(learn, run, [report], **extra)
     (run/'checkpoint.pt').unlink(missing_ok=True)
     return {**rec, 'path': str(run)}, report
@@ -225,6 +232,7 @@ def train_run(
     load_size:int|tuple|None=None, # Test photos are resized to cover this, as for `get_dls`
     repeats:int=1,        # Times each training image is repeated in a row, as for `get_dls`
     interpolation:str='bilinear', # How photos are resized, as for `get_dls`
+    label_delim:str|None=None, # Separator of several labels per image, as for `get_dls`
     drop_path:float=0.,   # Stochastic depth: how often training skips the last residual branch
     log:str|None=None,    # Also log to 'tensorboard' or 'wandb', in the run's folder
     out:str|Path='runs',  # Folder of runs
@@ -236,7 +244,7 @@ def train_run(
     images = dict(bs=bs, size=size, resize=resize, num_workers=num_workers, n_train=n_train,
                   augment=augment, group=group, fold=fold, skip_bad=skip_bad,
                   n_valid=_few_valid(n_train), test_size=test_size, load_size=load_size,
-                  repeats=repeats, interpolation=interpolation)
+                  repeats=repeats, interpolation=interpolation, label_delim=label_delim)
     net = dict(weights=weights, precision=precision, compile=compile,
                deterministic=deterministic)
     if drop_path: net['model_kwargs'] = dict(drop_path=drop_path)
@@ -270,6 +278,7 @@ def finetune_run(
     load_size:int|tuple|None=None, # Test photos are resized to cover this, as for `get_dls`
     repeats:int=1,        # Times each training image is repeated in a row, as for `get_dls`
     interpolation:str='bilinear', # How photos are resized, as for `get_dls`
+    label_delim:str|None=None, # Separator of several labels per image, as for `get_dls`
     drop_path:float|None=None, # Stochastic depth, as for `train_run`; None: as in the weights' file
     log:str|None=None,    # Also log to 'tensorboard' or 'wandb', in the run's folder
     changes:dict|None=None, # Settings of every stage's recipe, for `change_plan`
@@ -285,7 +294,8 @@ def finetune_run(
                     precision=precision, seed=seed, deterministic=deterministic,
                     balance=balance, group=group, fold=fold, skip_bad=skip_bad,
                     n_valid=_few_valid(n_train), test_size=test_size, load_size=load_size,
-                    repeats=repeats, interpolation=interpolation, drop_path=drop_path)
+                    repeats=repeats, interpolation=interpolation, label_delim=label_delim,
+                    drop_path=drop_path)
     asked = (_lasting(plan, plans), epochs, lr, settings, dict(changes=changes or {}, log=log))
     learn, stages, log = _finetuning(asked, resume, out)
     if setup: setup(learn)
@@ -306,6 +316,7 @@ def _finetuning(asked, resume, out):
     if more['log']: check_logger(more['log'])
     learn = finetune_learner(**settings)
     stages = change_plan(get_plan(plan, learn, epochs, lr), **more['changes'])
+    for s in stages: check_loss(s.recipe, learn)
     learn.path = Path(resume) if resume else _new_finetuning(learn, asked, out)
     return learn, stages, more['log']
 
@@ -340,7 +351,7 @@ def _finish_finetuning(learn, results, extra):
     "Test the best stage, and write the record"
     end_log()
     if num_distrib() > 1: extra = dict(extra, processes=num_distrib())
-    report = evaluate(learn)
+    report = _tested(learn)
     rec = save_run(learn, learn.path, [report], finetune=results.to_dict(), **extra)
     with atomic_write(learn.path/'stages.png') as tmp:
         results.plot().savefig(tmp, format='png', dpi=110)
@@ -502,7 +513,13 @@ def _has_types(o, kinds):
 
 def _are_rows(rows, kinds):
     "Whether each row has results, and values of these kinds"
-    return all(_has_types(r, dict(n=int, top1=(int, float), **kinds)) for r in rows)
+    def is_row(r):
+        "Whether it has a score; an mAP may be undefined"
+        if not isinstance(r, dict): return False
+        task, undefined = task_of_result(r), type(None)
+        numbers = (int, float, undefined) if task is many_labels else (int, float)
+        return _has_types(r, {'n': int, task.score: numbers, **kinds})
+    return all(map(is_row, rows))
 
 # %% ../nbs/api/52_runs.ipynb #c6d2e3f4
 def _run_folds(folder, state, each, setup, kwargs):
@@ -537,17 +554,16 @@ def _begun(folder):
     return max(filter(_is_begun, folder.glob('*')), default=None)
 
 # %% ../nbs/api/52_runs.ipynb #d7e3f4a5
-_macro = ('balanced_accuracy', 'f1', 'roc_auc')
-
 def _results_of(rec):
     "The metrics averaged over folds or seeds"
     test = rec['test']
-    return dict(n=test['n'], top1=test['top1'], **{name: test['macro'][name] for name in _macro})
+    found = test | test.get('macro', {})
+    return {name: found[name] for name in ('n', *task_of_result(test).means)}
 
 def _means(rows, what):
     "The means over the rows for folds or seeds"
     means = {}
-    for name in ('top1', *_macro):
+    for name in task_of_result(rows[0] if rows else {}).means:
         values = [r[name] for r in rows if r[name] is not None]
         means[name] = mean_ci(values) if values else None
     return dict(means, interval=f"95%, of the mean over {what}, by Student's t")
@@ -597,7 +613,7 @@ def seeds_of(
         rows = state.get('seeds') if isinstance(state, dict) else None
         if isinstance(rows, list) and len(rows) < 2 and 'unfinished' in state: continue
         ok = isinstance(rows, list) and rows and _are_rows(rows, dict(seed=int, run=str))
-        if not (ok and _is_mean(state.get('top1'))):
+        if not (ok and _is_mean(state.get(task_of_result(rows[0]).score))):
             warnings.warn(f'{f} is damaged, so the report leaves it out')
         elif run.resolve().name in [r['run'] for r in rows]: return dict(state, path=str(f))
 

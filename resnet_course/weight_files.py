@@ -356,6 +356,9 @@ def _is_white(v):
     if not isinstance(v, dict) or not set(v) <= {'I;16', 'I', 'F'}: return False
     return all(type(o) is int and 1 <= o <= 65535 for o in v.values())
 
+def _are_thresholds(v):
+    return isinstance(v, list) and all(type(o) in (int, float) and 0 <= o <= 1 for o in v)
+
 def _is_vocab(v):
     return isinstance(v, (list, tuple)) and len(v) > 0 and all(isinstance(o, str) for o in v)
 
@@ -363,6 +366,7 @@ _meta_checks = dict(vocab=(_is_vocab, 'a list of names'), stats=(_is_stats, 'mea
                     size=(_is_side, 'a number of pixels'), side=(_is_side, 'a number of pixels'),
                     crop=(lambda v: isinstance(v, bool), 'true or false'),
                     multi_label=(lambda v: isinstance(v, bool), 'true or false'),
+                    thresholds=(_are_thresholds, 'numbers from 0 to 1'),
                     interpolation=(lambda v: v in ('bilinear', 'bicubic'), 'a kind of resizing'),
                     white=(_is_white, 'a value of white for each depth'))
 

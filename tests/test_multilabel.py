@@ -1,11 +1,11 @@
 "Several labels per image: tables, loaders of this package and of fastai, training, evaluation"
-import shutil
+import json, shutil
 
 import numpy as np, pandas as pd, pytest, torch
 from fastai.data.all import ColReader, ColSplitter, DataBlock, MultiCategoryBlock
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
 from fastai.vision.all import ImageBlock, Resize
-from helpers import quiet
+from helpers import quiet, run_command
 from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score
 from torch import nn
@@ -20,8 +20,8 @@ from resnet_course.recipes import change_recipe, fit_recipe
 from resnet_course.evaluate import MultiReport, evaluate, tta
 from resnet_course.predict import predict_images
 from resnet_course.interpret import plot_cam
-from resnet_course.finetune import run_stages
-from resnet_course.records import save_run
+from resnet_course.records import load_run
+from resnet_course.report import html_report
 
 NAMES = ['blue', 'green', 'red']
 
@@ -130,14 +130,12 @@ def test_loaders_of_fastai(table):
     want = [[n in row.split() for n in NAMES] for row in df.labels[df.is_valid]]
     assert (rep.targets.numpy() == np.array(want)).all() and rep.summary()['map'] > .5
 
-def test_what_needs_one_class_says_so(trained, table, tmp_path):
+def test_what_needs_one_class_says_so(trained, table):
     dls, says = trained.dls, 'one class per image'
     with pytest.raises(CourseError, match=says): class_counts(dls)
     with pytest.raises(CourseError, match=says): loaders(table, balance='sample')
     with pytest.raises(CourseError, match=says): course_learner(dls, 'resnet8', balance='loss')
     with pytest.raises(CourseError, match=says): tta(trained)
-    with pytest.raises(CourseError, match=says): run_stages(trained, 'head')
-    with pytest.raises(CourseError, match=says): save_run(trained, tmp_path)
     with pytest.raises(CourseError, match='its own loss'): fit_recipe(
         trained, change_recipe('one_cycle', label_smoothing=.1), 1)
     with pytest.raises(CourseError, match='tables'): get_dls('digits', label_delim=' ')
@@ -172,3 +170,61 @@ def test_an_unreadable_file_changes_no_split_of_the_others(table, tmp_path):
 @pytest.mark.parametrize('thresholds', ['x', [.5, .5], 2, float('nan')])
 def test_impossible_thresholds(thresholds, trained):
     with pytest.raises(CourseError, match='thresholds='): evaluate(trained, 'valid').at(thresholds)
+
+def command(name, table, out, *args):
+    "Run `train` or `finetune` with several labels; its exit status"
+    return run_command(name, '--data', table, '--label-delim', ' ', '--bs', 16, '--epochs', 1,
+                       '--precision', 'fp32', '--device', 'cpu', '--out', out, *args)
+
+@pytest.fixture(scope='module')
+def run(table, tmp_path_factory):
+    "The folder of a run of `train`"
+    out = tmp_path_factory.mktemp('runs')
+    assert command('train', table, out, '--arch', 'resnet8', '--mixup', .2, '--cutmix', 1) == 0
+    return out/'labels-resnet8-001'
+
+def test_record_and_evaluation_of_a_run(run, capsys):
+    rec = load_run(run)
+    assert {'map', 'macro_f1', 'micro_f1', 'all_right', 'per_label'} <= set(rec['test'])
+    assert rec['data']['label_delim'] == ' '
+    saved = load_model(run/'model.safetensors').meta['thresholds']
+    assert [o['threshold'] for o in rec['test']['per_label']] == saved
+    assert run_command('evaluate', run, '--json') == 0
+    assert json.loads(capsys.readouterr().out) == rec['test']
+    assert run_command('runs', '--out', run.parent) == 0
+    assert f"mAP {rec['test']['map']:.3f}" in capsys.readouterr().out
+
+def test_predictions_and_page_of_a_run(run, table, tmp_path, capsys):
+    assert run_command('predict', table.with_name('000.png'), '--model', run, '--json') == 0
+    o = json.loads(capsys.readouterr().out.splitlines()[-1])
+    at = dict(zip(NAMES, load_model(run/'model.safetensors').meta['thresholds']))
+    assert o['labels'] == [c for c, p in zip(o['classes'], o['probs']) if p >= at[c]]
+    page = html_report(run, tmp_path/'page.html').read_text(encoding='utf-8')
+    assert 'mean average precision' in page and 'Per label' in page and 'Confusion' not in page
+
+def test_stages_and_seeds_are_compared_by_map(run, table, tmp_path, capsys):
+    weights = run/'model.safetensors'
+    how = ('--weights', weights, '--plan', 'head', '--seeds', 2)
+    assert command('finetune', table, tmp_path, *how) == 0
+    assert '2 seeds: test mAP' in capsys.readouterr().out
+    rec = load_run(tmp_path/'labels-resnet8-finetune-001')
+    assert rec['finetune']['score'] == 'mAP'
+    assert rec['finetune']['stages'][0]['test'] == pytest.approx(rec['test']['map'])
+    page = html_report(rec['path']).read_text(encoding='utf-8')
+    assert 'mean test mAP' in page
+
+@pytest.mark.parametrize('args', [('--balance', 'loss'), ('--balance', 'sample'),
+                                  ('--label-smoothing', .1), ('--recipe', 'rsb_a3')])
+def test_refused_before_a_run_has_a_folder(args, table, tmp_path, capsys):
+    assert command('train', table, tmp_path, '--arch', 'resnet8', *args) == 1
+    assert 'one class per image' in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+def test_refused_for_a_finished_run(run, table, tmp_path, capsys):
+    taught = ('--arch', 'resnet8', '--teacher', run)
+    assert command('train', table, tmp_path, *taught) == 1 and not list(tmp_path.iterdir())
+    for args in (['evaluate', run, '--tta'], ['evaluate', run, '--out', 'x.png'],
+                 ['compare', run, run], ['export', run, '--int8']):
+        assert run_command(*args) == 1
+    assert capsys.readouterr().err.count('one class per image') == 5
+    assert run_command('evaluate', run/'model.safetensors', '--data', table) == 1
+    assert 'label_delim' in capsys.readouterr().err
