@@ -10,27 +10,33 @@ import math
 
 import torch
 
-from ..exercises import Hint, as_list, as_number, exercise, same
+from ..exercises import Hint, all_differ, as_list, as_number, exercise, same
 from ..loaders import get_dls
 
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #65084d9b
 @exercise('01.1', 'Accuracy from probabilities and targets')
 def _(answer):
-    probs, targets = torch.rand(61, 7).softmax(1), torch.randint(7, (61,))
-    right = probs.argmax(1) == targets
-    want, got = right.float().mean().item(), as_number(answer(probs, targets))
+    while True:     # draw until every mistake gives another number
+        probs, targets = torch.rand(61, 7).softmax(1), torch.randint(7, (61,))
+        right = probs.argmax(1) == targets
+        want = right.float().mean().item()
+        lowest = (probs.argmin(1) == targets).float().mean().item()
+        mean_prob = probs[range(61), targets].mean().item()
+        rounded = {round(want, 1), round(want, 2)}
+        values = [want, 100*want, right.sum().item(), 1 - want, lowest, mean_prob, *rounded]
+        if all_differ(values, tol=1e-4): break
+    got = as_number(answer(probs, targets))
     def near(o): return abs(got - o) < 1e-5
     if near(want): return
     if near(100*want): raise Hint('That is a percentage; the accuracy is a fraction from 0 to 1.')
     if near(right.sum().item()):
         raise Hint('That is the number of correct predictions: divide by the number of images.')
     if near(1 - want): raise Hint('That is the error rate: the fraction of wrong predictions.')
-    lowest = (probs.argmin(1) == targets).float().mean().item()
     if near(lowest): raise Hint('Predict the class with the largest probability, not the smallest.')
-    if near(probs[range(61), targets].mean().item()):
+    if near(mean_prob):
         raise Hint('That is the mean probability of the right class. '
                    'Accuracy only asks whether it is the largest.')
-    if near(round(want, 1)) or near(round(want, 2)):
+    if any(near(o) for o in rounded):
         raise Hint('That is rounded: return the fraction as it is.')
     raise Hint('The prediction is the largest probability of each row, `probs.argmax(1)`: '
                'compare it with `targets` and take the mean.')
@@ -104,29 +110,46 @@ def _(answer):
     raise Hint('Set 1.96·√(0.9·0.1/n) = 0.01 and solve for n.')
 
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #25fc0a0e
-@exercise('01.5', 'Accuracy that gives every class the same weight')
-def _(answer):
-    targets = torch.tensor([0]*60 + [1]*25 + [3]*15)   # no image of class 2
+def _uneven():
+    "Predictions and targets of 100 images, of which none has class 2"
+    targets = torch.tensor([0]*60 + [1]*25 + [3]*15)
     preds = targets.clone()
     preds[:6], preds[60:70], preds[85:95] = 2, 0, 1   # 90%, 60% and a third are right
-    preds = torch.where(torch.rand(100) < 0.1, torch.randint(4, (100,)), preds)
-    got, right = as_number(answer(preds, targets)), (preds == targets).float()
-    recalls = [right[targets == c].mean().item() for c in (0, 1, 3)]
-    def near(o): return abs(got - float(o)) < 1e-5
-    if near(sum(recalls)/3): return
-    if near(right.mean()):
-        raise Hint('That is the plain accuracy, in which a class with many images counts more.')
-    if near(sum(recalls)/4) or math.isnan(got):
-        raise Hint('Class 2 has no image here: average only over the classes that occur in '
-                   '`targets`.')
-    if near(sum(recalls)): raise Hint('That is the sum of the recalls: take the mean.')
+    return torch.where(torch.rand(100) < 0.1, torch.randint(4, (100,)), preds), targets
+
+def _averages(preds, targets):
+    "The balanced accuracy, and what the usual mistakes give, by name"
+    right = (preds == targets).float()
+    total = sum(right[targets == c].mean().item() for c in (0, 1, 3))
     found = {int(c): right[preds == c].mean().item() for c in preds.unique()}
     shown = [v for c, v in found.items() if c != 2]
-    if near(sum(found.values())/len(found)) or near(sum(shown)/len(shown)):
+    return dict(want=total/3, plain=right.mean().item(), by_four=total/4, sum=total,
+                percent=100*total/3, found=sum(found.values())/len(found),
+                shown=sum(shown)/len(shown))
+
+
+# %% ../../nbs/api/checks/01_first_classifier.ipynb #b81bd09e
+@exercise('01.5', 'Accuracy that gives every class the same weight')
+def _(answer):
+    while True:     # draw until every mistake gives another number
+        preds, targets = _uneven()
+        values = _averages(preds, targets)
+        if 2 in preds and all_differ(list(values.values()), tol=1e-4): break
+    got = as_number(answer(preds, targets))
+    def near(name): return abs(got - values[name]) < 1e-5
+    if near('want'): return
+    if near('plain'):
+        raise Hint('That is the plain accuracy, in which a class with many images counts more.')
+    if near('by_four') or math.isnan(got):
+        raise Hint('Class 2 has no image here: average only over the classes that occur in '
+                   '`targets`.')
+    if near('sum'): raise Hint('That is the sum of the recalls: take the mean.')
+    if near('found') or near('shown'):
         raise Hint('That averages the precision: go by the true class, not by the predicted one.')
-    if near(100*sum(recalls)/3): raise Hint('Give a fraction from 0 to 1, not a percentage.')
+    if near('percent'): raise Hint('Give a fraction from 0 to 1, not a percentage.')
     raise Hint('For each class in `targets`, take the share of its images that are classified '
-               f'correctly, then the mean: it should be {sum(recalls)/3:.4f}, but is {got:.4f}.')
+               f"correctly, then the mean: it should be {values['want']:.4f}, but is {got:.4f}.")
+
 
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #bfc1fc98
 def _blobs(n=90, side=4, c=3, gap=1.5):

@@ -80,6 +80,9 @@ def _(answer):
     def split(seed):
         kept, drawn = as_list(answer(y, 0.2, seed), 2)
         return [int(i) for i in as_list(kept)], [int(i) for i in as_list(drawn)]
+    if any(isinstance(i, (bool, np.bool_)) for part in answer(y, 0.2, 1) for i in as_list(part)):
+        raise Hint('Those are masks: return the indices of the images, such as '
+                   '`mask.nonzero().flatten()`.')
     kept, drawn = split(1)
     if not torch.equal(y, labels): raise Hint('It changes `y`: work on a copy.')
     both = set(kept) & set(drawn)
@@ -238,6 +241,7 @@ def _(answer):
     w, b = torch.randn(5, 4).requires_grad_(), torch.randn(4).requires_grad_()
     F.cross_entropy(x @ w + b, y).backward()
     gw, gb = as_list(answer(x, y, w.detach().clone(), b.detach().clone()), 2)
+    if gw is None or gb is None: raise Hint('One of the two gradients is None: return both.')
     p = (x @ w + b).softmax(1).detach()
     one_hot = F.one_hot(y, 4).float()
     if close(gw, -w.grad): raise Hint('The sign is wrong: the error is p − 1 for the right class.')
@@ -300,10 +304,12 @@ def _try_momentum(answer, grads, start):
     for lr, g in zip(lrs, grads):
         opt.param_groups[0]['lr'], p.grad = lr, g
         opt.step()
-    if close(got, p.detach()): return
+    if close(got, p.detach()): return _try_all_parameters(answer)
     if close(got, start - sum(lr*g for lr, g in zip(lrs, grads))):
         raise Hint('There is no momentum: the velocity has to be stored in place, so that the '
                    'next call finds it.')
+    if close(_steps(answer, [0.1], 0.9, grads, start), start - grads[0]):
+        raise Hint('The learning rate is not used: p = p − lr·v.')
     v = q = 0
     for lr, g in zip(lrs, grads):
         v = 0.9*v + lr*g
@@ -315,14 +321,27 @@ def _try_momentum(answer, grads, start):
                f'after four steps the first number should be {p[0].item():.4f}, '
                f'but is {got[0]:.4f}.')
 
+# %% ../../nbs/api/checks/02_images_splits_batches.ipynb #9eda3132
+def _try_all_parameters(answer):
+    "Raise a `Hint` unless every parameter in the list takes its step"
+    ps, gs, vs = ([torch.randn(n) for n in (2, 3, 4)] for _ in range(3))
+    want = [p - 0.1*(0.9*v + g) for p, g, v in zip(ps, gs, vs)]
+    answer(ps, gs, vs, 0.1, 0.9)
+    if not all(map(close, ps, want)):
+        raise Hint('A single parameter is updated correctly, but of several not each one: loop '
+                   'over all the parameters, with `zip(params, grads, velocities)`.')
+
+
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #e754f3f3
 def _try_new_points(w, b, centers):
     "Raise a `Hint` unless the weights are right about most of 400 new points"
     y = torch.randint(4, (400,))
     acc = ((centers[y] + torch.randn(400, 12)) @ w + b).argmax(1).eq(y).float().mean()
+    if not b.any(): raise Hint('b has not changed: take a step for it, too.')
     if acc < 0.8:
         raise Hint(f'On new points it is right about {acc:.0%}, and guessing gets 25%. Test the '
-                   'gradient (02.7) and the step (02.8) first, and subtract the step.')
+                   'gradient (02.7) and the step (02.8) first, and subtract the step. Does each '
+                   'image keep its label where you shuffle?')
 
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #45aa9b82
 def _no_optimizer(self, *args, **kwargs):

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/api/checks/04_degradation.ipynb #fb531f45
-import random
+import random, re
 
 import torch
 import torch.nn.functional as F
@@ -52,12 +52,35 @@ def _through(layers, x, step):
     for f in layers: y = step(f, y)
     return y
 
+# %% ../../nbs/api/checks/04_degradation.ipynb #3b47a80b
+def _module_of(answer, layers):
+    "The module that `answer` makes of `layers`; raises a `Hint` if it makes something else"
+    if isinstance(answer, nn.Module):
+        raise Hint('It is a module already. Write a function that makes one of any list of '
+                   'layers, or give the class itself, without calling it.')
+    try: net = answer(layers)
+    except TypeError as e:
+        if not re.search(r"missing (a|\d+) required .*'x'", str(e)): raise
+        raise Hint('`add_shortcuts` takes only `layers`: `x` is the argument of the `forward` of '
+                   'the module that it returns.') from None
+    if net is None: raise Hint('It returns None: is the `return` missing?')
+    if isinstance(net, torch.Tensor):
+        raise Hint('It should return a module, which computes the tensor when it is called.')
+    if isinstance(net, (list, tuple)):
+        raise Hint('It should return a module, but that is the list of layers.')
+    if isinstance(net, type):
+        raise Hint(f'What it returns is a class: make a module of it, {net.__name__}(layers).')
+    if not isinstance(net, nn.Module):
+        raise Hint('A function of x has no parameters that an optimizer would find. Return an '
+                   '`nn.Module` that holds the layers in an nn.ModuleList.')
+    return net
+
+
 # %% ../../nbs/api/checks/04_degradation.ipynb #9ba2454e
 @exercise('04.2', 'A shortcut around every layer')
 def _(answer):
     layers = [nn.Conv2d(4, 4, 3, padding=1) for _ in range(3)]
-    net, x = answer(layers), torch.randn(2, 4, 5, 5)
-    if isinstance(net, torch.Tensor): raise Hint('It should return a module, or a function of x.')
+    net, x = _module_of(answer, layers), torch.randn(2, 4, 5, 5)
     before = x.clone()
     got = net(x)
     if not torch.equal(x, before):
@@ -75,7 +98,7 @@ def _(answer):
         raise Hint('That is one shortcut around all layers: each layer has its own.')
     want = _through(layers, x, lambda f, y: (f(y) + y).relu())
     same(got, want, 'The numbers differ from x ← relu(f(x) + x), layer by layer.')
-    n = len(list(net.parameters())) if isinstance(net, nn.Module) else 6
+    n = len(list(net.parameters()))
     if n != 6:
         raise Hint(f'The module has {n} parameter tensors instead of 6: '
                    'a plain list hides modules, use nn.ModuleList.')

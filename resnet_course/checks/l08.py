@@ -252,6 +252,7 @@ def _try_head(new, old):
         if not k.startswith('top') and not torch.equal(v, old[k]):
             raise Hint(f'{k} has changed: the body keeps its trained weights.')
     w = new.top[1].weight
+    if not w.requires_grad: raise Hint('The new layer has to train, but it is frozen.')
     if not w.any() or torch.equal(w[:3], old['top.1.weight']):
         raise Hint('The new layer should start from fresh random weights.')
     if new.top[1].bias is None: raise Hint('The new layer should have biases, as the old one does.')
@@ -351,6 +352,7 @@ def _(answer):
         raise Hint('Return two tensors: the features and the labels.')
     f, labels = out
     if not isinstance(f, torch.Tensor): raise Hint('Join the batches: `torch.cat`.')
+    if torch.equal(f, y): raise Hint('The features come first, then the labels.')
     if f.shape != (10, 6) and len(f) != 10 and f.numel() == 60:
         raise Hint(f'The shape should be (10, 6), one row per image, but is {tuple(f.shape)}.')
     if len(f) < 10: raise Hint(f'{len(f)} of the 10 images: keep the features of every batch.')

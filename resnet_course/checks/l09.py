@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #71b9ea26
-import random
+import itertools, random
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +17,37 @@ from ..exercises import Hint, all_differ, as_number, close, exercise, same
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #a866491d
 def _lowest(d, k): return d.argsort(1)[:, :k]
 
+# %% ../../nbs/api/checks/09_reading_a_network.ipynb #ba92602f
+def _rows():
+    "Queries, rows of different lengths to search, and how many neighbors to return"
+    n, m, k = random.randint(3, 9), random.randint(30, 60), random.randint(2, 6)
+    return torch.randn(n, 12), torch.randn(m, 12)*torch.rand(m, 1)*3, k
+
+def _wrong_rows(queries, pool, k, d):
+    "What the usual mistakes return for the distances `d`, each with its hint"
+    products = queries @ pool.T
+    absolute = (queries[:, None] - pool[None]).abs().sum(2)
+    return [
+        (_lowest(-d, k),
+         'Those are the farthest: `topk` takes the largest values unless `largest=False`.'),
+        (_lowest(-products/pool.norm(dim=1), k),
+         'Those are the nearest by angle (cosine); the exercise asks for Euclidean distance.'),
+        (_lowest(-products, k),
+         'The largest product is not the smallest distance: long rows win.'),
+        (_lowest(absolute, k), 'Those are the nearest by the sum of absolute differences.'),
+        (_lowest(d, k + 1)[:, 1:],
+         'The nearest row is left out. The queries are not in the pool, so keep it.')]
+
+
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #dc3f3410
 @exercise('09.1', 'Nearest neighbors by Euclidean distance')
 def _(answer):
-    n, m, k = random.randint(3, 9), random.randint(30, 60), random.randint(2, 6)
-    queries, pool = torch.randn(n, 12), torch.randn(m, 12)*torch.rand(m, 1)*3
-    d, products = (queries[:, None] - pool[None]).norm(dim=2), queries @ pool.T
-    want = _lowest(d, k)
+    while True:     # draw until every mistake gives other rows
+        queries, pool, k = _rows()
+        d = (queries[:, None] - pool[None]).norm(dim=2)
+        want, mistakes = _lowest(d, k), _wrong_rows(queries, pool, k, d)
+        pairs = itertools.combinations([want, *(rows for rows, _ in mistakes)], 2)
+        if not any(_equally_near(_sorted(a), _sorted(b), d) for a, b in pairs): break
     got = answer(queries, pool, k)
     if isinstance(got, tuple):
         raise Hint('It returns several things: `topk` gives values *and* indices, '
@@ -31,25 +55,11 @@ def _(answer):
     if isinstance(got, torch.Tensor) and got.is_floating_point():
         raise Hint('Those are distances; return the row numbers in `pool`.')
     if _equally_near(got, want, d): return
-    mistakes = [
-        (_lowest(-d, k),
-         'Those are the farthest: `topk` takes the largest values unless `largest=False`.'),
-        (_lowest(-products/pool.norm(dim=1), k),
-         'Those are the nearest by angle (cosine); the exercise asks for Euclidean distance.'),
-        (_lowest(-products, k),
-         'The largest product is not the smallest distance: long rows win.'),
-    ]
     for wrong, hint in mistakes:
-        if _equally_near(got, wrong, d): raise Hint(hint)
-    absolute = (queries[:, None] - pool[None]).abs().sum(2)
-    by_absolute = _sorted(_lowest(absolute, k))
-    is_other = not torch.equal(by_absolute, _sorted(want))
-    if is_other and isinstance(got, torch.Tensor) and torch.equal(_sorted(got), by_absolute):
-        raise Hint('Those are the nearest by the sum of absolute differences.')
-    if isinstance(got, torch.Tensor) and torch.equal(got, _lowest(d, k + 1)[:, 1:]):
-        raise Hint('The nearest row is left out. The queries are not in the pool, so keep it.')
+        if _equally_near(_sorted(got), _sorted(wrong), d): raise Hint(hint)
     same(_sorted(got), _sorted(want), 'These are not the nearest rows.')
     same(got, want, 'These are the right rows in the wrong order: return the nearest first.')
+
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #0c08663f
 def _equally_near(got, want, d):

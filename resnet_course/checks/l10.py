@@ -64,6 +64,9 @@ def _(answer):
 def _(answer):
     for n, world in [(10, 4), (8, 4), (3, 5), (101, 8)]:
         shares = [as_list(answer(n, rank, world)) for rank in range(world)]
+        if any(isinstance(i, (list, tuple, range)) for share in shares for i in share):
+            raise Hint('Those are the shares of several processes: return only that of number '
+                       '`rank`.')
         got, case = [int(i) for share in shares for i in share], f'With n={n} and {world} processes'
         if any(i >= n or i < 0 for i in got):
             raise Hint(f'With n={n} the images are 0 to {n - 1}; '
@@ -114,7 +117,10 @@ def _needed(x, y, target):
 def _mixed_logs(sizes, errors, target):
     "The result of mixing `log10` and `exp`, and its hint"
     slope, intercept = np.polyfit(np.log10(sizes), np.log10(errors), 1)
-    return [(math.exp((math.log10(target) - intercept)/slope),
+    natural = _needed(np.log(sizes), np.log(errors), math.log(target))
+    return [(10**natural, 'The logarithms have base e, and `10**…` undoes those of base 10: use '
+                          '`exp`.'),
+            (math.exp((math.log10(target) - intercept)/slope),
              'The logarithms have base 10, and `exp` undoes those of base e: use 10**….')]
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #3657ca15
@@ -214,6 +220,7 @@ def _try_rate(got, step, lr, bs, warmup):
     if near(lr + (top - lr)*part): raise Hint(f'{at}after the warm-up, the rate no longer rises.')
     if near(lr*(bs/256)**0.5): raise Hint(f'{at}that is the square-root rule.')
     if near(lr): raise Hint(f'{at}multiply by the same factor as the batch, bs/256.')
+    if near(lr*256/bs): raise Hint(f'{at}the other way round: a larger batch gets a larger rate.')
     if near(lr*bs): raise Hint(f'{at}`lr` is for a batch of 256: multiply by bs/256.')
     raise Hint(f'{at}it should be {want:.4f}; yours is {got:.4f}.')
 
