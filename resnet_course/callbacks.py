@@ -28,11 +28,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from .core import CourseError, can_show_bar, check_args, check_choice
 from .images import plain_tensor
 from .augment import resize_smoothly
-from .loaders import task_of
+from .loaders import loader_fact, task_of
 from .fastresnet import Whiten
 from .models import eval_mode, unwrap_model
 from .precision import batch_device
-from .distributed import any_rank
+from .distributed import DDPCallback, any_rank
 from .freeze import frozen_norms
 
 # %% ../nbs/api/33_callbacks.ipynb #24a8c7f1
@@ -72,7 +72,8 @@ class TerminateOnNaN(Callback):
         "Raise `CourseError` if `loss` is not finite here or in another process"
         here = not torch.isfinite(loss)
         # all processes stop together; if only one stopped, the others would wait for it
-        anywhere = any_rank(here)[0] if hasattr(self.learn, 'ddp') else here
+        in_step = any(isinstance(cb, DDPCallback) for cb in self.learn.cbs)
+        anywhere = any_rank(here)[0] if in_step else here
         if not anywhere: return
         what = loss.item() if here else 'not finite in another process'
         raise CourseError(
@@ -115,7 +116,7 @@ class History(Callback):
 
     def after_train(self):
         "Stop the training clock once the GPU has finished its work"
-        synchronize(getattr(self.learn.dls, 'device', None))
+        synchronize(loader_fact(self.learn.dls, 'device'))
         self.trained = time.perf_counter() - self.start
 
     def after_epoch(self):

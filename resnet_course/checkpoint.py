@@ -31,6 +31,7 @@ from resnet_course.core import (
     remove_abandoned)
 from .augment import ImageTransform
 from .datasets import datasets
+from .loaders import loader_fact
 from .models import unwrap_model
 from .precision import own_precision
 from .distributed import any_rank, gather_objects
@@ -46,7 +47,7 @@ def get_random_state(
     samplers = [_sampler_rng(dl) for dl in dls]
     return dict(python=random.getstate(), numpy=(kind, keys.tolist(), *rest),
                 torch=torch.get_rng_state(), cuda=cuda,
-                loaders=[dl.rng.getstate() if hasattr(dl, 'rng') else None for dl in dls],
+                loaders=[dl.rng.getstate() if loader_fact(dl, 'rng') else None for dl in dls],
                 samplers=[rng.get_state() if rng else None for rng in samplers],
                 turns=[tfm.turn for tfm in _take_turns(dls)])
 

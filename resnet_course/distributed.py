@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from .core import CourseError, check_args, use_device
-from .loaders import SeededDL
+from .loaders import SeededDL, loader_fact
 from .layers import as_buffer
 from .models import unwrap_model
 from .precision import own_precision
@@ -232,7 +232,7 @@ def _check_shards(dl, n):
 
 def _check_splits(dls):
     "Raise `CourseError` unless all processes have the same images in the same splits"
-    ids = gather_objects(getattr(dls, 'split_id', None))
+    ids = gather_objects(loader_fact(dls, 'split_id'))
     if len(set(ids)) < 2: return
     raise CourseError('the processes have split the images differently: pass a seed to '
                       '`get_dls`, and give every process the same files')

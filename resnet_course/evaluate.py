@@ -40,8 +40,8 @@ from resnet_course.core import (
 from .images import plain_tensor
 from .augment import height_width
 from .loaders import (
-    ImageSetDL, as_bytes, check_one_label, is_multi_label, many_labels, one_label, raw_image,
-    show_raw, split_dl, unaugmented, with_borders)
+    ImageSetDL, as_bytes, check_one_label, is_multi_label, loader_fact, many_labels, one_label,
+    raw_image, show_raw, split_dl, unaugmented, with_borders)
 from .models import check_outputs, eval_mode
 from .saving import load_model
 from .export import OnnxModel
@@ -671,7 +671,7 @@ def evaluate(
     "Predict every image once, without augmentation, at the thresholds saved with the network"
     model, dls = model_and_dls(learn, dls)
     dl = split_dl(dls, split)
-    with memory_advice(getattr(dl, 'bs', None)), unaugmented(dl):
+    with memory_advice(loader_fact(dl, 'bs')), unaugmented(dl):
         # fastai's predictions wait for other processes, which may not be evaluating
         if isinstance(learn, Learner) and num_distrib() < 2:
             with using_precision(learn, precision), learn.no_bar():
@@ -838,21 +838,21 @@ def tta(
     "Evaluate with the mean probabilities over several views of each image"
     check_choice(kind, ['flip', 'ten_crop'], 'kind of test-time augmentation')
     model, dls = _network_and_dls(learn, dls)
-    if getattr(dls, 'flip', None) is False:
+    if loader_fact(dls, 'flip') is False:
         warnings.warn(f'{dls.name}: a mirrored image may belong to another class or to none; '
                       'expect a lower accuracy than from a single view')
     dl, views = split_dl(dls, split), _flips
     check_one_label(dls, 'averaging over views', 'use `evaluate`')
     if kind == 'ten_crop': dl, views = _ten_crop_views(dls, dl)
-    with memory_advice(getattr(dl, 'bs', None)), unaugmented(dl):
+    with memory_advice(loader_fact(dl, 'bs')), unaugmented(dl):
         log_probs, targets = _logits(_MeanOverViews(model, views), dl, precision)
     return Report(log_probs.exp(), targets, dls.vocab, split=f'{split}, {kind}', name=name,
                   losses=F.nll_loss(log_probs, targets, reduction='none'))
 
 def _ten_crop_views(dls, dl):
     "A loader that keeps the borders of photos, and a function that takes ten crops of a batch"
-    if getattr(dls, 'resize', None): dl = with_borders(dl)
-    size = height_width(getattr(dls, 'size', None) or dl.one_batch()[0].shape[-1])
-    mean, std = getattr(dls, 'stats', None) or ([0.], [1.])
+    if loader_fact(dls, 'resize'): dl = with_borders(dl)
+    size = height_width(loader_fact(dls, 'size') or dl.one_batch()[0].shape[-1])
+    mean, std = loader_fact(dls, 'stats') or ([0.], [1.])
     black = -torch.tensor(mean)/torch.tensor(std)
     return dl, partial(_ten_crops, size=size, black=black[:, None, None])

@@ -20,7 +20,7 @@ from resnet_course.core import (
 from .images import plain_tensor
 from .augment import ResizeTo, height_width
 from .photos import PhotoReader
-from .loaders import is_multi_label
+from .loaders import is_multi_label, loader_fact
 from .models import unwrap_model
 from .weight_files import check_meta
 from .summary import image_shape
@@ -131,10 +131,10 @@ def image_meta(
     "Describe the classes of `dls`, and how its validation images are prepared"
     resized = any(type(tfm) is ResizeTo for tfm in dls.valid.after_batch.fs)
     facts = dict(size='size', side='load_size', resize='resize', stats='stats')
-    facts = {key: getattr(dls, name, None) for key, name in facts.items()}
+    facts = {key: loader_fact(dls, name) for key, name in facts.items()}
     # only for images with more than 8 bits
-    if getattr(dls, 'white', None): facts['white'] = dls.white
-    if getattr(dls, 'interpolation', 'bilinear') != 'bilinear':
+    if loader_fact(dls, 'white'): facts['white'] = dls.white
+    if loader_fact(dls, 'interpolation') != 'bilinear':
         facts['interpolation'] = dls.interpolation
     if is_multi_label(dls): facts['multi_label'] = True
     return dict(facts, vocab=list(map(str, dls.vocab)), crop=not resized)

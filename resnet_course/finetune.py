@@ -29,7 +29,8 @@ from .core import (
     CourseError, MissingFileError, align, atomic_write, check_args, check_choice, check_file,
     check_int, html_table, memory_advice, read_json, write_json)
 from .images import plain_tensor
-from .loaders import ImageSetDL, get_dls, one_label, split_dl, task_of
+from .loaders import (
+    ImageSetDL, get_dls, loader_fact, one_label, split_dl, task_of)
 from .models import options, unwrap_model
 from .weight_files import read_weights, shipped_weights, weight_sets
 from .weights import infer_arch, load_weights
@@ -193,8 +194,9 @@ def _feature_dls(learn, n_views):
     valid_x, valid_y = _head_inputs(learn, split_dl(dls, 'valid'))
     bs = dls.train.bs
     train = _FeatureDL(views, ys, min(bs, len(ys)), True, device)
-    if hasattr(dls.train, 'rng'): train.rng = dls.train.rng
-    train.chances = getattr(dls.train, 'chances', None)
+    rng = loader_fact(dls.train, 'rng')
+    if rng is not None: train.rng = rng
+    train.chances = loader_fact(dls.train, 'chances')
     return DataLoaders(train, _FeatureDL([valid_x], valid_y, bs, False, device), device=device)
 
 def _head_learner(learn, n_views):
@@ -413,7 +415,7 @@ def _plan_record(learn, stages):
     facts = facts_of(learn)
     source = None if facts.weights_report is None else facts.weights_report.source
     return dict(stages=[_stage_dict(s) for s in stages], seed=facts.seed,
-                data=getattr(learn.dls, 'cfg', None), split_id=getattr(learn.dls, 'split_id', None),
+                data=loader_fact(learn.dls, 'cfg'), split_id=loader_fact(learn.dls, 'split_id'),
                 model=getattr(unwrap_model(learn.model), 'cfg', None), weights=str(source),
                 balance=facts.balance)
 
@@ -474,7 +476,7 @@ def _run_all(learn, stages, path, test, keep, log):
         if s.name in store.done: continue
         store.get(learn, start)
         if seed is not None: set_seeds(seed + i, learn.dls)
-        with memory_advice(getattr(learn.dls.train, 'bs', None)):
+        with memory_advice(loader_fact(learn.dls.train, 'bs')):
             result = _run_stage(learn, s, start, test, log)
         store.put(learn, s.name, broadcast_object(result))   # all record the same duration
     done = {s.name: store.done[s.name] for s in stages}

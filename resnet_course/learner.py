@@ -24,7 +24,7 @@ from torch import nn
 
 from .core import CourseError, check_args, check_choice, memory_advice
 from .augment import height_width
-from .loaders import check_one_label, class_counts, is_multi_label
+from .loaders import check_one_label, class_counts, is_multi_label, loader_fact
 from .torch_loaders import as_dls
 from .models import (
     create_model, default_stem, eval_mode, options, param_groups)
@@ -78,7 +78,8 @@ def set_seeds(
     if deterministic:
         fix_workspace()
         torch.use_deterministic_algorithms(True)
-    if dls is not None and hasattr(dls.train, 'rng'): dls.train.rng = random.Random(seed)
+    if dls is None or loader_fact(dls.train, 'rng') is None: return
+    dls.train.rng = random.Random(seed)
 
 # %% ../nbs/api/36_learner.ipynb #e227f852
 class CourseLearner(Learner):
@@ -98,7 +99,7 @@ class CourseLearner(Learner):
 
     def fit(self, *args, **kwargs):
         "fastai's `fit`; raises `OutOfMemoryError` with advice if a batch is too large"
-        with memory_advice(getattr(self.dls.train, 'bs', None)), self.compute_flags(is_fit=True):
+        with memory_advice(loader_fact(self.dls.train, 'bs')), self.compute_flags(is_fit=True):
             super().fit(*args, **kwargs)
 
     def _do_epoch_validate(self, *args, **kwargs):
@@ -128,11 +129,11 @@ def compute_flags(self:CourseLearner,
     is_fit:bool=False # Is it for training? Then cuDNN looks for the fastest algorithm
 )->AbstractContextManager: # Does nothing where there is nothing to set
     "Create a context that sets how NVIDIA's libraries compute for this learner"
-    device = getattr(self.dls, 'device', None) or torch.device('cpu')
+    device = loader_fact(self.dls, 'device') or torch.device('cpu')
     on_gpu = torch.device(device).type == 'cuda'
     if not (on_gpu or self.deterministic) or own_precision(self) is None: return nullcontext()
     # the fastest algorithm for one size need not be the fastest for another
-    one_size = getattr(self.dls, 'size', None) is not None
+    one_size = loader_fact(self.dls, 'size') is not None
     return backend_flags(precision_of(self), True if is_fit and one_size else None,
                          self.deterministic)
 
@@ -150,10 +151,10 @@ def no_bar(self:CourseLearner): # Yields this learner
 @patch
 def get_preds(self:CourseLearner, *args, **kwargs):
     "Like fastai's, but leaves out unreadable images that may be skipped"
-    n = getattr(self.dls, 'n_unreadable', 0)
+    n = loader_fact(self.dls, 'n_unreadable')
     try: return super(CourseLearner, self).get_preds(*args, **kwargs)
     except IndexError:   # fewer predictions than fastai expects to put in order
-        if getattr(self.dls, 'n_unreadable', 0) == n: raise
+        if loader_fact(self.dls, 'n_unreadable') == n: raise
     # now the loader knows which ones to leave out
     return super(CourseLearner, self).get_preds(*args, **kwargs)
 
@@ -210,7 +211,7 @@ def _stem_for(name, size):
 
 def _model_for(dls, name, stem, n_in, kwargs):
     "A new model for the images and classes of `dls`"
-    size = getattr(dls, 'size', None)
+    size = loader_fact(dls, 'size')
     if stem is None and size: stem = _stem_for(name, size)
     return create_model(name, n_out=dls.c, n_in=n_in, stem=stem, **kwargs)
 
@@ -227,7 +228,7 @@ def _as_dls(dls):
 
 def _channels(dls):
     "Number of image channels, from `dls` or from its first batch"
-    n_in = getattr(dls, 'n_in', None)
+    n_in = loader_fact(dls, 'n_in')
     if n_in: return n_in
     with memory_advice():
         try: return int(dls.one_batch()[0].shape[1])
@@ -245,7 +246,7 @@ def _call_arch(arch, dls):
 @torch.no_grad()
 def _n_outputs(net, dls):
     "Number of scores for an image; None if it is unknown before training"
-    size, n_in = getattr(dls, 'size', None), getattr(dls, 'n_in', None)
+    size, n_in = loader_fact(dls, 'size'), loader_fact(dls, 'n_in')
     if not (size and n_in): return None
     p = next(net.parameters(), None)
     if p is None: return None
@@ -257,7 +258,7 @@ def _n_outputs(net, dls):
 # %% ../nbs/api/36_learner.ipynb #f487dda2
 def _check_outputs(net, dls):
     "Raise `CourseError` if a network has too few outputs for the classes; warn if too many"
-    c, n = getattr(dls, 'c', None), _n_outputs(net, dls)
+    c, n = loader_fact(dls, 'c'), _n_outputs(net, dls)
     if not c or n is None or n == c: return
     said = f'the network has {n} outputs, but the data have {c} classes'
     if n < c: raise CourseError(f'{said}: create it with {c}')
@@ -281,7 +282,7 @@ def class_weights(
 
 def _sampled(dls):
     "'sample' if the training loader balances classes, otherwise None"
-    return None if getattr(dls.train, 'chances', None) is None else 'sample'
+    return None if loader_fact(dls.train, 'chances') is None else 'sample'
 
 def _loss_for(dls, loss_func, balance):
     "The given loss function or cross-entropy, weighted if `balance` asks for it"
@@ -341,6 +342,6 @@ def course_learner(
     learn.seed, learn.weights_report, learn.balance = seed, report, balance or _sampled(dls)
     learn.deterministic = deterministic
     learn.more_cbs = [getattr(cb, '__name__', type(cb).__name__) for cb in cbs]
-    if compile and _compile(arch, compile, getattr(dls, 'device', None) or 'cpu'):
+    if compile and _compile(arch, compile, loader_fact(dls, 'device') or 'cpu'):
         learn.compiled = compile
     return use_device_metrics(learn)

@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from matplotlib.figure import Figure
 
 from .core import CourseError, check_args, memory_advice
+from .loaders import loader_fact
 from .checkpoint import get_random_state, set_random_state
 
 # %% ../nbs/api/38_lr_find.ipynb #b18b69f9
@@ -30,7 +31,7 @@ def _preserve_state(
     weights, opt_state = copy.deepcopy((model.state_dict(), opt.state_dict() if opt else None))
     modes = [m.training for m in model.modules()]
     trains = [p.requires_grad for p in model.parameters()]
-    rngs = [getattr(dl, 'rng', None) for dl in dls]
+    rngs = [loader_fact(dl, 'rng') for dl in dls]
     random_state = get_random_state(dls)
     settings = {k: getattr(learn, k) for k in ('lr', 'opt_func', 'loss_func', 'model')}
     cbs = [(cb, _attributes(cb)) for cb in learn.cbs]
@@ -166,7 +167,7 @@ def find_lr(
     r = _Range(start_lr, end_lr, num_it)
     quiet = [cb for cb in learn.cbs
              if isinstance(cb, ProgressCallback) or getattr(cb, 'quiet_in_lr_find', False)]
-    with memory_advice(getattr(learn.dls.train, 'bs', None)), _preserve_state(learn):
+    with memory_advice(loader_fact(learn.dls.train, 'bs')), _preserve_state(learn):
         with learn.removed_cbs(quiet), learn.no_logging():
             if not learn.opt: learn.create_opt()
             learn.fit(math.ceil(num_it/n), lr=start_lr, cbs=r)

@@ -22,6 +22,7 @@ from fastai.torch_core import apply, to_float
 from fastcore.basics import patch
 
 from .core import CourseError, check_args, check_choice, check_device, default_device
+from .loaders import loader_fact
 from .models import check_outputs
 
 # %% ../nbs/api/30_precision.ipynb #0254a8a2
@@ -173,7 +174,7 @@ def batch_device(
     dls:object # From `get_dls`, or any of fastai's
 )->torch.device: # The default device if the loaders name none
     "Find the device that loaders send their batches to"
-    return torch.device(getattr(dls, 'device', None) or default_device())
+    return torch.device(loader_fact(dls, 'device') or default_device())
 
 
 # %% ../nbs/api/30_precision.ipynb #eee3a139

@@ -31,7 +31,7 @@ from .core import (
     CourseError, check_args, check_choice, check_int, check_number, memory_advice, shorten)
 from .images import plain_tensor
 from .augment import height_width
-from .loaders import check_one_label
+from .loaders import check_one_label, loader_fact
 from .fastresnet import Whiten
 from .models import check_outputs, eval_mode, unwrap_model
 from .precision import precision_of, precisions
@@ -504,7 +504,7 @@ class Distill(Callback):
 # %% ../nbs/api/37_recipes.ipynb #5a825796
 def _check_images_of(teacher, dls):
     "Raise `CourseError` unless a teacher computes one score per class; warn about other sizes"
-    size, n_in, c = (getattr(dls, k, None) for k in ('size', 'n_in', 'c'))
+    size, n_in, c = (loader_fact(dls, k) for k in ('size', 'n_in', 'c'))
     was = (getattr(teacher, 'meta', None) or {}).get('size')
     if was and size and height_width(was) != height_width(size):
         warnings.warn('the teacher was trained on images of a different size, so it may be less '
@@ -532,12 +532,12 @@ def check_teacher(
     teacher = unwrap_model(teacher)
     meta = getattr(teacher, 'meta', None) or {}
     vocab = meta.get('vocab')
-    own = getattr(dls, 'vocab', None)
+    own = loader_fact(dls, 'vocab')
     if vocab and own is not None and list(map(str, vocab)) != list(map(str, own)):
         raise CourseError('the teacher was trained for other classes, or for these in a different '
                           f'order: {shorten(list(map(str, vocab)))}')
     stats = meta.get('stats')
-    here = getattr(dls, 'stats', None)
+    here = loader_fact(dls, 'stats')
     if stats and here and (len(stats[0]) != len(here[0])
                            or not np.allclose(stats, np.asarray(here), atol=0.01)):
         raise CourseError('the teacher was trained on images with a different normalization: '
@@ -551,7 +551,7 @@ def before_fit(self:Distill):
     if self.teacher is unwrap_model(self.learn.model):
         raise CourseError('a network cannot be its own teacher: pass a different `teacher`')
     check_teacher(self.teacher, self.dls)
-    device = getattr(self.dls, 'device', None)
+    device = loader_fact(self.dls, 'device')
     if device is not None: self.teacher.to(device)
 
 def _teacher_record(r, teacher):
@@ -579,7 +579,7 @@ def fit_recipe(
 )->Learner: # `learn`
     "Train with a recipe and a fresh optimizer; raises `CourseError` for invalid settings"
     r = check_recipe(recipe, epochs, lr, accumulate)
-    bs = getattr(learn.dls.train, 'bs', None)
+    bs = loader_fact(learn.dls.train, 'bs')
     cbs = [cb() if isinstance(cb, type) else cb for cb in check_cbs(cbs)]
     taught = [] if teacher is None else [Distill(teacher, r.teacher_weight, r.temperature)]
     check_number(minutes, 'minutes', 0)
@@ -615,11 +615,11 @@ def _configuration(learn, cbs):
     dls = learn.dls
     facts = facts_of(learn)
     splits = zip(('train', 'valid', 'test'), dls.loaders)
-    n_images = {split: getattr(dl, 'n', None) for split, dl in splits}
+    n_images = {split: loader_fact(dl, 'n') for split, dl in splits}
     names = [*facts.more_cbs, *(type(cb).__name__ for cb in cbs)]
-    return dict(data=getattr(dls, 'cfg', None), model=getattr(learn.model, 'cfg', None),
+    return dict(data=loader_fact(dls, 'cfg'), model=getattr(learn.model, 'cfg', None),
                 seed=facts.seed,
-                images=dict(n_images, split_id=getattr(dls, 'split_id', None)),
+                images=dict(n_images, split_id=loader_fact(dls, 'split_id')),
                 cbs=names, recipe=learn.recipe,
                 precision=precision_of(learn), compile=facts.compiled,
                 deterministic=facts.deterministic)

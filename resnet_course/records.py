@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from .core import (
     CourseError, MissingFileError, atomic_write, check_args, check_device, check_path, check_type,
     package_version, plot_text, printable, read_json, write_json)
-from .loaders import many_labels, one_label, task_of_result
+from .loaders import loader_fact, many_labels, one_label, task_of_result
 from .saving import save_weights
 from .export import image_meta
 from .precision import precision_of
@@ -82,17 +82,17 @@ def _run_record(
     history = history_of(learn)
     rows = history.rows
     splits = zip(('train', 'valid', 'test'), dls.loaders)
-    rec = dict(schema=1, data=getattr(dls, 'cfg', None) or {},
+    rec = dict(schema=1, data=loader_fact(dls, 'cfg') or {},
                model=getattr(learn.model, 'cfg', {}),
                recipe=learn.recipe, seed=learn.seed, precision=precision_of(learn),
                n_params=sum(p.numel() for p in learn.model.parameters()),
                images={split: len(dl.dataset) for split, dl in splits if dl},
-               split_id=getattr(dls, 'split_id', None), balance=learn.balance,
+               split_id=loader_fact(dls, 'split_id'), balance=learn.balance,
                train_seconds=sum(r['train_seconds'] for r in rows), history=rows)
     if rows: rec['checkpoint_seconds'] = history.saving
     if learn.deterministic: rec['deterministic'] = True
     rec |= {report.split: report.to_dict() for report in reports}
-    rec |= dict(machine=machine(getattr(dls, 'device', None)), versions=versions(),
+    rec |= dict(machine=machine(loader_fact(dls, 'device')), versions=versions(),
                 finished=datetime.now(timezone.utc).isoformat(timespec='seconds'))
     return rec | extra
 

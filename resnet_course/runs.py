@@ -21,7 +21,7 @@ from .core import (
     CourseError, atomic_write, check_args, check_path, is_whole, read_json, write_json)
 from .download import checksum
 from .datasets import datasets
-from .loaders import get_dls, many_labels, task_of_result
+from .loaders import get_dls, loader_fact, many_labels, task_of_result
 from .models import create_model
 from .weight_files import shipped_weights
 from .saving import load_model
@@ -128,7 +128,7 @@ def _check_unseen(teacher, dls):
     "Warn if a teacher was trained on images that the run may be tested on"
     folder = Path(getattr(teacher, 'source', {}).get('file', '')).parent
     if not (folder/'run.json').is_file(): return
-    rec, own = load_run(folder), dict(data=getattr(dls, 'cfg', None) or {})
+    rec, own = load_run(folder), dict(data=loader_fact(dls, 'cfg') or {})
     was, now = images_of(rec, 'test'), images_of(own, 'test')
     if was == now or not same_place(str(was[0]), str(now[0])): return
     warnings.warn(f'the teacher {folder} was trained on a different split of these images: it may '

@@ -20,7 +20,7 @@ from torch.utils.data import (
 
 from .core import CourseError, check_args, check_device, size_advice
 from .images import array_image, open_image
-from .loaders import CourseDataLoaders, ImageSetDL
+from .loaders import CourseDataLoaders, ImageSetDL, ItemTransform
 
 # %% ../nbs/api/18_torch_loaders.ipynb #4724e9a4
 _image_keys = 'image img images pixel_values x input inputs data'.split()
@@ -53,7 +53,7 @@ def _class_number(y, n):
     raise CourseError(f'the dataset has an image of class {i}, but names for classes 0 to {n-1}')
 
 # %% ../nbs/api/18_torch_loaders.ipynb #d0cafe6b
-class _TorchItem(Transform):
+class _TorchItem(ItemTransform):
     "Turn an index into an item of a PyTorch dataset, and any image into a tensor"
     loss_func = CrossEntropyLossFlat()
 

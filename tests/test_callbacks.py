@@ -77,7 +77,7 @@ def test_nan_between_two_looks():
     "On a GPU one loss in fifty is checked, and the running mean at the end of the epoch"
     stop = TerminateOnNaN()
     recorder = SimpleNamespace(smooth_loss=SimpleNamespace(val=torch.tensor(float('nan'))))
-    stop.learn = SimpleNamespace(training=True, epoch=0, iter=7, recorder=recorder)
+    stop.learn = SimpleNamespace(cbs=[], training=True, epoch=0, iter=7, recorder=recorder)
     with pytest.raises(CourseError, match='the loss is nan in epoch 0'): stop.after_train()
 
 def test_whole_numbers_for_mixup_and_cutmix():

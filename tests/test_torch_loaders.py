@@ -54,6 +54,20 @@ def subsets(folder):
     ds = ImageFolder(folder, T.Compose([T.Resize((24, 24)), T.ToTensor(), T.Normalize(*STATS)]))
     return Subset(ds, range(0, 60, 2)), Subset(ds, range(1, 60, 2))
 
+def test_an_exported_learner_leaves_the_dataset_behind(tmp_path):
+    "Whoever gets the file needs the network and its class names, not the photos"
+    ds = TensorDataset(torch.rand(64, 3, 64, 64), torch.arange(64)%2)   # 3 MB
+    ds.classes = ['bee', 'cat']
+    dls = as_dls(DataLoader(ds, 8, shuffle=True), DataLoader(ds, 8), device='cpu')
+    learn = quiet(course_learner(dls, 'resnet8', path=tmp_path))
+    learn.export('learner.pkl')
+    assert (tmp_path/'learner.pkl').stat().st_size < 1_000_000
+    assert len(dls.train_ds) == 64 and dls.train.one_batch()[0].shape == (8, 3, 64, 64)
+    x = torch.rand(3, 64, 64)
+    expected = learn.predict(x)[2]
+    again = load_learner(tmp_path/'learner.pkl')
+    with again.no_bar(): torch.testing.assert_close(again.predict(x)[2], expected)
+
 @pytest.mark.filterwarnings('ignore')
 def test_fastai_does_everything_with_pytorch_loaders(folder, subsets, tmp_path):
     train, valid = subsets
