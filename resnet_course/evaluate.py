@@ -89,9 +89,8 @@ class Report:
     @cached_property
     def confusion(self)->Tensor: # Counts (C,C)
         "Confusion matrix: rows are true classes, columns are predicted classes"
-        classes = range(len(self.vocab))
-        cm = confusion_matrix(self.targets.numpy(), self.preds.numpy(), labels=classes)
-        return torch.from_numpy(cm)
+        true, preds = self.targets.numpy(), self.preds.numpy()
+        return torch.from_numpy(confusion_matrix(true, preds, labels=range(len(self.vocab))))
 
     @cached_property
     def _roc(self): return _roc_areas(self.probs.double().numpy(), self.targets.numpy())
@@ -144,6 +143,7 @@ def top5(self:Report)->float: # From 0 to 1
     "Fraction of images whose class is among the five most probable"
     return self.n_right(5)/self.n
 
+# %% ../nbs/api/40_evaluate.ipynb #b145a3bc
 @patch(as_prop=True)
 def top1_ci(self:Report)->tuple[float, float]: # Lower and upper end
     "95% interval of `top1`"
@@ -466,12 +466,9 @@ def plot_reliability(self:Report,
            title=f'{self.split}: calibration error {self.ece(bins):.1%}')
     return ax
 
-# %% ../nbs/api/40_evaluate.ipynb #ca786d3f
-about_thresholds = ('A label counts as predicted at or above its threshold; AP and ROC AUC do not '
-                    'depend on it. In brackets: 95% intervals, by Wilson, for ROC AUC by DeLong.')
-
-class _LabelTables:
-    "The score of a `MultiReport`, its worst images, and its output"
+# %% ../nbs/api/40_evaluate.ipynb #5385ea4c
+class _LabelScores:
+    "The score of a `MultiReport`, and its worst images"
     def to_dict(self)->dict: # Ready for JSON
         "Collect the metrics, without the predictions"
         return dict(split=self.split, n=self.n, loss=self.loss, **self.summary(),
@@ -489,6 +486,12 @@ class _LabelTables:
         wrong = (self.preds != self.targets).any(1).nonzero()[:, 0]
         return wrong[self.losses[wrong].topk(min(k, len(wrong))).indices].tolist()
 
+# %% ../nbs/api/40_evaluate.ipynb #ca786d3f
+about_thresholds = ('A label counts as predicted at or above its threshold; AP and ROC AUC do not '
+                    'depend on it. In brackets: 95% intervals, by Wilson, for ROC AUC by DeLong.')
+
+class _LabelTables:
+    "The output of a `MultiReport`"
     def metrics_table(self, n:int=20)->list: # Rows of text for `n` labels, and the header
         "Format the metrics of each label, with 95% intervals"
         check_int(n, 'n', 0)
@@ -513,7 +516,7 @@ class _LabelTables:
         return f'<p><b>{name}</b>: {self._in_words()}</p>' + html_table(head, rows)
 
 # %% ../nbs/api/40_evaluate.ipynb #86061781
-class MultiReport(_LabelTables):
+class MultiReport(_LabelScores, _LabelTables):
     "A network's predictions of several labels per image, and metrics computed from them"
     task, score_ci = many_labels, None
 

@@ -134,6 +134,7 @@ versions and kind of processor give the same run; with others, the result is sim
 {% if curves %}<h2>Curves</h2>{{ wide(curves, 'losses, and accuracy or mAP') }}{% endif %}
 '''
 
+# %% ../nbs/api/54_report.ipynb #4b596d32
 def _test_values(t):
     "Format the test result"
     if not t: return None

@@ -5,7 +5,7 @@ import numpy as np, pandas as pd, pytest, torch
 from fastai.data.all import ColReader, ColSplitter, DataBlock, MultiCategoryBlock
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
 from fastai.vision.all import ImageBlock, Resize
-from helpers import quiet, run_command
+from helpers import CtrlC, quiet, run_command
 from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score
 from torch import nn
@@ -15,12 +15,14 @@ from resnet_course.loaders import class_counts, get_dls, get_test_dls, is_multi_
 from resnet_course.models import create_model
 from resnet_course.saving import load_model, save_weights
 from resnet_course.export import image_meta
+from resnet_course.checkpoint import Interrupted
 from resnet_course.learner import course_learner
 from resnet_course.recipes import change_recipe, fit_recipe
 from resnet_course.evaluate import MultiReport, evaluate, tta
 from resnet_course.predict import predict_images
 from resnet_course.interpret import plot_cam
 from resnet_course.records import load_run
+from resnet_course.runs import train_run
 from resnet_course.report import html_report
 
 NAMES = ['blue', 'green', 'red']
@@ -212,6 +214,23 @@ def test_stages_and_seeds_are_compared_by_map(run, table, tmp_path, capsys):
     assert rec['finetune']['stages'][0]['test'] == pytest.approx(rec['test']['map'])
     page = html_report(rec['path']).read_text(encoding='utf-8')
     assert 'mean test mAP' in page
+
+def test_an_interrupted_run_resumes_to_the_same_result(table, tmp_path):
+    "Labels, thresholds and metrics come from the record"
+    def run(out, setup):
+        return train_run(table, 'resnet8', label_delim=' ', epochs=2, bs=16, precision='fp32',
+                         out=tmp_path/out, setup=setup)
+    def stop(learn): quiet(learn).add_cb(CtrlC(1, 2))
+    whole, _ = run('whole', quiet)
+    with pytest.raises(Interrupted): run('cut', stop)
+    folder = tmp_path/'cut/labels-resnet8-001'
+    assert run_command('train', '--resume', folder) == 0
+    rec = load_run(folder)
+    assert rec['test'] == whole['test'] and rec['data'] == whole['data']
+
+def test_folds_are_compared_by_map(table, tmp_path, capsys):
+    assert command('train', table, tmp_path, '--arch', 'resnet8', '--folds', 2) == 0
+    assert '2 folds: test mAP' in capsys.readouterr().out
 
 @pytest.mark.parametrize('args', [('--balance', 'loss'), ('--balance', 'sample'),
                                   ('--label-smoothing', .1), ('--recipe', 'rsb_a3')])
