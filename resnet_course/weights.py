@@ -94,8 +94,9 @@ def _grids(model):
     "Rows and columns of a transformer's patches, from sizes declared in its modules"
     res = []
     for m in model.modules():
-        names = 'grid_size', 'image_size', 'patch_size'
-        grid, image, patch = (_pair(getattr(m, o, None)) for o in names)
+        names = 'grid_size', 'image_size', 'img_size', 'patch_size'
+        grid, image, img, patch = (_pair(getattr(m, o, None)) for o in names)
+        image = image or img   # transformers or timm
         if grid: res.append(grid)
         elif image and patch: res.append(tuple(side//p for side, p in zip(image, patch)))
     return res
@@ -121,20 +122,26 @@ def _square(n):
     side = math.isqrt(max(n, 0))
     return (side, side) if side > 0 and side*side == n else None
 
+def _is_map(v, like, grids):
+    "Whether positions have the shape (1,c,h,w), as PiT's do, and not (1,h,w,c)"
+    if v.ndim != 4 or like.ndim != 4 or len(v)*len(like) > 1: return False
+    return v.shape[1] == like.shape[1] and tuple(like.shape[2:]) in grids
+
 def _find_grids(v, like, grids):
     "Number of other tokens, and the grids of two position embeddings; None if not known"
     if v.shape[-1] != like.shape[-1] or v.ndim != like.ndim: return None
     if v.ndim == 4:
         # NesT has rows of patches for each of several blocks, which are no grid
         is_blocks = v.shape[1] == like.shape[1] and _square(v.shape[2]) and _square(like.shape[2])
-        return None if is_blocks or len(v)*len(like) > 1 else (0, v.shape[1:3], like.shape[1:3])
+        is_grid = tuple(like.shape[1:3]) in grids or not is_blocks
+        return (0, v.shape[1:3], like.shape[1:3]) if is_grid and len(v)*len(like) == 1 else None
     if v.ndim not in (2, 3) or v.shape[:-2] != like.shape[:-2]: return None
     n_old, n_new = v.shape[-2], like.shape[-2]
     for n_other in range(9):   # class token, distillation token, registers
         old, new = _square(n_old - n_other), _square(n_new - n_other)
-        news = [o for o in grids if math.prod(o) == n_new - n_other]
-        if not grids and new: news = [new]
-        if news and old: return n_other, old, news[0]
+        news = {o for o in grids if math.prod(o) == n_new - n_other}
+        if not grids and new: news = {new}
+        if len(news) == 1 and old: return n_other, old, *news
 
 
 # %% ../nbs/api/26_weights.ipynb #5e6a6051
@@ -197,7 +204,7 @@ def _resize_table(v, like, window):
     if v.ndim == like.ndim == 3 and len(v) == len(like):
         new = tuple(like.shape[1:])
         if any(o%2 == 0 for o in (*v.shape[1:], *new)): return None
-        return _resample_offsets(v, new), _note(v.shape[1:], new)
+        return _resample_offsets(v, new), _note(_window(v.shape[1:]), _window(new))
     if v.ndim != 2 or like.ndim != 2 or v.shape[1] != like.shape[1]: return None
     for n_other in (0, 3):   # BEiT: from the class token, to it, to itself
         new = _square(len(like) - n_other)
@@ -207,12 +214,15 @@ def _resize_table(v, like, window):
         if old[0]%2 == 0 or any(o%2 == 0 for o in new): continue
         table, other = v[:len(v) - n_other], v[len(v) - n_other:]
         table = _resample_offsets(table.T.reshape(-1, *old), new)
-        return torch.cat([table.flatten(1).T, other]), _note(old, new)
+        return torch.cat([table.flatten(1).T, other]), _note(_window(old), _window(new))
+
+def _window(offsets):
+    "Rows and columns of the window whose patches are up to `offsets` apart"
+    return [(o + 1)//2 for o in offsets]
 
 def _note(old, new):
-    "What happened to offsets, as the window that they belong to"
-    (h0, w0), (h1, w1) = (((o[0] + 1)//2, (o[1] + 1)//2) for o in (old, new))
-    return f'relative positions of a {h0}×{w0} window → {h1}×{w1}'
+    "What happened to the relative positions of a window"
+    return f'relative positions of a {old[0]}×{old[1]} window → {new[0]}×{new[1]}'
 
 
 # %% ../nbs/api/26_weights.ipynb #27ada1c7
@@ -223,8 +233,7 @@ def _resize_biases(v, like, resolution):
     if not old or not new or math.prod(new) != like.shape[1]: return None
     grid = v.float().reshape(1, len(v), *old)
     grid = F.interpolate(grid, size=new, mode='bicubic', antialias=True)
-    note = f'relative positions of a {old[0]}×{old[1]} window → {new[0]}×{new[1]}'
-    return grid.reshape(len(v), -1).to(v.dtype), note
+    return grid.reshape(len(v), -1).to(v.dtype), _note(old, new)
 
 def _resize_line(v, like):
     "Relative positions of rows or columns, as SAM interpolates them; with a note"
@@ -234,17 +243,24 @@ def _resize_line(v, like):
 
 
 # %% ../nbs/api/26_weights.ipynb #bcd2d9d7
+def _resize_positions(v, like, grids):
+    "Positions `v` for another of the declared grids; None if it is not known. With a note"
+    is_map = _is_map(v, like, grids)
+    if is_map: v, like = v.permute(0, 2, 3, 1), like.permute(0, 2, 3, 1)
+    found = _find_grids(v, like, grids)
+    if not found: return None
+    n_other, old, new = found
+    res = _resample_positions(v, n_other, old, new)
+    note = f'positions of {old[0]}×{old[1]} patches → {new[0]}×{new[1]}'
+    return (res.permute(0, 3, 1, 2) if is_map else res), note
+
 def _resized(name, v, like, sizes):
     "Positions `v` for the network's own grid, and a note; None if they cannot be interpolated"
     window = sizes.windows.get(name.rpartition('.')[0])
     if _table.search(name): return _resize_table(v, like, window)
     if _offsets.search(name): return _resize_biases(v, like, window)
     if _lines.search(name): return _resize_line(v, like)
-    grids = _find_grids(v, like, sizes.grids) if _positions.search(name) else None
-    if not grids: return None
-    n_other, old, new = grids
-    note = f'positions of {old[0]}×{old[1]} patches → {new[0]}×{new[1]}'
-    return _resample_positions(v, n_other, old, new), note
+    return _resize_positions(v, like, sizes.grids) if _positions.search(name) else None
 
 
 # %% ../nbs/api/26_weights.ipynb #ed03a4a2

@@ -171,6 +171,36 @@ def test_positions_of_another_grid(make, size, n_other, tmp_path):
     others = {k: v for k, v in state(a).items() if k != name}
     assert same(others, {k: v for k, v in state(b).items() if k != name})
 
+# timm's networks whose positions it does not interpolate itself: title → name, another size
+OWN_POSITIONS = {
+    "timm's PiT at 224 px in one for 96 px": ('pit_ti_224', 96),
+    "timm's PiT at 224 px in one for 96×224 px": ('pit_ti_224', (96, 224)),
+    "timm's CrossViT at 240 px in one for 480 px": ('crossvit_tiny_240', 480),
+    "timm's CrossViT at 240 px in one for 240×480 px": ('crossvit_tiny_240', (240, 480))}
+
+@pytest.mark.parametrize('name,size', OWN_POSITIONS.values(), ids=list(OWN_POSITIONS))
+def test_positions_of_maps_and_branches(name, size, tmp_path):
+    "They are those of timm's functions for maps and tokens, and the network takes such images"
+    timm = pytest.importorskip('timm', reason='timm is not installed')
+    torch.manual_seed(0)
+    a, b = (timm.create_model(name, num_classes=3, **o) for o in ({}, dict(img_size=size)))
+    torch.save(a.state_dict(), tmp_path/'w.pth')
+    report = load_weights(b, tmp_path/'w.pth')
+    h, w = (size, size) if isinstance(size, int) else size
+    if name.startswith('pit'):
+        pos = a.pos_embed.permute(0, 2, 3, 1)
+        grid = [(h - 16)//8 + 1, (w - 16)//8 + 1]
+        want = [timm.layers.resample_abs_pos_embed_nhwc(pos, grid).permute(0, 3, 1, 2)]
+        found = [b.pos_embed]
+        assert f'patches → {grid[0]}×{grid[1]}' in report.adapted['pos_embed']
+    else:
+        grids = [[h//12, w//12], [h*224//240//16, w*224//240//16]]
+        pos, found = ([o.pos_embed_0, o.pos_embed_1] for o in (a, b))
+        want = [timm.layers.resample_abs_pos_embed(o, grid) for o, grid in zip(pos, grids)]
+    assert [o.shape for o in found] == [o.shape for o in want] and not report.missing
+    assert all(torch.equal(o, p) for o, p in zip(found, want))
+    assert b.eval()(torch.zeros(1, 3, h, w)).isfinite().all()
+
 def test_positions_that_are_not_known():
     "A grid that is not square in the file, blocks of patches, and windows that are not square"
     with pytest.raises(CourseError, match='pos_embed: .*create it for the size of images'):
@@ -179,6 +209,11 @@ def test_positions_that_are_not_known():
     def nest(size): return timm.create_model('nest_tiny', img_size=size, num_classes=3)
     with pytest.raises(CourseError, match='pos_embed: .*create it for the size of images'):
         load_weights(nest(128), nest(224).state_dict())
+    # timm's CrossViT for 224 px has positions for 336 patches, which are no grid of its branch
+    cross = timm.create_model('crossvit_tiny_240', num_classes=3)
+    with pytest.raises(CourseError, match='pos_embed_0: .*create it for the size of images'):
+        load_weights(timm.create_model('crossvit_tiny_240', num_classes=3, img_size=224),
+                     cross.state_dict())
     def swin(*window): return torchvision.models.SwinTransformer([4, 4], 24, [2], [2], list(window))
     with pytest.raises(CourseError, match='relative_position.*create it for the size of images'):
         load_weights(swin(4, 4), swin(4, 8).state_dict())
