@@ -721,8 +721,13 @@ def _follow(rules):
         return key
     return rename
 
+# training for quantization keeps the BatchNorm that follows a convolution inside it
+_for_quantization = [(r'(^|\.)conv(\d?)\.bn\.', r'\1bn\2.'),
+                     (r'\.(\d+)\.bn\.', lambda m: f'.{int(m[1]) + 1}.')]
+
 # a name that only one layout has → the function that returns torchvision's names
-_namings = [(r'(resnet\.)?encoder\.stages\.0\.layers\.0\.layer\.', _hugging_face),
+_namings = [(r'.*\bweight_fake_quant\.', _follow(_for_quantization)),
+            (r'(resnet\.)?encoder\.stages\.0\.layers\.0\.layer\.', _hugging_face),
             (r'res2\.0\.conv1\.norm\.', _detectron2),
             (r'conv2_x\.0\.residual_function\.', _weiaicunzai),
             (r'(features\.)?stage1\.unit1\.body\.conv1\.conv\.', _follow(_pytorchcv)),

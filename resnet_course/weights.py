@@ -74,7 +74,8 @@ def _adapt_channels(
     return w[:, torch.arange(n_in)%c]*(c/n_in)
 
 # %% ../nbs/api/26_weights.ipynb #790cfc62
-_positions = re.compile(r'(^|\.)(absolute_)?pos(ition(al)?)?_(embed(ding)?s?)([._]\d+|\.weight)?$')
+_positions = re.compile(r'(^|\.)(absolute_)?pos(ition(al)?)?_(embed(ding)?s?)([._]?\d+|\.weight)?$'
+                        r'|(^|\.)patch_pos$')
 # of Swin, BEiT and MaxViT; of LeViT and TinyViT; of SAM, MViT and BoTNet
 _table = re.compile(r'relative_position_bias_table$')
 _offsets = re.compile(r'attention_biases$')
@@ -525,6 +526,9 @@ def _match(own, head, sd, label, sizes=None):
     return match
 
 # %% ../nbs/api/26_weights.ipynb #8cebc52c
+# what PyTorch's quantization adds: observers in a prepared network, integers in a converted one
+_observers = re.compile(r'(^|\.)(\w*fake_quant\w*|activation_post_process\w*)\.')
+_converted = re.compile(r'(^|[._])(zero_point(_\d+)?|_packed_params)$')
 _spare = re.compile(
     r'^(fc|linear|classifier|classifer|head|heads|last_linear|last_layer|output|logits)\b'
     r'|^(aux\w*|criterion|\w*loss\w*|normali[sz]e\w*|mean|std|mu|sigma|n_averaged|initted|step)\b'
@@ -533,7 +537,20 @@ _spare = re.compile(
     r'|^(mask_token\w*|masked_embed|decoder\w*|class_weights?|pos_weight)\b'
     r'|^(\w*_)?(acc\w*|metrics?\w*|f1\w*|auroc|auc|confmat|confusion\w*|precision|recall|top\d)\b'
     r'|^1\.\d+\.'   # the head of fastai's vision_learner
-    r'|(total_ops|total_params|num_batches_tracked)$|' + _derived.pattern)
+    r'|(total_ops|total_params|num_batches_tracked)$'
+    rf'|{_derived.pattern}|{_observers.pattern}')
+
+def _quantized(match, missing):
+    "Why the tensors of a quantized network do not fit; '' for any other"
+    own_names = [k for k in match.left if not _observers.search(k)]
+    is_prepared = len(own_names) < len(match.left)
+    if any(_converted.search(k) for k in own_names) and (missing or match.report.missing):
+        return 'it holds integers of a quantized network; give the checkpoint that was quantized'
+    if is_prepared and missing:
+        return 'it is of a network prepared for quantization, with BatchNorm folded into its ' \
+               'convolutions; give the checkpoint that was prepared, or load it into a network ' \
+               'prepared in the same way'
+    return ''
 
 def _problems(match):
     "List the reasons not to load a file, and say whether it is from a different network"
@@ -543,6 +560,8 @@ def _problems(match):
     decoder = [k for k in match.left if k.startswith('decoder')]
     if len(decoder) > len(match.new): extra += decoder
     n_body = len(match.own) - len(match.head)
+    quantized = _quantized(match, missing)
+    if quantized: return [quantized], False
     res = []
     if match.bad:
         bad = [f'{k}: {why}' for k, why in match.bad.items()]
