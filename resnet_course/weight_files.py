@@ -454,11 +454,18 @@ def _named_parts(obj):
 # %% ../nbs/api/25_weight_files.ipynb #c3ba7825
 def _join(path, name): return f'{path}.{name}' if path else name
 
+def _whole(obj):
+    "`obj`, or if it keeps the parameters and buffers of a network apart, as Composer does, both"
+    if not isinstance(obj, dict) or not {'parameters', 'buffers'} <= obj.keys(): return obj
+    parts = obj['parameters'], obj['buffers']
+    if all(isinstance(o, dict) for o in parts): return parts[0] | parts[1]
+    return [*parts[0], *parts[1]] if all(map(_is_list, parts)) else obj
+
 def _find_sets(obj, path, found, seen, depth=0):
     "Add to `found` each dict of tensors in `obj`, under its path such as 'state_dict'"
     if depth > 6 or id(obj) in seen: return
     seen.add(id(obj))
-    parts = _named_parts(obj)
+    parts = _named_parts(_whole(obj))
     tensors = {k: v for k, v in parts.items() if isinstance(v, Tensor)}
     # only numbers are the state of a counter or a callback
     if any(v.ndim for v in tensors.values()): found[path] = tensors
@@ -571,7 +578,9 @@ def _in_order_of(tensors, sets):
     shapes = [o.shape for o in tensors]
     for sd in sets:
         params = [k for k in sd if not _statistic.search(k)]
-        for names in (params, list(sd)):   # of the parameters, or of the whole state dict
+        buffers = [k for k in sd if _statistic.search(k)]
+        # of the parameters, of the whole state dict, or of the parameters first
+        for names in (params, list(sd), params + buffers):
             if [sd[k].shape for k in names] == shapes: return sd | dict(zip(names, tensors))
 
 def _is_list(v):
@@ -581,7 +590,7 @@ def _find_lists(obj, path='', depth=0, in_optimizer=False):
     "The lists of averaged tensors in `obj`, as of torch_ema, diffusers and NeMo: path → tensors"
     res = {}
     for k, v in _named_parts(obj).items() if depth <= 6 else ():
-        inner = _join(path, k)
+        inner, v = _join(path, k), _whole(v)
         # an optimizer's lists are averages of gradients, except NeMo's, which are of parameters
         wanted = k == 'ema' if in_optimizer else preference(inner) == 0
         if k == 'shadow_params' and _is_list(v): res[path or k] = v

@@ -662,6 +662,26 @@ def _(d, sd):
     state = dict(model=prefixed(other(), 'module.'), algorithms=[('EMA', ema)])
     return save(d, dict(state=state, rng=[]))
 
+def apart(sd, as_list):
+    "Parameters and buffers apart, as Composer's EMA kept them"
+    named = params(sd)
+    buffers = {k: v for k, v in sd.items() if k not in named}
+    if as_list: return dict(parameters=list(named.values()), buffers=list(buffers.values()))
+    return {'parameters': prefixed(named, 'module.'), 'buffers': prefixed(buffers, 'module.')}
+
+def composers(sd, as_list):
+    ema = dict(ema_model=apart(sd, as_list), training_model=apart(other(), as_list))
+    model = prefixed(other(), 'module.')
+    return dict(state=dict(model=model, algorithms=[('EMA', ema | dict(repr='EMA()'))]))
+
+@good("Composer's EMA in lists, parameters and buffers apart",
+      "taken: 'state.algorithms.EMA.ema_model'")
+def _(d, sd): return save(d, composers(sd, True))
+
+@good("Composer's EMA in dicts, parameters and buffers apart",
+      "taken: 'state.algorithms.EMA.ema_model'")
+def _(d, sd): return save(d, composers(sd, False))
+
 @good('ema_pytorch: the network itself comes first', "taken: 'ema.ema_model'")
 def _(d, sd):
     ema = prefixed(other(), 'online_model.') | prefixed(sd, 'ema_model.')
