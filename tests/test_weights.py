@@ -27,7 +27,8 @@ def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for 
 def test_enough_cases(): assert len(cases) >= 40
 
 AVERAGES = ['WeightAveraging', 'callback', 'NeMo', 'averaged parameters', 'MMEngine', 'Composer',
-            'ema_pytorch', 'trained for quantization', 'averages in a list', 'an average that', 'an average without']
+            'ema_pytorch', 'trained for quantization', 'averages in a list', 'an average that',
+            'an average without']
 
 @pytest.mark.parametrize('case', [c for c in cases if c.loads and any(o in c.title
                                   for o in AVERAGES)], ids=lambda c: c.title)
