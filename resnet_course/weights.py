@@ -552,6 +552,7 @@ def _quantized(match, missing):
                'prepared in the same way'
     return ''
 
+# %% ../nbs/api/26_weights.ipynb #0577e540
 def _problems(match):
     "List the reasons not to load a file, and say whether it is from a different network"
     missing = [k for k in match.report.missing if k not in match.head]
