@@ -139,13 +139,13 @@ nemo = hub + 'NVIDIA/NeMo (nemo/collections/common/callbacks/ema.py)'
 composer = hub + 'mosaicml/composer (composer/algorithms/ema)'
 sources |= {   # Averages that callbacks and other tools keep, and quantization
     "Lightning's WeightAveraging, sorted by name":
-        hub + 'Lightning-AI/pytorch-lightning (callbacks/weight_averaging.py)',
+        hub + 'Lightning-AI/pytorch-lightning (WeightAveraging)',
     "Lightning's StochasticWeightAveraging":
-        hub + 'Lightning-AI/pytorch-lightning (callbacks/stochastic_weight_avg.py)',
+        hub + 'Lightning-AI/pytorch-lightning (StochasticWeightAveraging)',
     'a callback with a dict of averages, and the weights to go on with':
-        hub + 'Lightning-AI/pytorch-lightning/issues/10914',
+        'callbacks of Lightning whose state_dict() has ema_weights and original_weights',
     'the plain weights beside the average of a callback':
-        hub + 'Lightning-AI/pytorch-lightning/issues/10914',
+        'callbacks of Lightning whose state_dict() has ema_state_dict',
     'a callback with an AveragedModel of the LightningModule':
         'torch.optim.swa_utils.AveragedModel in a callback of Lightning',
     'a callback with a list of averages of the whole state dict':
@@ -157,7 +157,7 @@ sources |= {   # Averages that callbacks and other tools keep, and quantization
     'averaged parameters under names with underscores':
         'buffers, whose names cannot hold dots: name.replace(".", "_")',
     "MMEngine's files, where the two are exchanged":
-        hub + 'open-mmlab/mmengine (hooks/ema_hook.py)',
+        hub + 'open-mmlab/mmengine (mmengine/hooks/ema_hook.py)',
     "Composer's EMA": composer,
     "Composer's EMA in lists, parameters and buffers apart": composer,
     "Composer's EMA in dicts, parameters and buffers apart": composer,
