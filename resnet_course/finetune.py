@@ -32,7 +32,8 @@ from .images import plain_tensor
 from .loaders import (
     ImageSetDL, get_dls, loader_fact, one_label, split_dl, task_of)
 from .models import options, unwrap_model
-from .weight_files import read_weights, shipped_weights, weight_sets
+from .weight_files import (
+    preferred_set, read_weights, shipped_weights, weight_sets)
 from .weights import infer_arch, load_weights
 from .saving import save_weights
 from .distributed import (
@@ -667,7 +668,8 @@ def _pretrained(weights):
     if _is_torchvision(weights): return dict(name='resnet34', stem='imagenet', n_in=3), 'imagenet'
     if isinstance(weights, (dict, nn.Module)):
         meta = dict(getattr(weights, 'meta', None) or {}, cfg=getattr(weights, 'cfg', None))
-        sd = next(iter(weight_sets(weights, 'state dict').values()))
+        sets = weight_sets(weights, 'state dict')
+        sd = sets[preferred_set(sets)]
     else: sd, meta = read_weights(weights)
     cfg = meta.get('cfg') or next(iter(infer_arch(sd)), {})
     default = 'imagenet' if cfg.get('n_in', 3) == 3 else None

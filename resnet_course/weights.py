@@ -74,7 +74,8 @@ def _adapt_channels(
     return w[:, torch.arange(n_in)%c]*(c/n_in)
 
 # %% ../nbs/api/26_weights.ipynb #790cfc62
-_positions = re.compile(r'(^|\.)(absolute_)?pos(ition(al)?)?_(embed(ding)?s?)([._]\d+|\.weight)?$')
+_positions = re.compile(r'(^|\.)(absolute_)?pos(ition(al)?)?_(embed(ding)?s?)([._]?\d+|\.weight)?$'
+                        r'|(^|\.)patch_pos$')
 # of Swin, BEiT and MaxViT; of LeViT and TinyViT; of SAM, MViT and BoTNet
 _table = re.compile(r'relative_position_bias_table$')
 _offsets = re.compile(r'attention_biases$')
@@ -94,8 +95,9 @@ def _grids(model):
     "Rows and columns of a transformer's patches, from sizes declared in its modules"
     res = []
     for m in model.modules():
-        names = 'grid_size', 'image_size', 'patch_size'
-        grid, image, patch = (_pair(getattr(m, o, None)) for o in names)
+        names = 'grid_size', 'image_size', 'img_size', 'patch_size'
+        grid, image, img, patch = (_pair(getattr(m, o, None)) for o in names)
+        image = image or img   # transformers or timm
         if grid: res.append(grid)
         elif image and patch: res.append(tuple(side//p for side, p in zip(image, patch)))
     return res
@@ -121,20 +123,26 @@ def _square(n):
     side = math.isqrt(max(n, 0))
     return (side, side) if side > 0 and side*side == n else None
 
+def _is_map(v, like, grids):
+    "Whether positions have the shape (1,c,h,w), as PiT's do, and not (1,h,w,c)"
+    if v.ndim != 4 or like.ndim != 4 or len(v)*len(like) > 1: return False
+    return v.shape[1] == like.shape[1] and tuple(like.shape[2:]) in grids
+
 def _find_grids(v, like, grids):
     "Number of other tokens, and the grids of two position embeddings; None if not known"
     if v.shape[-1] != like.shape[-1] or v.ndim != like.ndim: return None
     if v.ndim == 4:
         # NesT has rows of patches for each of several blocks, which are no grid
         is_blocks = v.shape[1] == like.shape[1] and _square(v.shape[2]) and _square(like.shape[2])
-        return None if is_blocks or len(v)*len(like) > 1 else (0, v.shape[1:3], like.shape[1:3])
+        is_grid = tuple(like.shape[1:3]) in grids or not is_blocks
+        return (0, v.shape[1:3], like.shape[1:3]) if is_grid and len(v)*len(like) == 1 else None
     if v.ndim not in (2, 3) or v.shape[:-2] != like.shape[:-2]: return None
     n_old, n_new = v.shape[-2], like.shape[-2]
     for n_other in range(9):   # class token, distillation token, registers
         old, new = _square(n_old - n_other), _square(n_new - n_other)
-        news = [o for o in grids if math.prod(o) == n_new - n_other]
-        if not grids and new: news = [new]
-        if news and old: return n_other, old, news[0]
+        news = {o for o in grids if math.prod(o) == n_new - n_other}
+        if not grids and new: news = {new}
+        if len(news) == 1 and old: return n_other, old, *news
 
 
 # %% ../nbs/api/26_weights.ipynb #5e6a6051
@@ -197,7 +205,7 @@ def _resize_table(v, like, window):
     if v.ndim == like.ndim == 3 and len(v) == len(like):
         new = tuple(like.shape[1:])
         if any(o%2 == 0 for o in (*v.shape[1:], *new)): return None
-        return _resample_offsets(v, new), _note(v.shape[1:], new)
+        return _resample_offsets(v, new), _note(_window(v.shape[1:]), _window(new))
     if v.ndim != 2 or like.ndim != 2 or v.shape[1] != like.shape[1]: return None
     for n_other in (0, 3):   # BEiT: from the class token, to it, to itself
         new = _square(len(like) - n_other)
@@ -207,12 +215,15 @@ def _resize_table(v, like, window):
         if old[0]%2 == 0 or any(o%2 == 0 for o in new): continue
         table, other = v[:len(v) - n_other], v[len(v) - n_other:]
         table = _resample_offsets(table.T.reshape(-1, *old), new)
-        return torch.cat([table.flatten(1).T, other]), _note(old, new)
+        return torch.cat([table.flatten(1).T, other]), _note(_window(old), _window(new))
+
+def _window(offsets):
+    "Rows and columns of the window whose patches are up to `offsets` apart"
+    return [(o + 1)//2 for o in offsets]
 
 def _note(old, new):
-    "What happened to offsets, as the window that they belong to"
-    (h0, w0), (h1, w1) = (((o[0] + 1)//2, (o[1] + 1)//2) for o in (old, new))
-    return f'relative positions of a {h0}×{w0} window → {h1}×{w1}'
+    "What happened to the relative positions of a window"
+    return f'relative positions of a {old[0]}×{old[1]} window → {new[0]}×{new[1]}'
 
 
 # %% ../nbs/api/26_weights.ipynb #27ada1c7
@@ -223,8 +234,7 @@ def _resize_biases(v, like, resolution):
     if not old or not new or math.prod(new) != like.shape[1]: return None
     grid = v.float().reshape(1, len(v), *old)
     grid = F.interpolate(grid, size=new, mode='bicubic', antialias=True)
-    note = f'relative positions of a {old[0]}×{old[1]} window → {new[0]}×{new[1]}'
-    return grid.reshape(len(v), -1).to(v.dtype), note
+    return grid.reshape(len(v), -1).to(v.dtype), _note(old, new)
 
 def _resize_line(v, like):
     "Relative positions of rows or columns, as SAM interpolates them; with a note"
@@ -234,17 +244,24 @@ def _resize_line(v, like):
 
 
 # %% ../nbs/api/26_weights.ipynb #bcd2d9d7
+def _resize_positions(v, like, grids):
+    "Positions `v` for another of the declared grids; None if it is not known. With a note"
+    is_map = _is_map(v, like, grids)
+    if is_map: v, like = v.permute(0, 2, 3, 1), like.permute(0, 2, 3, 1)
+    found = _find_grids(v, like, grids)
+    if not found: return None
+    n_other, old, new = found
+    res = _resample_positions(v, n_other, old, new)
+    note = f'positions of {old[0]}×{old[1]} patches → {new[0]}×{new[1]}'
+    return (res.permute(0, 3, 1, 2) if is_map else res), note
+
 def _resized(name, v, like, sizes):
     "Positions `v` for the network's own grid, and a note; None if they cannot be interpolated"
     window = sizes.windows.get(name.rpartition('.')[0])
     if _table.search(name): return _resize_table(v, like, window)
     if _offsets.search(name): return _resize_biases(v, like, window)
     if _lines.search(name): return _resize_line(v, like)
-    grids = _find_grids(v, like, sizes.grids) if _positions.search(name) else None
-    if not grids: return None
-    n_other, old, new = grids
-    note = f'positions of {old[0]}×{old[1]} patches → {new[0]}×{new[1]}'
-    return _resample_positions(v, n_other, old, new), note
+    return _resize_positions(v, like, sizes.grids) if _positions.search(name) else None
 
 
 # %% ../nbs/api/26_weights.ipynb #ed03a4a2
@@ -509,6 +526,9 @@ def _match(own, head, sd, label, sizes=None):
     return match
 
 # %% ../nbs/api/26_weights.ipynb #8cebc52c
+# what PyTorch's quantization adds: observers in a prepared network, integers in a converted one
+_observers = re.compile(r'(^|\.)(\w*fake_quant\w*|activation_post_process\w*)\.')
+_converted = re.compile(r'(^|[._])(zero_point(_\d+)?|_packed_params)$')
 _spare = re.compile(
     r'^(fc|linear|classifier|classifer|head|heads|last_linear|last_layer|output|logits)\b'
     r'|^(aux\w*|criterion|\w*loss\w*|normali[sz]e\w*|mean|std|mu|sigma|n_averaged|initted|step)\b'
@@ -517,8 +537,22 @@ _spare = re.compile(
     r'|^(mask_token\w*|masked_embed|decoder\w*|class_weights?|pos_weight)\b'
     r'|^(\w*_)?(acc\w*|metrics?\w*|f1\w*|auroc|auc|confmat|confusion\w*|precision|recall|top\d)\b'
     r'|^1\.\d+\.'   # the head of fastai's vision_learner
-    r'|(total_ops|total_params|num_batches_tracked)$|' + _derived.pattern)
+    r'|(total_ops|total_params|num_batches_tracked)$'
+    rf'|{_derived.pattern}|{_observers.pattern}')
 
+def _quantized(match, missing):
+    "Why the tensors of a quantized network do not fit; '' for any other"
+    own_names = [k for k in match.left if not _observers.search(k)]
+    is_prepared = len(own_names) < len(match.left)
+    if any(_converted.search(k) for k in own_names) and (missing or match.report.missing):
+        return 'it holds integers of a quantized network; give the checkpoint that was quantized'
+    if is_prepared and missing:
+        return 'it is of a network prepared for quantization, with BatchNorm folded into its ' \
+               'convolutions; give the checkpoint that was prepared, or load it into a network ' \
+               'prepared in the same way'
+    return ''
+
+# %% ../nbs/api/26_weights.ipynb #0577e540
 def _problems(match):
     "List the reasons not to load a file, and say whether it is from a different network"
     missing = [k for k in match.report.missing if k not in match.head]
@@ -527,6 +561,8 @@ def _problems(match):
     decoder = [k for k in match.left if k.startswith('decoder')]
     if len(decoder) > len(match.new): extra += decoder
     n_body = len(match.own) - len(match.head)
+    quantized = _quantized(match, missing)
+    if quantized: return [quantized], False
     res = []
     if match.bad:
         bad = [f'{k}: {why}' for k, why in match.bad.items()]

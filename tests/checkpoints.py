@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np, torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.ao import quantization as ao
+from torch.ao.quantization import quantize_fx
 from torch.nn.utils import prune  # noqa: F401  nn.utils.prune
 
 from resnet_course.models import create_model
@@ -660,6 +662,26 @@ def _(d, sd):
     state = dict(model=prefixed(other(), 'module.'), algorithms=[('EMA', ema)])
     return save(d, dict(state=state, rng=[]))
 
+def apart(sd, as_list):
+    "Parameters and buffers apart, as Composer's EMA kept them"
+    named = params(sd)
+    buffers = {k: v for k, v in sd.items() if k not in named}
+    if as_list: return dict(parameters=list(named.values()), buffers=list(buffers.values()))
+    return {'parameters': prefixed(named, 'module.'), 'buffers': prefixed(buffers, 'module.')}
+
+def composers(sd, as_list):
+    ema = dict(ema_model=apart(sd, as_list), training_model=apart(other(), as_list))
+    model = prefixed(other(), 'module.')
+    return dict(state=dict(model=model, algorithms=[('EMA', ema | dict(repr='EMA()'))]))
+
+@good("Composer's EMA in lists, parameters and buffers apart",
+      "taken: 'state.algorithms.EMA.ema_model'")
+def _(d, sd): return save(d, composers(sd, True))
+
+@good("Composer's EMA in dicts, parameters and buffers apart",
+      "taken: 'state.algorithms.EMA.ema_model'")
+def _(d, sd): return save(d, composers(sd, False))
+
 @good('ema_pytorch: the network itself comes first', "taken: 'ema.ema_model'")
 def _(d, sd):
     ema = prefixed(other(), 'online_model.') | prefixed(sd, 'ema_model.')
@@ -668,6 +690,21 @@ def _(d, sd):
 @good("robustbench's normalization beside the weights", 'not in the model')
 def _(d, sd):
     return save(d, replaced(sd, mu=torch.zeros(3, 1, 1), sigma=torch.ones(3, 1, 1)))
+
+def prepared(sd, train):
+    "A network of PyTorch's quantization, prepared for training or for calibration"
+    mappings = dict(qat=ao.get_default_qat_qconfig_mapping, ptq=ao.get_default_qconfig_mapping)
+    prepare, mapping = ((quantize_fx.prepare_qat_fx, mappings['qat']) if train else
+                        (quantize_fx.prepare_fx, mappings['ptq']))
+    net, x = network(sd).train(train), torch.randn(2, 3, 32, 32)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        res = prepare(net, mapping('fbgemm'), (x,))
+        if not train: res(x)   # training would change BatchNorm's statistics
+    return res
+
+@good('trained for quantization, with BatchNorm inside the convolutions', 'fake_quant')
+def _(d, sd): return save(d, prepared(sd, True).state_dict())
 
 @good('several averages in a list', "taken: 'ema.0'")
 def _(d, sd): return save(d, dict(models=[other()], ema=[sd]))
@@ -679,6 +716,21 @@ def _(d, sd): return save(d, dict(shadow_params=list(params(sd).values()), decay
 
 @bad("LitEma's average of a network with BatchNorm, alone", 'give the file that holds the plain')
 def _(d, sd): return save(d, lit_ema(network(sd)))
+
+@bad('calibrated for quantization, without BatchNorm', 'a network prepared for quantization')
+def _(d, sd): return save(d, prepared(sd, False).state_dict())
+
+@bad('a network of 8-bit integers', 'integers of a quantized network; give the checkpoint that')
+def _(d, sd):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return save(d, quantize_fx.convert_fx(prepared(sd, False)).state_dict())
+
+@bad('a head of 8-bit integers', 'integers of a quantized network; give the checkpoint that')
+def _(d, sd):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return save(d, ao.quantize_dynamic(network(sd), {nn.Linear}).state_dict())
 
 @bad('a pickle that runs code', 'could run code')
 def _(d, sd): return save(d, dict(sd, evil=Touch(d/'owned')))

@@ -143,6 +143,16 @@ def test_alexnet_has_no_stem(monkeypatch):
     learn = finetune_learner('digits', 'torchvision', 'alexnet_tv', n_train=64, size=64)
     assert learn.model.cfg['name'] == 'alexnet_tv'
 
+@pytest.mark.parametrize('as_file', [False, True])
+def test_network_of_the_preferred_set(as_file, tmp_path):
+    "The network is that of the set that `load_weights` takes, from a dict as from a file"
+    student, teacher = create_model('resnet8', n_in=1), create_model('resnet20', n_in=1)
+    sets = dict(student=student.state_dict(), teacher=teacher.state_dict())
+    torch.save(sets, tmp_path/'w.pth')
+    learn = finetune_learner('digits', tmp_path/'w.pth' if as_file else sets, n_train=64)
+    assert learn.model.cfg['name'] == 'resnet20'
+    assert torch.equal(learn.model.layer1[0].conv1.weight, teacher.layer1[0].conv1.weight)
+
 # What is said about it
 
 def test_command_and_report_show_stages_and_proof(tmp_path, capfd):

@@ -27,7 +27,8 @@ def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for 
 def test_enough_cases(): assert len(cases) >= 40
 
 AVERAGES = ['WeightAveraging', 'callback', 'NeMo', 'averaged parameters', 'MMEngine', 'Composer',
-            'ema_pytorch', 'averages in a list', 'an average that', 'an average without']
+            'ema_pytorch', 'trained for quantization', 'averages in a list', 'an average that',
+            'an average without']
 
 @pytest.mark.parametrize('case', [c for c in cases if c.loads and any(o in c.title
                                   for o in AVERAGES)], ids=lambda c: c.title)
@@ -171,6 +172,44 @@ def test_positions_of_another_grid(make, size, n_other, tmp_path):
     others = {k: v for k, v in state(a).items() if k != name}
     assert same(others, {k: v for k, v in state(b).items() if k != name})
 
+# timm's networks whose positions it does not interpolate itself: title → name, another size
+OWN_POSITIONS = {
+    "timm's PiT at 224 px in one for 96 px": ('pit_ti_224', 96),
+    "timm's PiT at 224 px in one for 96×224 px": ('pit_ti_224', (96, 224)),
+    "timm's CrossViT at 240 px in one for 480 px": ('crossvit_tiny_240', 480),
+    "timm's CrossViT at 240 px in one for 240×480 px": ('crossvit_tiny_240', (240, 480)),
+    "timm's Visformer at 224 px in one for 96 px": ('visformer_tiny', 96),
+    "timm's TNT at 224 px in one for 96×224 px": ('tnt_s_patch16_224', (96, 224))}
+
+def timms_positions(net, h, w):
+    "Name of each of a network's position tables → what timm's functions make of it for h×w px"
+    def tokens(v, *grid): return resample_abs_pos_embed(v, grid)
+    def as_map(v, *grid):
+        return resample_abs_pos_embed_nhwc(v.permute(0, 2, 3, 1), grid).permute(0, 3, 1, 2)
+    from timm.layers import resample_abs_pos_embed, resample_abs_pos_embed_nhwc
+    tables = dict(
+        PoolingVisionTransformer=dict(pos_embed=(as_map, (h - 16)//8 + 1, (w - 16)//8 + 1)),
+        Visformer={f'pos_embed{i}': (as_map, h//4//2**i, w//4//2**i) for i in (1, 2, 3)},
+        TNT=dict(patch_pos=(tokens, h//16, w//16)),
+        CrossVit=dict(pos_embed_0=(tokens, h//12, w//12),
+                      pos_embed_1=(tokens, h*224//240//16, w*224//240//16)))[type(net).__name__]
+    return {k: f(getattr(net, k), *grid) for k, (f, *grid) in tables.items()}
+
+@pytest.mark.parametrize('name,size', OWN_POSITIONS.values(), ids=list(OWN_POSITIONS))
+def test_positions_of_maps_and_branches(name, size, tmp_path):
+    "They are those of timm's functions for maps and tokens, and the network takes such images"
+    timm = pytest.importorskip('timm', reason='timm is not installed')
+    torch.manual_seed(0)
+    a, b = (timm.create_model(name, num_classes=3, **o) for o in ({}, dict(img_size=size)))
+    torch.save(a.state_dict(), tmp_path/'w.pth')
+    report = load_weights(b, tmp_path/'w.pth')
+    h, w = (size, size) if isinstance(size, int) else size
+    want = timms_positions(a, h, w)
+    assert report.adapted.keys() == want.keys() and not report.missing
+    assert all('positions of' in o for o in report.adapted.values())
+    assert all(torch.equal(getattr(b, k), v) for k, v in want.items())
+    assert b.eval()(torch.zeros(1, 3, h, w)).isfinite().all()
+
 def test_positions_that_are_not_known():
     "A grid that is not square in the file, blocks of patches, and windows that are not square"
     with pytest.raises(CourseError, match='pos_embed: .*create it for the size of images'):
@@ -179,6 +218,11 @@ def test_positions_that_are_not_known():
     def nest(size): return timm.create_model('nest_tiny', img_size=size, num_classes=3)
     with pytest.raises(CourseError, match='pos_embed: .*create it for the size of images'):
         load_weights(nest(128), nest(224).state_dict())
+    # timm's CrossViT for 224 px has positions for 336 patches, which are no grid of its branch
+    cross = timm.create_model('crossvit_tiny_240', num_classes=3)
+    with pytest.raises(CourseError, match='pos_embed_0: .*create it for the size of images'):
+        load_weights(timm.create_model('crossvit_tiny_240', num_classes=3, img_size=224),
+                     cross.state_dict())
     def swin(*window): return torchvision.models.SwinTransformer([4, 4], 24, [2], [2], list(window))
     with pytest.raises(CourseError, match='relative_position.*create it for the size of images'):
         load_weights(swin(4, 4), swin(4, 8).state_dict())
@@ -249,6 +293,22 @@ def test_indices_of_another_window(version):
     assert 'follows from the size' in report.skipped[index]
     x = torch.randn(1, 3, 32, 32)
     assert b.eval()(x).isfinite().all()
+
+def test_trained_for_quantization():
+    "torchvision's quantizable networks: outputs are those without fake quantization"
+    from torch.ao import quantization as ao
+    for name in ('resnet18', 'mobilenet_v2'):
+        quantizable = getattr(torchvision.models.quantization, name)
+        a = quantizable(weights=None, quantize=False, num_classes=3).train()
+        a.fuse_model(is_qat=True)
+        a.qconfig = ao.get_default_qat_qconfig('fbgemm')
+        a, x = ao.prepare_qat(a), torch.randn(2, 3, 64, 64)
+        a(x)   # moves BatchNorm's statistics
+        b = getattr(torchvision.models, name)(num_classes=3)
+        report = load_weights(b, a.state_dict())
+        a.apply(ao.disable_fake_quant)
+        assert not report.missing
+        torch.testing.assert_close(a.eval()(x), b.eval()(x), rtol=1e-4, atol=1e-5)
 
 def test_masks_are_applied():
     net = create_model('resnet8').eval()

@@ -4,7 +4,7 @@ Writes results/layouts.json: one row for each public layout or architecture, wit
 is expected and what happened. Nothing is downloaded: files are written here with the names and
 shapes of the published ones, by the cases and tests in tests/, which this script runs.
 """
-import argparse, sys, tempfile, time, warnings
+import argparse, inspect, sys, tempfile, time, warnings
 from functools import partial
 from pathlib import Path
 
@@ -135,6 +135,44 @@ sources |= {   # Weights in parts, objects beside them, more foreign formats
     'a web page that the download saved': 'wget of a page that shows a file',
 }
 
+nemo = hub + 'NVIDIA/NeMo (nemo/collections/common/callbacks/ema.py)'
+composer = hub + 'mosaicml/composer (composer/algorithms/ema)'
+sources |= {   # Averages that callbacks and other tools keep, and quantization
+    "Lightning's WeightAveraging, sorted by name":
+        hub + 'Lightning-AI/pytorch-lightning (WeightAveraging)',
+    "Lightning's StochasticWeightAveraging":
+        hub + 'Lightning-AI/pytorch-lightning (StochasticWeightAveraging)',
+    'a callback with a dict of averages, and the weights to go on with':
+        'callbacks of Lightning whose state_dict() has ema_weights and original_weights',
+    'the plain weights beside the average of a callback':
+        'callbacks of Lightning whose state_dict() has ema_state_dict',
+    'a callback with an AveragedModel of the LightningModule':
+        'torch.optim.swa_utils.AveragedModel in a callback of Lightning',
+    'a callback with a list of averages of the whole state dict':
+        'callbacks of Lightning that keep list(state_dict().values())',
+    "NeMo's average among the optimizer's state": nemo,
+    'an average that matches nothing in the file': hub + 'fadel/pytorch_ema',
+    'an average without one of the stages': 'an average of the parameters that train',
+    'a dict of averaged parameters': 'tutorials: class EMA with a dict self.shadow',
+    'averaged parameters under names with underscores':
+        'buffers, whose names cannot hold dots: name.replace(".", "_")',
+    "MMEngine's files, where the two are exchanged":
+        hub + 'open-mmlab/mmengine (mmengine/hooks/ema_hook.py)',
+    "Composer's EMA": composer,
+    "Composer's EMA in lists, parameters and buffers apart": composer,
+    "Composer's EMA in dicts, parameters and buffers apart": composer,
+    'ema_pytorch: the network itself comes first': hub + 'lucidrains/ema-pytorch',
+    'several averages in a list': 'torch.save(dict(models=[...], ema=[...]))',
+    'a list of averaged parameters alone': hub + 'fadel/pytorch_ema',
+    "robustbench's normalization beside the weights": hub + 'RobustBench/robustbench',
+    'trained for quantization, with BatchNorm inside the convolutions':
+        'torch.ao.quantization.quantize_fx.prepare_qat_fx',
+    'calibrated for quantization, without BatchNorm':
+        'torch.ao.quantization.quantize_fx.prepare_fx',
+    'a network of 8-bit integers': 'torch.ao.quantization.quantize_fx.convert_fx',
+    'a head of 8-bit integers': 'torch.ao.quantization.quantize_dynamic',
+}
+
 libraries = {   # Network of torchvision or timm → arguments of `create_model` for the same one
     ('torchvision', 'resnet18'): {}, ('torchvision', 'resnet34'): {},
     ('torchvision', 'resnet50'): {}, ('torchvision', 'resnext50_32x4d'): {},
@@ -186,7 +224,8 @@ def load_library(library, name, args, tmp):
 
 def run_test(test, tmp, verb, **args):
     "Run a test; it raises if it fails"
-    test(tmp_path=new(tmp), **args)
+    if 'tmp_path' in inspect.signature(test).parameters: args['tmp_path'] = new(tmp)
+    test(**args)
     return verb, ''
 
 def group(library, name, tmp):
@@ -212,6 +251,27 @@ def parameters(test):
     names = names.split(',')
     return [dict(zip(names, v if len(names) > 1 else [v])) for v in values]
 
+def position_rows():
+    "Rows of positions that depend on the size of maps or windows, as for `rows`"
+    timms = hub + 'huggingface/pytorch-image-models'
+    verb = 'loads: positions as timm interpolates them'
+    maps = test_weights.test_positions_of_maps_and_branches
+    for title, (name, size) in test_weights.OWN_POSITIONS.items():
+        yield 'layout', title, timms, verb, partial(run_test, maps, verb=verb, name=name, size=size)
+    windows = test_weights.test_relative_positions_of_another_window
+    for title, args in test_weights.TABLES.items():
+        named = dict(zip(('name', 'size', 'kwargs', 'module', 'says'), args))
+        yield 'layout', title, timms, verb, partial(run_test, windows, verb=verb, **named)
+    others = {"timm's MViT v2 at 224 px in one for 160 px": (
+        timms, 'loads: positions as SAM interpolates them',
+        test_weights.test_relative_positions_of_rows_and_columns, {})}
+    for version in ('', 'V2'):
+        others[f"torchvision's Swin{version} in one with smaller windows"] = (
+            hub + 'pytorch/vision', "loads: the network's own indices",
+            test_weights.test_indices_of_another_window, dict(version=version))
+    for title, (who, verb, test, args) in others.items():
+        yield 'layout', title, who, verb, partial(run_test, test, verb=verb, **args)
+
 def rows():
     "Kind, what, source, expectation, and the function that finds the result"
     by_title = {c.title: c for c in cases}
@@ -230,6 +290,11 @@ def rows():
         yield ('layout', title, who, 'loads: positions as timm interpolates them',
                partial(run_test, test_weights.test_positions_of_another_grid, make=make, size=size,
                        n_other=n_other, verb='loads: positions as timm interpolates them'))
+    yield from position_rows()
+    verb = 'loads: outputs without fake quantization'
+    yield ('layout', "torchvision's quantizable networks, trained for quantization",
+           hub + 'pytorch/vision (torchvision/models/quantization)', verb,
+           partial(run_test, test_weights.test_trained_for_quantization, verb=verb))
     for (library, name), args in libraries.items():
         n = len(network(library, name, 1000).state_dict())
         yield ('layout', f'{library}, {name}', source(library, name),
