@@ -625,9 +625,10 @@ def best_thresholds(self:MultiReport)->list: # One for each label; 0.5 for label
         precision, recall, at = precision_recall_curve(y, p)
         f1 = 2*precision*recall/np.maximum(precision + recall, 1e-12)
         t = at[f1[:-1].argmax()]
-        # halfway to the next lower probability, so that similar images get the same answer
-        middle = np.float32((t + p[p < t].max(initial=0))/2)
-        found.append(float(middle if middle > p[p < t].max(initial=0) else t))
+        below = p[p < t].max(initial=0)
+        # halfway to the next lower probability, so that rounding does not change an answer
+        middle = np.float32((t + below)/2)
+        found.append(float(middle if middle > below else t))
     return found
 
 # %% ../nbs/api/40_evaluate.ipynb #f5739bd6

@@ -216,12 +216,14 @@ _wrong_maps = [
                               'and the beginnings of stages 2, 3 and 4.'),
     (lambda n: _halved(n, 6), 'Stage 1 has no stride: the pooling before it has already halved.'),
     (lambda n: n//32, 'Every halving rounds up (100 → 50 → 25 → 13 → 7 → 4); this rounds down.'),
+    (lambda n: round(n/32), 'Every halving rounds up, and never to the nearest number '
+                            '(100 → 50 → 25 → 13 → 7 → 4).'),
     (lambda n: n/32, 'A map has a whole number of pixels: round up at every halving.'),
     (lambda n: _halved(n, 5)**2, 'That is the number of pixels in the map: return its side.')]
 
 @exercise('05.5', 'The last map of a ResNet-18')
 def _(answer):
-    sizes = (224, 32, 64, 96, 100, 160, 225, 300)
+    sizes = (224, 32, 64, 96, 100, 160, 225, 250, 300)
     got, want = [as_number(answer(n)) for n in sizes], [_halved(n, 5) for n in sizes]
     for wrong, hint in _wrong_maps:
         if got == [wrong(n) for n in sizes]: raise Hint(hint)

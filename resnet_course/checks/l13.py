@@ -45,13 +45,20 @@ def _try_sides(out, groups, n_valid):
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #8cb67f0d
 @exercise('13.1', 'A split that keeps groups together')
 def _(answer):
-    groups, pct, seed = _some_groups(), random.choice([0.2, 0.3]), random.randint(0, 999)
-    while round(pct*len(set(groups))) == int(pct*len(set(groups))): groups = _some_groups()
+    pct, seed = random.choice([0.2, 0.3]), random.randint(0, 999)
+    def rounded(up):
+        "Groups whose share for validation is rounded up or down"
+        while True:
+            groups = _some_groups()
+            share = pct*len(set(groups))
+            if abs(share - round(share)) > 0.05 and (round(share) > share) == up: return groups
+    groups, others = rounded(up=True), rounded(up=False)
     states = random.getstate(), torch.get_rng_state(), np.random.get_state()[1].tolist()
     out = answer(list(groups), pct, seed)
     _try_sides(out, groups, round(pct*len(set(groups))))
     for s in range(seed + 1, seed + 6):     # a number that is right only on average
         _try_sides(answer(list(groups), pct, s), groups, round(pct*len(set(groups))))
+    _try_sides(answer(list(others), pct, seed), others, round(pct*len(set(others))))
     want = set(as_list(out[1]))
     def valid(s): return set(as_list(answer(list(groups), pct, s)[1]))
     if valid(seed) != want:
