@@ -136,7 +136,10 @@ def before_fit(self:Frozen):
 # %% ../nbs/api/32_freeze.ipynb #dc2a44db
 @patch
 def before_train(self:Frozen):
-    "Undo `model.train()` for frozen BatchNorm"
+    "Undo `model.train()` for frozen BatchNorm; raises `CourseError` if no parameter trains"
+    if not any(p.requires_grad for p in self.learn.model.parameters()):
+        raise CourseError('no parameter trains: what freeze_to leaves was frozen by hand; unfreeze '
+                          'it with requires_grad_(True), or give freeze_to an earlier group')
     for m in self.fixed_norms(): m.eval()
 
 @patch
@@ -385,6 +388,10 @@ def _mark(places, model, by_hand, bn):
         if bn == 'eval' and isinstance(m, _NormBase) and _is_off(m):
             if all(dot + k in by_hand for k, _ in m.named_parameters()):
                 names += [dot + k for k, _ in m.named_buffers()]
+    # a parameter that modules share has several names, and only the first is in `by_hand`
+    params = dict(model.named_parameters(remove_duplicate=False))
+    ids = {id(params[k]) for k in by_hand if k in params}
+    names += [k for k, p in params.items() if id(p) in ids]
     for k in names:
         if k in places: places[k].by_hand = True
 

@@ -48,7 +48,7 @@ def _class_number(y, n):
     if y.numel() != 1 and not is_one_hot:
         raise CourseError(f'a class is a number or a one-hot vector, got a tensor of shape '
                           f'{tuple(y.shape)} with {int((y != 0).sum())} values that are not zero')
-    i = int(y) if y.numel() == 1 else int(y.argmax())
+    i = int(y) if y.numel() == 1 else int(y.int().argmax())
     if 0 <= i < n: return i
     raise CourseError(f'the dataset has an image of class {i}, but names for classes 0 to {n-1}')
 

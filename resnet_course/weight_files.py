@@ -448,6 +448,7 @@ def _named_parts(obj):
     res = {}
     for k, v in obj.items() if isinstance(obj, dict) else ():
         if isinstance(k, type): k = k.__name__   # a callback's class, in old files of Lightning
+        if type(k) is int: k = str(k)   # a fold or an epoch
         if not isinstance(k, str): continue
         # Lightning writes a callback's arguments behind its name: "EMA{'decay': 0.99}"
         short = k.partition('{')[0] if k.endswith('}') else k

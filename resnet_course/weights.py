@@ -532,6 +532,7 @@ _converted = re.compile(r'(^|[._])(zero_point(_\d+)?|_packed_params)$')
 _spare = re.compile(
     r'^(fc|linear|classifier|classifer|head|heads|last_linear|last_layer|output|logits)\b'
     r'|^(aux\w*|criterion|\w*loss\w*|normali[sz]e\w*|mean|std|mu|sigma|n_averaged|initted|step)\b'
+    r'|^(global_step|epoch|iteration|(ema_)?decay|num_updates|best_\w+)$'
     r'|^(queue\w*|projector\w*|projection\w*|predictor\w*|prediction\w*|prototypes\w*'
     r'|proj_head|momentum_\w*|mlp_head|center|temperature|logit_scale)\b'
     r'|^(mask_token\w*|masked_embed|decoder\w*|class_weights?|pos_weight)\b'

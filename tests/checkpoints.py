@@ -709,6 +709,12 @@ def _(d, sd): return save(d, prepared(sd, True).state_dict())
 @good('several averages in a list', "taken: 'ema.0'")
 def _(d, sd): return save(d, dict(models=[other()], ema=[sd]))
 
+@good('folds under their numbers', "taken: '0', of several")
+def _(d, sd): return save(d, {0: sd, 1: other()})
+
+@good('a number of the training beside the weights', 'ema_decay (not in the model)')
+def _(d, sd): return save(d, replaced(sd, ema_decay=torch.tensor(.9)))
+
 # Must be refused without running anything and without changing the model
 
 @bad('a list of averaged parameters alone', 'holds only an average without names')

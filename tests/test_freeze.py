@@ -104,6 +104,40 @@ def test_report_notices(how):
     assert not report.ok
     with pytest.raises(CourseError): report.check()
 
+class Tied(nn.Module):
+    "Two layers with the same weight"
+    def __init__(self):
+        super().__init__()
+        self.stem, self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.b.weight, self.head = self.a.weight, nn.Linear(4, 3)
+    def forward(self, x): return self.head(self.b(self.a(self.stem(x)).relu()))
+
+def tied_learner(frozen):
+    "A learner for it, with a module frozen by hand"
+    x, y = torch.randn(32, 4), torch.arange(32) % 3
+    dl = DataLoader(list(zip(x, y)), bs=16)
+    learn = Learner(DataLoaders(dl, dl), Tied(), CrossEntropyLossFlat(), splitter=param_groups,
+                    cbs=Frozen())
+    getattr(learn.model, frozen).requires_grad_(False)
+    return learn
+
+def test_shared_weight_frozen_by_hand():
+    "A weight with two names is not called idle under the second one"
+    learn = tied_learner('a')
+    before = snapshot(learn)
+    fit(learn)
+    report = freeze_report(learn, before)
+    assert not report.idle and not report.broken, report
+    assert report.by_hand == ['a.weight', 'a.bias']
+
+def test_nothing_trains():
+    "The head was frozen by hand, and the rest by `freeze_to`: one sentence, no error of autograd"
+    learn = tied_learner('head')
+    freeze_to(learn, -1)
+    with pytest.raises(CourseError, match='no parameter trains'): fit(learn)
+    freeze_to(learn, 0)
+    fit(learn)
+
 @pytest.mark.parametrize('name', list_models())
 def test_every_group(name):
     "`freeze_to` means the same on every network of the package"

@@ -51,7 +51,8 @@ def fit(*args, **kwargs):
     lambda i: dict(pixel_values=X[i], labels=Y[i]), lambda i: dict(img=X[i], fine_label=Y[i], id=i),
     lambda i: (X[i], int(Y[i]), i),
     lambda i: dict(inputs=X[i], label_ids=int(Y[i])), lambda i: dict(data=X[i], class_id=int(Y[i])),
-    lambda i: (X[i], torch.eye(4)[Y[i]]), lambda i: (X[i], np.eye(4)[Y[i]])])
+    lambda i: (X[i], torch.eye(4)[Y[i]]), lambda i: (X[i], np.eye(4)[Y[i]]),
+    lambda i: (X[i], torch.eye(4)[Y[i]].bool())])
 def test_items(item):
     "Every kind of item gives the same images and classes"
     learn = fit(loaders(item), 'resnet8')
