@@ -38,7 +38,11 @@ from .evaluate import model_and_dls
 # %% ../nbs/api/42_interpret.ipynb #de125a43
 def _net(learn):
     "The model itself, without the wrappers of `torch.compile` and data parallelism"
-    return unwrap_model(get_net(learn))
+    net = unwrap_model(get_net(learn))
+    if isinstance(net, torch.jit.ScriptModule):
+        raise CourseError('TorchScript hides the layers of a network: pass the model that it was '
+                          'traced or scripted from')
+    return net
 
 def _call(net, x):
     "The scores; a network compiled in place runs uncompiled, because hooks need that"
@@ -262,7 +266,7 @@ def get_features(
     dls:DataLoaders=None # Loaders; None: the learner's
 )->tuple[Tensor, Tensor]: # N,F features, float; N class numbers
     "Collect the input of the last linear layer for all images in a split, in order, unaugmented"
-    head = _last_linear(get_net(learn))
+    head = _last_linear(_net(learn))
     _, dls = model_and_dls(learn, dls)
     dl = split_dl(dls, split)
     xs, ys = [], []
@@ -540,7 +544,7 @@ def first_filters(
     learn:Learner|nn.Module # A learner or a model
 )->Tensor: # nf,c,ks,ks, float, on the CPU
     "Return the weights of the first convolution; raises `CourseError` if there is none"
-    for m in get_net(learn).modules():
+    for m in _net(learn).modules():
         if isinstance(m, nn.Conv2d): return m.weight.detach().float().cpu()
     raise CourseError('this model has no convolution, so it has no filters')
 
@@ -581,7 +585,7 @@ def layer_responses(
     xb:Tensor # Images (N,C,H,W), normalized
 )->list[tuple[str, float]]: # Names and standard deviations, in the order in which the layers run
     "Measure the standard deviation of the output of every BatchNorm that is not on a shortcut"
-    model, rows = get_net(learn), []
+    model, rows = _net(learn), []
     names = {m: n for n, m in model.named_modules()
              if isinstance(m, nn.BatchNorm2d) and 'downsample' not in n}
     if not names: raise CourseError('this model has no BatchNorm layers to measure')
@@ -656,7 +660,7 @@ def gradient_norms(
     yb:Tensor # Class numbers (N)
 )->list[tuple[str, float]]: # Names and norms, starting at the input
     "Compute the norm of the gradient of every convolution's and linear layer's weight"
-    model = deepcopy(get_net(learn)).train()
+    model = deepcopy(_net(learn)).train()
     model.zero_grad(set_to_none=True)
     loss = F.cross_entropy(model(_to_model(xb, model)), _to_model(yb, model))
     loss.backward()

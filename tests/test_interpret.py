@@ -58,6 +58,14 @@ def test_error_leaves_no_hooks(batch):
     with pytest.raises(CourseError): layer_responses(model, color)
     assert model.training and n_hooks(model) == 0
 
+def test_torchscript_has_no_layers_to_look_into(batch):
+    x, y = batch
+    model = torch.jit.trace(create_model('resnet8', n_in=1).eval(), x)
+    for use in (lambda: get_activations(model, x, ['layer1']), lambda: grad_cam(model, x),
+                lambda: layer_responses(model, x), lambda: first_filters(model),
+                lambda: gradient_norms(model, x, y)):
+        with pytest.raises(CourseError, match='TorchScript hides the layers'): use()
+
 @pytest.mark.parametrize('name', nets)
 @pytest.mark.parametrize('cls', [None, 3])
 def test_grad_cam_against_autograd(name, cls, batch):
