@@ -89,7 +89,7 @@ def _free_name(f, content):
 
 # %% ../nbs/api/61_lessons.ipynb #667a1738
 def _copy_file(f, content, checksum):
-    "Write one file unless that loses work; `checksum`: that of the last copied version, or None"
+    "Write one file unless that would lose work; `checksum` is that of the last copy, or None"
     old = f.read_bytes() if f.is_file() else None
     if old == content: return 'the same'
     if old is None or _sha256(old) == checksum:

@@ -191,8 +191,8 @@ torch_sgd_no_norms = partial(_TorchOptimizer, opt=_SGDNoNorms, momentum=0.9)
 @check_args
 def timm_lamb(
     params:list, # Parameters, or parameter groups
-    **kwargs     # For timm's `Lamb`
-)->OptimWrapper: # Of timm's optimizer
+    **kwargs     # Passed to timm's `Lamb`
+)->OptimWrapper: # Wrapper around timm's optimizer
     "Create timm's LAMB for fastai; raises `CourseError` if timm is not installed"
     check_timm()
     from timm.optim import Lamb
