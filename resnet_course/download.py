@@ -150,7 +150,7 @@ def _inside(path):
     return posixpath.normpath(path).split('/')[0] != '..'
 
 def _is_safe_name(name, is_folder):
-    "Whether a member lies below the folder, by a path without `..`"
+    "Whether a member's path stays inside the folder and has no `..`"
     parts = name.replace('\\', '/').split('/')
     return _inside(name) and '..' not in parts and (is_folder or set(parts) != {'.'})
 

@@ -118,7 +118,7 @@ def n(self:Report)->int: # At least 1
     return len(self.targets)
 
 @patch(as_prop=True)
-def loss(self:Report)->float: # In nats
+def loss(self:Report)->float: # Loss in nats
     "Mean loss per image"
     return float(self.losses.mean())
 

@@ -458,7 +458,7 @@ def run_stages(
     test:bool=True,   # Evaluate on the test set after each stage; no choice depends on it
     keep:str='best',  # Stage whose weights `learn` ends up with: 'best' by validation, or 'last'
     log:str|None=None # Also log to 'tensorboard' or 'wandb', in the folder `learn.path`
-)->StageResults: # With a freeze report for each stage
+)->StageResults: # Results with a freeze report for each stage
     "Fine-tune by a plan; raises `CourseError` before training if a stage does not suit `learn`"
     connect()
     stages = _stages_for(learn, stages, keep, log)

@@ -50,7 +50,7 @@ def white_of(
     # between 1 and 16, neither is plausible: with 255, the image would be black
     if low >= 0 and high <= _whites[-1] and not 1 < high < 16:
         return next(w for w in _whites if high <= w)
-    # also for NaN
+    # this also catches NaN
     raise ValueError(f'its values go from {low:g} to {high:g}, but an image needs 0 to 1, '
                      '255, 4095 or 65535: rescale them')
 
@@ -202,7 +202,7 @@ class ImageSet:
         white:dict=None, # Depth → value of white, if images have more than 8 bits
         skip_bad:bool=False, # Leave out files that turn out to be unreadable later
         listing:Listing=None, # Where the files come from and what was left out
-        rows:Tensor=None # 0 or 1 for each label (N,C), if images have several; `y` is the rarest
+        rows:Tensor=None # Labels as zeros and ones (N,C), if images have several; `y` is the rarest
     ):
         self.name, self.vocab, self.labels = name, list(vocab), list(labels or vocab)
         self.y = torch.as_tensor(np.asarray(y), dtype=torch.long)
@@ -270,7 +270,7 @@ def _check_splits(o):
 
 # %% ../nbs/api/10_images.ipynb #94a27720
 def _check_trainable(
-    o:Listing # From `list_folder` or `list_csv`
+    o:Listing # Listing from `list_folder` or `list_csv`
 )->list: # Names of the classes, sorted
     "Raise `CourseError` unless a classifier can be trained on the images"
     _check_splits(o)
@@ -326,7 +326,7 @@ def decode_all(
     files:Sequence, # Paths of images
     size:int, # Side of the decoded images (px)
     n_in:int=3, # Number of channels; 1: grayscale, 3: RGB
-    show:bool=None, # Show progress? None: for 2,000 images or more
+    show:bool=None, # Whether to show progress; None: for 2,000 images or more
     white:dict=None # As in `open_image`
 )->Tensor: # uint8 N,n_in,size,size
     "Read `files` in threads; raises one `CourseError` that counts the unreadable ones"
@@ -393,7 +393,7 @@ def _brightest(f):
 @check_args
 def find_white(
     files:Sequence # Paths of images
-)->tuple: # Depth → value of white, for `open_image`, and sentences about it
+)->tuple: # Depth → value of white (for `open_image`), and sentences about it
     "Find the value of white for a set's images with more than 8 bits; raises `CourseError`"
     highs = {}
     for found in in_threads(_brightest, files):
@@ -453,7 +453,7 @@ def _make_image_set(
     vocab:Sequence, # Class names
     labels:Sequence=None, # Spelling of the classes in the listing; None: as in `vocab`
     size:int|tuple=None, # Size that the network sees (px); None: unchanged, or 128 for photos
-    in_memory:bool=None, # Decode small square images now? None: only if they fit in `max_gb`
+    in_memory:bool=None, # Decode small square images now; None: only if they fit in `max_gb`
     skip_bad:bool=False, # Leave out files that cannot be read
     max_gb:float=1.0, # Memory limit (10^9 bytes) for `in_memory=None`
     white:dict=None, # Depth → value of white used in training; None: see `find_white`
@@ -481,7 +481,7 @@ def _make_image_set(
 def open_folder(
     path:str|Path, # Folder of class folders, or of train, valid and test folders that contain them
     size:int|tuple=None, # Size that the network sees (px); None: small squares unchanged, else 128
-    in_memory:bool=None, # Decode all images now? None: if they take no more than 1 GB
+    in_memory:bool=None, # Decode all images now; None: if they take no more than 1 GB
     skip_bad:bool=False, # Leave out files that cannot be read
     white:dict=None # Depth → value of white used in training; None: see `find_white`
 )->ImageSet: # Image set with the splits that the folder defines
@@ -546,7 +546,7 @@ def _order_by_name(o):
 def open_csv(
     path:str|Path, # CSV file with columns for paths, labels and optionally splits
     size:int|tuple=None, # Size that the network sees (px); None: small squares unchanged, else 128
-    in_memory:bool=None, # Decode all images now? None: if they take no more than 1 GB
+    in_memory:bool=None, # Decode all images now; None: if they take no more than 1 GB
     skip_bad:bool=False, # Leave out files that cannot be read
     white:dict=None, # Depth → value of white used in training; None: see `find_white`
     label_delim:str=None # Separator between the labels of an image; None: one class per image

@@ -202,7 +202,7 @@ def to_contiguous(self:CourseLearner,
 
 # %% ../nbs/api/36_learner.ipynb #fe774e92
 def _stem_for(name, size):
-    "The stem that suits images of `size` px; prints it if it is not the network's own"
+    "The stem that suits images of `size` px; prints a note if it differs from the network's own"
     stem, own = default_stem(size, name), options(name).get('stem')
     if stem != own and not rank_distrib():
         print(f"{name} for images of {size} px: stem={stem!r} "

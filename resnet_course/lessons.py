@@ -127,7 +127,7 @@ def copy_lessons(
 @check_args
 def open_lessons(
     dest:str|Path='resnet-course-lessons', # Folder with the lessons from `copy_lessons`
-    browser:bool=True # Open a browser? False: JupyterLab only prints the address
+    browser:bool=True # Open a browser; False: JupyterLab only prints the address
 )->int: # JupyterLab's exit status
     "Run JupyterLab with the first lesson open; raises `CourseError` if either is missing"
     if find_spec('jupyterlab') is None:

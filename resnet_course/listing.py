@@ -356,7 +356,7 @@ def _plain(name):
 
 @check_args
 def warnings_about(
-    o:Listing # From `list_folder`
+    o:Listing # Listing from `list_folder`
 )->list: # Sentences
     "List what a user should know: images left out, empty classes, nearly identical class names"
     loud = {why: fs for why, fs in o.left_out.items() if why not in quiet_kinds}

@@ -952,7 +952,7 @@ def _reading(ds, size):
 
 @check_args
 def as_bytes(
-    dl:ImageSetDL, # From `split_dl`
+    dl:ImageSetDL, # Loader from `split_dl`
     whole:bool=False # Read photos at their original size, one per batch
 )->ImageSetDL: # Loader for batches of uint8 N,C,H,W
     "Create a loader for the same images before normalization"

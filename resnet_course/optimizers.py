@@ -97,7 +97,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self,
-        closure:callable=None # Computes the loss and gradients first; None: gradients already exist
+        closure:callable=None # Function that computes loss and gradients; None: gradients already exist
     )->torch.Tensor: # The result of `closure`
         "Take one step"
         loss = None
@@ -129,7 +129,7 @@ def _nesterov(self:Muon, p, g, momentum):
 
 @patch
 def _step_one(self:Muon, p, kind, group):
-    "Step one parameter as its kind needs it"
+    "Step one parameter in the way its kind requires"
     if kind == 'conv': self._step_conv(p, group)
     else: self._step_other(p, group, group['shift_lr_mult'] if kind == 'norm' else 1)
 
@@ -157,7 +157,7 @@ class _NoDecay:
         raise NotImplementedError
 
     def step(self,
-        closure:callable=None # Computes the loss and gradients first; None: gradients already exist
+        closure:callable=None # Function that computes loss and gradients; None: gradients already exist
     )->torch.Tensor: # The result of `closure`
         "Step as if there were two groups: parameters that decay, and the others"
         groups = self.param_groups

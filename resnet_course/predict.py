@@ -34,7 +34,7 @@ class Prediction:
     "The predicted classes of one image file, or the reason why there are none"
     file: str
     classes: list          # The most probable classes, most probable first
-    probs: list            # Their probabilities
+    probs: list            # Probabilities of these classes
     error: str|None = None # Why the file could not be read; None if it was read
 
 # %% ../nbs/api/41_predict.ipynb #prepim02
@@ -141,7 +141,7 @@ def _scores(model, x, prepare, precision):
 # %% ../nbs/api/41_predict.ipynb #71339996
 @check_args
 def thresholds_of(
-    model:nn.Module|OnnxModel # From `load_model`
+    model:nn.Module|OnnxModel # Model from `load_model`
 )->dict|None: # Label → threshold; None if the network predicts one class per image
     "Look up the probabilities at or above which labels count as predicted; 0.5 if none are saved"
     meta = model.meta or {}
@@ -152,7 +152,7 @@ def thresholds_of(
 @check_args
 def labels_of(
     p:Prediction, # Prediction of a network with several labels
-    thresholds:dict # From `thresholds_of`
+    thresholds:dict # Thresholds from `thresholds_of`
 )->list: # Labels, most probable first; may be empty
     "List the predicted labels of an image"
     return [c for c, q in zip(p.classes, p.probs) if q >= thresholds[c]]
@@ -164,7 +164,7 @@ def write_csv(
     preds:Iterable, # Predictions from `predict_images`, with all classes
     vocab:Iterable, # Class names, in the order of the columns
     path:str|Path, # CSV file
-    thresholds:dict|None=None # From `thresholds_of`; None: one class per image
+    thresholds:dict|None=None # Thresholds from `thresholds_of`; None: one class per image
 ):
     "Write one row per image: file, class (or labels), probability, error, and all probabilities"
     vocab = list(vocab)

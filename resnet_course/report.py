@@ -173,7 +173,7 @@ def _stages(rec):
         raise CourseError(f"{rec['path']}: the stages in its record are damaged ({e})") from None
 
 def _times_tested(n, tests):
-    "How often a fine-tuning run saw the test set, in words"
+    "Describe how often a fine-tuning run saw the test set"
     if not tests: return 'once, with the weights of the best stage'
     after = 'after the stage' if n == 1 else f'after each of the {n} stages'
     return f'{tests + 1} times: {after}, and once more with the weights of the best'

@@ -223,7 +223,7 @@ def split_id(
     images:ImageSet, # The images
     splits:tuple     # Indices of training, validation and test images
 )->str: # Eight hexadecimal digits
-    "Identify a split: the same for the same file names and labels, split in the same way"
+    "Identify a split; equal file names and labels, split in the same way, give the same result"
     names = '\n'.join(map(os.path.basename, images.files or ()))
     res = zlib.crc32(names.encode(errors='surrogateescape'))
     y = images.y if images.rows is None else images.rows

@@ -559,7 +559,7 @@ def _fill(average, plain):
     return plain | {pairs[k][0]: v for k, v in average.items()}
 
 def _complete(average, sets):
-    "An average with the names and statistics of the plain weights among `sets`, if it lacks them"
+    "Add the names and statistics of the plain weights in `sets` to an average that lacks them"
     counters = 'decay', 'num_updates', 'n_averaged', 'step', 'steps', 'initted'
     own = {k: v for k, v in average.items() if k not in counters}
     has_names = any('.' in k for k in own)

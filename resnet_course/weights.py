@@ -207,7 +207,7 @@ def _resize_table(v, like, window):
         if any(o%2 == 0 for o in (*v.shape[1:], *new)): return None
         return _resample_offsets(v, new), _note(_window(v.shape[1:]), _window(new))
     if v.ndim != 2 or like.ndim != 2 or v.shape[1] != like.shape[1]: return None
-    for n_other in (0, 3):   # BEiT: from the class token, to it, to itself
+    for n_other in (0, 3):   # BEiT also has three biases for its class token
         new = _square(len(like) - n_other)
         if window: new = tuple(2*o - 1 for o in window)
         old = _square(len(v) - n_other)
@@ -582,7 +582,7 @@ class _Candidate:
     path:str    # Path in the file, such as 'state_dict.module.encoder_q'
     prefix:str  # Start of its names, such as 'module.encoder_q.'
     group:str   # The dict in the file that contains it
-    sd:dict     # Its tensors, without the prefix
+    sd:dict     # Tensors of the set, without the prefix
     match:_Match = None
     problems:list = field(default_factory=list)
     other_network:bool = False

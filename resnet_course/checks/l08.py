@@ -43,7 +43,7 @@ def _moved(f, n, earlier=None):
     return {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}, set(before)
 
 def _keeps_grads(f, n):
-    "Do frozen parameters keep a gradient after `f(net, n)`?"
+    "Whether frozen parameters keep a gradient after `f(net, n)`"
     net = _Net()
     net(torch.randn(4, 6)).sum().backward()
     f(net, n)
@@ -150,7 +150,7 @@ def _table():
 @exercise('08.3', 'Which stage to use, which accuracy to publish')
 def _(answer):
     cases = [_table() for _ in range(5)]
-    # best at nothing: only "always the last" chooses the last stage of this table
+    # not the best at anything: only "always the last" chooses the last stage of this table
     while list(cases[0][0])[-1] != cases[0][1][4]: cases[0] = _table()
     outs = [answer(dict(table)) for table, _ in cases]
     if all(isinstance(o, (tuple, list)) and o and o[0] == list(table)[-1]
