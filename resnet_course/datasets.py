@@ -363,7 +363,7 @@ def data_home(
 def dataset_path(
     name:str, # Name of a dataset
     root:str|Path=None # Folder of the standard datasets; None: fastai's data folder
-)->Path: # Its folder; None if the dataset is not on this machine
+)->Path: # Folder of the dataset; None if it is not on this machine
     "Find the folder of a dataset; raises `CourseError` for an unknown name"
     check_choice(name, datasets, 'dataset')
     info = datasets[name]

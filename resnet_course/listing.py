@@ -186,8 +186,8 @@ class Listing:
     empty:list = field(default_factory=list) # Class folders without images
     notes:list = field(default_factory=list) # Sentences about what was changed or assumed
     facts:list = field(default_factory=list) # Sentences that do not call for a warning
-    sets:list|None = None # If images have several labels: a tuple for each; `labels` has the
-                          # rarest one. None: one class per image
+    sets:list|None = None # All labels of each image, as tuples; `labels` has only the
+                          # rarest. None: one class per image
 
     def leave(self,
         why:str, # Reason, such as 'hidden'

@@ -97,7 +97,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self,
-        closure:callable=None # Function that computes loss and gradients; None: gradients already exist
+        closure:callable=None # Function that computes loss and gradients; None: they already exist
     )->torch.Tensor: # The result of `closure`
         "Take one step"
         loss = None
@@ -157,7 +157,7 @@ class _NoDecay:
         raise NotImplementedError
 
     def step(self,
-        closure:callable=None # Function that computes loss and gradients; None: gradients already exist
+        closure:callable=None # Function that computes loss and gradients; None: they already exist
     )->torch.Tensor: # The result of `closure`
         "Step as if there were two groups: parameters that decay, and the others"
         groups = self.param_groups

@@ -406,7 +406,7 @@ class BinaryCrossEntropy(nn.Module):
 
     def __init__(self,
         weight:torch.Tensor=None, # Weights of the classes; None: all equal
-        threshold:float=0.2,      # A class with a larger share of a mixed image counts as present
+        threshold:float=0.2,      # Share of a mixed image above which a class counts as present
         reduction:str='mean'      # 'mean', 'sum' or 'none', over images
     ):
         super().__init__()

@@ -203,7 +203,7 @@ def evaluate_run(
                   # `run_learner`
     data:str|Path|None=None, # A dataset, or a folder of images (all are tested); None: the run's
     split:str='test',    # 'train', 'valid' or 'test'
-    views:str|None=None, # Also average over several views: 'flip' or 'ten_crop'; None: don't
+    views:str|None=None, # Also average over several views: 'flip' or 'ten_crop'; None: only one
     bs:int|None=None,    # Images per batch (does not change the result); None: as in training
     setup:callable=None, # Called first with the learner; for ONNX, an object with model and dls
     skip_bad:bool=False, # Leave out files that cannot be read, but count them
