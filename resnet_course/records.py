@@ -229,7 +229,7 @@ def _record_problems(rec):
     if isinstance(test, dict): res += _wrong_types(test, _of_test[task_of_result(test)], 'test.')
     if res: return res
     counts = 'n_params', 'train_seconds'
-    return [f'{key} is {rec[key]}' for key in counts if not 0 <= rec[key] < 1e12]   # also catches NaN
+    return [f'{key} is {rec[key]}' for key in counts if not 0 <= rec[key] < 1e12]   # or NaN
 
 def _history_problems(rows):
     "List what is wrong with a history"
@@ -254,7 +254,7 @@ def _test_problems(test):
     is_interval = len(ci) == 2 and all(has_type(v, _number) and 0 <= v <= 1 for v in ci)
     if not is_interval: return ['test.top1_ci is not an interval']
     defined = [key for key in _fractions[task] if test[key] is not None]
-    shares = [key for key in defined if not 0 <= test[key] <= 1]   # also catches NaN
+    shares = [key for key in defined if not 0 <= test[key] <= 1]   # or NaN
     if not math.isfinite(test['loss']): shares.append('loss')
     if test['n'] < 1: shares.append('n')
     return [f'test.{key} is {test[key]}' for key in shares]

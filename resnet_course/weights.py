@@ -164,7 +164,7 @@ def _resample_positions(
 
 # %% ../nbs/api/26_weights.ipynb #4daa8277
 def _knots(old, new):
-    "Positions of one side's `old` offsets among the `new` ones in BEiT, with steps growing outwards"
+    "Positions of one side's `old` offsets among `new` ones in BEiT, in steps that grow outwards"
     n = old//2
     low, high = 1.01, 1.5
     while high - low > 1e-6:
