@@ -60,7 +60,7 @@ class Stage:
     lr:object                 # Highest learning rate; `slice(low, high)`: head at `high`; or a list
     start_from:str|None=None  # An earlier stage, or 'initial'; None: the previous stage
     recipe:object='one_cycle' # A name from `list_recipes()`, or a `Recipe`
-    bn:str='eval'             # What frozen BatchNorm does: 'eval', 'stats' or 'train'
+    bn:str='eval'             # Behavior of frozen BatchNorm: 'eval', 'stats' or 'train'
     monitor:str='valid_loss'  # Criterion for the best epoch: 'valid_loss', or a metric's name
     patience:int|None=None    # Stop after this many epochs without improvement; None: never
     restore_best:bool=True    # Finish the stage with the weights of its best epoch

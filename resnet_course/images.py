@@ -50,7 +50,7 @@ def white_of(
     # between 1 and 16, neither is plausible: with 255, the image would be black
     if low >= 0 and high <= _whites[-1] and not 1 < high < 16:
         return next(w for w in _whites if high <= w)
-    # or NaN
+    # this also catches NaN
     raise ValueError(f'its values go from {low:g} to {high:g}, but an image needs 0 to 1, '
                      '255, 4095 or 65535: rescale them')
 
