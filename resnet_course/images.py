@@ -528,7 +528,7 @@ def _are_names(classes):
 @check_args
 def are_stats(
     stats:object # (means, standard deviations), or None
-)->bool: # True if both are finite and the deviations positive, for 1 or 3 channels; or for None
+)->bool: # True for None, or for 1 or 3 finite means and finite, positive deviations
     "Check normalization statistics"
     if stats is None: return True
     try: a = np.array(stats, dtype=float)

@@ -41,7 +41,7 @@ def _net(learn):
     return unwrap_model(get_net(learn))
 
 def _call(net, x):
-    "The scores; a network compiled in place runs uncompiled, because hooks need that"
+    "Compute the scores; run a network compiled in place uncompiled, because hooks need that"
     return net(x) if getattr(net, '_compiled_call_impl', None) is None else net.forward(x)
 
 @check_args

@@ -106,7 +106,7 @@ def _copy_file(f, content, checksum):
 def copy_lessons(
     dest:str|Path='resnet-course-lessons', # Folder to copy into, created if it doesn't exist
     files:dict=None # Name → content (bytes) to copy; None: the course's own files
-)->dict: # Name → 'new', 'updated', 'the same', or 'kept yours' and what is new
+)->dict: # Name → what was done: 'new', 'updated', 'the same' or 'kept yours', and what is new
     "Copy the notebooks, but keep what you have changed; raises `CourseError` if it can't write"
     dest = Path(dest)
     if files is None: files = _lesson_files()

@@ -108,7 +108,7 @@ def quantize_model(
     preprocess:str|None=None, # As in `export_model`
     layout:str='NHWC' # As in `export_model`
 )->Quantized: # The file, and the accuracy before and after
-    "Write `model` as an ONNX file with 8-bit weights and activations, and measure the loss"
+    "Write `model` as an ONNX file with 8-bit weights and activations; measure the accuracy lost"
     path, start = check_path(path), time.perf_counter()
     if path.suffix != '.onnx': raise CourseError(f'{path}: the file name must end in .onnx')
     check_int(n_images, 'n_images', 1)

@@ -379,7 +379,7 @@ def _check_fit(r, learn, epochs):
 def _is_plain(v): return v is None or isinstance(v, (int, float, str))
 
 def _changes(r):
-    "The differences of `r` from the registered recipe of the same name, for JSON"
+    "How `r` differs from the registered recipe of the same name, for JSON"
     def as_json(v):
         "Return numbers and text unchanged, and a description of anything else"
         if _is_plain(v): return v

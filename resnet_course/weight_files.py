@@ -511,7 +511,7 @@ def preferred_set(
 
 # %% ../nbs/api/25_weight_files.ipynb #50201c3d
 def _split_averages(found):
-    "Put each average in LitEma's layout into its own set; returns all sets, and paths of averages"
+    "Put each average in LitEma's layout into its own set; returns all sets and the averages' paths"
     sets, paths = {}, []
     for path, sd in found.items():
         starts = [k.removesuffix('num_updates') for k in sd if k.split('.')[-1] == 'num_updates']
