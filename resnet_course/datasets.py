@@ -109,7 +109,7 @@ def is_complete(self:SetInfo,
 def read(self:SetInfo,
     folder:Path, # Folder of the dataset
     size:int|tuple=None, # Size that the network sees (px), for photos; None: 128
-    in_memory:bool=None # Decode photos now; None: if they take no more than 1 GB
+    in_memory:bool=None # Decode photos now; None: only if they take no more than 1 GB
 )->ImageSet: # Image set with the publisher's splits
     "Read the dataset; each subclass implements this"
     raise NotImplementedError
@@ -454,7 +454,7 @@ def _read_cached(name, folder): return datasets[name].read(folder)
 def open_image_set(
     name_or_path:str|Path, # Name of a dataset, a folder, or a CSV file; a `Path` is never a name
     size:int|tuple=None, # Size that the network sees (px), for images from files; None: unchanged
-    in_memory:bool=None, # Decode photos now; None: if they take no more than 1 GB
+    in_memory:bool=None, # Decode photos now; None: only if they take no more than 1 GB
     root:str|Path=None, # Folder of the standard datasets; None: fastai's data folder
     skip_bad:bool=False, # Leave out files that cannot be read
     white:dict=None, # Depth → value of white used in training; None: see `find_white`

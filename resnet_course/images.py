@@ -481,7 +481,7 @@ def _make_image_set(
 def open_folder(
     path:str|Path, # Folder of class folders, or of train, valid and test folders that contain them
     size:int|tuple=None, # Size that the network sees (px); None: small squares unchanged, else 128
-    in_memory:bool=None, # Decode all images now; None: if they take no more than 1 GB
+    in_memory:bool=None, # Decode all images now; None: only if they take no more than 1 GB
     skip_bad:bool=False, # Leave out files that cannot be read
     white:dict=None # Depth → value of white used in training; None: see `find_white`
 )->ImageSet: # Image set with the splits that the folder defines
@@ -546,7 +546,7 @@ def _order_by_name(o):
 def open_csv(
     path:str|Path, # CSV file with columns for paths, labels and optionally splits
     size:int|tuple=None, # Size that the network sees (px); None: small squares unchanged, else 128
-    in_memory:bool=None, # Decode all images now; None: if they take no more than 1 GB
+    in_memory:bool=None, # Decode all images now; None: only if they take no more than 1 GB
     skip_bad:bool=False, # Leave out files that cannot be read
     white:dict=None, # Depth → value of white used in training; None: see `find_white`
     label_delim:str=None # Separator between the labels of an image; None: one class per image

@@ -322,7 +322,7 @@ class Neighbors:
 
 # %% ../nbs/api/42_interpret.ipynb #2396651c
 def _without_self(dist, idx):
-    "Remove each image from its own neighbors, although a duplicate may be just as near"
+    "Remove each image from its own neighbors, where its duplicates may come before it"
     rows = torch.arange(len(idx), device=idx.device)
     keep = idx != rows[:, None]
     not_found = keep.all(1)

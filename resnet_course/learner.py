@@ -126,7 +126,7 @@ def facts_of(
 # %% ../nbs/api/36_learner.ipynb #469563fa
 @patch
 def compute_flags(self:CourseLearner,
-    is_fit:bool=False # Whether it is for training, where cuDNN looks for the fastest algorithm
+    is_fit:bool=False # Whether it is for training, so that cuDNN looks for the fastest algorithm
 )->AbstractContextManager: # Context that does nothing where there is nothing to set
     "Create a context that sets how NVIDIA's libraries compute for this learner"
     device = loader_fact(self.dls, 'device') or torch.device('cpu')
@@ -318,7 +318,7 @@ def course_learner(
     stem:str|None=None,    # 'imagenet', 'cifar' or 'deep'; None: one that suits the image size
     opt_func:callable=torch_sgd, # An optimizer function for fastai
     metrics:object=accuracy,     # One or more metrics; with several labels per image, also mAP
-    loss_func:callable=None,     # Loss; None: cross-entropy; binary for several labels per image
+    loss_func:callable=None,     # Loss; None: cross-entropy, binary if images have several labels
     splitter:callable=param_groups, # Function from a model to its parameter groups, for freezing
     cbs:object=None,       # One or more additional callbacks
     model_kwargs:dict|None=None, # More arguments for `create_model`

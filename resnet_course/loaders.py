@@ -812,7 +812,7 @@ def get_dls(
                                # each
     interpolation:str='bilinear' # How photos are resized: 'bilinear', 'bicubic', or 'random', which
                                  # is either in training, and bicubic otherwise, as in timm
-)->CourseDataLoaders: # Loaders train, valid and test
+)->CourseDataLoaders: # The loaders `train`, `valid` and `test`
     "Create training, validation and test loaders; raises `CourseError` for unusable data"
     _check_args(bs, valid_pct, n_train, n_in, seed, n_valid, num_workers)
     _check_balance(balance)
@@ -883,7 +883,7 @@ def get_test_dls(
     device:object=None, # Device for the batches; None: fastai's default device
     label_delim:str|None=None, # As in `get_dls`
     interpolation:str='bilinear' # As in `get_dls`
-)->CourseDataLoaders: # Loaders, all three with all the images
+)->CourseDataLoaders: # Three loaders, each with all the images
     "Load all labeled images of a folder to test a network; raises `CourseError` if that fails"
     if size is not None: size = _as_size(size)
     images = open_labeled(path, vocab, size, in_memory, skip_bad, other_names, white, label_delim)

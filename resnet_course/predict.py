@@ -184,7 +184,7 @@ def write_csv(
 # %% ../nbs/api/41_predict.ipynb #f28656da
 @check_args
 def find_images(
-    paths:Iterable # Files with any names, and folders to search for images
+    paths:Iterable # Files with any name, and folders to search for images
 )->list: # Paths, in the order of `paths`; sorted within a folder
     "List the image files in `paths`, and warn about others; raises `MissingFileError`"
     files = []

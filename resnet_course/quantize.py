@@ -50,7 +50,7 @@ class _Calibration:
         dl = onnx_inputs(model, dl)
         idxs = list(dl.get_idxs()) if hasattr(dl, 'get_idxs') else None
         if idxs is not None:
-            # an image every few, because images of the same class may be consecutive
+            # evenly spaced, because images of the same class may be consecutive
             some = [idxs[i] for i in np.linspace(0, len(idxs) - 1, min(n, len(idxs))).astype(int)]
             dl.get_idxs = lambda: some
         self.n, self.batches = 0, self.inputs(model, dl, n)

@@ -222,7 +222,7 @@ def train_run(
     precision:str='auto', # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
     seed:int=42,          # The same seed gives the same run
     compile:bool|str=False, # Whether to `torch.compile` the network, or a backend or mode
-    deterministic:bool=False, # Require bit-identical results on a GPU too, where it is slower
+    deterministic:bool=False, # Require bit-identical results on a GPU as well, which is slower
     accumulate:int|None=None, # Batches per step; None: the recipe's, usually 1
     skip_bad:bool=False,  # Leave out image files that cannot be read
     balance:str|None=None,# Balance classes: 'loss' weights them, 'sample' draws them equally
@@ -269,7 +269,7 @@ def finetune_run(
     n_train:int|None=None,# Keep only this many training images
     precision:str='auto', # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
     seed:int=42,          # The same seed gives the same run
-    deterministic:bool=False, # Require bit-identical results on a GPU too, where it is slower
+    deterministic:bool=False, # Require bit-identical results on a GPU as well, which is slower
     skip_bad:bool=False,  # Leave out image files that cannot be read
     balance:str|None=None,# Balance classes: 'loss' weights them, 'sample' draws them equally
     group:str|None=None,  # What to keep in one split, as in `get_dls`
