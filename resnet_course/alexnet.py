@@ -26,8 +26,8 @@ def _layers_of(part, kinds): return [m for m in part if isinstance(m, kinds)]
 
 @check_args
 def init_paper(
-    features:nn.Sequential, # Part with the convolutions; changed in place
-    classifier:nn.Sequential, # Part with the three linear layers; changed in place
+    features:nn.Sequential, # Part with the convolutions, to change in place
+    classifier:nn.Sequential, # Part with the three linear layers, to change in place
     omit:int=None # Number of the omitted convolution, if any
 ):
     "Initialize as Krizhevsky et al. 2012, section 5: weights N(0, 0.01²), biases 0 or 1"
@@ -41,7 +41,7 @@ def init_paper(
 # %% ../nbs/api/21_alexnet.ipynb #bfb5a3bd
 @check_args
 def init_kaiming(
-    features:nn.Sequential, # Part with the convolutions; changed in place
+    features:nn.Sequential, # Part with the convolutions, to change in place
     classifier:nn.Sequential # Part with the linear layers; changed in place
 ):
     "Initialize as He et al. 2015b, section 2.2: weights N(0, 2/fan-in), biases 0"

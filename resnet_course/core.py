@@ -230,7 +230,7 @@ def check_number(
 # %% ../nbs/api/00_core.ipynb #44090e6e
 def check_type(
     value:object,      # Value to check
-    types:type|tuple,  # Allowed types; use `None` for None
+    types:type|tuple,  # Allowed types; include `None` to allow None
     what:str,          # Name of the argument, for the message
     hint:str           # What to give instead, for the message
 )->object: # `value`

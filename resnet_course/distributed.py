@@ -47,7 +47,7 @@ def _share_gpus():
 _control = [] # a gloo group for messages, if tensors use a different backend
 
 def _destroy_group():
-    "Destroy the process group before shutdown; NCCL's only if all went well"
+    "Destroy the process group before shutdown; an NCCL group only if all went well"
     if not dist.is_initialized(): return
     # set by an exception that ended the program; the command line sets it for its own errors
     failed = getattr(sys, 'last_value', None) is not None

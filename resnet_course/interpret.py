@@ -322,7 +322,7 @@ class Neighbors:
 
 # %% ../nbs/api/42_interpret.ipynb #2396651c
 def _without_self(dist, idx):
-    "Remove each image from its own neighbors, where its duplicates may come before it"
+    "Remove each image from its own neighbors; exact duplicates of it may be listed before it"
     rows = torch.arange(len(idx), device=idx.device)
     keep = idx != rows[:, None]
     not_found = keep.all(1)
@@ -447,7 +447,7 @@ def _evidence(net, x, cls, layers):
 def grad_cam(
     learn:Learner|nn.Module, # A learner or a model
     xb:Tensor, # Images (N,C,H,W), normalized
-    cls:int|Tensor=None, # Class to explain, one for all images or N; None: the predicted ones
+    cls:int|Tensor=None, # Class to explain, for all images or for each (N); None: the predicted classes
     name:str=None, # Name of a layer; None: the one that outputs the last map of the image
     relu:bool=True # Keep only evidence for the class; False: negative values count against it
 )->Tensor: # N,H,W

@@ -159,7 +159,7 @@ def make_splits(
     n_train:int|None=None,# Keep only this many training images, from every class in proportion
     groups:list=None,     # Group of each image; groups stay in one split; None: no groups
     fold:tuple=None,      # (i, k): test on the i-th of k folds of the training images; or None
-    n_valid:int|None=None,# Keep only this many of the validation images that are drawn
+    n_valid:int|None=None,# Keep only this many of the drawn validation images
     drop:bool=False       # Leave out training images whose group is in a given split; False: raise
 )->tuple: # Indices of training, validation and test images, each sorted
     "Split a set into three disjoint parts; raises `CourseError` if a class lacks training images"
