@@ -447,7 +447,7 @@ def _evidence(net, x, cls, layers):
 def grad_cam(
     learn:Learner|nn.Module, # A learner or a model
     xb:Tensor, # Images (N,C,H,W), normalized
-    cls:int|Tensor=None, # Class to explain, for all images or for each (N); None: the predicted classes
+    cls:int|Tensor=None, # Class to explain, for all images or each (N); None: the predicted ones
     name:str=None, # Name of a layer; None: the one that outputs the last map of the image
     relu:bool=True # Keep only evidence for the class; False: negative values count against it
 )->Tensor: # N,H,W
