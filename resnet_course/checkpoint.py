@@ -39,7 +39,7 @@ from .callbacks import history_of
 
 # %% ../nbs/api/35_checkpoint.ipynb #a56e85c8
 def get_random_state(
-    dls:list=() # Loaders whose own generators to include
+    dls:list=() # Loaders whose random generators are included
 )->dict: # State for `set_random_state`: plain containers, numbers and tensors
     "Read the state of every random number generator used in training"
     kind, keys, *rest = np.random.get_state()

@@ -655,7 +655,7 @@ def can_show_bar()->bool: # False for a log file, which a bar would clutter
 def progress(
     items:Iterable, # What to iterate over
     n:int,          # Number of items
-    what:str,       # What is being done, for the lines printed
+    what:str,       # Description of the task, for the lines printed
     every:float=60. # Time between lines (s)
 )->Iterator: # The items
     "Show progress: a bar in a notebook or terminal, otherwise an occasional line on stderr"

@@ -537,7 +537,7 @@ def _run_folds(folder, state, each, setup, kwargs):
     return dict(state, path=str(folder))
 
 def _run_or_read(run, begun, each, how):
-    "The record of a run: of a finished one, or after running it; `begun`: its folder, or None"
+    "Read the record of a finished run, or run it first; `begun` is the run's folder, or None"
     if _is_finished(begun): return load_run(begun)
     done = run(resume=begun, **how)
     if each: each(*done)

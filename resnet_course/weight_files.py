@@ -541,7 +541,7 @@ def _bare(name): return re.sub('[._]', '', name)
 def _has_statistics(sd): return any(_statistic.search(k) for k in sd)
 
 def _starts(names):
-    "What the first name starts with: its modules, from none to all"
+    "Possible beginnings of the first name: its modules, from none to all"
     parts = next(iter(names)).split('.')
     return [''.join(f'{o}.' for o in parts[:i]) for i in range(len(parts))]
 
