@@ -26,9 +26,9 @@ def _layers_of(part, kinds): return [m for m in part if isinstance(m, kinds)]
 
 @check_args
 def init_paper(
-    features:nn.Sequential, # Part with the convolutions; changed in place
-    classifier:nn.Sequential, # Part with the three linear layers; changed in place
-    omit:int=None # Number of the convolution that is left out, if any
+    features:nn.Sequential, # Part with the convolutions, to change in place
+    classifier:nn.Sequential, # Part with the three linear layers, to change in place
+    omit:int=None # Number of the omitted convolution, if any
 ):
     "Initialize as Krizhevsky et al. 2012, section 5: weights N(0, 0.01²), biases 0 or 1"
     convs = _layers_of(features, nn.Conv2d)
@@ -41,7 +41,7 @@ def init_paper(
 # %% ../nbs/api/21_alexnet.ipynb #bfb5a3bd
 @check_args
 def init_kaiming(
-    features:nn.Sequential, # Part with the convolutions; changed in place
+    features:nn.Sequential, # Part with the convolutions, to change in place
     classifier:nn.Sequential # Part with the linear layers; changed in place
 ):
     "Initialize as He et al. 2015b, section 2.2: weights N(0, 2/fan-in), biases 0"
@@ -84,8 +84,8 @@ def _conv_part(
     pad1:int=0, # Padding of the first convolution, px
     groups:int=1, # Groups in convolutions 2, 4 and 5; 2 as on the paper's two GPUs
     act:str='relu', # One of `layers.activations`
-    norm:bool=True, # Local response normalization after convolutions 1 and 2? (section 3.3)
-    overlap:bool=True, # Pool 3×3 at stride 2? `False`: 2×2 (section 3.4)
+    norm:bool=True, # Add local response normalization after convolutions 1 and 2 (section 3.3)
+    overlap:bool=True, # Pool 3×3 windows at stride 2; `False`: 2×2 (section 3.4)
     pool_pad:int=0, # Padding of overlapping pools, px
     omit:int=None # Convolution to leave out: 3, 4 or 5
 )->nn.Sequential: # (N, n_in, H, W) → (N, channels, height, width)
@@ -112,7 +112,7 @@ def _linear_part(
     n_out:int, # Number of classes
     act:str, # One of `layers.activations`
     dropout:float, # Probability that dropout zeroes a unit
-    drop_first:bool # Apply dropout before each hidden layer? `False`: after it
+    drop_first:bool # Apply dropout before each hidden layer; `False`: after it
 )->nn.Sequential: # (N, ni) → (N, n_out)
     "Create the three linear layers with dropout (Krizhevsky et al. 2012, section 4.2)"
     layers = []
@@ -134,7 +134,7 @@ class AlexNet(CheckedModule):
         side:int=6, # Feature maps are pooled to `side`×`side` before the linear layers
         nh:int=4096, # Width of the two hidden layers
         dropout:float=0.5, # Probability that dropout zeroes a hidden unit (section 4.2)
-        drop_first:bool=False, # Dropout before each hidden layer (2014)? `False`: after it (2012)
+        drop_first:bool=False, # Dropout before each hidden layer (2014); `False`: after it (2012)
         init:str='torch', # 'paper', 'kaiming' or 'torch': see "Initialization" above
         **kwargs
     ):

@@ -33,14 +33,14 @@ def height_width(
 def scaled(
     size:int|tuple, # Side of a square, or (height, width) (px)
     by:float # Factor
-)->int|tuple: # Same form as `size`, rounded
+)->int|tuple: # In the same form as `size`, rounded
     "Multiply a size by a factor"
     return round(size*by) if isinstance(size, int) else tuple(round(n*by) for n in size)
 
 def covering(
     h:int, # Height of an image (px)
-    w:int, # Its width (px)
-    size:int|tuple # Size that it has to cover (px)
+    w:int, # Width of the image (px)
+    size:int|tuple # Size to cover (px)
 )->tuple: # (height, width) after resizing, with the aspect ratio kept
     "Compute the size at which an image just covers `size`; for squares, the same as torchvision"
     height, width = height_width(size)
@@ -53,7 +53,7 @@ class ImageTransform(DisplayedTransform):
     gen = None    # random generator, set by the loader each epoch; None: torch's default
     ids = None    # item numbers of the epoch in loading order; None: not needed by the transform
     turn = None   # epoch number; None: the transform treats all epochs alike
-    uses_order = False # does `start_epoch` need the items? If not, loaders don't list them
+    uses_order = False # whether `start_epoch` needs the items; if not, loaders don't list them
 
     def start_epoch(self,
         ids:Sequence # Item numbers in loading order
@@ -72,7 +72,7 @@ class ImageTransform(DisplayedTransform):
         return self.on_images(o.as_subclass(Tensor)).as_subclass(type(o))
 
     def _call(self, name, b, *args, split_idx=None, **kwargs):
-        "Like fastai's, but without type dispatch for a loader's batches"
+        "Like fastai's `_call`, but without type dispatch for a loader's batches"
         if name != 'encodes' or type(b) is not tuple:
             return super()._call(name, b, *args, split_idx=split_idx, **kwargs)
         if self.split_idx not in (None, split_idx): return b
@@ -87,7 +87,7 @@ class ToFloat(ImageTransform, IntToFloatTensor):
 
 class Standardize(ImageTransform, Normalize):
     "fastai's `Normalize` for whole batches"
-    in_place = False # Overwrite the batch? Loaders do, after `ToFloat` has created it
+    in_place = False # Whether to overwrite the batch; loaders do, after `ToFloat` has created it
     def on_images(self, x:Tensor)->Tensor: # Standardized N,C,H,W
         res = x.sub_(self.mean) if self.in_place else x.sub(self.mean)
         return res.div_(self.std)
@@ -105,7 +105,7 @@ class BatchAugment(ImageTransform):
 
     def apply(self,
         x:Tensor, # Batch N,C,H,W
-        *params:Tensor # From `draw`, on the device of `x`
+        *params:Tensor # Parameters from `draw`, on the device of `x`
     )->Tensor: # Augmented batch
         "Augment a batch with the parameters drawn"
         return x
@@ -178,7 +178,7 @@ class PadCrop(BatchAugment):
     @check_args
     def __init__(self,
         pad:int=4, # Padding on each side (px)
-        mode:str='constant' # 'constant' (zeros) or 'reflect', as for `F.pad`
+        mode:str='constant' # 'constant' (zeros) or 'reflect', as in `F.pad`
     ): self.pad, self.mode = pad, mode
 
     def draw(self, x:Tensor)->tuple: # First row and column of each window (N each)
@@ -226,7 +226,7 @@ class AlternatingFlip(BatchAugment):
     order, uses_order = 2, True
     @check_args
     def __init__(self,
-        seed:int=0 # Decides which half is flipped first
+        seed:int=0 # Seed that decides which half is flipped first
     ):
         self.seed, self.turn = seed, -1
         self.coins = torch.zeros(0, dtype=torch.long)   # 0 or 1 for each item number
@@ -277,7 +277,7 @@ class RandomCrop(BatchAugment):
     def __init__(self,
         size:int|tuple, # Side of the windows, or (height, width) (px)
         load_size:int|tuple=None, # Size that a photo is first resized to cover (px); None: `size`
-        central:bool=False # Crop a whole photo to `load_size` first, as Krizhevsky et al. did?
+        central:bool=False # Crop a whole photo to `load_size` first, as Krizhevsky et al. did
     ): self.size, self.load_size, self.central = size, load_size or size, central
 
     def draw(self, x:Tensor)->tuple: # First row and column of each window (N each)
@@ -291,7 +291,7 @@ class RandomCrop(BatchAugment):
 
     def window(self,
         h:int, # Height of a photo (px)
-        w:int # Its width (px)
+        w:int # Width of the image (px)
     )->tuple: # Top, left, height and width (px of the photo)
         "Choose a window of a whole photo"
         return _window_at(h, w, self.size, self.load_size, self.central)
@@ -385,7 +385,7 @@ class RandomResizedCrop(_RandomBoxes):
 
     def window(self,
         h:int, # Height of a photo (px)
-        w:int # Its width (px)
+        w:int # Width of the image (px)
     )->tuple: # Top, left, height and width (px of the photo)
         "Choose a window of a whole photo with torchvision's own function"
         blank = torch.empty(1, h, w, device='meta')
@@ -431,7 +431,7 @@ class ScaleJitter(BatchAugment):
 
     def window(self,
         h:int, # Height of a photo (px)
-        w:int # Its width (px)
+        w:int # Width of the image (px)
     )->tuple: # Top, left, height and width (px of the photo)
         "Choose a window of a whole photo"
         side = min(height_width(self.size))
@@ -559,8 +559,8 @@ class ColorJitter(BatchAugment):
     @check_args
     def __init__(self,
         brightness:float=0.2, # Factors are drawn between 1 - brightness and 1 + brightness
-        contrast:float=0.2, # The same for contrast
-        saturation:float=0.2, # The same for saturation
+        contrast:float=0.2, # Same for contrast
+        saturation:float=0.2, # Same for saturation
         hue:float=0. # Largest hue shift in either direction (turns)
     ): self.amounts = (brightness, contrast, saturation, hue)
 
@@ -670,7 +670,7 @@ class RandomErasing(_RandomBoxes):
     order = 100
     @check_args
     def __init__(self,
-        p:float=0.5, # Probability of hiding anything
+        p:float=0.5, # Probability that an image gets a rectangle
         scale:tuple=(0.02, 0.33), # Smallest and largest fraction of the area
         ratio:tuple=(0.3, 3.3) # Smallest and largest height/width
     ):

@@ -67,7 +67,7 @@ class TerminateOnNaN(Callback):
         if hasattr(self.learn, 'recorder'): self.check_loss(self.learn.recorder.smooth_loss.val)
 
     def check_loss(self,
-        loss:torch.Tensor # A loss, one number
+        loss:torch.Tensor # Loss, a single number
     ):
         "Raise `CourseError` if `loss` is not finite here or in another process"
         here = not torch.isfinite(loss)
@@ -130,19 +130,19 @@ class History(Callback):
         rec = getattr(self.learn, 'recorder', None)
         if rec is not None and hasattr(rec, 'losses'): rec.losses = [_on_cpu(o) for o in rec.losses]
 
-    def state_dict(self)->dict: # The rows, and the seconds spent in this epoch
+    def state_dict(self)->dict: # Rows, and seconds spent in this epoch
         spent = time.perf_counter() - self.start if self.training else 0.
         return dict(rows=self.rows, spent=spent, saving=self.saving)
 
     def load_state_dict(self, s):
-        "Restore what `state_dict` returned; there was no `saving` in earlier versions"
+        "Restore what `state_dict` returned; earlier versions had no `saving`"
         self.rows, self.spent, self.saving = s['rows'], s['spent'], s.get('saving', 0.)
 
 # %% ../nbs/api/33_callbacks.ipynb #e5f2a043
 @check_args
 def history_of(
     learn:Learner # Any fastai learner
-)->History: # An empty one if it records none
+)->History: # The learner's `History`; an empty one if it has none
     "Find the history of a learner"
     found = [cb for cb in learn.cbs if isinstance(cb, History)]
     return found[0] if found else History()
@@ -271,7 +271,7 @@ def _glibc():
 class RetainHeap(Callback):
     "On a CPU with glibc, keep memory freed by one batch for the next, until the fit ends"
     order = 51  # after the Recorder
-    retains = False # Does this fit keep the memory? Set when it starts
+    retains = False # whether this fit keeps the memory; set when it starts
     _trim_threshold, _mmap_max = -1, -4   # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
 
     def _libc(self):
@@ -311,7 +311,7 @@ class EMA(Callback):
     def __init__(self,
         decay:float=0.998, # Fraction of the average that each update keeps
         every:int=1,       # Steps between two updates
-        steps:int=0        # Steps for which both were chosen; 0: never rescale them
+        steps:int=0        # Steps for which `decay` and `every` were chosen; 0: never rescale
     ):
         self.decay, self.every, self.steps = decay, every, steps
         self.raw = self.avg = None
@@ -379,7 +379,7 @@ def after_step(self:EMA):
 
 @patch
 def update(self:EMA):
-    "Like the average's `update_parameters`, which sends a counter to the GPU and waits for it"
+    "Update the average without the counter that `update_parameters` sends to the GPU and waits for"
     if not self.avg.n_averaged: return self.avg.update_parameters(self.net)
     groups = {}
     for avg, now in zip(_tensors(self.avg.module), _tensors(self.net)):
@@ -458,7 +458,7 @@ class GradientAccumulation(Callback):
     def before_backward(self): self.learn.loss_grad = self.learn.loss_grad/self.n
 
     @property
-    def waits(self)->bool: # Does this batch's gradient wait for the next batch's?
+    def waits(self)->bool: # True if the step waits for the next batch's gradient
         return self.count + 1 < self.n and self.iter + 1 < self.n_iter
 
     def before_step(self):
@@ -552,8 +552,8 @@ class RestoreBest(TrackerCallback):
     def __init__(self,
         monitor:str='valid_loss', # 'valid_loss', 'train_loss' or a metric's name
         patience:int|None=None,   # Stop after this many epochs without improvement; None: never
-        restore:bool=True,        # Finish with the best epoch's weights? False: with the last ones
-        **kwargs                  # To fastai's `TrackerCallback`: comp, min_delta
+        restore:bool=True,        # Finish with the best epoch's weights; False: the last epoch's
+        **kwargs                  # Passed to fastai's `TrackerCallback`: comp, min_delta
     ):
         super().__init__(monitor=monitor, **kwargs)
         self.patience, self.restore = patience, restore
@@ -610,7 +610,7 @@ class TorchPlateau(Callback):
     @check_args
     def __init__(self,
         monitor:str='valid_loss', # 'valid_loss', 'train_loss' or a metric's name
-        **kwargs                  # To `ReduceLROnPlateau`
+        **kwargs                  # Passed to `ReduceLROnPlateau`
     ): self.monitor, self.kwargs = monitor, kwargs
 
     def before_fit(self):
@@ -642,8 +642,8 @@ class CourseMixUp(MixUp):
 
     @check_args
     def __init__(self,
-        alpha:float=0.4 # The larger it is, the more equal the two shares are
-    ): super().__init__(float(alpha))   # fastai fails for whole numbers
+        alpha:float=0.4 # Beta distribution parameter: the larger, the more equal the two shares
+    ): super().__init__(float(alpha))   # fastai fails with integers
 
     def before_batch(self):
         "Blend each image with another, and its target too unless losses are blended"
@@ -657,7 +657,7 @@ class CourseMixUp(MixUp):
 
     def mix(self,
         others:tuple, # Tensors with one row per image
-        mine:tuple    # The same, but with the larger share
+        mine:tuple    # Tensors of the same shapes, with the larger share of the blend
     )->tuple: # Tensors
         "Blend rows of tensors"
         return tuple(torch.lerp(a, b, self.lam.view(-1, *[1]*(b.ndim - 1)))
@@ -670,8 +670,8 @@ class CourseCutMix(CutMix):
 
     @check_args
     def __init__(self,
-        alpha:float=1. # The larger it is, the more equal the two shares are
-    ): super().__init__(float(alpha))   # fastai fails for whole numbers
+        alpha:float=1. # Beta distribution parameter: the larger, the more equal the two shares
+    ): super().__init__(float(alpha))   # fastai fails with integers
 
     def before_batch(self):
         "Paste a rectangle of another image into each image"
@@ -689,9 +689,9 @@ class CourseCutMix(CutMix):
 @check_args
 def rectangle(
     w:int, # Width of the images (px)
-    h:int, # Their height (px)
+    h:int, # Height of the images (px)
     lam:torch.Tensor # Share of the image that is kept (1), on the CPU
-)->tuple: # x1, y1, x2, y2 (px)
+)->tuple: # Corners x1, y1, x2, y2 (px)
     "Draw a rectangle with the share `1 - lam` of the image, clipped at the image's border"
     def span(side):
         "Start and end along one side"
@@ -745,7 +745,7 @@ def log_callback(
 def check_logger(
     kind:str # 'tensorboard' or 'wandb'
 ):
-    "Raise `CourseError` unless it is one of the two and installed"
+    "Raise `CourseError` unless `kind` is one of the two and its package is installed"
     check_choice(kind, _loggers, 'logger')
     if find_spec(kind) is None:
         raise CourseError(f'logging with {kind} needs a package that is not installed: '

@@ -39,8 +39,8 @@ from .callbacks import history_of
 
 # %% ../nbs/api/35_checkpoint.ipynb #a56e85c8
 def get_random_state(
-    dls:list=() # Loaders whose own generators to include
-)->dict: # For `set_random_state`; plain containers, numbers and tensors
+    dls:list=() # Loaders whose random generators are included
+)->dict: # State for `set_random_state`: plain containers, numbers and tensors
     "Read the state of every random number generator used in training"
     kind, keys, *rest = np.random.get_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -61,8 +61,8 @@ def _take_turns(dls):
 # %% ../nbs/api/35_checkpoint.ipynb #ccca7cb8
 @check_args
 def set_random_state(
-    s:dict,     # From `get_random_state`
-    dls:list=() # The same loaders
+    s:dict,     # State from `get_random_state`
+    dls:list=() # The same loaders as in `get_random_state`
 ):
     "Restore the state of every random number generator"
     random.setstate(_as_tuples(s['python']))
@@ -92,7 +92,7 @@ def _plain(o):
 
 # %% ../nbs/api/35_checkpoint.ipynb #1718d80d
 def _cb_state(cb):
-    "The state that `cb` keeps from batch to batch, or None"
+    "State that `cb` keeps between batches, or None"
     # the class's method: an instance looks up unknown names in the learner
     if hasattr(type(cb), 'state_dict'): return cb.state_dict()
     if isinstance(cb, TrackerCallback):
@@ -124,13 +124,13 @@ def _cb_states(learn):
     return found
 
 def _scaler(learn):
-    "float16's `GradScaler`, or None"
+    "The `GradScaler` for float16, or None"
     own = own_precision(learn)
     return None if own is None else own.scaler
 
 def _learner_state(
     learn:Learner # Any fastai learner, between two batches
-)->dict: # For `_load_learner_state`
+)->dict: # State for `_load_learner_state`
     "Collect what `learn` needs to resume, except random states and the position"
     opt, scaler = learn.opt, _scaler(learn)
     return _plain(dict(model=unwrap_model(learn.model).state_dict(), opt=opt.state_dict(),
@@ -145,7 +145,7 @@ _renamed = dict(KeepBest='RestoreBest', BestEpoch='RestoreBest')
 
 def _load_learner_state(
     learn:Learner, # A learner like the one that was saved
-    s:dict         # From `_learner_state`
+    s:dict         # State from `_learner_state`
 ):
     "Restore `learn`; raises `CourseError` if its network differs or it lacks a callback"
     cbs, saved = _cb_states(learn), {_renamed.get(k, k): v for k, v in s['cbs'].items()}
@@ -226,14 +226,14 @@ class Interrupted(KeyboardInterrupt):
     "Training was asked to stop, and has saved a checkpoint"
     def __init__(self,
         msg:str, # Message for the user
-        path:Path=None # The checkpoint; None: there is none
+        path:Path=None # The checkpoint, or None if there is none
     ):
         super().__init__(msg)
         self.path = path
 
 @contextmanager
 def _deferred_signals():
-    "Yield a list that is empty until the process is asked to stop; a second request raises at once"
+    "Yield a list that stays empty until the process is asked to stop; a second request raises"
     asked, old = [], {}
     def ask(num, frame):
         "Record the request; stop at the second one"
@@ -249,23 +249,23 @@ def _deferred_signals():
 
 # %% ../nbs/api/35_checkpoint.ipynb #706a4d2c
 class Checkpoint(Callback):
-    "Write `path` at the start, after every epoch, and every `minutes`; used by `resumable`"
+    "Write a checkpoint at the start, after every epoch and every `minutes`; see `resumable`"
     order = 110  # after every callback that has state
     ask_every = 10 # Number of batches after which processes ask each other about stopping
 
     @check_args
     def __init__(self,
-        path:Path,               # The file
+        path:Path,               # File to write
         minutes:float|None=10,   # Time between checkpoints within an epoch; None: only after epochs
-        state:dict|None=None,    # Resume from here: what `read_checkpoint` returned
-        cfg:dict|None=None,      # Additional data to store: what is needed to rebuild the learner
+        state:dict|None=None,    # Checkpoint to resume from, as returned by `read_checkpoint`
+        cfg:dict|None=None,      # Additional data to store, used to rebuild the learner
         asked:list=()            # Becomes nonempty when training should stop
     ):
         self.path, self.minutes, self.state = Path(path), minutes, state
         self.cfg, self.asked = cfg or {}, asked
         self.started = self.warned = False
-        self.cut = None # While an epoch is resumed: the replacement of `learn.all_batches`
-        self.behind = None # Write in a thread while training continues? None: if it trains on a GPU
+        self.cut = None # Replaces `learn.all_batches` while an epoch is being resumed
+        self.behind = None # Whether to write in a thread during training; None: only on a GPU
         self.thread = self.problem = None
 
     @property
@@ -332,7 +332,7 @@ def before_train(self:Checkpoint):
 # %% ../nbs/api/35_checkpoint.ipynb #0c2f9d54
 @patch
 def restore_random(self:Checkpoint,
-    state:dict # From `get_random_state`
+    state:dict # State from `get_random_state`
 ):
     "Set all random number generators"
     with _restoring(self.path): set_random_state(state, self.loaders)
@@ -446,7 +446,7 @@ def save(self:Checkpoint,
 def content(self:Checkpoint,
     epoch:int,  # Epoch to resume in
     it:int,     # Batch to resume at
-    each:list   # Contribution of each process
+    each:list   # State from each process
 )->dict: # Contents of the file
     "Collect everything; `start_writing` may copy it"
     pos = dict(epoch=epoch, iter=it, n_epoch=self.n_epoch, train_iter=self.train_iter,
@@ -456,7 +456,7 @@ def content(self:Checkpoint,
 
 @patch
 def start_writing(self:Checkpoint,
-    state:dict, # From `content`
+    state:dict, # Contents from `content`
     at:tuple    # Epoch and batch to resume at
 ):
     "Write the file; if the network trains on a GPU, from a copy in a thread"
@@ -479,7 +479,7 @@ def _copied(o):
 # %% ../nbs/api/35_checkpoint.ipynb #ckthr001
 @patch
 def write(self:Checkpoint,
-    state:dict, # From `content`
+    state:dict, # Contents from `content`
     at:tuple    # Epoch and batch to resume at
 ):
     "Write the file, or record why it could not be written"
@@ -579,7 +579,7 @@ def restore_learner(
 def resumable(
     learn:Learner,          # Any fastai learner
     path:Path,              # The checkpoint's file, or a folder for it
-    resume:bool|dict=False, # Resume from `path`? Or pass what `read_checkpoint` returned
+    resume:bool|dict=False, # Resume from `path`, or from what `read_checkpoint` returned
     minutes:float|None=10,  # Time between checkpoints within an epoch; None: only after epochs
     cfg:dict|None=None      # Additional data to store in the file
 ): # Yields the `Checkpoint`
@@ -589,7 +589,7 @@ def resumable(
     with ExitStack() as stack:
         if not rank_distrib():
             stack.enter_context(run_lock(path.parent))
-            remove_abandoned(path, age=0)   # nobody else writes here
+            remove_abandoned(path, age=0)   # no other process writes here
         state = read_checkpoint(path) if resume is True else resume or None
         asked = stack.enter_context(_deferred_signals())
         stack.enter_context(restore_learner(learn))

@@ -43,7 +43,7 @@ def _rank(): return int(os.environ.get('RANK', 0))
 
 def say(
     msg:object='', # What to print
-    err:bool=False # Print to stderr?
+    err:bool=False # Print to stderr
 ):
     "Print only in the first process, escaping control characters (such as in class names)"
     if not _rank(): typer.echo(printable(msg, lines=True), err=err)
@@ -206,7 +206,7 @@ def _announce(learn):
 
 # %% ../nbs/api/71_cli.ipynb #b84b0071
 def _name_of(teacher):
-    "The network and the file of a teacher"
+    "Name and file of a teacher network"
     return f"{teacher.cfg['name']} of {teacher.source['file']}"
 
 def _command(): return shlex.join(['resnet-course', *sys.argv[1:]])
@@ -318,7 +318,7 @@ def _resumable(command):
         raise typer.Exit(130)
 
 def _resumed(path):
-    "What `--resume` takes: several seeds are a file, anything else is a folder"
+    "Path to pass to `--resume`: a file for several seeds, a folder for anything else"
     return path if path.name.endswith('-seeds.json') else path.parent
 
 # %% ../nbs/api/71_cli.ipynb #12c67890
@@ -406,7 +406,7 @@ def evaluate_cmd(
     if out: check_choice(out.suffix.lower(), ['.png', '.svg'], 'kind of figure')
     views = 'ten_crop' if ten_crop else 'flip' if flips else None
     def setup(learn):
-        "Before anything is computed, print what will be, and refuse what cannot be"
+        "Say what will be evaluated, and reject impossible options, before computing anything"
         if out: check_one_label(learn.dls, 'a confusion matrix', 'leave out --out')
         if not as_json: _say_data(learn)
     report, averaged = evaluate_run(run, data, split, views, bs, setup, skip_bad, precision,
@@ -506,7 +506,7 @@ def predict(
 
 # %% ../nbs/api/71_cli.ipynb #3ca44398
 def _kind_of(net):
-    "The name of a network, or what an ONNX file is"
+    "Name of a network, or the ONNX file itself"
     from resnet_course.export import OnnxModel
     return net if isinstance(net, OnnxModel) else net.cfg['name']
 
@@ -520,7 +520,7 @@ def _say_prediction(p, as_json, thresholds):
     else: say(f'{p.file}: {_in_words(p, **labels)}')
 
 def _in_words(p, labels=None):
-    "Classes and probabilities; if there can be several labels, those below their thresholds apart"
+    "Classes and probabilities; with several labels, those below their thresholds go last"
     text = {c: f'{c} {q:.1%}' for c, q in zip(p.classes, p.probs)}
     if labels is None: return ', '.join(text.values())
     below = ', '.join(text[c] for c in p.classes if c not in labels)

@@ -41,7 +41,7 @@ def fingerprint(
 @check_args
 def equal_pairs(
     prints:list # A `Fingerprint` for each image, or None for one that cannot be read
-)->list: # (i, j): the first image with these bytes, and each later one
+)->list: # Pairs (i, j): the first image with these bytes, and each later one
     "Pairs of images with equal bytes"
     same = defaultdict(list)
     for i, o in enumerate(prints):
@@ -70,7 +70,7 @@ def near_pairs(
     prints:list, # A `Fingerprint` for each image, or None
     bits:int=7, # Largest difference between the hashes (of 64 bits)
     grays:float=6 # Largest mean difference between the thumbnails (of 255)
-)->list: # (i, j)
+)->list: # Pairs (i, j)
     "Pairs of images that are nearly the same, but not equal"
     def differ(a, b):
         "Whether two different files show the same image"
@@ -81,7 +81,7 @@ def near_pairs(
 @check_args
 def first_copies(
     prints:list # A `Fingerprint` for each image, or None
-)->np.ndarray: # For each image, the index of the first one in its group; its own if it is alone
+)->np.ndarray: # For each image, the index of the first in its group; its own if it has no copy
     "Group images that are the same, or nearly the same"
     n = len(prints)
     pairs = np.array(equal_pairs(prints) + near_pairs(prints)).reshape(-1, 2)

@@ -30,7 +30,7 @@ _short_escapes = {'\n': r'\n', '\r': r'\r', '\t': r'\t'}
 
 def printable(
     text:object, # Shown as `str(text)`
-    lines:bool=False # Keep line breaks and tabs?
+    lines:bool=False # Whether to keep line breaks and tabs
 )->str: # Text that is safe to print on a terminal; JSON stays valid JSON
     "Escape control characters, so that a name from a file can be printed"
     def escaped(m):
@@ -56,7 +56,7 @@ class CourseError(ValueError):
         text = str(args[0]) if args else ''
         if text.startswith('Caught '): text = re.sub(r'(?s)^.*\n[\w.]+Error: ', '', text).rstrip()
         text = printable(text)
-        # a name may have any length
+        # a name can be of any length
         self.message = text if len(text) <= 1000 else f'{text[:600]} … {text[-300:]}'
     def __str__(self): return self.message
 
@@ -65,7 +65,7 @@ class MissingFileError(CourseError, FileNotFoundError):
 
 class OutOfMemoryError(CourseError, MemoryError, RuntimeError):
     "The GPU or the computer has too little memory for a batch"
-    where = 'this computer' # What ran out of memory; or 'the GPU'
+    where = 'this computer' # what ran out of memory: this or 'the GPU'
 
 # from GitHub, until the package is on PyPI
 reinstall_command = ('pip install --force-reinstall --no-deps '
@@ -168,7 +168,7 @@ def memory_advice(
 def check_choice(
     name:str, # Name to check
     names:Iterable, # Valid names
-    what:str='name' # What kind of name it is, for the message
+    what:str='name' # Kind of name, for the message
 )->str: # `name`
     "Return `name` if it is one of `names`; raises `CourseError` with the closest matches otherwise"
     names = list(names)
@@ -202,7 +202,7 @@ def check_int(
     what:str,       # Name of the argument, for the message
     low:int|None=None,  # Smallest value allowed; None: any
     high:int|None=None, # Largest value allowed; None: any
-    none:bool=False # Is None also allowed?
+    none:bool=False # Whether None is allowed too
 )->int|None: # `value` as an ordinary `int`
     "Return `value` if it is a whole number in the range; raises `CourseError` otherwise"
     if value is None and none: return None
@@ -220,7 +220,7 @@ def check_number(
     what:str,       # Name of the argument, for the message
     low:float|None=None,  # Smallest value allowed; None: any
     high:float|None=None, # Largest value allowed; None: any
-    none:bool=False # Is None also allowed?
+    none:bool=False # Whether None is allowed too
 )->float|None: # `value` unchanged
     "Return `value` if it is a finite number in the range; raises `CourseError` otherwise"
     if value is None and none: return None
@@ -230,7 +230,7 @@ def check_number(
 # %% ../nbs/api/00_core.ipynb #44090e6e
 def check_type(
     value:object,      # Value to check
-    types:type|tuple,  # Allowed types; use `None` for None
+    types:type|tuple,  # Allowed types; include `None` to allow None
     what:str,          # Name of the argument, for the message
     hint:str           # What to give instead, for the message
 )->object: # `value`
@@ -382,14 +382,14 @@ def _find_device(device, what):
 # %% ../nbs/api/00_core.ipynb #devuse01
 def default_device()->object: # A `torch.device`
     "fastai's default device, or the one that `use_device` or `RESNET_COURSE_DEVICE` asks for"
-    from fastai.torch_core import default_device   # here, because importing torch takes seconds
+    from fastai.torch_core import default_device   # here, because torch takes seconds to import
     name = os.environ.get('RESNET_COURSE_DEVICE')
     if not name: return default_device()
     device = _find_device(name, 'RESNET_COURSE_DEVICE')
     if device.type == 'cuda' and device.index is not None:
         import torch
         torch.cuda.set_device(device)
-    return default_device(use=device.type != 'cpu')   # from now on, for fastai's own loaders too
+    return default_device(use=device.type != 'cpu')   # from now on, also for fastai's own loaders
 
 def check_device(
     device:object # A `torch.device`, its name or its number; None: the default device
@@ -444,7 +444,7 @@ def check_file(
 @contextmanager
 def utf8_path(
     path:str|Path # A file
-)->Iterator[str]: # Its name, or a different one while it is open, such as '/dev/fd/5'
+)->Iterator[str]: # Its name, or another name while it is open, such as '/dev/fd/5'
     "Yield a file name for libraries that do not accept names with arbitrary bytes"
     try: os.fspath(path).encode()
     except UnicodeEncodeError:   # a name that is not UTF-8, possible only on Linux
@@ -453,7 +453,7 @@ def utf8_path(
 
 # %% ../nbs/api/00_core.ipynb #705ca2bb
 def remove_abandoned(
-    path:str|Path, # A file that `atomic_write` has written, or would have
+    path:str|Path, # File written by `atomic_write`, whether or not it was completed
     age:float=5. # Minimum time since a temporary file was last changed (s)
 ):
     "Remove temporary files of `path` that a killed process left behind, and warn about it"
@@ -530,7 +530,7 @@ def _is_nested(o, depth):
 
 def parse_json(
     text:str|bytes, # JSON
-    label:object,   # Where it comes from, for messages
+    label:object,   # Source of the text, for messages
     depth:int=20    # Largest allowed depth of nested lists and objects
 )->object:
     "Parse untrusted JSON; raises `CourseError` if that fails or it is nested too deeply"
@@ -561,8 +561,8 @@ def asset(
 
 # %% ../nbs/api/00_core.ipynb #6b25f05e
 def package_version(
-    name:str # Name of a package, as for `pip install`
-)->str|None: # None if it is not installed
+    name:str # Name of a package, as in `pip install`
+)->str|None: # Version, or None if it is not installed
     "Look up the version of a package without importing it"
     try: return metadata.version(name)
     except metadata.PackageNotFoundError: return None
@@ -603,7 +603,7 @@ def align(
 
 # %% ../nbs/api/00_core.ipynb #11c15921
 def _fonts_with(chars):
-    "Installed fonts for the `chars` that the current ones lack, and the characters in no font"
+    "Installed fonts for the `chars` that current fonts lack, and the characters no font has"
     from matplotlib import font_manager, ft2font, rcParams   # slow to import
     def left_by(file): return chars - set(map(chr, ft2font.FT2Font(file).get_charmap()))
     for name in rcParams['font.family']:
@@ -647,7 +647,7 @@ def _use_fonts_for(chars):
                   'does, such as Noto Sans CJK, and restart Python')
 
 # %% ../nbs/api/00_core.ipynb #7bf07c92
-def can_show_bar()->bool: # False for a log, which a bar would clutter
+def can_show_bar()->bool: # False for a log file, which a bar would clutter
     "Return whether output goes to a notebook or a terminal"
     from fastcore.imports import IN_NOTEBOOK
     return IN_NOTEBOOK or sys.stdout.isatty()
@@ -655,7 +655,7 @@ def can_show_bar()->bool: # False for a log, which a bar would clutter
 def progress(
     items:Iterable, # What to iterate over
     n:int,          # Number of items
-    what:str,       # What is being done, for the lines printed
+    what:str,       # Description of the task, for the lines printed
     every:float=60. # Time between lines (s)
 )->Iterator: # The items
     "Show progress: a bar in a notebook or terminal, otherwise an occasional line on stderr"
@@ -674,7 +674,7 @@ def progress(
 def in_threads(
     f:Callable,     # Called with each item
     items:Sequence, # What to process
-    what:str|None=None # What is being done, to show progress; None: show none
+    what:str|None=None # What is being done, shown as progress; None: show nothing
 )->Iterator: # The results, in order
     "Apply `f` to each item in threads; the first exception is raised and stops the rest"
     done = _mapped(f, items)

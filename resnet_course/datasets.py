@@ -85,12 +85,12 @@ class SetInfo:
     folders:tuple = () # Subfolders of the data folder to search; downloads go to the first
     stats:tuple = None # Mean and standard deviation of the training pixels, per channel, 0 to 1
     vocab:list = field(default=None, repr=False) # Class names; None: they come with the files
-    flip:bool = True # Does an image keep its class when mirrored?
+    flip:bool = True # Whether an image keeps its class when mirrored
     urls:dict = field(default_factory=dict, repr=False) # URL → (bytes, checksum or checksums)
     sums:dict = field(default_factory=dict, repr=False) # Unpacked file → checksum
 
-    photos = False       # photos of different sizes?
-    one_archive = True   # published as one archive? Otherwise as single compressed files
+    photos = False       # whether the images are photos of different sizes
+    one_archive = True   # whether it is published as one archive or as separate files
 
     @property
     def embedded(self)->bool: # True if there is nothing to download
@@ -109,8 +109,8 @@ def is_complete(self:SetInfo,
 def read(self:SetInfo,
     folder:Path, # Folder of the dataset
     size:int|tuple=None, # Size that the network sees (px), for photos; None: 128
-    in_memory:bool=None # Decode photos now? None: if they take no more than 1 GB
-)->ImageSet: # With the publisher's splits
+    in_memory:bool=None # Decode photos now; None: only if they take no more than 1 GB
+)->ImageSet: # Image set with the publisher's splits
     "Read the dataset; each subclass implements this"
     raise NotImplementedError
 
@@ -184,7 +184,7 @@ def _cifar100_names(folder, binary):
 # %% ../nbs/api/13_datasets.ipynb #a53594f3
 class _CifarSet(SetInfo):
     "CIFAR-10 or CIFAR-100, in the Python or the binary version"
-    def parts(self)->tuple: # Two lists of names, training and test, without '.bin'
+    def parts(self)->tuple: # Two lists of names, for training and test, without '.bin'
         "Names of the files that hold images"
         if self.classes == 100: return ['train'], ['test']
         return [f'data_batch_{i}' for i in range(1, 6)], ['test_batch']
@@ -351,8 +351,8 @@ datasets = {o.name: o for o in _sets}   # name → `SetInfo`
 # %% ../nbs/api/13_datasets.ipynb #42370f3b
 @check_args
 def data_home(
-    root:str|Path=None # Your own folder; None: fastai's data folder
-)->Path: # May not exist yet
+    root:str|Path=None # Folder to use; None: fastai's data folder
+)->Path: # The folder, which may not exist yet
     "Return the folder of the standard datasets"
     if root is not None: return check_path(root, 'root')
     try: return fastai_path('data')
@@ -363,7 +363,7 @@ def data_home(
 def dataset_path(
     name:str, # Name of a dataset
     root:str|Path=None # Folder of the standard datasets; None: fastai's data folder
-)->Path: # None if the dataset is not on this machine
+)->Path: # Folder of the dataset; None if it is not on this machine
     "Find the folder of a dataset; raises `CourseError` for an unknown name"
     check_choice(name, datasets, 'dataset')
     info = datasets[name]
@@ -405,7 +405,7 @@ def _check_downloadable(info, dest):
 def get_dataset(
     name:str, # Name of a dataset
     root:str|Path=None, # Folder of the standard datasets; None: fastai's data folder
-    progress:bool=True # Show a progress bar?
+    progress:bool=True # Whether to show a progress bar
 )->Path: # Folder of the dataset
     "Find a dataset, or download it; raises `CourseError` if that fails"
     folder = dataset_path(name, root)
@@ -454,12 +454,12 @@ def _read_cached(name, folder): return datasets[name].read(folder)
 def open_image_set(
     name_or_path:str|Path, # Name of a dataset, a folder, or a CSV file; a `Path` is never a name
     size:int|tuple=None, # Size that the network sees (px), for images from files; None: unchanged
-    in_memory:bool=None, # Decode photos now? None: if they take no more than 1 GB
+    in_memory:bool=None, # Decode photos now; None: only if they take no more than 1 GB
     root:str|Path=None, # Folder of the standard datasets; None: fastai's data folder
-    skip_bad:bool=False, # Leave out files that cannot be read?
-    white:dict=None, # Depth → value of white when a network was trained; None: see `find_white`
+    skip_bad:bool=False, # Leave out files that cannot be read
+    white:dict=None, # Depth → value of white used in training; None: see `find_white`
     label_delim:str=None # Separator between an image's labels in a table; None: one class
-)->ImageSet: # With the splits that the dataset defines
+)->ImageSet: # Image set with the splits that the dataset defines
     "Open a dataset, a folder or a CSV file; raises `CourseError` if that fails"
     name = str(name_or_path)
     is_path = isinstance(name_or_path, Path)

@@ -44,10 +44,10 @@ def _share_gpus():
     if rank == 0: print(f'{_n_local()} processes share {n} GPU{"s"*(n > 1)}: slower than one each')
 
 # %% ../nbs/api/31_distributed.ipynb #08256476
-_control = [] # A gloo group for messages, if the tensors use a different one
+_control = [] # a gloo group for messages, if tensors use a different backend
 
 def _destroy_group():
-    "Destroy the process group before shutdown; NCCL's only if all went well"
+    "Destroy the process group before shutdown; an NCCL group only if all went well"
     if not dist.is_initialized(): return
     # set by an exception that ended the program; the command line sets it for its own errors
     failed = getattr(sys, 'last_value', None) is not None
@@ -81,7 +81,7 @@ def connect()->int: # Number of processes; 1 without a launcher
 # %% ../nbs/api/31_distributed.ipynb #3d7c51aa
 def broadcast_object(
     o:object # Anything that can be pickled; only rank 0's is used
-)->object: # The same in every process
+)->object: # `o` from rank 0, in every process
     "Broadcast `o` from rank 0"
     if num_distrib() < 2: return o
     box = [o]
@@ -98,12 +98,12 @@ def gather_objects(
     return res
 
 def any_rank(
-    *flags:bool # The same number in every process
+    *flags:bool # Flags of this process; their number is the same in all processes
 )->list: # One bool for each flag
     "Return for each of `flags` whether it is true in any process"
     flags = [bool(o) for o in flags]
     if num_distrib() < 2: return flags
-    some = torch.tensor(flags, dtype=torch.uint8)   # a few bytes: no pickles
+    some = torch.tensor(flags, dtype=torch.uint8)   # only a few bytes, so no pickling
     dist.all_reduce(some, dist.ReduceOp.MAX, group=_messages())
     return [bool(o) for o in some.tolist()]
 
@@ -163,9 +163,9 @@ def share(
 # %% ../nbs/api/31_distributed.ipynb #ccf441ae
 @check_args
 def gather_rows(
-    x:torch.Tensor, # A row for each image of this process, on the CPU
-    dl:object       # From `share`
-)->torch.Tensor: # In every process, a row for each image, in the order of the loader
+    x:torch.Tensor, # One row per image of this process, on the CPU
+    dl:object       # Loader from `share`
+)->torch.Tensor: # One row per image, in the order of the loader, in every process
     "Gather what all processes computed for their images; raises `CourseError` if some are missing"
     n = getattr(dl, 'world_size', 1)
     if n < 2: return x
@@ -273,7 +273,7 @@ class DDPCallback(Callback):
 def after_train(self:DDPCallback):
     "Unwrap the model, and average the training loss"
     self.learn.model = unwrap_model(self.learn.model)
-    loss = self.recorder.smooth_loss  # linear: the mean over shards is the mean over whole batches
+    loss = self.recorder.smooth_loss  # linear, so the mean over shards is that over whole batches
     if not loss.count: return
     mean = self.sum(loss.val*self.learn.dl.weight(0))/num_distrib()
     loss.val = mean[0].cpu().type_as(loss.val)
@@ -281,7 +281,7 @@ def after_train(self:DDPCallback):
 @patch
 def sum(self:DDPCallback,
     *xs:float # Numbers
-)->torch.Tensor: # float64, one for each of `xs`
+)->torch.Tensor: # Sums, float64, one for each of `xs`
     "Sum each number over the processes"
     xs = torch.tensor([float(x) for x in xs], dtype=torch.float64, device=self.learn.dls.device)
     dist.all_reduce(xs)
@@ -290,8 +290,8 @@ def sum(self:DDPCallback,
 @patch
 def shard(self:DDPCallback,
     dl:object, # The learner's loader
-    *which     # Rank and number of processes; default: this one, and all of them
-)->_ShardedDL: # Reused in every epoch, so that its worker processes stay alive
+    *which     # Rank and number of processes; default: this process, and all of them
+)->_ShardedDL: # Loader that is reused in every epoch, so that its worker processes stay alive
     "The part of a loader for this process"
     key = id(dl), which
     if key not in self.shards: self.shards[key] = _ShardedDL(dl, *which)

@@ -21,7 +21,7 @@ from .core import (
 class Check:
     "One line of the diagnosis"
     name: str
-    ok: bool|None   # None: for information only
+    ok: bool|None   # None: information only
     found: str
     fix: str = ''   # What to do if `ok` isn't True
     def __str__(self)->str: # One line, and a second one with the fix
@@ -143,7 +143,7 @@ def _check_here()->Check: # ok if the folder is writable
 # %% ../nbs/api/70_doctor.ipynb #a5f21133
 def _check_disk(
     need_gb:float=2 # Required free space (GB)
-)->Check: # ok if there is at least that much
+)->Check: # ok if at least that much is free
     "Check the free disk space, here and where datasets are stored"
     from resnet_course.datasets import data_home
     found, least = [], float('inf')
@@ -197,7 +197,7 @@ def _check_proxy()->Check: # ok without proxies, a note with them, FAIL if one i
                  'behind a proxy" lists the files to download by hand')
 
 # %% ../nbs/api/70_doctor.ipynb #7a05822e
-def diagnose()->list[Check]: # In this order; checks that need torch run only if it can be imported
+def diagnose()->list[Check]: # Results; checks that need torch run only if it can be imported
     "Run every check"
     package = _check_package()
     python = _check_python()

@@ -23,7 +23,7 @@ from .core import (
 @check_args
 def checksum(
     path:str|Path, # File to read
-    algo:str='sha256' # Any algorithm that `hashlib` knows
+    algo:str='sha256' # Name of any algorithm in `hashlib`
 )->str: # Hexadecimal digest
     "Compute the checksum of a file without loading all of it into memory"
     h = hashlib.new(algo)
@@ -119,7 +119,7 @@ def fetch(
     tries:int=5, # Maximum number of attempts
     timeout:float=30, # Seconds without data before an attempt fails
     wait:float=1, # Seconds before the second attempt; doubles with each further one
-    progress:bool=True # Show a progress bar?
+    progress:bool=True # Whether to show a progress bar
 )->Path: # `dest`
     "Download `url` to `dest` unless it is already there; raises `CourseError` if that fails"
     dest = Path(dest)
@@ -150,7 +150,7 @@ def _inside(path):
     return posixpath.normpath(path).split('/')[0] != '..'
 
 def _is_safe_name(name, is_folder):
-    "Whether a member lies below the folder, by a path without `..`"
+    "Whether a member's path stays inside the folder and has no `..`"
     parts = name.replace('\\', '/').split('/')
     return _inside(name) and '..' not in parts and (is_folder or set(parts) != {'.'})
 

@@ -69,7 +69,7 @@ def _width(text, size):
     return size*sum(map(em, text))
 
 def _fit(text, width, size):
-    "`text`, shortened to `width`"
+    "`text`, shortened to fit `width`"
     text = printable(text)
     while _width(text, size) > width and len(text) > 2: text = text.rstrip('…')[:-1] + '…'
     return text
@@ -77,12 +77,12 @@ def _fit(text, width, size):
 # %% ../nbs/api/63_drawings.ipynb #217bfb9b
 class Drawing:
     "An SVG with boxes, lines and text"
-    width = 480  # In units; text is at least 13 units high
+    width = 480  # Width in units; text is at least 13 units high
     @check_args
     def __init__(self,
-        title:str, # What it shows, in a few words
-        desc:str, # A description for readers who can't see it
-        height:int # In units
+        title:str, # What the drawing shows, in a few words
+        desc:str, # Description for readers who can't see it
+        height:int # Height in units
     ):
         self.title, self.desc, self.height = title, desc, height
         self.parts = []
@@ -108,7 +108,7 @@ def text(self:Drawing,
     size:int=14, # Font size, units
     anchor:str='middle', # 'start', 'middle' or 'end'
     kind:str='ink', # One of `_inks`
-    bold:bool=False # Semi-bold?
+    bold:bool=False # Whether the text is semi-bold
 )->Drawing: # `self`
     "Write one line of text, vertically centered at `y`"
     weight = ' font-weight="600"' if bold else ''
@@ -130,8 +130,8 @@ def box(self:Drawing,
     kind:str='data', # One of `_kinds`
     label:str='', # Lines of text, centered
     size:int=14, # Font size, units
-    dashed:bool=False, # Dashed edges?
-    bold:bool=False # Semi-bold label?
+    dashed:bool=False, # Whether the edges are dashed
+    bold:bool=False # Whether the label is semi-bold
 )->Drawing: # `self`
     "Draw a box with a label"
     fill, stroke = _kinds[kind][:2]
@@ -150,8 +150,8 @@ def box(self:Drawing,
 def line(self:Drawing,
     *points:tuple, # Pairs (x, y)
     kind:str='ink', # One of `_inks`
-    arrow:bool=True, # Add an arrowhead at the end?
-    dashed:bool=False # Dashed?
+    arrow:bool=True, # Whether to add an arrowhead at the end
+    dashed:bool=False # Whether the line is dashed
 )->Drawing: # `self`
     "Draw a line through `points`"
     color, xs, ys = _inks[kind][0], *zip(*points)
@@ -212,7 +212,7 @@ def __repr__(self:Drawing): return f'{self.title}. {self.desc}'
 
 @patch
 def save(self:Drawing,
-    path:str|Path # Where to write it; an existing file is replaced
+    path:str|Path # File to write; an existing file is replaced
 )->Path: # `path`
     "Write the drawing as an SVG file"
     path = check_path(path, 'path')
@@ -427,7 +427,7 @@ def draw_splits(
 
 # %% ../nbs/api/63_drawings.ipynb #e65b86eb
 @check_args
-def draw_training_step()->Drawing: # Forward above, backward below
+def draw_training_step()->Drawing: # Forward pass above, backward pass below
     "Draw what happens to one batch: scores, loss, gradients, and a step"
     d = Drawing('One training step',
                 'A batch goes through the network, which outputs scores. The scores and the right '
@@ -566,7 +566,7 @@ def _draw_column(d, left, wide, name, block):
 @check_args
 def draw_block(
     *kinds:str|ResBlock # Up to four of `blocks`, or your own blocks
-)->Drawing: # Side by side
+)->Drawing: # Drawing with the blocks side by side
     "Draw blocks layer by layer, with their shortcuts"
     if not 1 <= len(kinds) <= 4:
         raise CourseError(f'draw_block needs 1 to 4 of {", ".join(blocks)}')
@@ -584,7 +584,7 @@ _shortcut_places = ((64, 128, 2, 'where the shape changes: 64 → 128 maps, stri
 
 @check_args
 def draw_shortcuts(
-    counts:bool=True # Show how many parameters each one has?
+    counts:bool=True # Whether to show how many parameters each shortcut has
 )->Drawing: # Two rows: blocks that change the shape, and all others
     "Draw the shortcuts A, B and C of He et al. 2015"
     d = Drawing('Shortcuts A, B and C',
@@ -613,7 +613,7 @@ def _draw_way(d, x, y, label, cost):
 
 # %% ../nbs/api/63_drawings.ipynb #98b482f7
 def _merged(net, size, n_in, depth):
-    "Summary rows; a layer that keeps the shape and needs no row of its own joins the last one"
+    "Summary rows; a layer that keeps the shape and needs no row of its own is merged into the last"
     rows, small = [], (nn.BatchNorm2d, nn.ReLU, nn.LocalResponseNorm, nn.Dropout, nn.Identity)
     modules = dict(net.named_modules())
     for r in model_summary(net, size, depth=depth, n_in=n_in).rows:
@@ -797,7 +797,7 @@ def _flags(net, stages):
 @check_args
 def draw_freezing(
     model:str|nn.Module|Learner, # Name of a network, a network, or a learner
-    stages:dict=None # Name → first group that trains (-1: only the head); `None`: as it is now
+    stages:dict=None # Name → first group that trains (-1: only the head); `None`: the current state
 )->Drawing: # One row for each stage of the plan, one column for each parameter group
     "Draw which parameter groups train and which are frozen"
     net = create_model(model) if isinstance(model, str) else get_net(model)
@@ -916,7 +916,7 @@ def _cam_example():
 
 @check_args
 def draw_grad_cam()->Drawing: # Maps and weights above, their sum and the result below
-    "Draw how Grad-CAM adds up maps, with example numbers"
+    "Draw how Grad-CAM sums weighted maps, with example numbers"
     maps, weights, total = _cam_example()
     d = Drawing('Grad-CAM', 'Three maps of the last layer, each times the mean gradient of the '
                 "class's score for its channel: 2, −1 and 0.5. They are added up, and negative "

@@ -118,7 +118,7 @@ def n(self:Report)->int: # At least 1
     return len(self.targets)
 
 @patch(as_prop=True)
-def loss(self:Report)->float: # In nats
+def loss(self:Report)->float: # Loss in nats
     "Mean loss per image"
     return float(self.losses.mean())
 
@@ -151,7 +151,7 @@ def top1_ci(self:Report)->tuple[float, float]: # Lower and upper end
 
 @patch(as_prop=True)
 def score(self:Report)->float: # From 0 to 1
-    "What stages are compared by: the accuracy"
+    "Score by which stages are compared: the accuracy"
     return self.top1
 
 @patch(as_prop=True)
@@ -232,7 +232,7 @@ def _roc_areas(probs, targets):
 
 # %% ../nbs/api/40_evaluate.ipynb #a41f3aeb
 def _ratio(k, n):
-    "A proportion and its Wilson interval, all None if there is nothing to count"
+    "A proportion and its Wilson interval; all None if there is nothing to count"
     if n == 0: return None, [None, None]
     return float(k/n), list(wilson(int(k), int(n)))
 
@@ -420,8 +420,8 @@ def _repr_html_(self:Report):
 @patch
 def plot_confusion(self:Report,
     ax:Axes=None, # Where to draw; None: a new figure
-    normalize:bool=True # Show fractions of each true class? False: counts
-)->Axes: # With the plot
+    normalize:bool=True # Show fractions of each true class; False: counts
+)->Axes: # Axes with the plot
     "Plot the confusion matrix: rows are true classes, columns are predicted classes"
     cm, c = self.confusion.double(), len(self.vocab)
     if normalize: cm = cm/cm.sum(1, keepdim=True).clamp_min(1)
@@ -450,7 +450,7 @@ def _label_cells(ax, cm, vocab, normalized):
 def plot_reliability(self:Report,
     bins:int=15, # Number of bins for the confidence
     ax:Axes=None # Where to draw; None: a new figure
-)->Axes: # With the plot
+)->Axes: # Axes with the plot
     "Plot accuracy against confidence, with 95% intervals; the diagonal is perfect calibration"
     if ax is None: _, ax = plt.subplots(figsize=(4.2, 4), layout='constrained')
     ax.plot([0, 1], [0, 1], color='gray', ls='--', lw=1)
@@ -476,13 +476,13 @@ class _LabelScores:
 
     @property
     def score(self)->float: # From 0 to 1
-        "What stages are compared by: the mAP. Raises `CourseError` if no image has a label"
+        "Score by which stages are compared: the mAP; raises `CourseError` if no image has a label"
         value = self.summary()['map']
         if value is not None: return value
         raise CourseError(f'no {self.split} image has a label, so there is no mAP: add labels')
 
     def worst(self, k:int=9)->list[int]: # Positions in the split, highest loss first
-        "Find the images with the highest loss among those that have a wrong label, at most `k`"
+        "Find the images with the highest loss among those with a wrong label, `k` at most"
         wrong = (self.preds != self.targets).any(1).nonzero()[:, 0]
         return wrong[self.losses[wrong].topk(min(k, len(wrong))).indices].tolist()
 
@@ -504,7 +504,7 @@ class _LabelTables:
         return rows + [[f'… and {n_more} more', *['']*8]]*(n_more > 0)
 
     def details(self)->str: # One line
-        "What `metrics_table` shows"
+        "Everything that `metrics_table` shows"
         return about_thresholds
 
     def __str__(self): return f'{self.split}: {self._in_words()}\n{align(self.metrics_table())}'
@@ -523,7 +523,7 @@ class MultiReport(_LabelScores, _LabelTables):
     @check_args
     def __init__(self,
         probs:Tensor|Sequence, # Probability of each label (N,C)
-        targets:Tensor|Sequence, # Is the label present? Zeros and ones (N,C)
+        targets:Tensor|Sequence, # Labels as zeros and ones (N,C)
         vocab:Sequence, # Names of the labels (C)
         losses:Tensor=None, # Loss of each image (N); None: binary cross-entropy of `probs`
         split:str='test', # Name of the split
@@ -573,7 +573,7 @@ def _check_multi(rep, targets):
 
 # %% ../nbs/api/40_evaluate.ipynb #2190ffa3
 @patch
-def label_metrics(self:MultiReport)->list[dict]: # Rows: name, support, threshold, metrics
+def label_metrics(self:MultiReport)->list[dict]: # Rows of name, support, threshold and metrics
     "Average precision, sensitivity, specificity, precision, F1 and ROC AUC of each label"
     hits, probs = self.targets.numpy(), self.probs.double().numpy()
     found = [average_precision_score(y, p) if y.any() else None for y, p in zip(hits.T, probs.T)]
@@ -586,7 +586,7 @@ def label_metrics(self:MultiReport)->list[dict]: # Rows: name, support, threshol
 
 # %% ../nbs/api/40_evaluate.ipynb #e07c755f
 @patch
-def summary(self:MultiReport)->dict: # None if no label occurs in the images
+def summary(self:MultiReport)->dict: # Metrics; None where no label occurs in the images
     "mAP, macro and micro F1, and the fraction of images whose labels are all correct"
     rows, hits, preds = self.label_metrics(), self.targets, self.preds
     right, wrong = int((hits & preds).sum()), int((hits ^ preds).sum())
@@ -608,14 +608,14 @@ def _in_words(self:MultiReport):
 # %% ../nbs/api/40_evaluate.ipynb #d18a9a6e
 @patch
 def at(self:MultiReport,
-    thresholds:float|Sequence # One for all labels, or one for each
-)->MultiReport: # For the same predictions
+    thresholds:float|Sequence # One threshold for all labels, or one for each
+)->MultiReport: # Report on the same predictions
     "The same report at different thresholds"
     return MultiReport(self.probs, self.targets, self.vocab, self.losses, self.split, self.name,
                        _thresholds(thresholds, len(self.vocab)))
 
 @patch
-def best_thresholds(self:MultiReport)->list: # One for each label; 0.5 for labels in no image
+def best_thresholds(self:MultiReport)->list: # One for each label; 0.5 for labels that no image has
     "The thresholds with the highest F1; choose them on validation images, never on the test set"
     found = []
     for y, p in zip(self.targets.numpy().T, self.probs.numpy().T):
@@ -650,8 +650,8 @@ def _logits(model, dl, precision='fp32'):
 @check_args
 def onnx_inputs(
     model:OnnxModel, # An ONNX file
-    dl:object        # From `split_dl`
-)->object: # A loader of images in the form that the file takes
+    dl:object        # Loader from `split_dl`
+)->object: # Loader of images in the form that the file expects
     "Create a loader for an ONNX file: normalized images, or bytes if it prepares them itself"
     if not model.preprocess: return dl
     if isinstance(dl, ImageSetDL): return as_bytes(dl, whole=model.preprocess == 'resize')
@@ -666,9 +666,9 @@ def _onnx_logits(model, dl):
 # %% ../nbs/api/40_evaluate.ipynb #fa234b61
 @check_args
 def evaluate(
-    learn:Learner|nn.Module|OnnxModel|str|Path, # A learner; with `dls` also a model or its file
+    learn:Learner|nn.Module|OnnxModel|str|Path, # A learner; or, with `dls`, a model or its file
     split:str='test', # 'train', 'valid' or 'test'; raises `CourseError` if it has no images
-    precision:str='fp32', # float32 gives the same result on other machines; or 'auto', 'bf16' …
+    precision:str='fp32', # 'fp32' gives the same result on all machines; or 'auto', 'bf16' …
     name:str='', # Name for the report
     dls:DataLoaders=None # Loaders; None: the learner's
 )->object: # A `Report` on every image; a `MultiReport` if images have several labels
@@ -695,7 +695,7 @@ def evaluate(
 # %% ../nbs/api/40_evaluate.ipynb #2e1bb036
 @check_args
 def model_and_dls(
-    learn:Learner|nn.Module|OnnxModel|str|Path, # A learner; with `dls` also a model or its file
+    learn:Learner|nn.Module|OnnxModel|str|Path, # A learner; or, with `dls`, a model or its file
     dls:DataLoaders=None # Loaders; None: the learner's
 )->tuple: # The model and the loaders
     "Get the model and the loaders to evaluate; raises `CourseError` if there are no loaders"
@@ -710,7 +710,7 @@ def plot_worst(self:Report,
     dls:DataLoaders, # The loaders that were evaluated
     k:int=12, # Number of images, at most
     fig:Figure=None # Where to draw; None: a new figure
-)->Figure: # With the images
+)->Figure: # Figure with the images
     "Show the mistakes with the highest loss: true class, predicted class and its probability"
     idx = self.worst(k)
     nrows = max(1, math.ceil(len(idx)/6))
@@ -730,7 +730,7 @@ def plot_worst(self:Report,
 def mcnemar(
     b:int, # Number of images that only the first network got right
     c:int  # Number of images that only the second network got right
-)->float: # From 0 to 1; small if the networks are not equally good
+)->float: # p-value from 0 to 1; small if the networks are not equally good
     "Two-sided p-value of McNemar's exact test, for the images that only one network got right"
     if b + c == 0: return 1.
     return float(binomtest(b, b + c).pvalue)
@@ -774,7 +774,7 @@ def compare(
     b:Report, # The second network, on the same images
     n_boot:int=2000, # Number of bootstrap samples
     seed:int=0 # Seed of the bootstrap
-)->Comparison: # Its `diff` is positive if `b` is better
+)->Comparison: # Comparison whose `diff` is positive if `b` is better
     "Compare two networks on the same images; raises `CourseError` if the images differ"
     check_int(n_boot, 'n_boot', 1, 10**7)
     check_int(seed, 'seed', 0)
@@ -802,7 +802,7 @@ def _bootstrap(only_a, only_b, n, n_boot, seed):
 
 # %% ../nbs/api/40_evaluate.ipynb #e3202062
 def _network_and_dls(learn, dls):
-    "Like `model_and_dls`, but raises `CourseError` for an ONNX file"
+    "Same as `model_and_dls`, but raises `CourseError` for an ONNX file"
     model, dls = model_and_dls(learn, dls)
     if not isinstance(model, OnnxModel): return model, dls
     raise CourseError('several views need the network itself: evaluate the run that the ONNX file '
@@ -832,13 +832,13 @@ class _MeanOverViews(nn.Module):
 # %% ../nbs/api/40_evaluate.ipynb #fdee58cf
 @check_args
 def tta(
-    learn:Learner|nn.Module|OnnxModel|str|Path, # As for `evaluate`
+    learn:Learner|nn.Module|OnnxModel|str|Path, # As in `evaluate`
     split:str='test', # 'train', 'valid' or 'test'
     kind:str='flip', # 'flip': image and mirror image; 'ten_crop': corners and center, also mirrored
     name:str='', # Name for the report
     dls:DataLoaders=None, # Loaders; None: the learner's
-    precision:str='fp32' # As for `evaluate`
-)->Report: # Its `split` also includes `kind`
+    precision:str='fp32' # As in `evaluate`
+)->Report: # Report whose `split` also includes `kind`
     "Evaluate with the mean probabilities over several views of each image"
     check_choice(kind, ['flip', 'ten_crop'], 'kind of test-time augmentation')
     model, dls = _network_and_dls(learn, dls)

@@ -80,7 +80,7 @@ def as_number(
 def as_choice(
     answer:object, # What the learner wrote
     choices:str|Iterable[str] # Valid answers
-)->str: # One of `choices`
+)->str: # The matching choice
     "Find the choice that `answer` means, ignoring case, spaces and quotes; raises `Hint` if none"
     choices, said = list(choices), _letters(answer)
     for c in choices:
@@ -110,7 +110,7 @@ def as_list(
 # %% ../nbs/api/60_exercises.ipynb #d6016274
 @check_args
 def close(
-    a:object, # A tensor; anything else isn't close
+    a:object, # Tensor; anything else isn't close
     b:Tensor, # Another tensor
     tol:float=1e-4 # Largest absolute and relative difference that counts as equal
 )->bool: # True if they agree
@@ -137,10 +137,10 @@ def same(
 # %% ../nbs/api/60_exercises.ipynb #49e9bacc
 @check_args
 def all_differ(
-    values:list, # What the right answer and the usual mistakes give
-    tol:float=1e-3 # Two values closer than this, relatively or absolutely, count as equal
+    values:list, # Results of the right answer and of the usual mistakes
+    tol:float=1e-3 # Values closer than this, relatively or absolutely, count as equal
 )->bool: # False if a check could not tell two of them apart
-    "Whether each two of `values` differ, so that inputs are worth an exercise"
+    "Whether all of `values` differ, so that the inputs make a useful exercise"
     pairs = itertools.combinations(values, 2)
     return not any(math.isclose(a, b, rel_tol=tol, abs_tol=tol) for a, b in pairs)
 
@@ -160,8 +160,8 @@ def _load(id):
 
 @check_args
 def list_exercises(
-    lesson:int|str # Number of the lesson: 5 or '05'
-)->list: # Pairs: id, and what the exercise asks for
+    lesson:int|str # Number of the lesson, such as 5 or '05'
+)->list: # Pairs of an id and what the exercise asks for
     "List the exercises of a lesson; there may be none"
     if not str(lesson).isdecimal():
         raise CourseError(f"lesson={lesson!r}: give its number, such as 5")
@@ -252,7 +252,7 @@ def hint_for(
 @check_args
 def check(
     id:str, # Lesson and number: '05.2'
-    answer:object # The answer; `...` means not answered yet
+    answer:object # Answer; `...` means not answered yet
 )->bool: # True if the answer is correct
     "Try `answer` on hidden tests, and print the verdict, with a hint if it is wrong"
     _load(id)
@@ -289,14 +289,14 @@ def expect_sgd(
 @contextmanager
 @check_args
 def expect_fresh_gradients(
-    net:nn.Module # Network that is trained in the block
+    net:nn.Module # Network trained in the block
 ):
     "Raise a `Hint` if a gradient of `net` is added to one from an earlier step"
     added = []
     def look(p):
         "A hook for `p` that records whether it already has a gradient"
         def hook(g):
-            "Runs before `g` is added to the gradient"
+            "Run before `g` is added to the gradient"
             if p.grad is not None and p.grad.any(): added.append(p)
         return hook
     hooks = [p.register_hook(look(p)) for p in net.parameters() if p.requires_grad]

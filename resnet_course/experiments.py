@@ -48,7 +48,7 @@ class ErrorRates(Callback):
     "Record the error rates on training and validation images after each epoch"
     order = 70
     @check_args
-    def __init__(self): self.rows = []   # a dict for each epoch: epoch, train, valid
+    def __init__(self): self.rows = []   # one dict per epoch: epoch, train, valid
     def after_fit(self):
         "Remove the callback, so that a second fit does not add to its rows"
         self.learn.remove_cb(self)
@@ -172,7 +172,7 @@ class IdentityBlock(nn.Module):
     @check_args
     def __init__(self,
         nf:int, # Channels in and out
-        shortcut:bool # Add the input before the last ReLU?
+        shortcut:bool # Whether to add the input before the last ReLU
     ):
         super().__init__()
         self.conv1 = conv(nf, nf)
@@ -208,12 +208,12 @@ def _stack(depth, nf, shortcut, seed):
 @check_args
 @torch.no_grad()
 def shrink_to_zero(
-    shortcut:bool, # Do the blocks have shortcuts?
+    shortcut:bool, # Whether the blocks have shortcuts
     depth:int=2, # Blocks in the stack
     nf:int=16, # Channels
     n:int=11, # Number of factors, from 1 to 0
     seed:int=0 # Seed of the weights and the feature maps
-)->tuple[Tensor, Tensor]: # n factors; n errors
+)->tuple[Tensor, Tensor]: # n factors, and n errors
     "Measure the `identity_error` of a random stack while its weights are scaled down to 0"
     net = _stack(depth, nf, shortcut, seed)
     x = _random_maps(64, nf, torch.Generator().manual_seed(seed))
@@ -240,13 +240,13 @@ def _identity_curve(net, nf, lr, steps, seed):
 
 @check_args
 def fit_identity(
-    shortcut:bool, # Do the blocks have shortcuts?
+    shortcut:bool, # Whether the blocks have shortcuts
     depth:int=2, # Blocks in the stack
     lrs:Iterable[float]=(3e-3, 1e-2), # Learning rates to try
     steps:int=80, # Number of batches, each of 16 random feature maps
     nf:int=16, # Channels
     seed:int=0 # Seed of the weights and the feature maps
-)->tuple[float, list[float]]: # Best learning rate; `identity_error` at each step with it
+)->tuple[float, list[float]]: # Best learning rate, and `identity_error` at each step with it
     "Train a stack to return its input with each learning rate, and keep the best"
     curves = {}
     for lr in lrs:
@@ -297,12 +297,12 @@ def four_layers(
     n_in:int=3, # Channels of the images
     n_out:int=10, # Number of classes
     nf:int=32 # Channels of the first two convolutions; the third has twice as many
-)->nn.Module: # Takes images of any size
+)->nn.Module: # Network for images of any size
     "Create a network of three 5×5 convolutions and a linear layer, initialized for `act`"
     layers = _conv_act_pool(n_in, nf, act) + _conv_act_pool(nf, nf, act)
     layers += _conv_act_pool(nf, 2*nf, act)
     layers += [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(8*nf, n_out)]
-    known = 'relu', 'tanh', 'sigmoid', 'leaky_relu'   # to kaiming_normal_
+    known = 'relu', 'tanh', 'sigmoid', 'leaky_relu'   # known to kaiming_normal_
     for m in layers:
         if not isinstance(m, (nn.Conv2d, nn.Linear)): continue
         nn.init.kaiming_normal_(m.weight, nonlinearity=act if act in known else 'relu')
@@ -316,14 +316,14 @@ class _StopAt(Callback):
     def __init__(self,
         target:float=.25, # Error rate to reach
         every:int=8, # Batches between two measurements
-        give_up:int=200, # Number of batches after which training ends in any case
+        give_up:int=200, # Number of batches after which training ends regardless
         n:int=512 # Number of images to measure the error on
     ):
         self.target, self.every, self.give_up, self.n = target, every, give_up, n
         self.batches, self.errors = [], []   # a batch number and an error for each measurement
         self.reached = None   # number of batches needed to reach the target; None: not reached
         self.rate = None      # learning rate, set by `batches_to_target`
-        self.error = None     # message of the error that ended training, set there too
+        self.error = None     # message of the error that ended training, also set there
         self.failed = {}      # learning rate → message, for all rates that ended in an error
     def before_fit(self):
         "Load the images to measure on, the same for every network"
@@ -411,7 +411,7 @@ def dropout_accuracies(
     split:str='valid', # 'train', 'valid' or 'test'
     n:int=5, # Number of passes with dropout on
     seed:int=0 # Seed of the dropout
-)->tuple[float, list[float]]: # Accuracy with dropout off; n accuracies with dropout on
+)->tuple[float, list[float]]: # Accuracy with dropout off, and n accuracies with dropout on
     "Compare the accuracy with dropout off, as it should be, and with dropout left on"
     drops = [m for m in learn.model.modules() if isinstance(m, nn.Dropout)]
     if not drops: raise CourseError('this model has no dropout to leave on')

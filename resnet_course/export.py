@@ -40,7 +40,7 @@ def import_optional(
 preprocess_ways, layouts = ('normalize', 'resize'), ('NCHW', 'NHWC')
 
 def _takes(meta, path):
-    "How a file prepares images and which layout it expects; raises `CourseError` if damaged"
+    "How a file prepares images, and the layout it expects; raises `CourseError` if damaged"
     how, layout = meta.get('preprocess'), meta.get('layout', 'NCHW')
     if how in (None, *preprocess_ways) and layout in layouts: return how, layout
     raise CourseError(f'{path}: its metadata is damaged: it does not say which images it takes')
@@ -75,7 +75,7 @@ class OnnxModel:
 
     def feed(self,
         x:Tensor # Images (N,C,H,W): normalized, or bytes if the file prepares images itself
-    )->dict: # For onnxruntime
+    )->dict: # Inputs for onnxruntime
         "Arrange images as input for the file"
         x = x.detach().cpu()
         if self.preprocess and x.dtype != torch.uint8:
@@ -86,7 +86,7 @@ class OnnxModel:
         return {self.session.get_inputs()[0].name: x.numpy()}
 
     def __call__(self,
-        x:Tensor # As for `feed`
+        x:Tensor # As in `feed`
     )->Tensor: # Scores (N, classes), on the CPU
         "Compute the scores"
         return torch.from_numpy(self.session.run(None, self.feed(x))[0])
@@ -102,10 +102,10 @@ def __repr__(self:OnnxModel):
 # %% ../nbs/api/29_export.ipynb #e0a11002
 @check_args
 def preparation(
-    meta:dict, # As for `save_weights`, including class names, size and statistics
+    meta:dict, # As in `save_weights`, including class names, size and statistics
     n_in:int|None=None # Channels of the images; None: as many as in the statistics
 )->tuple: # A `PhotoReader`, and a function that turns a batch of bytes into network input
-    "How to prepare images for a network; raises `CourseError` if its metadata does not say so"
+    "How to prepare images for a network; raises `CourseError` if its metadata does not say"
     missing = [key for key in ('vocab', 'size', 'stats') if not meta.get(key)]
     if missing:
         raise CourseError(f'these weights come without {", ".join(missing)}, so they cannot '
@@ -126,8 +126,8 @@ def preparation(
 # %% ../nbs/api/29_export.ipynb #05c72553
 @check_args
 def image_meta(
-    dls:object # From `get_dls`, or any of fastai's
-)->dict: # Entries for `save_weights`
+    dls:object # Loaders from `get_dls` or fastai
+)->dict: # Metadata entries for `save_weights`
     "Describe the classes of `dls`, and how its validation images are prepared"
     resized = any(type(tfm) is ResizeTo for tfm in dls.valid.after_batch.fs)
     facts = dict(size='size', side='load_size', resize='resize', stats='stats')
@@ -206,13 +206,13 @@ def _resize_matrix(n, n_out):
 
 # %% ../nbs/api/29_export.ipynb #65965eff
 class Prepared(nn.Module):
-    "A network that prepares images itself; it takes bytes and returns scores"
+    "Network that prepares images itself: it takes bytes and returns scores"
     @check_args
     def __init__(self,
-        net:nn.Module, # Takes normalized images
-        meta:dict,     # As for `preparation`
+        net:nn.Module, # Network that takes normalized images
+        meta:dict,     # As in `preparation`
         preprocess:str,# 'normalize': for images from a `PhotoReader`; 'resize': for any size
-        layout:str     # 'NHWC', as in image libraries, or 'NCHW'
+        layout:str     # Layout: 'NHWC', as in image libraries, or 'NCHW'
     ):
         super().__init__()
         self.net, self.layout = net, check_choice(layout, layouts, 'layout')
@@ -248,7 +248,7 @@ class Exported:
     scale:float # Largest absolute score
     bytes:int # Size of the file
     seconds:float # Duration of the export
-    preprocess:str|None=None # As for `export_model`
+    preprocess:str|None=None # As in `export_model`
     def __str__(self):
         size = '×'.join(map(str, self.size)) + ' images'
         if self.preprocess: size += ', as bytes'
@@ -352,7 +352,7 @@ def _prepared(net, preprocess, layout, size, images):
 
 # %% ../nbs/api/29_export.ipynb #47dcd7da
 def _write_checked(net, x, path, xbs, tol):
-    "Write a file, and keep it if its scores are the network's; returns their largest difference"
+    "Write a file, and keep it if its scores match the network's; returns the largest difference"
     write, load = _formats[path.suffix]
     with atomic_write(path) as tmp:
         write(net, x, tmp)
@@ -368,15 +368,15 @@ def _write_checked(net, x, path, xbs, tol):
 # %% ../nbs/api/29_export.ipynb #527e31f6
 @check_args
 def export_model(
-    model:nn.Module, # Trained network; stays unchanged
+    model:nn.Module, # Trained network; it is not changed
     path:str|Path, # File to write: `.onnx`, or `.pt2` for torch.export's own format
     size:int|tuple=None, # Side of the images, px, or (height, width); `None`: as saved with `model`
     images:Tensor=None, # Normalized images to compare on, along with random ones; they set the size
     tol:float=1e-4, # Largest accepted difference between two scores
     preprocess:str|None=None, # 'normalize': the file takes bytes; 'resize': bytes of any size
-    layout:str='NHWC' # Of the bytes: 'NHWC', as in image libraries, or 'NCHW'
+    layout:str='NHWC' # Layout of the bytes: 'NHWC', as in image libraries, or 'NCHW'
 )->Exported: # File, image size, differences
-    "Write `model` to a file; raises `CourseError`, and keeps no file, if the scores differ"
+    "Write `model` to a file; if the scores differ, raises `CourseError` and keeps no file"
     path, start = check_path(path), time.perf_counter()
     if path.suffix not in _formats:
         raise CourseError(f'{path}: the file name must end in .onnx or .pt2')

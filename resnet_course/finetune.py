@@ -60,10 +60,10 @@ class Stage:
     lr:object                 # Highest learning rate; `slice(low, high)`: head at `high`; or a list
     start_from:str|None=None  # An earlier stage, or 'initial'; None: the previous stage
     recipe:object='one_cycle' # A name from `list_recipes()`, or a `Recipe`
-    bn:str='eval'             # What frozen BatchNorm does: 'eval', 'stats' or 'train'
+    bn:str='eval'             # Behavior of frozen BatchNorm: 'eval', 'stats' or 'train'
     monitor:str='valid_loss'  # Criterion for the best epoch: 'valid_loss', or a metric's name
     patience:int|None=None    # Stop after this many epochs without improvement; None: never
-    restore_best:bool=True    # Finish the stage with its best epoch's weights?
+    restore_best:bool=True    # Finish the stage with the weights of its best epoch
     cache:int=0               # Views per image for which frozen features are cached; 0: no cache
 
 # %% ../nbs/api/50_finetune.ipynb #7d07de7e
@@ -97,7 +97,7 @@ def _check_plan(
 def _group_lrs(
     lr:object,     # A number, a slice, or a list with a rate for each group that trains
     n:int,         # Number of groups
-    frozen:int=0   # Number of them that are frozen
+    frozen:int=0   # Number of frozen groups
 )->list: # n floats; frozen groups get the lowest rate, which matters only with bn='train'
     "Compute a learning rate for each group; raises `CourseError` for invalid rates"
     k = n - frozen
@@ -144,7 +144,7 @@ def _check_cache(learn, stage, first):
 # %% ../nbs/api/50_finetune.ipynb #b8dc0e20
 @torch.no_grad()
 def _head_inputs(
-    learn:Learner, # Its last parameter group is the head
+    learn:Learner, # Learner whose last parameter group is the head
     dl:object      # Loader of the images
 )->tuple: # N,F features and N targets
     "Compute the input of the head for every image of `dl`, in evaluation mode"
@@ -164,15 +164,15 @@ class _FeatureDL(DataLoader):
         views:list,   # Features (N,F) for each view
         ys:torch.Tensor, # N targets
         bs:int,       # Images per batch
-        shuffle:bool, # For training? Then the incomplete last batch is dropped
-        device:object # Where the batches go
+        shuffle:bool, # Shuffle for training, and drop the incomplete last batch
+        device:object # Device for the batches
     ):
         super().__init__(range(len(ys)), bs=bs, shuffle=shuffle, drop_last=shuffle, num_workers=0,
                          device=device)
         self.views, self.ys = views, ys
         self.turns = itertools.count()   # shared with the shards, which are copies of this loader
 
-    chances, repeats = None, 1 # As in the loader of images
+    chances, repeats = None, 1 # as in the image loader
 
     # draws in the same way as image loaders, so that the order of the batches is the same
     def before_iter(self): self.rng.getrandbits(62)
@@ -201,7 +201,7 @@ def _feature_dls(learn, n_views):
     return DataLoaders(train, _FeatureDL([valid_x], valid_y, bs, False, device), device=device)
 
 def _head_learner(learn, n_views):
-    "A learner for the head alone, on features; it shares the head's module with `learn`"
+    "Learner that trains only the head, on features; it shares the head's module with `learn`"
     small = CourseLearner(
         _feature_dls(learn, n_views), _head(learn), loss_func=learn.loss_func,
         opt_func=learn.opt_func, metrics=learn.metrics, cbs=[History()],
@@ -213,7 +213,7 @@ def _head_learner(learn, n_views):
 
 # %% ../nbs/api/50_finetune.ipynb #29a9c7b8
 def _fit_stage(learn, stage, log=None):
-    "Freeze and train; returns the history of the epochs and the best of them"
+    "Freeze and train; returns the history of the epochs and the best epoch"
     first = group_number(learn, stage.freeze_to)
     lrs = _group_lrs(stage.lr, len(learn.opt.param_lists), first)
     best = RestoreBest(stage.monitor, stage.patience, stage.restore_best)
@@ -238,7 +238,7 @@ def _fit_cached(learn, stage, first, lrs, cbs):
     "Train the head on cached features; returns the learner for the head, and 0"
     _check_cache(learn, stage, first)
     freeze_to(learn, first, bn=stage.bn)
-    # the learner of the head has no precision of its own, so it sets no flags
+    # the head's learner has no precision of its own, so it sets no flags
     with learn.compute_flags() if isinstance(learn, CourseLearner) else nullcontext():
         small = _head_learner(learn, stage.cache)
         fit_recipe(small, stage.recipe, stage.epochs, lrs[-1], cbs=cbs)
@@ -252,7 +252,7 @@ class StageResults:
     rows:list # Dicts: name, start_from, trains, lr, epochs, best_epoch, train, valid, test, gap, …
     reports:dict = field(default_factory=dict) # Stage → its `FreezeReport` as a dict
     histories:dict = field(default_factory=dict) # Stage → rows of its epochs
-    score:str=one_label.title # What `train`, `valid` and `test` are: accuracy, or mAP
+    score:str=one_label.title # Metric in `train`, `valid` and `test`: accuracy or mAP
 
     @property
     def best(self)->dict: # Row of the stage
@@ -264,7 +264,7 @@ class StageResults:
         return by_name[check_choice(name, by_name, 'stage')]
     def __len__(self): return len(self.rows)
 
-    def to_dict(self)->dict: # For JSON
+    def to_dict(self)->dict: # Dictionary for JSON
         return dict(stages=self.rows, best=self.best['name'], freeze_reports=self.reports,
                     histories=self.histories, score=self.score)
 
@@ -385,7 +385,7 @@ class _Store:
 # %% ../nbs/api/50_finetune.ipynb #cb4a6f74
 @patch
 def put(self:_Store, learn, name, result):
-    "Store a checkpoint and its result; the index is written last, when both are complete"
+    "Store a checkpoint and its result, then write the index, when both are complete"
     if result: self.done[name] = result
     if not self.path:
         self.weights[name] = snapshot(learn)
@@ -393,7 +393,7 @@ def put(self:_Store, learn, name, result):
     if not rank_distrib():
         save_weights(unwrap_model(learn.model), self._file(name))
         write_json(dict(plan=self.plan, done=self.done), self._index)
-    broadcast_object(None)   # until now, the others have nothing to read
+    broadcast_object(None)   # before this, the other processes have nothing to read
 
 @patch
 def get(self:_Store, learn, name):
@@ -452,13 +452,13 @@ def _run_stage(learn, stage, start, test, log=None):
 # %% ../nbs/api/50_finetune.ipynb #935af903
 @check_args
 def run_stages(
-    learn:Learner,    # From `course_learner`, with its weights loaded
+    learn:Learner,    # Learner from `course_learner`, with its weights loaded
     stages:str|Path|list, # `Stage` objects, the name of a plan, or a YAML file
     path:str|Path|None=None, # Folder for checkpoints and results, to resume from; None: in memory
-    test:bool=True,   # Evaluate on the test set after each stage? It is never used for choices
+    test:bool=True,   # Evaluate on the test set after each stage; no choice depends on it
     keep:str='best',  # Stage whose weights `learn` ends up with: 'best' by validation, or 'last'
     log:str|None=None # Also log to 'tensorboard' or 'wandb', in the folder `learn.path`
-)->StageResults: # With a freeze report for each stage
+)->StageResults: # Results with a freeze report for each stage
     "Fine-tune by a plan; raises `CourseError` before training if a stage does not suit `learn`"
     connect()
     stages = _stages_for(learn, stages, keep, log)
@@ -479,7 +479,7 @@ def _run_all(learn, stages, path, test, keep, log):
         if seed is not None: set_seeds(seed + i, learn.dls)
         with memory_advice(loader_fact(learn.dls.train, 'bs')):
             result = _run_stage(learn, s, start, test, log)
-        store.put(learn, s.name, broadcast_object(result))   # all record the same duration
+        store.put(learn, s.name, broadcast_object(result))   # the same duration in all processes
     done = {s.name: store.done[s.name] for s in stages}
     reports, histories = ({name: d[k] for name, d in done.items()} for k in ('report', 'history'))
     res = StageResults([d['row'] for d in done.values()], reports, histories,
@@ -555,10 +555,10 @@ def get_plan(
 @check_args
 def change_plan(
     stages:list, # `Stage` objects
-    **settings   # For `change_recipe`; None leaves a setting unchanged
+    **settings   # Passed to `change_recipe`; None leaves a setting unchanged
 )->list: # `Stage` objects
     "Change every stage's recipe (`early_stop`: its `patience`); raises `CourseError` if invalid"
-    change_recipe('one_cycle', **settings)   # checks them
+    change_recipe('one_cycle', **settings)   # this checks them
     patience = settings.pop('early_stop', None)
     if patience: stages = [replace(s, patience=patience) for s in stages]
     if all(v is None for v in settings.values()): return stages
@@ -587,7 +587,7 @@ def _yaml_error(e):
 def load_plan(
     path:str|Path # A YAML file: a list of stages, each with the fields of `Stage`
 )->list: # `Stage` objects
-    "Read a plan from a file; raises `CourseError` if it isn't one"
+    "Read a plan from a file; raises `CourseError` if the file has no valid plan"
     try: path = check_file(path)
     except MissingFileError: raise CourseError(f'{path}: no such plan') from None
     try: rows = yaml.safe_load(path.read_text(encoding='utf-8'))
@@ -601,7 +601,7 @@ def load_plan(
 
 # %% ../nbs/api/50_finetune.ipynb #b334c78d
 def _stage_from(r, path):
-    "Create one stage from its entry in a file"
+    "Create a stage from its entry in a file"
     for k in r: check_choice(k, [f.name for f in fields(Stage)], f'field in {path}')
     if not all(_is_plain(o) for o in r.values()):
         raise CourseError(f'{path}: the fields of a stage are numbers, words, or short lists')
@@ -632,13 +632,13 @@ def finetune_learner(
     weights:str|Path|dict|nn.Module='torchvision', # A file, a name, a state dict or a model
     arch:str|None=None,       # Network; None: the file's own, or resnet34 for 'torchvision'
     variant:str|None=None,    # 'v1' or 'v1.5', if the publisher says so (He et al.'s own are 'v1')
-    precision:str='auto',     # As for `course_learner`
-    seed:int=0,               # Seed of the head, the batches and the split
-    deterministic:bool=False, # As for `course_learner`
+    precision:str='auto',     # As in `course_learner`
+    seed:int=0,               # Seed for the head, the batches and the split
+    deterministic:bool=False, # As in `course_learner`
     balance:str|None=None,    # Balance classes: 'loss' weights them, 'sample' draws them equally
-    drop_path:float|None=None,# As for `create_model`; None: as in the file
-    **kwargs                  # For `get_dls`: bs, size, n_train
-)->Learner: # With the body of `weights` and a new head
+    drop_path:float|None=None,# As in `create_model`; None: as in the file
+    **kwargs                  # Passed to `get_dls`: bs, size, n_train
+)->Learner: # Learner with the body of `weights` and a new head
     "Create a learner on `data` from pretrained weights; raises `CourseError` if they don't fit"
     cfg, stats = _pretrained(weights)
     if not (arch or cfg):

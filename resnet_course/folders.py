@@ -46,7 +46,7 @@ def _new_folder(
         yield tmp
         tmp.rename(dest)
     except CourseError: raise
-    except OSError as e:   # a full disk, or a file that cannot be read
+    except OSError as e:   # a full disk or an unreadable file
         why = _why(e).replace(str(tmp), str(dest))
         raise CourseError(f'{dest}: cannot write the folder ({why}): nothing was kept') from None
     finally: shutil.rmtree(tmp, ignore_errors=True)
@@ -74,10 +74,10 @@ def _folder_names(vocab):
 def export_set(
     name:str|Path, # Dataset, or folder of small square images
     dest:str|Path, # Folder to create
-    valid_pct:float=0.1, # Fraction of the training images to validate on
-    seed:int=42, # Chooses the validation images
+    valid_pct:float=0.1, # Fraction of the training images to use for validation
+    seed:int=42, # Seed for choosing the validation images
     root:str|Path=None, # Folder of the standard datasets; None: fastai's data folder
-    progress:bool=True # Show a progress bar?
+    progress:bool=True # Whether to show a progress bar
 )->Path: # `dest`
     "Write a dataset as folders of PNG files; raises `CourseError` for photos, or if `dest` exists"
     dest = check_path(dest, 'dest')
@@ -122,8 +122,8 @@ def make_subset(
     source:str|Path, # Folder of class folders, or of train, valid and test folders that hold them
     dest:str|Path, # Folder to create
     classes:int|list, # Number of classes, or folder names or ImageNet class names
-    seed:int=42, # Chooses the classes if `classes` is a number
-    copy:bool=False # Copy the files? Otherwise, the class folders are links
+    seed:int=42, # Seed for choosing the classes if `classes` is a number
+    copy:bool=False # Copy the files; otherwise, link to the class folders
 )->Path: # `dest`
     "Create a dataset from some of the classes in `source`; raises `CourseError` if that fails"
     # `Path.resolve` raises RuntimeError for a link to itself
@@ -147,20 +147,20 @@ def make_subset(
 # %% ../nbs/api/17_folders.ipynb #43da7fa3
 @dataclass
 class _Scan:
-    "What reading one image file revealed"
+    "Result of reading one image file"
     path:Path
     split:str # Split according to the folders, or 'all'
     label:str
-    side:str = None # The split, including any that `get_dls` draws
+    side:str = None # Split, including any that `get_dls` draws
     error:str = None
     format:str = None
     size:tuple = (0, 0) # Width, height
     range:tuple = (0, 255) # Darkest and lightest gray, 0 to 255
-    print:Fingerprint = None # Tells whether two images are the same
+    print:Fingerprint = None # Fingerprint that shows whether two images are the same
 
 # %% ../nbs/api/17_folders.ipynb #ef298f0c
 def _scan(job, white=None):
-    "Read one file; `white`: as for `open_image`"
+    "Read one file; `white` is as in `open_image`"
     o = _Scan(*job)
     data = b''
     try:
@@ -182,7 +182,7 @@ def _scan(job, white=None):
 @check_args
 @dataclass
 class Finding:
-    "A problem in an image folder, and the files that have it"
+    "A problem in an image folder, and the files it affects"
     level:str # 'error': fix before training; 'warning': take a look; 'note': for your information
     text:str # Description
     files:list = field(default_factory=list, repr=False) # One string per file or pair of files
@@ -200,7 +200,7 @@ class FolderReport:
         path:Path, # Folder
         counts:dict, # Split → {class folder: number of images}
         findings:list, # A `Finding` for each problem
-        listing:Listing # What was used and what was left out
+        listing:Listing # Files that were used and files that were left out
     ):
         self.path, self.counts, self.findings, self.listing = path, counts, findings, listing
 
@@ -241,7 +241,7 @@ def _pair_name(o):
     return '/'.join(o.path.parts[-2 if o.split == 'all' else -3:])
 
 def _pair_findings(what, pairs, level, advice):
-    "Findings about pairs of files that show the same image; `level`: for pairs in two classes"
+    "Findings about pairs of files that show the same image; `level` is for pairs in two classes"
     across, labels, within = [], [], []
     for a, b in pairs:
         if a.side != b.side: kind = across
@@ -259,7 +259,7 @@ def _pair_findings(what, pairs, level, advice):
 
 # %% ../nbs/api/17_folders.ipynb #af781aa4
 def _copy_findings(scans, near, drawn):
-    "Findings about copies; `drawn`: whether splits are drawn at random"
+    "Findings about copies; `drawn` tells whether splits are drawn at random"
     advice = 'remove one of each'
     if drawn: advice += ", or keep copies on one side with get_dls(group='copies')"
     prints = [o.print for o in scans]
@@ -320,7 +320,7 @@ def _file_findings(scans, small, large):
 
 # %% ../nbs/api/17_folders.ipynb #89639c05
 def _find_white(o):
-    "Value of white as for `open_image`, sentences about it, and a finding if there is none"
+    "Value of white as in `open_image`, sentences about it, and a finding if there is none"
     try: return *find_white(o.files), []
     except CourseError as e: return {}, [], [Finding('error', str(e))]
 
@@ -332,7 +332,7 @@ def _left_out_findings(o, notes):
 
 # %% ../nbs/api/17_folders.ipynb #a69768f8
 def _split_findings(split, classes, trained):
-    "Findings about the classes of one split; `trained`: the classes of the first split"
+    "Findings about the classes of one split; `trained` are the classes of the first split"
     found = []
     full = {c: n for c, n in classes.items() if n}
     missing = sorted(trained - set(full))
@@ -347,7 +347,7 @@ def _split_findings(split, classes, trained):
     return found
 
 def _class_findings(counts, empty):
-    "Findings about the classes; `empty`: class folders without images"
+    "Findings about the classes; `empty` are class folders without images"
     found = []
     trained = set(next(iter(counts.values())))
     if empty:
@@ -379,9 +379,9 @@ def check_folder(
     path:str|Path, # Folder of class folders, or of split folders that hold them; or a CSV file
     small:int=32, # Report images whose shorter side is below this (px)
     large:float=50, # Report images with more megapixels than this
-    near:bool=True, # Also look for images that are nearly the same?
-    progress:bool=True # Show a progress bar?
-)->FolderReport: # What was found
+    near:bool=True, # Also look for images that are nearly the same
+    progress:bool=True # Whether to show a progress bar
+)->FolderReport: # Report on what was found
     "Read every image of a folder or CSV file and report problems; raises `CourseError`"
     o = (list_csv if is_table(path) else list_folder)(path)
     splits = [s or 'all' for s in o.splits]

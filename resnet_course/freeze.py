@@ -23,9 +23,9 @@ from .models import get_net, group_names, unwrap_model
 @dataclass
 class _Place:
     "Where a tensor belongs"
-    group:int|None # Number of its parameter group; None: in no group
+    group:int|None # Number of its parameter group, or None if it is in no group
     kind:str       # 'weight'; 'norm' for BatchNorm's scale and shift; 'stat' for a buffer
-    by_hand:bool=False # Was it frozen with `requires_grad_(False)`?
+    by_hand:bool=False # Whether it was frozen with `requires_grad_(False)`
 
     def frozen(self, n): return self.group is not None and self.group < n
     def trains(self, n): return self.group is not None and self.group >= n and not self.by_hand
@@ -45,7 +45,7 @@ def _places(model, groups):
 
 # %% ../nbs/api/32_freeze.ipynb #56adb874
 def _is_off(m):
-    "Whether `m` has parameters but none of them trains"
+    "Whether `m` has parameters, none of which train"
     flags = [p.requires_grad for p in m.parameters()]
     return bool(flags) and not any(flags)
 
@@ -71,7 +71,7 @@ class Frozen(Callback):
 
     @check_args
     def __init__(self,
-        bn:str='eval' # What frozen BatchNorm does: 'eval', 'stats' or 'train'
+        bn:str='eval' # Behavior of frozen BatchNorm: 'eval', 'stats' or 'train'
     ):
         self.bn = check_choice(bn, bn_modes, 'bn')
         self.n_frozen, self.opt_seen = 0, None
@@ -149,7 +149,7 @@ def fixed_norms(self:Frozen)->list: # Modules
     return _norms(self.learn.model, self.learn.opt.param_lists, self.n_frozen)
 
 @patch
-def state_dict(self:Frozen)->dict: # What was frozen
+def state_dict(self:Frozen)->dict: # Names of what was frozen
     return dict(n_frozen=self.n_frozen, bn=self.bn, stopped=sorted(self.stopped))
 
 @patch
@@ -172,7 +172,7 @@ def _frozen_cb(learn): return next((cb for cb in learn.cbs if isinstance(cb, Fro
 @check_args
 def frozen_norms(
     learn:Learner # Any fastai learner
-)->list: # Modules; empty without `Frozen` among the callbacks
+)->list: # Modules; empty without a `Frozen` callback
     "List the normalization layers whose statistics are fixed while `learn` trains"
     cb = _frozen_cb(learn)
     return cb.fixed_norms() if cb else []
@@ -180,7 +180,7 @@ def frozen_norms(
 # %% ../nbs/api/32_freeze.ipynb #90009c07
 @check_args
 def optimizer_groups(
-    learn:Learner # With an optimizer
+    learn:Learner # Learner with an optimizer
 )->list: # Names
     "Name the optimizer's groups, using `group_names`, or numbers if the names do not match"
     names = group_names(learn.model)
@@ -189,7 +189,7 @@ def optimizer_groups(
 
 @check_args
 def group_number(
-    learn:Learner, # With an optimizer
+    learn:Learner, # Learner with an optimizer
     n:int|str      # Index of a parameter group, possibly negative, or its name
 )->int: # From 0 to the number of groups - 1
     "Find the index of a parameter group; raises `CourseError` if there is no such group"
@@ -272,22 +272,22 @@ def snapshot(
 @dataclass
 class FreezeReport:
     "What changed and what did not, group by group"
-    rows:list # A dict for each group
+    rows:list # One dict per group
     bn:str    # What frozen BatchNorm was allowed to do
     broken:list = field(default_factory=list) # Names of frozen tensors that changed
-    idle:list = field(default_factory=list)   # Names of tensors that should train and did not move
+    idle:list = field(default_factory=list)   # Names of tensors that should have changed but didn't
     notes:list = field(default_factory=list)  # Other problems
     by_hand:list = field(default_factory=list) # Names of parameters frozen by `requires_grad_`
 
     @property
-    def ok(self)->bool: # True if nothing is wrong
+    def ok(self)->bool: # True if there are no problems
         return not (self.broken or self.idle or self.notes)
 
-    def to_dict(self)->dict: # For JSON
+    def to_dict(self)->dict: # Dictionary for JSON
         return dict(ok=self.ok, bn=self.bn, broken=self.broken, idle=self.idle, notes=self.notes,
                     by_hand=self.by_hand, groups=self.rows)
 
-    def check(self)->'FreezeReport': # Itself
+    def check(self)->'FreezeReport': # This report
         "Raise `CourseError` if a frozen tensor changed"
         if self.broken or self.notes: raise CourseError('\n'.join(self.problems()))
         return self
@@ -339,7 +339,7 @@ def _may_move(place, n, bn):
     return (place.kind == 'norm' and bn == 'train') or (place.kind == 'stat' and bn != 'eval')
 
 def _row(name, i, n, group, moved, places):
-    "The row of group `i`; `moved` maps names of tensors to the size of their change, or None"
+    "Row of group `i`; `moved` maps tensor names to the size of their change, or None"
     mine = [k for k in moved if places[k].group == i]
     weights = [k for k in mine if places[k].kind != 'stat']
     stats = [k for k in mine if places[k].kind == 'stat']
@@ -398,11 +398,11 @@ def _mark(places, model, by_hand, bn):
 # %% ../nbs/api/32_freeze.ipynb #d4046da9
 @check_args
 def freeze_report(
-    learn:Learner,        # After training
-    before:dict,          # From `snapshot(learn)`, before training
-    after:dict|None=None, # From `snapshot(learn)`; None: the current state
+    learn:Learner,        # Learner after training
+    before:dict,          # Snapshot from before training
+    after:dict|None=None, # Snapshot from after training; None: the current state
     bn:str|None=None      # What frozen BatchNorm was allowed to do; None: the setting of `learn`
-)->FreezeReport: # A row for each group, and any problems
+)->FreezeReport: # Report with a row for each group, and any problems
     "Compare every tensor before and after training; raises `CourseError` if the models differ"
     if learn.opt is None: raise CourseError('this learner has no optimizer yet: train it first')
     if after is None: after = snapshot(learn)

@@ -44,13 +44,13 @@ _whites = (1, 255, 1023, 4095, 16383, 65535)   # floats, then 8, 10, 12, 14 and 
 
 def white_of(
     low:float, # Smallest value of the pixels
-    high:float # Largest value
+    high:float # Largest value of the pixels
 )->int: # One of 1, 255, 1023, 4095, 16383 and 65535
     "Return the value of white for an image with over 8 bits; raises `ValueError` if none fits"
     # between 1 and 16, neither is plausible: with 255, the image would be black
     if low >= 0 and high <= _whites[-1] and not 1 < high < 16:
         return next(w for w in _whites if high <= w)
-    # also for NaN
+    # this also catches NaN
     raise ValueError(f'its values go from {low:g} to {high:g}, but an image needs 0 to 1, '
                      '255, 4095 or 65535: rescale them')
 
@@ -138,10 +138,10 @@ def _check_array(a):
 # %% ../nbs/api/10_images.ipynb #2970b4b8
 @check_args
 def read_image(
-    o:str|Path|bytes|io.IOBase|Image.Image|np.ndarray|Tensor, # As for `open_image` or `array_image`
+    o:str|Path|bytes|io.IOBase|Image.Image|np.ndarray|Tensor, # As in `open_image` or `array_image`
     size:int, # Side of the result (px)
     n_in:int=3, # Number of channels; 1: grayscale, 3: RGB
-    white:dict=None # As for `open_image`
+    white:dict=None # As in `open_image`
 )->Tensor: # uint8 n_in,size,size
     "Read any image, resize its short side to `size` and crop the center"
     is_array = isinstance(o, (np.ndarray, Tensor))
@@ -164,7 +164,7 @@ def _center_box(w, h):
 # %% ../nbs/api/10_images.ipynb #3704d0d1
 def plain_tensor(
     x:Tensor # Tensor of any of fastai's types; anything else is returned unchanged
-)->Tensor: # The same data, not copied
+)->Tensor: # The same data, without a copy
     "View a tensor subclass as an ordinary `Tensor`"
     return x.as_subclass(Tensor) if isinstance(x, Tensor) else x
 
@@ -191,18 +191,18 @@ class ImageSet:
         y:Sequence, # Class index of each image (N)
         vocab:Sequence, # Class names
         x:Tensor=None, # Images, uint8 N,C,H,W; None: read them from `files`
-        files:list=None, # Path of each image; None: not from files
+        files:list=None, # Path of each image; None if images are not read from files
         splits:dict=None, # Indices of 'train', 'valid' and 'test', if the dataset defines them
         n_in:int=3, # Number of channels, if the images are read from files
         load_size:int=None, # Side of small square images (px); None: photos, read when needed
         stats:tuple=None, # Mean and standard deviation of the training pixels, per channel, 0 to 1
-        flip:bool=False, # Does an image keep its class when mirrored?
+        flip:bool=False, # Whether an image keeps its class when mirrored
         crop_size:int|tuple=None, # Size that the network sees (px); None: `load_size`
         labels:Sequence=None, # Folder name of each class; None: `vocab`
         white:dict=None, # Depth → value of white, if images have more than 8 bits
-        skip_bad:bool=False, # Leave out files that turn out to be unreadable later?
+        skip_bad:bool=False, # Leave out files that turn out to be unreadable later
         listing:Listing=None, # Where the files come from and what was left out
-        rows:Tensor=None # 0 or 1 for each label (N,C), if images have several; `y` is the rarest
+        rows:Tensor=None # Labels as zeros and ones (N,C), if images have several; `y` is the rarest
     ):
         self.name, self.vocab, self.labels = name, list(vocab), list(labels or vocab)
         self.y = torch.as_tensor(np.asarray(y), dtype=torch.long)
@@ -270,7 +270,7 @@ def _check_splits(o):
 
 # %% ../nbs/api/10_images.ipynb #94a27720
 def _check_trainable(
-    o:Listing # From `list_folder` or `list_csv`
+    o:Listing # Listing from `list_folder` or `list_csv`
 )->list: # Names of the classes, sorted
     "Raise `CourseError` unless a classifier can be trained on the images"
     _check_splits(o)
@@ -326,8 +326,8 @@ def decode_all(
     files:Sequence, # Paths of images
     size:int, # Side of the decoded images (px)
     n_in:int=3, # Number of channels; 1: grayscale, 3: RGB
-    show:bool=None, # Show progress? None: for 2,000 images or more
-    white:dict=None # As for `open_image`
+    show:bool=None, # Whether to show progress; None: for 2,000 images or more
+    white:dict=None # As in `open_image`
 )->Tensor: # uint8 N,n_in,size,size
     "Read `files` in threads; raises one `CourseError` that counts the unreadable ones"
     x = torch.empty(len(files), n_in, size, size, dtype=torch.uint8)
@@ -346,7 +346,7 @@ def _find_bad(
     files:Sequence, # Paths of images
     seconds:float|None=60, # Time limit for reading them; None: no limit
     size:int=64, # Short side (px); small ones are decoded faster
-    white:dict=None # As for `open_image`
+    white:dict=None # As in `open_image`
 )->tuple: # Index of the file → `CourseError`; and the number of files that were read
     "Find unreadable image files; reads only 64 if reading all would take too long"
     errors = {}
@@ -393,7 +393,7 @@ def _brightest(f):
 @check_args
 def find_white(
     files:Sequence # Paths of images
-)->tuple: # Depth → value of white, for `open_image`, and sentences about it
+)->tuple: # Depth → value of white (for `open_image`), and sentences about it
     "Find the value of white for a set's images with more than 8 bits; raises `CourseError`"
     highs = {}
     for found in in_threads(_brightest, files):
@@ -428,7 +428,7 @@ def _about_color16(highs):
 def _check_files(o, skip_bad, in_memory, white):
     "Leave out unreadable files, or raise `CourseError` for them; decoding also finds them"
     if in_memory and not skip_bad: return
-    # the others are found when they are first read
+    # the others are found when first read
     bad, n_read = _find_bad(o.files, None if in_memory else 60, white=white)
     if bad and not skip_bad: raise _unreadable(o.files, bad)
     if n_read < len(o.files):
@@ -449,16 +449,16 @@ def _targets_of(o, labels):
 # %% ../nbs/api/10_images.ipynb #3cefb1a1
 def _make_image_set(
     name:str, # Name of the dataset
-    o:Listing, # Its files and labels
+    o:Listing, # Files and labels of the images
     vocab:Sequence, # Class names
-    labels:Sequence=None, # Their spelling in the listing; None: as in `vocab`
+    labels:Sequence=None, # Spelling of the classes in the listing; None: as in `vocab`
     size:int|tuple=None, # Size that the network sees (px); None: unchanged, or 128 for photos
-    in_memory:bool=None, # Decode small square images now? None: only if they fit in `max_gb`
-    skip_bad:bool=False, # Leave out files that cannot be read?
+    in_memory:bool=None, # Decode small square images now; None: only if they fit in `max_gb`
+    skip_bad:bool=False, # Leave out files that cannot be read
     max_gb:float=1.0, # Memory limit (10^9 bytes) for `in_memory=None`
-    white:dict=None, # Depth → value of white in a network's training; None: see `find_white`
+    white:dict=None, # Depth → value of white used in training; None: see `find_white`
     **kwargs # Passed to `ImageSet`
-)->ImageSet: # Photos are not decoded, and have no `load_size`
+)->ImageSet: # Image set; photos are not decoded and have no `load_size`
     "Create an `ImageSet` from image files"
     side, n_in, n_odd = _common_format(o.files)
     if n_odd:
@@ -481,10 +481,10 @@ def _make_image_set(
 def open_folder(
     path:str|Path, # Folder of class folders, or of train, valid and test folders that contain them
     size:int|tuple=None, # Size that the network sees (px); None: small squares unchanged, else 128
-    in_memory:bool=None, # Decode all images now? None: if they take no more than 1 GB
-    skip_bad:bool=False, # Leave out files that cannot be read?
-    white:dict=None # Depth → value of white in a network's training; None: see `find_white`
-)->ImageSet: # With the splits that the folder defines
+    in_memory:bool=None, # Decode all images now; None: only if they take no more than 1 GB
+    skip_bad:bool=False, # Leave out files that cannot be read
+    white:dict=None # Depth → value of white used in training; None: see `find_white`
+)->ImageSet: # Image set with the splits that the folder defines
     "Open class folders as an `ImageSet`; raises `CourseError` if they cannot be used"
     o = list_folder(path)
     names = _check_trainable(o)
@@ -528,7 +528,7 @@ def _are_names(classes):
 @check_args
 def are_stats(
     stats:object # (means, standard deviations), or None
-)->bool: # True if both are finite and the deviations positive, for 1 or 3 channels; or for None
+)->bool: # True for None, or for 1 or 3 finite means and finite, positive deviations
     "Check normalization statistics"
     if stats is None: return True
     try: a = np.array(stats, dtype=float)
@@ -546,11 +546,11 @@ def _order_by_name(o):
 def open_csv(
     path:str|Path, # CSV file with columns for paths, labels and optionally splits
     size:int|tuple=None, # Size that the network sees (px); None: small squares unchanged, else 128
-    in_memory:bool=None, # Decode all images now? None: if they take no more than 1 GB
-    skip_bad:bool=False, # Leave out files that cannot be read?
-    white:dict=None, # Depth → value of white in a network's training; None: see `find_white`
+    in_memory:bool=None, # Decode all images now; None: only if they take no more than 1 GB
+    skip_bad:bool=False, # Leave out files that cannot be read
+    white:dict=None, # Depth → value of white used in training; None: see `find_white`
     label_delim:str=None # Separator between the labels of an image; None: one class per image
-)->ImageSet: # With the splits that the file defines
+)->ImageSet: # Image set with the splits that the file defines
     "Open the images listed in a CSV file as an `ImageSet`; raises `CourseError` for invalid rows"
     o = list_csv(path, label_delim)
     return _make_image_set(o.path.stem, o, _check_trainable(o), None, size, in_memory, skip_bad,
@@ -558,7 +558,7 @@ def open_csv(
 
 # %% ../nbs/api/10_images.ipynb #89a1d3fe
 def _list(path, label_delim=None):
-    "List a table or a folder; several labels per image need a table"
+    "List a table or a folder; images with several labels need a table"
     if is_table(path): return list_csv(path, label_delim)
     if label_delim is None: return list_folder(path)
     raise CourseError(f'{path}: several labels per image need a table with a column of file names '
@@ -566,9 +566,9 @@ def _list(path, label_delim=None):
 
 @check_args
 def list_set(
-    path:str|Path, # As for `open_folder` or `open_csv`
-    label_delim:str=None # As for `open_csv`
-)->ImageSet: # With the names, classes and splits of the images
+    path:str|Path, # As in `open_folder` or `open_csv`
+    label_delim:str=None # As in `open_csv`
+)->ImageSet: # Image set with the names, classes and splits of the images
     "List an image set without reading images; raises `CourseError` if it is unfit for training"
     o = _list(path, label_delim)
     names = _check_trainable(o)
@@ -580,15 +580,15 @@ def list_set(
 # %% ../nbs/api/10_images.ipynb #40bd5aa4
 @check_args
 def open_labeled(
-    path:str|Path, # As for `open_folder` or `open_csv`
+    path:str|Path, # As in `open_folder` or `open_csv`
     vocab:Sequence, # Classes that a network knows; the set may lack some of them
-    size:int|tuple=None, # As for `open_folder`
-    in_memory:bool=None, # As for `open_folder`
-    skip_bad:bool=False, # As for `open_folder`
+    size:int|tuple=None, # As in `open_folder`
+    in_memory:bool=None, # As in `open_folder`
+    skip_bad:bool=False, # As in `open_folder`
     other_names:Sequence=None, # Other names that the folders of these classes may have
-    white:dict=None, # As for `open_folder`
-    label_delim:str=None # As for `open_csv`
-)->ImageSet: # All images are in the split 'test'
+    white:dict=None, # As in `open_folder`
+    label_delim:str=None # As in `open_csv`
+)->ImageSet: # Image set with all images in the split 'test'
     "Open all labeled images, in any split, to test a network; raises `CourseError`"
     o = _list(path, label_delim)
     names, labels, kwargs = _told_by_json(o) or (vocab, vocab, {})

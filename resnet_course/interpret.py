@@ -45,7 +45,7 @@ def _net(learn):
     return net
 
 def _call(net, x):
-    "The scores; a network compiled in place runs uncompiled, because hooks need that"
+    "Compute the scores; run a network compiled in place uncompiled, because hooks need that"
     return net(x) if getattr(net, '_compiled_call_impl', None) is None else net.forward(x)
 
 @check_args
@@ -208,7 +208,7 @@ def _channels_first(o, layout, size):
     if layout == 'NHWC': return o.movedim(-1, 1)
     if layout == 'NCHW': return o
     h, w = size
-    return o[:, o.shape[1] - h*w:].transpose(1, 2).unflatten(2, (h, w))   # without class token
+    return o[:, o.shape[1] - h*w:].transpose(1, 2).unflatten(2, (h, w))   # without the class token
 
 def _activation_maps(net, x, names):
     "Outputs of layers as N,C,H,W; raises `CourseError` for one that is not a map"
@@ -264,7 +264,7 @@ def get_features(
     learn:Learner|nn.Module, # A learner, or a model with `dls`
     split:str='test', # 'train', 'valid' or 'test'
     dls:DataLoaders=None # Loaders; None: the learner's
-)->tuple[Tensor, Tensor]: # N,F features, float; N class numbers
+)->tuple[Tensor, Tensor]: # N,F features (float) and N class numbers
     "Collect the input of the last linear layer for all images in a split, in order, unaugmented"
     head = _last_linear(_net(learn))
     _, dls = model_and_dls(learn, dls)
@@ -286,7 +286,7 @@ def nearest(
     pool:Tensor, # P,F features to search
     k:int=6, # Neighbors of each query; at most P
     bs:int=256 # Queries at a time; memory grows with bs·P
-)->tuple[Tensor, Tensor]: # Q,k distances, smallest first; Q,k row numbers in `pool`
+)->tuple[Tensor, Tensor]: # Q,k distances, smallest first, and Q,k row numbers in `pool`
     "Find the `k` rows of `pool` nearest to each query by Euclidean distance, exactly"
     check_int(k, 'k', 1)
     check_int(bs, 'bs', 1)
@@ -310,9 +310,9 @@ class Neighbors:
     idx:Tensor # Image numbers in the split that was searched (Q,k)
     dist:Tensor # Distances (Q,k)
     query_y:Tensor # Classes of the queries (Q)
-    pool_y:Tensor # Classes of the images that were searched (P)
+    pool_y:Tensor # Classes of the searched images (P)
     dls:DataLoaders # Loaders of the images
-    splits:tuple[str, str] # Split of the queries, split that was searched
+    splits:tuple[str, str] # Split of the queries, and the split that was searched
     @property
     def same(self)->float: # 0 to 1
         "Fraction of neighbors that have the query's class"
@@ -326,7 +326,7 @@ class Neighbors:
 
 # %% ../nbs/api/42_interpret.ipynb #2396651c
 def _without_self(dist, idx):
-    "Remove each image from its own neighbors; a duplicate of it may be just as near"
+    "Remove each image from its own neighbors; exact duplicates of it may be listed before it"
     rows = torch.arange(len(idx), device=idx.device)
     keep = idx != rows[:, None]
     not_found = keep.all(1)
@@ -373,7 +373,7 @@ def _show_neighbor(ax, found, q, j):
 def plot_neighbors(
     found:Neighbors, # Result of `neighbors`
     which:list[int]=None # Numbers of queries; None: the first of each of the first eight classes
-)->Figure: # A row for each query: the image, then its neighbors
+)->Figure: # One row per query: the image, then its neighbors
     "Plot queries and their neighbors with distances; wrong classes are named in orange"
     if which is None: which = _first_of_each_class(found.query_y)
     if not len(which): raise CourseError('which is empty: give the numbers of some queries')
@@ -415,7 +415,7 @@ def _with_gradients(net, x, cls, names):
 
 # %% ../nbs/api/42_interpret.ipynb #bfcf9515
 def _cam_layers(net, x, name):
-    "List the maps to try, last first, as scores may ignore some; only `name`'s if it is given"
+    "List the maps to try, last first, as scores may ignore some; if `name` is given, only that one"
     if name is None: name = next(iter(_named_stages(net)[-1:]), None)
     if name: get_layer(net, name)
     maps = _find_maps(net, x[:1], name)
@@ -451,9 +451,9 @@ def _evidence(net, x, cls, layers):
 def grad_cam(
     learn:Learner|nn.Module, # A learner or a model
     xb:Tensor, # Images (N,C,H,W), normalized
-    cls:int|Tensor=None, # Class to explain, one for all images or N; None: the predicted ones
+    cls:int|Tensor=None, # Class to explain, for all images or each (N); None: the predicted ones
     name:str=None, # Name of a layer; None: the one that outputs the last map of the image
-    relu:bool=True # Keep only evidence for the class? False: negative values count against it
+    relu:bool=True # Keep only evidence for the class; False: negative values count against it
 )->Tensor: # N,H,W
     "Map how strongly each position in an image supports a class"
     net = _net(learn)
@@ -523,7 +523,7 @@ def occlusion_test(
     xb:Tensor, # Images (N,C,H,W), normalized
     maps:Tensor, # Importance of each pixel (N,H,W), such as from `grad_cam`
     share:float=.2 # Fraction of the pixels to cover
-)->dict[str, float]: # 'whole', 'bright', 'dark': mean probability of the original prediction
+)->dict[str, float]: # Mean probability of the original prediction, for 'whole', 'bright' and 'dark'
     "Measure the effect of covering the brightest or the darkest pixels of `maps`"
     k = int(share*maps[0].numel())
     with eval_mode(learn) as model:
@@ -691,14 +691,14 @@ class GradientNorms(Callback):
     ):
         self.every = every
         self.batches = []   # numbers of the batches recorded
-        self.norms = {}     # name of a layer → a norm for each of them
+        self.norms = {}     # name of a layer → its norm at each of these batches
     def before_step(self):
         "Record the norms of this batch"
         if self.train_iter%self.every: return
         self.batches.append(self.train_iter)
         now = _weight_norms(self.learn.model)
         for n in {**self.norms, **now}:
-            # a layer that is frozen has no norm
+            # a frozen layer has no norm
             values = self.norms.setdefault(n, [np.nan]*(len(self.batches) - 1))
             values.append(now.get(n, np.nan))
     def plot(self,
@@ -731,7 +731,7 @@ def _filter_direction(model, seed):
 
 # %% ../nbs/api/42_interpret.ipynb #e5500fa1
 def _use_batch_statistics(model):
-    "Put a model in eval mode, except that BatchNorm uses the statistics of the batch"
+    "Put a model in eval mode, but let BatchNorm use the statistics of the batch"
     model.eval()
     for m in model.modules():
         if isinstance(m, nn.BatchNorm2d): m.train()
@@ -754,7 +754,7 @@ def loss_surface(
     n:int=11, # Points along each direction; odd, so that the middle one is the model itself
     dims:int=2, # Number of directions: 1 for a line, 2 for a plane
     seed:int=0 # Seed of the directions
-)->tuple[Tensor, Tensor]: # n steps; losses (n or n,n)
+)->tuple[Tensor, Tensor]: # n steps, and losses (n or n,n)
     "Compute the loss around the model's weights in random directions, scaled filter by filter"
     model = deepcopy(get_net(learn))
     _use_batch_statistics(model)
@@ -782,7 +782,7 @@ def _plot_lines(surfaces):
 @check_args
 def plot_surfaces(
     surfaces:dict[str, tuple] # Name of a network → result of `loss_surface`
-)->Figure: # On one scale
+)->Figure: # Surfaces on one scale
     "Plot loss surfaces: lines in one plot, planes side by side"
     losses = [loss for _, loss in surfaces.values()]
     if losses[0].ndim == 1: return _plot_lines(surfaces)

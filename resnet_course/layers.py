@@ -43,7 +43,7 @@ def _is_float16(x):
     if not torch.amp.is_autocast_available(kind): return False   # such as 'meta'
     return torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
 
-@torch.fx.wrap   # a single step for tools that trace `forward`, because it depends on the shape
+@torch.fx.wrap   # one step for tools that trace `forward`, because it depends on the shape
 def _response_norm(x:Tensor, size:int, alpha:float, beta:float, k:float)->Tensor:
     "A faster `F.local_response_norm` for images; in float32 if squares would overflow"
     if torch.jit.is_scripting(): return _norm_over_channels(x, size, alpha, beta, k)
@@ -155,7 +155,7 @@ class PadShortcut(nn.Module):
         n = self.nf - self.ni
         return F.pad(x, (0, 0, 0, 0, n//2, n - n//2))
     def extra_repr(self)->str: # 'ni, nf, stride=…'
-        "Arguments, for `print`"
+        "Arguments, shown by `print`"
         return f'{self.ni}, {self.nf}, stride={self.stride}'
 
 # %% ../nbs/api/20_layers.ipynb #80acf700
@@ -168,8 +168,8 @@ def make_shortcut(
     ni:int, # Input channels of the block
     nf:int, # Output channels of the block
     stride:int=1, # Stride of the block
-    norm:bool=True # BatchNorm after a projection? Pre-activation blocks don't have one
-)->nn.Module|None: # `None`: the shortcut is the identity, or there is none
+    norm:bool=True # Add BatchNorm after a projection; pre-activation blocks don't
+)->nn.Module|None: # The module; `None` if the shortcut is the identity or there is none
     "Create the module on a block's shortcut; raises `CourseError` for an unknown `kind`"
     check_choice(kind, shortcuts, 'shortcut')
     same_shape = ni == nf and stride == 1
@@ -211,7 +211,7 @@ class BasicBlock(ResBlock):
     def __init__(self,
         ni:int, # Input channels
         nf:int, # Output channels
-        stride:int=1, # 2 halves the feature map
+        stride:int=1, # Stride; 2 halves the feature map
         shortcut:str='B', # One of `shortcuts`
         act:str='relu' # One of `activations`
     ):
@@ -238,7 +238,7 @@ class Bottleneck(ResBlock):
     def __init__(self,
         ni:int, # Input channels
         nf:int, # Width of the stage; the block has `4*nf` output channels
-        stride:int=1, # 2 halves the feature map
+        stride:int=1, # Stride; 2 halves the feature map
         shortcut:str='B', # One of `shortcuts`
         variant:str='v1.5', # 'v1' strides in the first 1×1 convolution, 'v1.5' in the 3×3
         act:str='relu', # One of `activations`
@@ -272,10 +272,10 @@ class PreactBasicBlock(ResBlock):
     def __init__(self,
         ni:int, # Input channels
         nf:int, # Output channels
-        stride:int=1, # 2 halves the feature map
+        stride:int=1, # Stride; 2 halves the feature map
         shortcut:str='B', # One of `shortcuts`
         act:str='relu', # One of `activations`
-        first:bool=False # Is this the first block, whose input is already activated?
+        first:bool=False # Whether this is the first block, whose input is already activated
     ):
         super().__init__(shortcut)
         self.conv1 = conv(ni, nf, 3, stride)
@@ -302,12 +302,12 @@ class PreactBottleneck(ResBlock):
     def __init__(self,
         ni:int, # Input channels
         nf:int, # Width of the stage; the block has `4*nf` output channels
-        stride:int=1, # 2 halves the feature map, in the 3×3 convolution
+        stride:int=1, # Stride of the 3×3 convolution; 2 halves the feature map
         shortcut:str='B', # One of `shortcuts`
         act:str='relu', # One of `activations`
         groups:int=1, # Groups of the 3×3 convolution
         base_width:int=64, # Channels per group when `nf` is 64
-        first:bool=False # Is this the first block, whose input is already activated?
+        first:bool=False # Whether this is the first block, whose input is already activated
     ):
         super().__init__(shortcut)
         w, no = int(nf*base_width/64)*groups, nf*4
@@ -343,7 +343,7 @@ def make_stem(
     n_in:int, # Channels of the images
     nf:int, # Output channels
     act:str='relu' # Activation between the convolutions of 'deep'
-)->tuple: # (the convolutions, the pooling); BatchNorm and an activation go between the two
+)->tuple: # (convolutions, pooling); BatchNorm and an activation go in between
     "Create the layers of a stem; raises `CourseError` for an unknown `kind`"
     check_choice(kind, stems, 'stem')
     if kind == 'cifar': return conv(n_in, nf), nn.Identity()
@@ -393,7 +393,7 @@ class CheckedModule(nn.Module):
 # %% ../nbs/api/20_layers.ipynb #6b3604df
 @check_args
 def as_buffer(
-    m:nn.Module, # Changed in place
+    m:nn.Module, # Module to change in place
     name:str='weight' # Name of one of its parameters
 ):
     "Turn a parameter of `m` into a buffer: saved and moved with `m`, but not trained"

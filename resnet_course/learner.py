@@ -69,9 +69,9 @@ def _compile(model, how, device):
 # %% ../nbs/api/36_learner.ipynb #a3391dce
 @check_args
 def set_seeds(
-    seed:int, # Any whole number
-    dls:object=None, # Loaders whose order of batches should also start from `seed`
-    deterministic:bool=False # Use only deterministic algorithms from now on?
+    seed:int, # Seed, any whole number
+    dls:object=None, # Loaders whose batch order should also start from `seed`
+    deterministic:bool=False # Whether to use only deterministic algorithms from now on
 ):
     "Seed Python, NumPy, PyTorch and the training loader's shuffling"
     set_seed(seed, reproducible=deterministic)
@@ -89,7 +89,7 @@ class CourseLearner(Learner):
     more_cbs = () # Names of the callbacks that the caller added
     teacher = None # The teacher network, if `train_run` is given one
     compiled = False # True if the network is compiled, or the name of the backend or mode
-    deterministic = False # Use only algorithms with bit-identical results?
+    deterministic = False # Whether to use only algorithms with bit-identical results
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -103,7 +103,7 @@ class CourseLearner(Learner):
             super().fit(*args, **kwargs)
 
     def _do_epoch_validate(self, *args, **kwargs):
-        "Like fastai's, but with this learner's flags and advice"
+        "Same as in fastai, but with this learner's flags and advice"
         with memory_advice(), self.compute_flags(): super()._do_epoch_validate(*args, **kwargs)
 
     def freeze_to(self,
@@ -118,16 +118,16 @@ class CourseLearner(Learner):
 @check_args
 def facts_of(
     learn:Learner # Any fastai learner
-)->CourseLearner|type: # `learn`, or for fastai's own the class, whose attributes are the defaults
-    "What to ask for `seed`, `balance`, `deterministic` and the other facts about a learner"
+)->CourseLearner|type: # `learn`; for fastai's learners, the class, with its default attributes
+    "Find the object with `seed`, `balance`, `deterministic` and other facts about a learner"
     return learn if isinstance(learn, CourseLearner) else CourseLearner
 
 
 # %% ../nbs/api/36_learner.ipynb #469563fa
 @patch
 def compute_flags(self:CourseLearner,
-    is_fit:bool=False # Is it for training? Then cuDNN looks for the fastest algorithm
-)->AbstractContextManager: # Does nothing where there is nothing to set
+    is_fit:bool=False # Whether it is for training, so that cuDNN looks for the fastest algorithm
+)->AbstractContextManager: # Context that does nothing where there is nothing to set
     "Create a context that sets how NVIDIA's libraries compute for this learner"
     device = loader_fact(self.dls, 'device') or torch.device('cpu')
     on_gpu = torch.device(device).type == 'cuda'
@@ -150,7 +150,7 @@ def no_bar(self:CourseLearner): # Yields this learner
 # %% ../nbs/api/36_learner.ipynb #a8eb70c9
 @patch
 def get_preds(self:CourseLearner, *args, **kwargs):
-    "Like fastai's, but leaves out unreadable images that may be skipped"
+    "Same as in fastai, but leave out unreadable images that may be skipped"
     n = loader_fact(self.dls, 'n_unreadable')
     try: return super(CourseLearner, self).get_preds(*args, **kwargs)
     except IndexError:   # fewer predictions than fastai expects to put in order
@@ -185,7 +185,7 @@ def _channels_last(self:CourseLearner):
 # %% ../nbs/api/36_learner.ipynb #5d58c885
 @patch
 def to_channelslast(self:CourseLearner,
-    use_amp:bool=True,     # Also train in `amp_mode`?
+    use_amp:bool=True,     # Also train in `amp_mode`
     amp_mode:object='fp16' # 'fp16' or 'bf16', or fastai's `AMPMode`
 )->CourseLearner: # This learner
     "Use the channels-last memory format, which is the default here"
@@ -194,7 +194,7 @@ def to_channelslast(self:CourseLearner,
 
 @patch
 def to_contiguous(self:CourseLearner,
-    to_fp32:bool=False # Also train in float32?
+    to_fp32:bool=False # Also train in float32
 )->CourseLearner: # This learner
     "Use the contiguous memory format (NCHW)"
     self.model.to(memory_format=torch.contiguous_format)
@@ -202,7 +202,7 @@ def to_contiguous(self:CourseLearner,
 
 # %% ../nbs/api/36_learner.ipynb #fe774e92
 def _stem_for(name, size):
-    "The stem that suits images of `size` px; prints it if it is not the network's own"
+    "The stem that suits images of `size` px; prints a note if it differs from the network's own"
     stem, own = default_stem(size, name), options(name).get('stem')
     if stem != own and not rank_distrib():
         print(f"{name} for images of {size} px: stem={stem!r} "
@@ -265,7 +265,7 @@ def _check_outputs(net, dls):
     warnings.warn(f'{said}: create it with {c}, or {n - c} of its scores are never correct')
 
 def _network(dls, arch, stem, n_in, kwargs, check):
-    "The network for a name, a function or a network; `check`: verify the number of outputs"
+    "The network for a name, a function or a network; `check` verifies the number of outputs"
     if isinstance(arch, str): return _model_for(dls, arch, stem, n_in, kwargs)
     if not isinstance(arch, nn.Module): arch = _call_arch(arch, dls)
     if check: _check_outputs(arch, dls)
@@ -274,8 +274,8 @@ def _network(dls, arch, stem, n_in, kwargs, check):
 # %% ../nbs/api/36_learner.ipynb #7f35a133
 @check_args
 def class_weights(
-    dls:DataLoaders # From `get_dls`, `as_dls` or fastai
-)->torch.Tensor: # One number per class; the mean over the training images is 1
+    dls:DataLoaders # Loaders from `get_dls`, `as_dls` or fastai
+)->torch.Tensor: # One weight per class; the mean over the training images is 1
     "Compute weights that make all classes count equally; raises `CourseError` if a class is empty"
     counts = class_counts(dls)
     return torch.tensor(counts.sum()/(len(counts)*counts), dtype=torch.float32)
@@ -310,23 +310,23 @@ def _metrics_for(dls, metrics):
 # %% ../nbs/api/36_learner.ipynb #edffffb0
 @check_args
 def course_learner(
-    dls:object,            # From `get_dls` or fastai; or PyTorch's: train, valid, optionally test
+    dls:object,            # fastai's loaders, or PyTorch's: train, valid and optionally test
     arch:object='resnet20',# A name from `list_models()`, a model, or a function of num_classes
     weights:str|Path|dict|nn.Module=None, # Initial weights, for `load_weights`; None: from scratch
     precision:str='auto',  # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
-    seed:int|None=None,    # Makes weights, batches and augmentation repeatable
+    seed:int|None=None,    # Seed that makes weights, batches and augmentation repeatable
     stem:str|None=None,    # 'imagenet', 'cifar' or 'deep'; None: one that suits the image size
     opt_func:callable=torch_sgd, # An optimizer function for fastai
     metrics:object=accuracy,     # One or more metrics; with several labels per image, also mAP
-    loss_func:callable=None,     # None: cross-entropy; binary for several labels per image
-    splitter:callable=param_groups, # Model → parameter groups, for freezing
+    loss_func:callable=None,     # Loss; None: cross-entropy, binary if images have several labels
+    splitter:callable=param_groups, # Function from a model to its parameter groups, for freezing
     cbs:object=None,       # One or more additional callbacks
     model_kwargs:dict|None=None, # More arguments for `create_model`
-    compile:bool|str=False,# `torch.compile` the network? Or the name of a backend, or a mode
+    compile:bool|str=False,# Whether to `torch.compile` the network; or a backend or mode
     balance:str|None=None, # 'loss': weight cross-entropy so that all classes count equally
-    deterministic:bool=False, # Use only algorithms with bit-identical results? Slower on GPUs
-    **kwargs               # For `Learner`
-)->Learner: # A `CourseLearner`
+    deterministic:bool=False, # Require bit-identical results, which is slower on GPUs
+    **kwargs               # Passed to `Learner`
+)->Learner: # The learner, a `CourseLearner`
     "Create a fastai `Learner` for `arch` on `dls`"
     cbs, dls = check_cbs(cbs), _as_dls(dls)
     n_in = _channels(dls) if isinstance(arch, str) else None

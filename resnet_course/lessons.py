@@ -89,7 +89,7 @@ def _free_name(f, content):
 
 # %% ../nbs/api/61_lessons.ipynb #667a1738
 def _copy_file(f, content, checksum):
-    "Write one file unless that loses work; `checksum`: that of the last copied version, or None"
+    "Write one file unless that would lose work; `checksum` is that of the last copy, or None"
     old = f.read_bytes() if f.is_file() else None
     if old == content: return 'the same'
     if old is None or _sha256(old) == checksum:
@@ -106,7 +106,7 @@ def _copy_file(f, content, checksum):
 def copy_lessons(
     dest:str|Path='resnet-course-lessons', # Folder to copy into, created if it doesn't exist
     files:dict=None # Name → content (bytes) to copy; None: the course's own files
-)->dict: # Name → 'new', 'updated', 'the same', or 'kept yours' and what is new
+)->dict: # Name → what was done: 'new', 'updated', 'the same' or 'kept yours', and what is new
     "Copy the notebooks, but keep what you have changed; raises `CourseError` if it can't write"
     dest = Path(dest)
     if files is None: files = _lesson_files()
@@ -127,7 +127,7 @@ def copy_lessons(
 @check_args
 def open_lessons(
     dest:str|Path='resnet-course-lessons', # Folder with the lessons from `copy_lessons`
-    browser:bool=True # Open a browser? False: JupyterLab only prints the address
+    browser:bool=True # Open a browser; False: JupyterLab only prints the address
 )->int: # JupyterLab's exit status
     "Run JupyterLab with the first lesson open; raises `CourseError` if either is missing"
     if find_spec('jupyterlab') is None:

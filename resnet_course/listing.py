@@ -43,7 +43,7 @@ def _load_readers():
             reader = import_module(package)
             if hasattr(reader, 'register_heif_opener'): reader.register_heif_opener()
 
-def readable_formats()->list: # Pillow's names for them
+def readable_formats()->list: # Pillow's names of the formats
     "List the formats in `_image_formats` that can be read on this machine"
     _load_readers()
     return [name for name in _image_formats if name in Image.OPEN]
@@ -58,7 +58,7 @@ _temporary = ('~', '.bak', '.tmp', '.temp', '.part', '.crdownload', '.swp')
 def is_hidden(
     name:str # Name of a file or folder, without its parents
 )->bool: # True for names that begin with a dot and for system names
-    "Return whether a file or folder is for a system's or program's own use"
+    "Return whether a file or folder is meant only for the system or another program"
     return name.startswith('.') or name.lower() in _system_names
 
 # %% ../nbs/api/05_listing.ipynb #c24543c8
@@ -71,7 +71,7 @@ _weak = {'TGA', 'PCX', 'PPM', 'ICO', 'DIB'}
 _ftyp = {b'heic', b'heix', b'mif1', b'msf1', b'hevc', b'heim', b'avif'}
 
 def _by_content(path):
-    "The reason why a file is not an image, judged by its first bytes; None for an image"
+    "Why a file is not an image, judging by its first bytes; None for an image"
     try:
         with open(path, 'rb') as f: head = f.read(12)
         formats = [name for name in readable_formats() if name not in _weak]
@@ -82,7 +82,7 @@ def _by_content(path):
 
 # %% ../nbs/api/05_listing.ipynb #e0a6de3f
 def _by_name(name, readable):
-    "The reason why a file is not an image, judged by its name; None for an image, '?' if unclear"
+    "Why a file is not an image, judging by its name; None for an image, '?' if unclear"
     if name.lower().endswith('.icloud'): return 'not downloaded from iCloud'
     if is_hidden(name): return 'hidden'
     if name.lower().endswith(_temporary) or name.startswith('~$'): return 'temporary'
@@ -96,13 +96,13 @@ def _by_name(name, readable):
 
 # %% ../nbs/api/05_listing.ipynb #1d500b60
 def _is_regular(path):
-    "Whether a folder's entry is a regular file, not a link, judged without opening it"
+    "Whether a folder's entry is a regular file, not a link; determined without opening it"
     return isinstance(path, os.DirEntry) and path.is_file(follow_symlinks=False)
 
 def why_not_image(
     path:str|Path|os.DirEntry, # A file
     readable:list=None # Formats that can be read (Pillow's names); None: `readable_formats()`
-)->str: # Such as 'hidden' or 'HEIC without a reader'; None for an image
+)->str: # Reason, such as 'hidden' or 'HEIC without a reader'; None for an image
     "Return why a file is not used as an image; opens only regular files whose name is unclear"
     path = path if isinstance(path, os.DirEntry) else Path(path)
     why = _by_name(path.name, readable_formats() if readable is None else readable)
@@ -160,7 +160,7 @@ def split_folders(
     for name in class_folders(folder):
         split = split_of(name)
         if split: found.setdefault(split, []).append(Path(folder)/name)
-    # without class folders inside, they are classes themselves
+    # without class folders inside, they are themselves classes
     if not any(class_folders(d) for dirs in found.values() for d in dirs): return {}
     for split, dirs in found.items():
         if len(dirs) == 1: continue
@@ -180,14 +180,14 @@ class Listing:
     "Labeled image files, and what was left out or changed in the process"
     path:Path # Folder, or CSV file
     files:list = field(default_factory=list) # Path of each image
-    labels:list = field(default_factory=list) # Its class, as the folder or the file spells it
-    splits:list = field(default_factory=list) # 'train', 'valid' or 'test'; None: not given
+    labels:list = field(default_factory=list) # Class of each image, as in the folder or file
+    splits:list = field(default_factory=list) # Each image's split, or None if not given
     left_out:dict = field(default_factory=dict) # Reason → paths
     empty:list = field(default_factory=list) # Class folders without images
     notes:list = field(default_factory=list) # Sentences about what was changed or assumed
     facts:list = field(default_factory=list) # Sentences that do not call for a warning
-    sets:list|None = None # If images have several labels: a tuple for each; `labels` has the
-                          # rarest one. None: one class per image
+    sets:list|None = None # All labels of each image, as tuples; `labels` has only the
+                          # rarest. None: one class per image
 
     def leave(self,
         why:str, # Reason, such as 'hidden'
@@ -198,8 +198,8 @@ class Listing:
 
     def add(self,
         files:list, # Paths
-        label:str, # Their class
-        split:str|None # Their split
+        label:str, # Class of the files
+        split:str|None # Split of the files
     ):
         "Add files of one class"
         self.files += files
@@ -238,7 +238,7 @@ def counts(self:Listing,
     return dict(sorted(Counter(c for cs, s in rows if split in (None, s) for c in cs).items()))
 
 @patch
-def left_out_text(self:Listing)->str: # Empty if nothing was left out
+def left_out_text(self:Listing)->str: # Description; empty if nothing was left out
     "Describe how many files were left out, by kind"
     kinds = sorted(((len(fs), why) for why, fs in self.left_out.items()), key=lambda o: -o[0])
     n = sum(n for n, _ in kinds)
@@ -317,7 +317,7 @@ def _leave_siblings(o, parts, readable):
 @check_args
 def list_folder(
     path:str|Path # Folder with class folders, or with split folders that contain them
-)->Listing: # Sorted by split, class and name
+)->Listing: # Listing sorted by split, class and name
     "List the labeled images of a folder; raises `CourseError` if it cannot be read"
     path = check_path(path)
     if path.exists() and not path.is_dir():
@@ -337,7 +337,7 @@ def list_folder(
 @check_args
 def list_images(
     folder:str|Path # Folder to search, with its subfolders; links to folders are not followed
-)->Listing: # Sorted, without classes
+)->Listing: # Sorted listing without classes
     "List the images below `folder`; raises `CourseError` if a folder cannot be read"
     o = Listing(Path(folder))
     o.add(_images_below(o.path, o, readable_formats()), None, None)
@@ -356,7 +356,7 @@ def _plain(name):
 
 @check_args
 def warnings_about(
-    o:Listing # From `list_folder`
+    o:Listing # Listing from `list_folder`
 )->list: # Sentences
     "List what a user should know: images left out, empty classes, nearly identical class names"
     loud = {why: fs for why, fs in o.left_out.items() if why not in quiet_kinds}

@@ -53,11 +53,11 @@ def _is_index(o): return isinstance(o, (int, np.integer))
 # %% ../nbs/api/16_loaders.ipynb #57d63332
 class ItemTransform(Transform):
     "Base class of transforms that turn an item into its image, its label, or both"
-    images = None # What indices refer to; None: nothing, in an exported learner
+    images = None # Image set that indices refer to; None in an exported learner
 
     def classes_of(self,
         items:list # Indices
-    )->np.ndarray|None: # Class of each; None: only `encodes` tells
+    )->np.ndarray|None: # Class of each item; None if only `encodes` can tell
         "Look up classes without reading any image; subclasses override this"
 
     def without_images(self)->Transform:
@@ -70,11 +70,11 @@ class ItemTransform(Transform):
 class _ToImage(ItemTransform):
     "Turn an index, path, Pillow image, array or tensor into a uint8 `TensorImage`"
     def __init__(self,
-        images:ImageSet, # The set that indices refer to
-        reader:PhotoReader # Reads images that are not in memory
+        images:ImageSet, # Image set that indices refer to
+        reader:PhotoReader # Reader for images that are not in memory
     ):
         self.images, self.reader, self.n_in = images, reader, reader.n_in
-        self.kept = {}   # index → a photo that is kept in memory, smaller than its file
+        self.kept = {}   # index → photo kept in memory, smaller than in its file
 
     @property
     def cls(self)->type: # `TensorImage`, or `TensorImageBW` for gray images
@@ -87,15 +87,15 @@ class _ToImage(ItemTransform):
         return self.cls(self.reader.read(self.source(o, False)))
 
     def _call(self, name, o, split_idx=None, **kwargs):
-        "Like fastai's, except that photos of the training split are augmented"
+        "Same as in fastai, except that photos of the training split are augmented"
         if name != 'encodes' or split_idx != 0 or not self.augments(o):
             return super()._call(name, o, split_idx=split_idx, **kwargs)
         return self.cls(self.reader.read_augmented(self.source(o, True), o))
 
-    def augments(self, o)->bool: # Is it a photo from the set?
+    def augments(self, o)->bool: # True for a photo from the set
         return _is_index(o) and self.images is not None and self.images.is_photos
 
-    def source(self, o, augmented)->object: # The file of an image of the set, or `o` itself
+    def source(self, o, augmented)->object: # File of an image of the set, or `o` itself
         "What to read; the copies kept in memory are for training only"
         if not _is_index(o): return o
         if self.images is None:
@@ -123,14 +123,14 @@ class _ToLabel(ItemTransform):
     loss_func = CrossEntropyLossFlat()
 
     def __init__(self,
-        images:ImageSet # The set that indices refer to
+        images:ImageSet # Image set that indices refer to
     ):
         self.images, self.labels = images, images.labels
         self.vocab, self.c = CategoryMap(images.vocab, sort=False), len(images.vocab)
 
     def classes_of(self,
         items:list # Indices of images of the set
-    )->np.ndarray: # Class of each
+    )->np.ndarray: # Class of each item
         "Look up classes without reading any image"
         return self.images.y.numpy()[np.asarray(items, int)]
 
@@ -144,11 +144,11 @@ class _ToLabel(ItemTransform):
 
 # %% ../nbs/api/16_loaders.ipynb #6e9fde4e
 class _ToLabels(ItemTransform):
-    "Turn an index into zeros and ones, one for each label"
+    "Turn an index into zeros and ones, one per label"
     loss_func = BCEWithLogitsLossFlat()
 
     def __init__(self,
-        images:ImageSet # The set that indices refer to
+        images:ImageSet # Image set that indices refer to
     ):
         self.images = images
         self.vocab, self.c = CategoryMap(images.vocab, sort=False), len(images.vocab)
@@ -164,16 +164,16 @@ class _ToLabels(ItemTransform):
 # %% ../nbs/api/16_loaders.ipynb #d486c3de
 @check_args
 def is_multi_label(
-    dls:object # From `get_dls`, `as_dls`, or fastai
-)->bool: # Determined by the loss that the labels call for, as in fastai
+    dls:object # Loaders from `get_dls`, `as_dls` or fastai
+)->bool: # True or False, based on the loss function for the labels, as in fastai
     "Return whether images have several labels, each present or absent"
     ds = getattr(getattr(dls, 'train', None), 'dataset', None)
     return isinstance(getattr(ds, 'loss_func', None), BCEWithLogitsLossFlat)
 
 @check_args
 def check_one_label(
-    dls:object, # From `get_dls`, `as_dls`, or fastai
-    what:str, # What needs it, such as 'balancing classes'
+    dls:object, # Loaders from `get_dls`, `as_dls` or fastai
+    what:str, # Feature that needs it, such as 'balancing classes'
     instead:str='leave it out' # What to do instead
 ):
     "Raise `CourseError` if images have several labels"
@@ -184,14 +184,14 @@ def check_one_label(
 # %% ../nbs/api/16_loaders.ipynb #d7338df9
 @dataclass(frozen=True)
 class Task:
-    "What the results of one kind of classification are called, in records, tables and reports"
+    "Names of the results of one kind of classification, in records, tables and reports"
     score:str   # Entry of a test result that says how good the network is, from 0 to 1
     title:str   # The score in words
     metric:str  # Entry of an epoch in the history: the score on validation images
     form:str    # Format of the score
     means:tuple # Entries of the results that are averaged over seeds and folds
 
-    def text(self, value): # The score as text; None is what is undefined
+    def text(self, value): # The score as text; None stands for an undefined score
         "Format a score"
         return '–' if value is None else self.form.format(value)
 
@@ -202,7 +202,7 @@ many_labels = Task('map', 'mAP', 'average_precision_score', '{:.3f}',
 
 @check_args
 def task_of(
-    dls:object # From `get_dls`, `as_dls`, or fastai
+    dls:object # Loaders from `get_dls`, `as_dls` or fastai
 )->Task: # `one_label` or `many_labels`
     "Look up the task that loaders are for"
     return many_labels if is_multi_label(dls) else one_label
@@ -223,12 +223,12 @@ class SeededDL(TfmdDL):
     chances = None # Probability of drawing each image; None: each one comes once per epoch
     repeats = 1 # Times each image is repeated in a row; an epoch has fewer images to compensate
 
-    def image_tfms(self)->list: # Of `ImageTransform`
+    def image_tfms(self)->list: # List of `ImageTransform` objects
         "The transforms of this loader's batches that are `ImageTransform`s"
         return [tfm for tfm in self.after_batch.fs if isinstance(tfm, ImageTransform)]
 
     def shuffle_fn(self, idxs):
-        "Like fastai's, without a Python loop over images; with `chances`, draw with replacement"
+        "Same as in fastai, without a Python loop; with `chances`, draw with replacement"
         rng, n = np.random.RandomState(self.rng.getrandbits(32)), len(idxs)
         if self.chances is None: order = np.array(idxs)[rng.permutation(n)]
         else: order = rng.choice(idxs, n, p=self.chances)
@@ -242,7 +242,7 @@ class SeededDL(TfmdDL):
         for tfm in self.image_tfms(): tfm.gen = gen
 
     def get_idxs(self)->list: # Positions in the dataset
-        "Like fastai's, or the sampler's; tells this split's transforms the order of the images"
+        "Same as in fastai, or from the sampler; tells this split's transforms the order"
         sampled = self.shuffle and self.sampler is not None
         idxs = list(self.sampler) if sampled else super().get_idxs()
         split = self.after_batch.split_idx
@@ -268,7 +268,7 @@ def deal(self:SeededDL,
 # %% ../nbs/api/16_loaders.ipynb #91f1fd46
 @check_args
 def train_classes(
-    dls:DataLoaders # From `get_dls`, `as_dls`, or fastai
+    dls:DataLoaders # Loaders from `get_dls`, `as_dls` or fastai
 )->np.ndarray: # Class index of each training image
     "Find the class of each training image without reading the images; raises `CourseError`"
     check_one_label(dls, 'balancing classes')
@@ -284,7 +284,7 @@ def train_classes(
 
 @check_args
 def class_counts(
-    dls:DataLoaders # From `get_dls`, `as_dls`, or fastai
+    dls:DataLoaders # Loaders from `get_dls`, `as_dls` or fastai
 )->np.ndarray: # One number per class
     "Count the training images of each class; raises `CourseError` if a class has none"
     counts = np.bincount(train_classes(dls), minlength=dls.c)
@@ -321,19 +321,19 @@ class ImageSetDL(SeededDL):
     _photos = None # Worker processes, as `PhotoBatches`
     def __init__(self,
         dataset:object=None, # fastai's `Datasets`
-        *args, # For `TfmdDL`
-        num_workers:int=0, # Processes that read photos
-        **kwargs # For `TfmdDL`
+        *args, # Passed to `TfmdDL`
+        num_workers:int=0, # Number of processes that read photos
+        **kwargs # Passed to `TfmdDL`
     ):
         super().__init__(dataset, *args, num_workers=0, **kwargs)
         self.workers = num_workers
 
     def new(self, dataset=None, cls=None, **kwargs):
-        "Like fastai's"
+        "Same as in fastai"
         return super().new(dataset, cls, **dict(dict(num_workers=self.workers), **kwargs))
 
-    def get_idxs(self)->list: # Of positions in the dataset
-        "Like `SeededDL`'s; evaluation leaves out images found to be unreadable"
+    def get_idxs(self)->list: # Positions in the dataset
+        "Same as in `SeededDL`, but evaluation leaves out images found to be unreadable"
         idxs, tfm = super().get_idxs(), self._to_image()
         bad = tfm.images.unreadable if tfm is not None and tfm.images is not None else ()
         if self.shuffle or not bad: return idxs
@@ -357,7 +357,7 @@ def _to_image(self:ImageSetDL):
     return tfms[0] if len(tfms) == 1 and isinstance(tfms[0], _ToImage) else None
 
 @patch
-def is_in_memory(self:ImageSetDL)->bool: # If so, images come at the size at which they are kept
+def is_in_memory(self:ImageSetDL)->bool: # True if images come at the size at which they are stored
     "Whether the images of the set are in memory"
     tfm = self._to_image()
     if tfm is None or tfm.images is None or tfm.images.x is None: return False
@@ -375,8 +375,8 @@ def _cut_batches(self:ImageSetDL, tfm, samps):
         yield (xb, kind(y.index_select(0, i)))[:len(self.dataset.tls)]
 
 @patch
-def one_batch(self:ImageSetDL)->tuple: # On the loader's device
-    "Like fastai's, read in this process"
+def one_batch(self:ImageSetDL)->tuple: # Batch on the loader's device
+    "Same as in fastai, but read in this process"
     workers, photos = self.workers, self._photos
     self.workers, self._photos = 0, None
     try: return super(ImageSetDL, self).one_batch()
@@ -435,12 +435,12 @@ class CourseDataLoaders(DataLoaders):
     load_size = None # Side of the images as loaded; photos are resized to cover it (px)
     train_size = None # Image side in training, if it is different (px)
     resize = None    # How to fit photos of a different shape; None: the images are not photos
-    interpolation = 'bilinear' # With which evaluation resizes photos
+    interpolation = 'bilinear' # Filter with which evaluation resizes photos
     stats = None     # (means, standard deviations) that images are normalized with
-    flip = None      # Does an image keep its class when mirrored? None: unknown
+    flip = None      # Whether an image keeps its class when mirrored; None: unknown
     source = None    # Name or path given to `get_dls`
     cfg = None       # All arguments to `get_dls`, for repeating the call
-    split_id = None  # From `split_id`
+    split_id = None  # Result of `split_id`
     counts = None    # Split → class → number of images
     notes = ()       # Sentences about the images, such as what was left out
     files = None     # Paths of the images by index; None if the loaders were exported
@@ -455,7 +455,7 @@ class CourseDataLoaders(DataLoaders):
         return self.loaders[2]
 
     @property
-    def test_ds(self)->object: # Its dataset
+    def test_ds(self)->object: # Dataset of the test loader
         return self.test.dataset
 
 # %% ../nbs/api/16_loaders.ipynb #53727391
@@ -470,19 +470,19 @@ def __repr__(self:CourseDataLoaders):
 @patch
 def set_facts(self:CourseDataLoaders,
     **facts # Values of the class's attributes
-)->CourseDataLoaders: # Itself
+)->CourseDataLoaders: # These loaders
     "Set facts about the images"
     for k, v in facts.items(): setattr(self, check_choice(k, self._facts, 'fact'), v)
     return self
 
 @patch(as_prop=True)
-def n_unreadable(self:CourseDataLoaders)->int: # So far
+def n_unreadable(self:CourseDataLoaders)->int: # Number of files found so far
     "Count the files that turned out to be unreadable"
     tfm = self.train._to_image()
     return len(tfm.images.unreadable) if tfm and tfm.images else 0
 
 @patch
-def new_empty(self:CourseDataLoaders)->CourseDataLoaders: # For `Learner.export`
+def new_empty(self:CourseDataLoaders)->CourseDataLoaders: # Loaders for `Learner.export`
     "A copy without the images"
     dls = [dl.new(_without_images(dl.dataset)) for dl in self.loaders]
     res = type(self)(*dls, path=self.path, device=self.device)
@@ -494,7 +494,7 @@ _lacking = dict(device=None, bs=None, n=None, rng=None, chances=None, n_unreadab
 
 @check_args
 def loader_fact(
-    loaders:object, # From `get_dls`, `as_dls` or fastai, or one of their loaders
+    loaders:object, # Loaders from `get_dls`, `as_dls` or fastai, or a single loader of theirs
     name:str # An attribute of `CourseDataLoaders`, or 'device', 'bs', 'n', 'rng', 'chances'
 )->object: # For loaders without the attribute, the default of `CourseDataLoaders`
     "Ask loaders of any kind about their images; raises `CourseError` for an unknown fact"
@@ -508,9 +508,9 @@ def loader_fact(
 def test_dl(self:CourseDataLoaders,
     test_items:object,       # An image, or several: indices, paths, Pillow images, arrays
     rm_type_tfms:object=None, # Ignored: the transforms take any kind of image
-    with_labels:bool=False,  # Also return the class, given by the name of the file's folder?
+    with_labels:bool=False,  # Also return the class, given by the name of the file's folder
     process:bool=True,       # Ignored
-    **kwargs                 # For the loader
+    **kwargs                 # Passed to the loader
 )->TfmdDL:
     "Create a loader that treats `test_items` as validation images; raises `CourseError` if empty"
     single = isinstance(test_items, (str, bytes, Path))
@@ -537,7 +537,7 @@ def describe(self:CourseDataLoaders)->str: # A few lines
 
 # %% ../nbs/api/16_loaders.ipynb #530077b8
 def _check_interpolation(images, interpolation):
-    "Does training draw a filter for each photo? Raises `CourseError` for what cannot be used"
+    "Whether training draws a filter for each photo; raises `CourseError` for an unusable one"
     check_choice(interpolation, [*interpolations, 'random'], 'interpolation')
     if images.is_photos or interpolation == 'bilinear': return interpolation == 'random'
     raise CourseError(f'{images.name}: interpolation={interpolation!r} is for photos, but these '
@@ -546,7 +546,7 @@ def _check_interpolation(images, interpolation):
 # %% ../nbs/api/16_loaders.ipynb #d4a73328
 def _reader(images, size, n_in, resize, tfms, test_size=None, load_size=None,
             interpolation='bilinear'):
-    "How to read photos, and the transforms that remain for the batches"
+    "The reader for photos, and the transforms that remain for the batches"
     draws = _check_interpolation(images, interpolation)
     if not images.is_photos:
         side = images.load_size
@@ -576,7 +576,7 @@ def _batch_tfms(images, size, stats, tfms):
 
 # %% ../nbs/api/16_loaders.ipynb #bb73d4ac
 def _safe_std(stats):
-    "Replace zero standard deviations by 1"
+    "Replace zero standard deviations with 1"
     mean, std = stats
     return mean, [s or 1. for s in std]
 
@@ -785,34 +785,34 @@ def get_dls(
     bs:int=128, # Images per batch
     size:int|tuple|None=None, # Size that the network sees: side, or (height, width) (px); None: the
                               # set's own, 128 for photos
-    valid_pct:float=0.1, # Fraction of training images to validate on, and to test on if needed
-    seed:int|None=42, # Chooses validation images and training order; None: different each time
+    valid_pct:float=0.1, # Fraction of training images for validation, and for testing if needed
+    seed:int|None=42, # Seed for validation images and training order; None: different each time
     augment:object=True, # True, False, names like 'crop+mirror+cutout', or a list of transforms
-    resize:str='crop', # How photos fit: 'crop' cuts off borders, 'squish' distorts, 'pad' adds bars
+    resize:str='crop', # Fit photos: 'crop' cuts off borders, 'squish' distorts, 'pad' adds bars
     n_train:int|None=None, # Keep only this many training images
-    device:object=None, # Where the batches go; None: fastai's default device
+    device:object=None, # Device for the batches; None: fastai's default device
     n_in:int|None=None, # Channels: 1 gray, 3 RGB; None: the set's own
     stats:str|tuple|list|None=None, # Means, standard deviations; or a set's name: 'imagenet'
-    in_memory:bool|None=None, # Keep images in memory? None: if they take under 1 GB; photos
+    in_memory:bool|None=None, # Keep images in memory; None: if they take under 1 GB; photos
                               # only if they are much larger than needed
-    num_workers:int|None=None, # Processes that read photos; sets in memory need none
+    num_workers:int|None=None, # Number of processes that read photos; sets in memory need none
     root:str|Path|None=None, # Folder of the standard datasets; None: fastai's data folder
-    skip_bad:bool=False, # Leave out files that cannot be read? They are counted
+    skip_bad:bool=False, # Leave out files that cannot be read, but count them
     balance:str|None=None, # 'sample': draw training images so that all classes are equally frequent
-    group:object=None, # What stays in one split: 'copies' (equal and nearly equal images), a CSV
+    group:object=None, # What to keep in one split: 'copies' (equal and nearly equal images), a CSV
                        # column, a pattern of the path, or a function
     fold:object=None, # (i, k): test on the i-th of k folds of the training images; or None
     n_valid:int|None=None, # Keep only this many validation images, unless the set defines them
     test_size:int|tuple|None=None, # Size of photos outside training; None: `size`
     load_size:int|tuple|None=None, # Photos are resized to cover this before the center crop
                                    # for tests; None: 256/224 of that size
-    repeats:int=1, # Times each training image is repeated in a row, augmented differently
-    white:dict|None=None, # Depth → value of white when a network was trained; None: `find_white`
+    repeats:int=1, # Times each training image is repeated in a row, with different augmentation
+    white:dict|None=None, # Depth → value of white used in training; None: see `find_white`
     label_delim:str|None=None, # Separator between labels of an image in a table; None: one label
                                # each
     interpolation:str='bilinear' # How photos are resized: 'bilinear', 'bicubic', or 'random', which
                                  # is either in training, and bicubic otherwise, as in timm
-)->CourseDataLoaders: # train, valid and test
+)->CourseDataLoaders: # The loaders `train`, `valid` and `test`
     "Create training, validation and test loaders; raises `CourseError` for unusable data"
     _check_args(bs, valid_pct, n_train, n_in, seed, n_valid, num_workers)
     _check_balance(balance)
@@ -868,22 +868,22 @@ def _make_dls(images, splits, bs, size, n_in, stats, augment, resize, seed, in_m
 @check_args
 def get_test_dls(
     path:object, # A folder or a CSV file
-    vocab:list, # Classes that the network knows; some of them may have no images
+    vocab:list, # Classes that the network knows; some may have no images
     bs:int=64, # Images per batch
-    size:int|tuple|None=None, # As for `get_dls`
-    resize:str='crop', # As for `get_dls`
+    size:int|tuple|None=None, # As in `get_dls`
+    resize:str='crop', # As in `get_dls`
     n_in:int|None=None, # Channels: 1 gray, 3 RGB; None: unchanged
-    stats:object=None, # As for `get_dls`
-    in_memory:bool|None=None, # As for `get_dls`
-    num_workers:int|None=None, # As for `get_dls`
-    skip_bad:bool=False, # As for `get_dls`
-    load_size:int|tuple|None=None, # As for `get_dls`
+    stats:object=None, # As in `get_dls`
+    in_memory:bool|None=None, # As in `get_dls`
+    num_workers:int|None=None, # As in `get_dls`
+    skip_bad:bool=False, # As in `get_dls`
+    load_size:int|tuple|None=None, # As in `get_dls`
     other_names:list|None=None, # Other names that the folders of these classes may have
-    white:dict|None=None, # Depth → value of white in training; None: as for `open_image`
-    device:object=None, # Where the batches go; None: fastai's default device
-    label_delim:str|None=None, # As for `get_dls`
-    interpolation:str='bilinear' # As for `get_dls`
-)->CourseDataLoaders: # Each of the three has all the images
+    white:dict|None=None, # Depth → value of white in training; None: as in `open_image`
+    device:object=None, # Device for the batches; None: fastai's default device
+    label_delim:str|None=None, # As in `get_dls`
+    interpolation:str='bilinear' # As in `get_dls`
+)->CourseDataLoaders: # Three loaders, each with all the images
     "Load all labeled images of a folder to test a network; raises `CourseError` if that fails"
     if size is not None: size = _as_size(size)
     images = open_labeled(path, vocab, size, in_memory, skip_bad, other_names, white, label_delim)
@@ -897,8 +897,8 @@ def get_test_dls(
 def holds_out_the_same(
     path:object, # A folder or a CSV file
     cfg:dict, # Arguments of `get_dls`; some of them determine the splits
-    id:str # From `split_id`
-)->bool: # Also False if the images cannot be used for training
+    id:str # Result of `split_id`
+)->bool: # True if so; False if the images cannot be used for training
     "Return whether `get_dls` with `cfg` would split the images at `path` into the split `id`"
     names = ('valid_pct', 'seed', 'n_train', 'group', 'fold', 'n_valid')
     try:
@@ -911,7 +911,7 @@ def holds_out_the_same(
 # %% ../nbs/api/16_loaders.ipynb #66063b80
 @check_args
 def split_dl(
-    dls:DataLoaders, # From `get_dls`, or any of fastai's
+    dls:DataLoaders, # Loaders from `get_dls` or fastai
     split:str        # 'train', 'valid' or 'test'
 )->object: # A loader
     "Get a split's loader for evaluation, in order and complete; raises `CourseError` if empty"
@@ -938,8 +938,8 @@ def unaugmented(
 @check_args
 def with_borders(
     dl:ImageSetDL # Loader of photos, from `split_dl`
-)->ImageSetDL: # Batches of `load_size`
-    "Create a loader for the same photos without center crop"
+)->ImageSetDL: # Loader for batches of `load_size`
+    "Create a loader for the same photos without the center crop"
     return dl.new(_reading(dl.dataset, dl.dataset.tls[0].tfms.fs[0].reader.load_size))
 
 def _reading(ds, size):
@@ -952,9 +952,9 @@ def _reading(ds, size):
 
 @check_args
 def as_bytes(
-    dl:ImageSetDL, # From `split_dl`
-    whole:bool=False # Photos at their original size, one per batch?
-)->ImageSetDL: # Batches of uint8 N,C,H,W
+    dl:ImageSetDL, # Loader from `split_dl`
+    whole:bool=False # Read photos at their original size, one per batch
+)->ImageSetDL: # Loader for batches of uint8 N,C,H,W
     "Create a loader for the same images before normalization"
     res = dl.new()
     if whole and not dl.is_in_memory(): res = dl.new(_reading(dl.dataset, None), bs=1)
@@ -971,7 +971,7 @@ def _position(dl, i):
 
 @check_args
 def raw_image(
-    dls:DataLoaders, # From `get_dls`, or any of fastai's
+    dls:DataLoaders, # Loaders from `get_dls` or fastai
     split:str, # 'train', 'valid' or 'test'
     i:int      # Index of the image in its split
 )->np.ndarray: # H×W, or H×W×3
@@ -987,7 +987,7 @@ def raw_image(
 def show_raw(
     ax:object,         # Matplotlib axes
     im:np.ndarray,     # H×W, or H×W×3
-    title:str='',      # Above the image
+    title:str='',      # Title above the image
     color:str='black'  # Color of the title
 ):
     "Show an image without ticks, with a small title"

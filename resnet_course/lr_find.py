@@ -63,8 +63,8 @@ def _attributes(o):
 class LRCurve:
     "What `find_lr` measured"
     lrs:list    # Learning rates tried
-    losses:list # The smoothed training loss at each
-    lr:float|None = None # The suggestion; None: there is none
+    losses:list # Smoothed training loss at each rate
+    lr:float|None = None # Suggested rate; None if there is none
     doubts:list = field(default_factory=list) # Reasons not to trust it; empty if there are none
 
     @property
@@ -78,9 +78,9 @@ class LRCurve:
 # %% ../nbs/api/38_lr_find.ipynb #f6628b57
 def _read_curve(
     lrs:list,    # Learning rates
-    losses:list, # The smoothed loss at each; the start may be noisy
+    losses:list, # Smoothed loss at each rate; the start may be noisy
     asked:int|None=None # Number of points requested
-)->LRCurve: # With a suggestion, if there are at least six finite losses
+)->LRCurve: # Curve, with a suggestion if there are at least six finite losses
     "Suggest a learning rate, and list the reasons to doubt it"
     points = [(float(lr), float(loss)) for lr, loss in zip(lrs, losses) if math.isfinite(loss)]
     c = LRCurve([lr for lr, _ in points], [loss for _, loss in points])
@@ -156,7 +156,7 @@ def find_lr(
     start_lr:float=1e-6, # The first batch's learning rate
     end_lr:float=10,     # The last batch's learning rate
     num_it:int=100       # Number of batches; the loader is restarted when it is exhausted
-)->LRCurve: # With the suggestion and any reasons to doubt it
+)->LRCurve: # Curve with the suggestion and any reasons to doubt it
     "Run a learning rate range test that changes nothing; raises `CourseError` without batches"
     n = len(learn.dls.train)
     if not n:

@@ -79,8 +79,8 @@ def create_model(
     n_in:int=3, # Channels of the images: 3 for color, 1 for gray
     stem:str=None, # 'imagenet', 'cifar' or 'deep'; `None`: the network's own
     shortcut:str=None, # 'A', 'B', 'C' or 'none'; `None`: the network's own
-    **kwargs # Further options of the network, see `options`
-)->nn.Module: # Network with random weights; `net.cfg` has the arguments to create another one
+    **kwargs # Other options of the network; see `options`
+)->nn.Module: # Network with random weights; `net.cfg` holds the arguments to create it again
     "Create the network called `name`; raises `CourseError` for unknown names, options or values"
     cls, kw = registry[check_choice(name, registry, 'model')]
     chosen = dict(stem=stem, shortcut=shortcut)
@@ -177,7 +177,7 @@ class _Part:
     "A piece of a network that is frozen as a whole"
     name:str
     module:nn.Module|None # None: a module's own parameters, outside its children
-    params:list # Each parameter is in one part only, even if several modules share it
+    params:list # Each parameter is in only one part, even if several modules share it
     def joins(self):
         "Whether the part belongs to its neighbor, as normalization and bare parameters do"
         return self.module is None or all(p.ndim < 2 for p in self.params)
@@ -294,7 +294,7 @@ def param_groups(
 
 @check_args
 def group_names(
-    model:nn.Module # As for `param_groups`
+    model:nn.Module # As in `param_groups`
 )->list: # Names, in the order of `param_groups`
     "Name the parameter groups of `model`: 'stem' first, 'head' last"
     return list(_groups(model))

@@ -97,7 +97,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self,
-        closure:callable=None # Computes the loss and gradients first; None: gradients already exist
+        closure:callable=None # Function that computes loss and gradients; None: they already exist
     )->torch.Tensor: # The result of `closure`
         "Take one step"
         loss = None
@@ -129,7 +129,7 @@ def _nesterov(self:Muon, p, g, momentum):
 
 @patch
 def _step_one(self:Muon, p, kind, group):
-    "Step one parameter as its kind needs it"
+    "Step one parameter in the way its kind requires"
     if kind == 'conv': self._step_conv(p, group)
     else: self._step_other(p, group, group['shift_lr_mult'] if kind == 'norm' else 1)
 
@@ -157,7 +157,7 @@ class _NoDecay:
         raise NotImplementedError
 
     def step(self,
-        closure:callable=None # Computes the loss and gradients first; None: gradients already exist
+        closure:callable=None # Function that computes loss and gradients; None: they already exist
     )->torch.Tensor: # The result of `closure`
         "Step as if there were two groups: parameters that decay, and the others"
         groups = self.param_groups
@@ -191,8 +191,8 @@ torch_sgd_no_norms = partial(_TorchOptimizer, opt=_SGDNoNorms, momentum=0.9)
 @check_args
 def timm_lamb(
     params:list, # Parameters, or parameter groups
-    **kwargs     # For timm's `Lamb`
-)->OptimWrapper: # Of timm's optimizer
+    **kwargs     # Passed to timm's `Lamb`
+)->OptimWrapper: # Wrapper around timm's optimizer
     "Create timm's LAMB for fastai; raises `CourseError` if timm is not installed"
     check_timm()
     from timm.optim import Lamb

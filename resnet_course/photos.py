@@ -33,7 +33,7 @@ interpolations = ('bilinear', 'bicubic')
 @check_args
 def load_size_for(
     size:int|tuple # Side that the network sees, or (height, width) (px)
-)->int|tuple: # Same form as `size` (px)
+)->int|tuple: # Size in the same form as `size` (px)
     "Compute the size that a photo is resized to cover before its center is cropped: 256 for 224"
     return scaled(size, 256/224)
 
@@ -44,7 +44,7 @@ def fit_photo(
     resize:str='crop', # 'crop', 'squish' or 'pad'
     load_size:int|tuple=None, # Size that 'crop' first resizes the photo to cover (px); None: `size`
     interpolation:str='bilinear' # 'bilinear' or 'bicubic'
-)->Image.Image: # Of `size`
+)->Image.Image: # Image of `size`
     "Fit a photo of any size and shape to `size`, without randomness"
     (height, width), mode = height_width(size), InterpolationMode(interpolation)
     if resize == 'squish': return TF.resize(im, [height, width], mode)
@@ -114,7 +114,7 @@ def _any_image(o, white=None):
 # %% ../nbs/api/12_photos.ipynb #22a91c89
 @dataclass
 class _ShrunkPhoto:
-    "A photo kept in memory, at a smaller size than in its file"
+    "A photo kept in memory, smaller than in its file"
     pixels:np.ndarray # uint8 H×W or H×W×3
     height:int # Height of the photo in the file (px)
     width:int # Width of the photo in the file (px)
@@ -129,10 +129,10 @@ def _pixels(o, white):
 @check_args
 def read_window(
     o:object, # Path, encoded bytes, file object, Pillow image, array or tensor
-    window:object, # Function of height and width (px): top, left, height and width to cut out
+    window:object, # Function from height and width to top, left, height and width to cut out (px)
     size:int|tuple, # Side of the result, or (height, width) (px)
     n_in:int=3, # Number of channels; 1: grayscale, 3: RGB
-    white:dict=None, # As for `open_image`
+    white:dict=None, # As in `open_image`
     interpolation:str='bilinear' # 'bilinear', 'bicubic', or 'random' for one of the two
 )->Tensor: # uint8 n_in,height,width
     "Read a window of an image, resized to `size`, decoding no more than necessary"
@@ -163,13 +163,13 @@ class PhotoReader:
     load_size:int|tuple=None # Size that 'crop' first resizes a photo to cover (px); None: `size`
     window:object=None # Height and width (px) → the window to crop in training; None: no crop
     tfms:tuple=() # `PerImage` transforms for training images
-    whole:bool=False # Do `tfms` get whole photos, and crop them?
-    white:dict=None # As for `open_image`
+    whole:bool=False # Whether `tfms` get whole photos and crop them
+    white:dict=None # As in `open_image`
     train_size:int|tuple=None # Side in training, or (height, width) (px); None: `size`
     interpolation:str='bilinear' # 'bilinear' or 'bicubic'
-    random_interpolation:bool=False # Does training draw one of the two for each window?
+    random_interpolation:bool=False # Whether training draws one of the two for each window
 
-    def in_training(self)->object: # A `PhotoReader`; itself if there is only one size
+    def in_training(self)->object: # A `PhotoReader`; the same one if there is only one size
         "A reader for the `size` of training images"
         if self.train_size is None: return self
         return replace(self, size=self.train_size, load_size=load_size_for(self.train_size),
@@ -187,9 +187,9 @@ class PhotoReader:
 # %% ../nbs/api/12_photos.ipynb #737a6405
 @patch
 def read_augmented(self:PhotoReader,
-    o:object, # As for `read`
+    o:object, # As in `read`
     number:int, # Index of the image
-    key:int=0 # Represents the seed and the epoch
+    key:int=0 # Number derived from the seed and the epoch
 )->Tensor: # uint8 n_in,height,width
     "Read an image as in training; the same `number` and `key` give the same result"
     if self.train_size is not None: return self.in_training().read_augmented(o, number, key)
@@ -219,8 +219,8 @@ def _check_augmented(x, n_in, size):
 
 # %% ../nbs/api/12_photos.ipynb #eaef084d
 @patch
-def crops_itself(self:PhotoReader)->bool: # False: they do not change the size
-    "Do `tfms` crop whole photos to `size`? Raises `CourseError` if they can't be used"
+def crops_itself(self:PhotoReader)->bool: # False if they do not change the size
+    "Whether `tfms` crop whole photos to `size`; raises `CourseError` if they can't be used"
     h, w = height_width(self.size)
     blank = torch.zeros(self.n_in, h + 41, w + 87, dtype=torch.uint8)
     try: x = _transformed(self.tfms, blank, 0)
@@ -232,9 +232,9 @@ def crops_itself(self:PhotoReader)->bool: # False: they do not change the size
 
 # %% ../nbs/api/12_photos.ipynb #fd44f51b
 def _shrink_photo(
-    o:object, # As for `read_window`
+    o:object, # As in `read_window`
     size:int|tuple, # Side that the network sees, or (height, width) (px)
-    white:dict=None # As for `open_image`
+    white:dict=None # As in `open_image`
 )->_ShrunkPhoto:
     "Read a photo, and shrink it if it is larger than twice the size that covers `size`"
     jpeg, (height, width) = _as_jpeg(o), height_width(scaled(size, 2))
@@ -254,14 +254,14 @@ def _shrink_photo(
 def shrink_all(
     files:Sequence, # Paths of photos
     size:int|tuple, # Side that the network sees, or (height, width) (px)
-    white:dict=None, # As for `open_image`
-    progress:bool=None, # Show progress? None: for 100 photos or more
-    skip_bad:bool=False # Return None for files that cannot be read? False: raise
-)->list: # The photos, smaller than their files
+    white:dict=None, # As in `open_image`
+    progress:bool=None, # Whether to show progress; None: for 100 photos or more
+    skip_bad:bool=False # Return None for files that cannot be read; False: raise an error
+)->list: # Photos, smaller than in their files
     "Read and shrink photos in threads; raises `CourseError` at the first unreadable one"
     if progress is None: progress = len(files) >= 100
     def read(f):
-        "Shrink one"
+        "Shrink one photo"
         try: return _shrink_photo(f, size, white)
         except (UnreadableError, MissingFileError):
             if not skip_bad: raise
@@ -274,7 +274,7 @@ def keeping_pays(
     files:Sequence, # Paths of photos
     size:int|tuple, # Side that the network sees, or (height, width) (px)
     max_gb:float=1.0 # Memory limit (10^9 bytes)
-)->bool: # Estimated from a sample
+)->bool: # True if so, estimated from a sample
     "Return whether photos average a million pixels or more and fit into memory when shrunk"
     height, width = height_width(size)
     most, pixels = 4*1.5*height*width, []   # 1.5: a typical aspect ratio
@@ -312,9 +312,9 @@ class _Plan:
 class PhotoBatches:
     "Read batches of images, in this process or in several others"
     def __init__(self,
-        reader:PhotoReader, # How to read them
+        reader:PhotoReader, # Reader for the images
         workers:int=0, # Number of processes; 0: this one
-        pin:bool=False # Use pinned memory for batches, for a GPU?
+        pin:bool=False # Use pinned memory for batches, for a GPU
     ):
         self.plan = _Plan()
         self.loader = DataLoader(
@@ -329,7 +329,7 @@ class PhotoBatches:
         yield from self.loader
 
     def read(self,
-        batches:Iterable # As for `read_some`
+        batches:Iterable # As in `read_some`
     )->Iterator: # uint8 N,C,height,width
         "Read batches in order; raises `CourseError` at the first unreadable image"
         for x, errors in self.read_some(batches):

@@ -95,8 +95,8 @@ def fix_workspace():
 @contextmanager
 def backend_flags(
     precision:str='fp32',      # Name in `precisions`; all but 'tf32' forbid TF32
-    benchmark:bool|None=None,  # Let cuDNN try its algorithms? None: unchanged
-    deterministic:bool=False   # Use only algorithms with bit-identical results?
+    benchmark:bool|None=None,  # Let cuDNN try its algorithms; None: unchanged
+    deterministic:bool=False   # Use only algorithms with bit-identical results
 ): # Yields nothing
     "Set how NVIDIA's libraries compute inside the block; restore it afterwards"
     check_choice(precision, precisions, 'precision')
@@ -171,8 +171,8 @@ def _check_alone(cbs, precision):
 # %% ../nbs/api/30_precision.ipynb #9a670dc7
 @check_args
 def batch_device(
-    dls:object # From `get_dls`, or any of fastai's
-)->torch.device: # The default device if the loaders name none
+    dls:object # Loaders from `get_dls` or fastai
+)->torch.device: # Device; the default one if the loaders have none
     "Find the device that loaders send their batches to"
     return torch.device(loader_fact(dls, 'device') or default_device())
 
@@ -187,7 +187,7 @@ class AutoPrecision(Callback):
     @check_args
     def __init__(self,
         precision:str='auto',    # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
-        channels_last:bool=True  # Use the NHWC memory format, in which convolutions are faster?
+        channels_last:bool=True  # Use the NHWC memory format, in which convolutions are faster
     ):
         self.asked = check_choice(precision, ['auto', *precisions], 'precision')
         self.channels_last = channels_last
@@ -195,7 +195,7 @@ class AutoPrecision(Callback):
         self.n_skipped = self.in_a_row = 0
 
     @property
-    def device(self)->torch.device: # Where the batches are
+    def device(self)->torch.device: # Device of the batches
         return batch_device(self.dls)
 
     @property
@@ -224,7 +224,7 @@ def before_fit(self:AutoPrecision):
 @patch
 def before_batch(self:AutoPrecision):
     "Prepare the next call of the model"
-    if self.call is not None: self.call.restore()  # a batch that was canceled before its call
+    if self.call is not None: self.call.restore()  # for a batch that was canceled before its call
     dtype, device_type = precisions[self.resolved], self.xb[0].device.type
     self.call = _OneCall(self.learn.model, dtype, device_type, inference=not self.training,
                          layout=self.layout)
@@ -257,7 +257,7 @@ def skip(self:AutoPrecision):
     "Count a skipped step; raises `CourseError` if too many steps in a row overflow"
     self.n_skipped += 1
     self.in_a_row += 1
-    if self.in_a_row == self.max_skipped:   # each one halved the scale, which is not the cause
+    if self.in_a_row == self.max_skipped:   # halving the scale did not help
         raise CourseError(
             f'{self.max_skipped} steps in a row overflowed float16, the last in epoch '
             f'{self.epoch}, batch {self.iter}: train with precision="bf16" or "fp32"')
@@ -275,7 +275,7 @@ def param_groups(self:AutoPrecision)->list: # PyTorch's parameter groups
 @check_args
 def own_precision(
     learn:Learner # Any fastai learner
-)->AutoPrecision|None: # None: it computes as fastai does
+)->AutoPrecision|None: # The callback; None if the learner computes as in fastai
     "Find the callback that sets the precision of a learner"
     found = [cb for cb in learn.cbs if isinstance(cb, AutoPrecision)]
     return found[0] if found else None
@@ -294,7 +294,7 @@ def precision_of(
 def set_precision(
     learn:Learner,           # Any fastai learner
     precision:str='auto',    # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
-    channels_last:bool=True  # Use the NHWC memory format?
+    channels_last:bool=True  # Use the NHWC memory format
 )->Learner: # `learn`
     "Train and predict with `learn` in `precision`; a second call replaces the first"
     return learn.remove_cb(AutoPrecision).add_cb(AutoPrecision(precision, channels_last))

@@ -34,12 +34,12 @@ class Prediction:
     "The predicted classes of one image file, or the reason why there are none"
     file: str
     classes: list          # The most probable classes, most probable first
-    probs: list            # Their probabilities
+    probs: list            # Probabilities of these classes
     error: str|None = None # Why the file could not be read; None if it was read
 
 # %% ../nbs/api/41_predict.ipynb #prepim02
 def _reading(model):
-    "How to read images for a model, and a function that turns them into the network's input"
+    "A reader of images for a model, and a function that turns them into the network's input"
     reader, prepare = preparation(model.meta, _n_in(model))
     own = getattr(model, 'preprocess', None)   # for an ONNX file that prepares images itself
     if own == 'resize': reader = PhotoReader(None, reader.n_in, 'none')
@@ -71,13 +71,13 @@ def _name_of(o):
 # %% ../nbs/api/41_predict.ipynb #80eb9682
 @check_args
 def predict_images(
-    model:nn.Module|OnnxModel, # From `load_model`, with its classes, size and normalization
+    model:nn.Module|OnnxModel, # Model from `load_model`, with its classes, size and normalization
     files:object, # Paths; or images: encoded bytes, file objects, Pillow images, arrays or tensors
     k:int=5, # Number of classes per image
     bs:int=64, # Images per batch
     precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'; an ONNX file has its own
     workers:int=None # Threads that read images; None: one per processor, at most 8
-)->Iterator[Prediction]: # One per image, in order
+)->Iterator[Prediction]: # Predictions, one per image, in order
     "Classify images; raises `CourseError` if the weights lack classes, size or statistics"
     check_int(k, 'k', 1)
     check_int(bs, 'bs', 1)
@@ -141,7 +141,7 @@ def _scores(model, x, prepare, precision):
 # %% ../nbs/api/41_predict.ipynb #71339996
 @check_args
 def thresholds_of(
-    model:nn.Module|OnnxModel # From `load_model`
+    model:nn.Module|OnnxModel # Model from `load_model`
 )->dict|None: # Label → threshold; None if the network predicts one class per image
     "Look up the probabilities at or above which labels count as predicted; 0.5 if none are saved"
     meta = model.meta or {}
@@ -151,9 +151,9 @@ def thresholds_of(
 
 @check_args
 def labels_of(
-    p:Prediction, # Of a network that predicts several labels
-    thresholds:dict # From `thresholds_of`
-)->list: # Most probable first; may be empty
+    p:Prediction, # Prediction of a network with several labels
+    thresholds:dict # Thresholds from `thresholds_of`
+)->list: # Labels, most probable first; may be empty
     "List the predicted labels of an image"
     return [c for c, q in zip(p.classes, p.probs) if q >= thresholds[c]]
 
@@ -161,10 +161,10 @@ def labels_of(
 # %% ../nbs/api/41_predict.ipynb #4c068ba6
 @check_args
 def write_csv(
-    preds:Iterable, # From `predict_images`, with all classes
+    preds:Iterable, # Predictions from `predict_images`, with all classes
     vocab:Iterable, # Class names, in the order of the columns
     path:str|Path, # CSV file
-    thresholds:dict|None=None # From `thresholds_of`; None: one class per image
+    thresholds:dict|None=None # Thresholds from `thresholds_of`; None: one class per image
 ):
     "Write one row per image: file, class (or labels), probability, error, and all probabilities"
     vocab = list(vocab)
@@ -184,7 +184,7 @@ def write_csv(
 # %% ../nbs/api/41_predict.ipynb #f28656da
 @check_args
 def find_images(
-    paths:Iterable # Files, whatever their names, and folders to search for images
+    paths:Iterable # Files with any name, and folders to search for images
 )->list: # Paths, in the order of `paths`; sorted within a folder
     "List the image files in `paths`, and warn about others; raises `MissingFileError`"
     files = []

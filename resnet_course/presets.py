@@ -71,14 +71,14 @@ class _Augmenter:
 class _TimmRandAugment:
     "timm's RandAugment for a tensor of bytes"
     def __init__(self,
-        config, # Such as 'rand-m6-mstd0.5-inc1'
+        config, # Configuration, such as 'rand-m6-mstd0.5-inc1'
         size # Size that the network sees: side, or (height, width) (px)
     ):
         try: from timm.data.auto_augment import rand_augment_transform
         except ImportError:
             raise CourseError(f'{config} needs the package timm: pip install '
                               '"resnet-course[recipes]"') from None
-        # what timm's loaders pass
+        # the same arguments as from timm's loaders
         mean = tuple(round(255*o) for o in imagenet_stats[0])
         params = dict(translate_const=int(0.45*min(height_width(size))), img_mean=mean)
         try: self.tfm = rand_augment_transform(config, params)

@@ -26,10 +26,10 @@ from .evaluate import Report, compare, evaluate, onnx_inputs
 @check_args
 @dataclass
 class Quantized:
-    "The result of `quantize_model`: the file, and what was lost"
+    "The result of `quantize_model`: the file, and the loss of accuracy"
     path:Path      # The file
-    before:Report  # On the test images, before quantization
-    after:Report   # On the same images, after it
+    before:Report  # Report on the test images before quantization
+    after:Report   # Report on the same images after quantization
     bytes_before:int # Size of the same file with floats
     bytes:int      # Size of the file
     n_images:int   # Number of calibration images
@@ -50,7 +50,7 @@ class _Calibration:
         dl = onnx_inputs(model, dl)
         idxs = list(dl.get_idxs()) if hasattr(dl, 'get_idxs') else None
         if idxs is not None:
-            # every few images, because images of the same class may follow one another
+            # evenly spaced, because images of the same class may be consecutive
             some = [idxs[i] for i in np.linspace(0, len(idxs) - 1, min(n, len(idxs))).astype(int)]
             dl.get_idxs = lambda: some
         self.n, self.batches = 0, self.inputs(model, dl, n)
@@ -100,15 +100,15 @@ def _write_int8(source, path, batches):
 # %% ../nbs/api/44_quantize.ipynb #a79ce979
 @check_args
 def quantize_model(
-    model:nn.Module,  # Trained network; stays unchanged
+    model:nn.Module,  # Trained network; it is not changed
     path:str|Path,    # File to write: `.onnx`
-    dls:DataLoaders,  # From `get_dls`; the validation images are for calibration
+    dls:DataLoaders,  # Loaders from `get_dls`; the validation images are for calibration
     n_images:int=512, # Number of calibration images
-    split:str='test', # Split that shows what was lost
-    preprocess:str|None=None, # As for `export_model`
-    layout:str='NHWC' # As for `export_model`
+    split:str='test', # Split on which the loss of accuracy is measured
+    preprocess:str|None=None, # As in `export_model`
+    layout:str='NHWC' # As in `export_model`
 )->Quantized: # The file, and the accuracy before and after
-    "Write `model` as an ONNX file with weights and activations of 8 bits, and measure what is lost"
+    "Write `model` as an ONNX file with 8-bit weights and activations; measure the accuracy lost"
     path, start = check_path(path), time.perf_counter()
     if path.suffix != '.onnx': raise CourseError(f'{path}: the file name must end in .onnx')
     check_int(n_images, 'n_images', 1)

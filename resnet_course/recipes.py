@@ -53,7 +53,7 @@ class Recipe:
     source:str                   # Paper and section, or project
     lr:float                     # Highest learning rate, for a batch of `bs`
     bs:int                       # Images per batch for which `lr` was chosen
-    epochs:int                   # As published
+    epochs:int                   # Number of epochs, as published
     shape:object = None          # Fraction of training done → fraction of `lr`; None: constant
     mom_shape:object = None      # Fraction of training done → momentum; None: constant
     opt_func:object = torch_sgd  # An optimizer function for fastai
@@ -66,16 +66,16 @@ class Recipe:
     cutmix:float = 0.            # CutMix's alpha
     ema:float = 0.               # Decay of a moving average of the weights
     ema_every:int = 1            # Steps between two updates of the average
-    ema_steps:int = 0            # Steps for which both were chosen; 0: never rescale them
-    bce:bool = False             # Use binary cross-entropy, one class against the others?
+    ema_steps:int = 0            # Training steps for which both were chosen; 0: never rescale
+    bce:bool = False             # Use binary cross-entropy, each class against the others
     swa:float = 0.               # Average the weights of the epochs after this fraction of training
     clip:float = 0.              # Maximum length of the gradient
     accumulate:int = 1           # Batches per step
     grow:float = 0.              # Side of the first images, as a fraction of the full side
     whiten:int = 0               # Number of images from which a `Whiten` layer computes its filters
-    teacher_weight:float = 0.9   # With a teacher: its share of the loss
-    temperature:float = 4.       # With a teacher: divisor of both networks' scores
-    keep_best:bool = False       # Finish with the weights of the best epoch on validation?
+    teacher_weight:float = 0.9   # With a teacher, its share of the loss
+    temperature:float = 4.       # With a teacher, the divisor of both networks' scores
+    keep_best:bool = False       # Finish with the weights of the best epoch on validation
     early_stop:dict|None = None  # Arguments of `EarlyStoppingCallback`
     loaders:dict = field(default_factory=dict) # Arguments of `get_dls`, as published
     about:str = ''               # One-sentence description
@@ -113,7 +113,7 @@ def cosine(
     warmup:float=0.,  # Fraction of training during which the rate rises from near zero
     start:float=0.01, # Fraction of `lr` at the start of the warm-up
     end:float=0.,     # Fraction of `lr` at the end
-    under:bool=False  # Start the cosine with the warm-up, as in timm? False: after it
+    under:bool=False  # Start the cosine along with the warm-up, as in timm; False: after it
 )->callable: # Fraction of training done → fraction of `lr`
     "Create a linear warm-up followed by half a cosine"
     def f(pct):
@@ -126,9 +126,9 @@ def cosine(
 @check_args
 def by_epoch(
     shape:callable, # Fraction of training done → fraction of `lr`
-    epochs:int      # As published
+    epochs:int      # Number of epochs, as published
 )->callable: # Fraction of training done → fraction of `lr`
-    "Keep the value of `shape` from the start of each epoch until the next epoch"
+    "Hold the value that `shape` has at the start of each epoch until the next one"
     def f(pct):
         "Fraction of `lr` after the fraction `pct` of training"
         # fastai adds up fractions, and the sum can fall just short of an epoch's start
@@ -142,7 +142,7 @@ def _cos(a, b, pct): return a + (b - a)*(1 - math.cos(math.pi*pct))/2
 def one_cycle(
     pct_start:float=0.25, # Fraction of training during which the rate rises
     div:float=25.,        # The rate starts at 1/`div` of its maximum
-    div_final:float=1e5   # It ends at 1/`div_final`
+    div_final:float=1e5   # The rate ends at 1/`div_final` of its maximum
 )->callable: # Fraction of training done → fraction of `lr`
     "Create a rising cosine followed by a falling one"
     def f(pct):
@@ -171,7 +171,7 @@ def triangle(
     start:float=0.2, # Fraction of `lr` at the start
     end:float=0.     # Fraction of `lr` at the end
 )->callable: # Fraction of training done → fraction of `lr`
-    "Create a shape that goes straight up to 1 at `peak`, then straight down"
+    "Create a shape that rises linearly to 1 at `peak`, then falls linearly"
     def f(pct):
         "Fraction of `lr` after the fraction `pct` of training"
         if pct < peak: return start + (1 - start)*pct/peak
@@ -231,7 +231,7 @@ _add('rsb_a3', 'Wightman et al. 2021, "ResNet strikes back", procedure A3', lr=8
      loaders=dict(size=160, test_size=224, load_size=235, augment='rsb_a3',
                   interpolation='random'),
      about='LAMB and binary cross-entropy, for photos loaded as `loaders` says')
-_tv_steps = 600*math.ceil(1_281_167/1024)   # of ImageNet's 1,281,167 training images
+_tv_steps = 600*math.ceil(1_281_167/1024)   # for ImageNet's 1,281,167 training images
 _add('torchvision2021', 'Vryniotis 2021, torchvision\'s new training recipe', lr=0.5, bs=1024,
      epochs=600, wd=2e-5, opt_func=torch_sgd_no_norms, label_smoothing=0.1, mixup=0.2, cutmix=1.,
      ema=1 - (1 - 0.99998)*1024*32/600, ema_every=32, ema_steps=_tv_steps,
@@ -334,11 +334,11 @@ def _is_lr(lr):
 
 @check_args
 def check_recipe(
-    recipe:str|Recipe, # A name, or a `Recipe`
+    recipe:str|Recipe, # A name from `list_recipes()`, or a `Recipe`
     epochs:int,        # Passes over the training set
     lr:object=None,    # Highest learning rate, or one per group; None: the recipe's
     accumulate:int|None=None # Batches per step; None: the recipe's
-)->Recipe: # The recipe, with `accumulate` if it is given
+)->Recipe: # The recipe, with `accumulate` if given
     "Look up a recipe; raises `CourseError` if it cannot be used with these settings"
     if epochs < 1: raise CourseError(f'epochs={epochs}: training needs at least one epoch')
     check_int(epochs, 'epochs', high=10**6)
@@ -350,7 +350,7 @@ def check_recipe(
 
 # %% ../nbs/api/37_recipes.ipynb #dfbec4f9
 def _watches_validation(r):
-    "Whether `r` makes any decision based on validation"
+    "Whether `r` bases any decision on validation"
     watching = [o.get('monitor', 'valid_loss') for o in (r.plateau, r.early_stop) if o]
     return r.keep_best or any(monitor != 'train_loss' for monitor in watching)
 
@@ -379,9 +379,9 @@ def _check_fit(r, learn, epochs):
 def _is_plain(v): return v is None or isinstance(v, (int, float, str))
 
 def _changes(r):
-    "The differences of `r` from the registered recipe of the same name, for JSON"
+    "How `r` differs from the registered recipe of the same name, for JSON"
     def as_json(v):
-        "Numbers and text unchanged; a description of anything else"
+        "Return numbers and text unchanged, and a description of anything else"
         if _is_plain(v): return v
         if isinstance(v, dict): return v if all(map(_is_plain, v.values())) else repr(v)
         return 'its own'
@@ -406,7 +406,7 @@ class BinaryCrossEntropy(nn.Module):
 
     def __init__(self,
         weight:torch.Tensor=None, # Weights of the classes; None: all equal
-        threshold:float=0.2,      # A class with a larger share of a mixed image counts as present
+        threshold:float=0.2,      # Share of a mixed image above which a class counts as present
         reduction:str='mean'      # 'mean', 'sum' or 'none', over images
     ):
         super().__init__()
@@ -450,7 +450,7 @@ def _loss_func(r, loss_func):
 @check_args
 def check_loss(
     recipe:str|Recipe, # A name from `list_recipes()`, or a `Recipe`
-    learn:Learner      # From `course_learner`, or any fastai learner
+    learn:Learner      # Learner from `course_learner`, or any fastai learner
 ):
     "Raise `CourseError` if a recipe cannot train with the loss of `learn`"
     r = get_recipe(recipe)
@@ -462,7 +462,7 @@ def check_loss(
 
 # %% ../nbs/api/37_recipes.ipynb #be19c958
 def _divergence(ours, theirs, temperature):
-    "How far a network's scores are from its teacher's for each image, at a temperature"
+    "Distance between a network's scores and its teacher's for each image, at a temperature"
     if theirs.shape != ours.shape:
         raise CourseError(f'the teacher has {theirs.shape[-1]} outputs, and the network '
                           f'{ours.shape[-1]}: both need one for each class')
@@ -486,7 +486,7 @@ class Distill(Callback):
             raise CourseError(f'temperature={temperature}: give a number above 0, such as 4')
         self.teacher, self.weight, self.temperature = unwrap_model(teacher), weight, temperature
 
-    def scores(self)->torch.Tensor: # (N, classes), in float32
+    def scores(self)->torch.Tensor: # Scores (N, classes), in float32
         "The teacher's scores for this batch, in the precision of the learner"
         device = self.xb[0].device
         dtype = precisions[precision_of(self.learn)]
@@ -555,7 +555,7 @@ def before_fit(self:Distill):
     if device is not None: self.teacher.to(device)
 
 def _teacher_record(r, teacher):
-    "The entry about the teacher in the record of a run; `source` is where it was loaded from"
+    "Entry about the teacher in the record of a run; `source` is where it was loaded from"
     net = unwrap_model(teacher)
     name = (getattr(net, 'cfg', None) or {}).get('name') or type(net).__name__
     return dict(network=name, **getattr(net, 'source', {}), weight=r.teacher_weight,
@@ -564,18 +564,18 @@ def _teacher_record(r, teacher):
 # %% ../nbs/api/37_recipes.ipynb #ceb21927
 @check_args
 def fit_recipe(
-    learn:Learner,        # From `course_learner`, or any fastai learner
+    learn:Learner,        # Learner from `course_learner`, or any fastai learner
     recipe:str|Recipe='one_cycle', # A name from `list_recipes()`, or a `Recipe`
     epochs:int=5,         # Passes over the training set; the schedule is scaled to fit
     lr:object=None,       # Highest learning rate, or one per group; None: scaled to the batch size
     cbs:object=None,      # Additional callbacks
     checkpoint:str|Path|None=None, # Folder or file for checkpoints to resume from; None: none
-    resume:bool|dict=False, # Resume from `checkpoint`? Or what `read_checkpoint` returned
+    resume:bool|dict=False, # Resume from `checkpoint`, or from what `read_checkpoint` returned
     minutes:float=10,     # Time between checkpoints within an epoch
     freeze_to:int|str|None=None, # First group that trains, by index or name; None: unchanged
     bn:str|None=None,     # Frozen BatchNorm: 'eval', 'stats', 'train'; None: unchanged
     accumulate:int|None=None, # Batches per step; None: the recipe's, 1 unless you change it
-    teacher:nn.Module|None=None # Trained network from which to learn as well; None: no teacher
+    teacher:nn.Module|None=None # Trained network to learn from as well; None: no teacher
 )->Learner: # `learn`
     "Train with a recipe and a fresh optimizer; raises `CourseError` for invalid settings"
     r = check_recipe(recipe, epochs, lr, accumulate)

@@ -39,7 +39,7 @@ def machine(
     return dict(device=name, system=platform.system(), python=platform.python_version())
 
 # %% ../nbs/api/51_records.ipynb #011eb979
-def _cpu_name()->str: # Such as 'Intel(R) Core(TM) i7-8550U'
+def _cpu_name()->str: # Name, such as 'Intel(R) Core(TM) i7-8550U'
     "The processor's name, as the system reports it"
     try:
         with open('/proc/cpuinfo', encoding='utf-8') as f:
@@ -50,7 +50,7 @@ def _cpu_name()->str: # Such as 'Intel(R) Core(TM) i7-8550U'
 
 _packages = ('resnet-course', 'fastai', 'fastcore', 'torch', 'torchvision', 'numpy')
 
-def source_commit()->str|None: # Such as '1f3a…'; '1f3a… with changes'; None outside a checkout
+def source_commit()->str|None: # Such as '1f3a…' or '1f3a… with changes'; None outside a checkout
     "Return the git commit of this package's source, if it runs from a checkout"
     package = Path(find_spec('resnet_course').origin).resolve().parent
     root = package.parent
@@ -103,7 +103,7 @@ def plot_history(
     title:str='',    # Title above both panels
     fig:Figure=None  # Where to draw; None: a new figure
 )->Figure:
-    "Plot losses (left), validation accuracy or mAP (right); raises `CourseError` without epochs"
+    "Plot losses (left) and validation accuracy or mAP (right); raises `CourseError` without epochs"
     check_type(rows, (list, tuple), 'rows', 'the history of a run')
     if not rows: raise CourseError('this run has no epochs: there is nothing to plot')
     problems = _history_problems(rows)
@@ -124,7 +124,7 @@ def plot_history(
     for ax in (ax1, ax2):
         ax.grid(alpha=.3)
         ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-    if title: fig.suptitle(plot_text(title, 80))   # the width of both panels
+    if title: fig.suptitle(plot_text(title, 80))   # as wide as both panels
     return fig
 
 # %% ../nbs/api/51_records.ipynb #7ccb3117
@@ -136,7 +136,7 @@ def _folder_name(name):
 
 @check_args
 def new_run_dir(
-    name:str,    # What the run is about, such as 'fashion_mnist-resnet20'
+    name:str,    # Subject of the run, such as 'fashion_mnist-resnet20'
     root:str|Path='runs'  # Folder of runs
 )->Path: # root/name-001, or the first unused number
     "Create a folder for a run; raises `CourseError` if that fails"
@@ -229,7 +229,7 @@ def _record_problems(rec):
     if isinstance(test, dict): res += _wrong_types(test, _of_test[task_of_result(test)], 'test.')
     if res: return res
     counts = 'n_params', 'train_seconds'
-    return [f'{key} is {rec[key]}' for key in counts if not 0 <= rec[key] < 1e12]   # also NaN
+    return [f'{key} is {rec[key]}' for key in counts if not 0 <= rec[key] < 1e12]   # or NaN
 
 def _history_problems(rows):
     "List what is wrong with a history"
@@ -254,7 +254,7 @@ def _test_problems(test):
     is_interval = len(ci) == 2 and all(has_type(v, _number) and 0 <= v <= 1 for v in ci)
     if not is_interval: return ['test.top1_ci is not an interval']
     defined = [key for key in _fractions[task] if test[key] is not None]
-    shares = [key for key in defined if not 0 <= test[key] <= 1]   # also NaN
+    shares = [key for key in defined if not 0 <= test[key] <= 1]   # or NaN
     if not math.isfinite(test['loss']): shares.append('loss')
     if test['n'] < 1: shares.append('n')
     return [f'test.{key} is {test[key]}' for key in shares]
@@ -340,9 +340,9 @@ def plot_rate_cuts(
 # %% ../nbs/api/51_records.ipynb #8824bf74
 @check_args
 def runs_table(
-    records:list # From `list_runs`
+    records:list # Records from `list_runs`
 )->list: # Dicts: run, data, arch, recipe, epochs, seed, precision, seconds, test, low, high, score
-    "Create one row per run: what was trained on what, for how long, and the test result"
+    "Create one row per run: network, data, duration and test result"
     return [_table_row(r) for r in records]
 
 def _table_row(r):
@@ -371,7 +371,7 @@ def same_place(
 def images_of(
     rec:dict, # A run's record
     split:str # 'train', 'valid' or 'test'
-)->list: # Equal lists mean the same images
+)->list: # List of settings; equal lists mean the same images
     "Look up the settings that determine which images are in a split"
     keys = ['name_or_path', 'valid_pct', 'group', 'fold']
     if split != 'test': keys += ['seed', 'n_train']
@@ -381,7 +381,7 @@ def images_of(
 @check_args
 def newest_model(
     root:str|Path='runs' # Folder of runs
-)->Path: # Its `model.safetensors`
+)->Path: # Path of its `model.safetensors`
     "Find the weights of the newest run; raises `CourseError` if there is none"
     runs = list_runs(root)
     if runs: return Path(runs[-1]['path'])/'model.safetensors'

@@ -143,12 +143,12 @@ def _test_values(t):
     return dict(score=task.text(t[task.score]), what=what, more=more, loss=f"{t['loss']:.4f}")
 
 def _one_label_result(t, n):
-    "The words after the accuracy, and the line below it"
+    "The text after the accuracy, and the line below it"
     low, high, top5 = (f'{v:.2%}' for v in (*t['top1_ci'], t['top5']))
     return f'of {n} test images correct', f'95% interval {low} to {high}; top-5 {top5}'
 
 def _many_labels_result(t, n):
-    "The words after the mAP, and the line below it"
+    "The text after the mAP, and the line below it"
     macro, micro, right = (many_labels.text(t[k]) for k in ('macro_f1', 'micro_f1', 'all_right'))
     return (f'mean average precision (mAP) on {n} test images',
             f'F1 {macro} (mean over labels) and {micro} (over all answers), at thresholds that are '
@@ -173,7 +173,7 @@ def _stages(rec):
         raise CourseError(f"{rec['path']}: the stages in its record are damaged ({e})") from None
 
 def _times_tested(n, tests):
-    "How often a fine-tuning run saw the test set, in words"
+    "Describe how often a fine-tuning run saw the test set"
     if not tests: return 'once, with the weights of the best stage'
     after = 'after the stage' if n == 1 else f'after each of the {n} stages'
     return f'{tests + 1} times: {after}, and once more with the weights of the best'
@@ -266,7 +266,7 @@ def _many_labels_caption(report, i):
     def named(there): return ', '.join(c for c, o in zip(report.vocab, there) if o) or 'no label'
     return f'{named(report.targets[i])} → {named(report.preds[i])}'
 
-# what is special about a task: figures, and the caption of a mistake
+# what depends on the task: figures, and the caption of a mistake
 _parts_of_failures = {one_label: (_one_label_failures, _one_label_caption),
                       many_labels: (_many_labels_failures, _many_labels_caption)}
 _pages = {one_label: _per_class + _confusion + _grid, many_labels: _per_label + _grid}
@@ -276,7 +276,7 @@ _pages = {one_label: _per_class + _confusion + _grid, many_labels: _per_label + 
 def html_report(
     run:str|Path,       # A run's folder
     out:str|Path|None=None,  # Where to write; None: `report.html` in the run's folder
-    data:str|Path|None=None  # Where the images are now, if they have moved; None: not moved
+    data:str|Path|None=None  # Current location of the images, if they have moved; None: not moved
 )->Path: # The file
     "Write a run's report as one file for any browser; raises `CourseError` if it can't be written"
     rec = load_run(run)

@@ -65,8 +65,8 @@ class ResNet(CheckedModule):
         shortcut:str='B', # One of `layers.shortcuts`
         variant:str='v1.5', # One of `layers.variants`
         act:str='relu', # One of `layers.activations`
-        zero_gamma:bool=False, # Initialize every block as the identity?
-        drop_path:float=0., # Stochastic depth: how often training skips the last branch
+        zero_gamma:bool=False, # Initialize every block as the identity
+        drop_path:float=0., # Stochastic depth: probability that training skips the last branch
         **kwargs # Passed to `Bottleneck`: groups, base_width
     ):
         super().__init__()
@@ -118,8 +118,8 @@ def check(self:ResNet,
 # %% ../nbs/api/22_resnet.ipynb #9679e838
 @check_args
 def init_resnet(
-    net:nn.Module, # Changed in place
-    zero_gamma:bool=False # Initialize every block as the identity?
+    net:nn.Module, # Network to change in place
+    zero_gamma:bool=False # Initialize every block as the identity
 ):
     "Initialize as He et al. 2015b: convolutions N(0, 2/fan-out); BatchNorm γ=1, β=0"
     blocks = [m for m in net.modules() if isinstance(m, ResBlock)]

@@ -37,7 +37,7 @@ def _own_data(rec, model, run):
     own = dict(rec.get('data') or {}, size=model.meta.get('size'))
     own['stats'] = model.meta.get('stats') or own.get('stats')
     if model.meta.get('white'): own['white'] = model.meta['white']
-    cfg = getattr(model, 'cfg', None) or {}   # users' own networks have none
+    cfg = getattr(model, 'cfg', None) or {}   # a user's own network has none
     if model.meta.get('interpolation'):   # unless training drew it for each photo
         own.setdefault('interpolation', model.meta['interpolation'])
     own['n_in'] = cfg.get('n_in') or (len(own['stats'][0]) if own['stats'] else None)
@@ -51,7 +51,7 @@ def _own_data(rec, model, run):
 
 # %% ../nbs/api/53_reuse.ipynb #3c8b3234
 def _model_of(run, rec, model, variant):
-    "The network of a run or a file; `model`: the user's own network, which gets the weights"
+    "The network of a run or a file; `model` is the user's own network, which gets the weights"
     if Path(run).suffix == '.onnx': return OnnxModel(run)
     file = Path(rec['path'])/'model.safetensors' if rec else run
     own = rec or model is not None
@@ -69,7 +69,7 @@ def _model_and_images(run, data, bs, skip_bad, variant=None, model=None, **image
         raise CourseError(f'{run}: {what} say which images to test on: name them with data=')
     model = _model_of(run, rec, model, variant)
     own = _own_data(rec, model, run)
-    if is_file and model.meta.get('resize'):   # of photos, which no record describes
+    if is_file and model.meta.get('resize'):   # photos, which no record describes
         own |= dict(resize=model.meta['resize'], load_size=model.meta.get('side'))
     if bs: own['bs'] = bs
     if skip_bad: own['skip_bad'] = True
@@ -91,7 +91,7 @@ def run_learner(
                   # publisher's weights of a ResNet for ImageNet
     data:str|Path|None=None, # A dataset, or a folder of images (all are used); None: the run's
     bs:int|None=None, # Images per batch; None: as in training, or 64 for a file
-    skip_bad:bool=False, # Leave out files that cannot be read? They are counted
+    skip_bad:bool=False, # Leave out files that cannot be read, but count them
     variant:str|None=None, # 'v1' for He et al.'s own weights, 'v1.5' for torchvision's
     model:nn.Module=None # Your own network, if the run trained one; None: the recorded one
 )->tuple: # The learner, and the run's record (empty for a file)
@@ -160,7 +160,7 @@ def _print(f):
 
 # %% ../nbs/api/53_reuse.ipynb #7ae8fdcb
 def _shows_others(was, data, label_delim=None):
-    "Whether same-named files in two places show different images; False if the first ones are gone"
+    "Whether same-named files in two places show different images; False if the first are gone"
     try: files = list(zip(*(list_set(o, label_delim).files for o in (was, data))))
     except CourseError: return False
     pairs = [list(map(_print, pair)) for pair in files[::-(-len(files)//20)]]
@@ -203,17 +203,17 @@ def evaluate_run(
                   # `run_learner`
     data:str|Path|None=None, # A dataset, or a folder of images (all are tested); None: the run's
     split:str='test',    # 'train', 'valid' or 'test'
-    views:str|None=None, # Also average over several views: 'flip' or 'ten_crop'; None: no
+    views:str|None=None, # Also average over several views: 'flip' or 'ten_crop'; None: only one
     bs:int|None=None,    # Images per batch (does not change the result); None: as in training
-    setup:callable=None, # Called first, with the learner; for ONNX, an object with model and dls
-    skip_bad:bool=False, # Leave out files that cannot be read? They are counted
+    setup:callable=None, # Called first with the learner; for ONNX, an object with model and dls
+    skip_bad:bool=False, # Leave out files that cannot be read, but count them
     precision:str='fp32', # 'fp32' gives the same result on any machine; or 'auto', 'bf16', 'fp16'
-    variant:str|None=None, # As for `run_learner`
-    model:nn.Module=None, # Your own network, as for `run_learner`
-    load_size:int|tuple|None=None, # As for `get_dls`; None: as in training, or 256 for a file
-    interpolation:str|None=None, # As for `get_dls`; None: as in training, or bilinear for a file
-    label_delim:str|None=None # As for `get_dls`; None: as in training
-)->tuple: # The report, and the report over several views, or None
+    variant:str|None=None, # As in `run_learner`
+    model:nn.Module=None, # Your own network, as in `run_learner`
+    load_size:int|tuple|None=None, # As in `get_dls`; None: as in training, or 256 for a file
+    interpolation:str|None=None, # As in `get_dls`; None: as in training, or bilinear for a file
+    label_delim:str|None=None # As in `get_dls`; None: as in training
+)->tuple: # The report, and the report over several views or None
     "Evaluate a finished run; raises `CourseError` if its images or weights are missing"
     model, dls, _ = _model_and_images(run, data, bs, skip_bad, variant, model,
                                       load_size=load_size, interpolation=interpolation,
@@ -232,10 +232,10 @@ def evaluate_run(
 def compare_runs(
     first:str|Path,     # A run's folder
     second:str|Path,    # Another run's folder
-    data:str|Path|None=None, # Images to test both on; None: the runs' own, which must be the same
+    data:str|Path|None=None, # Images to test both on; None: those of the runs, which must agree
     split:str='test', # 'train', 'valid' or 'test'
     bs:int|None=None  # Images per batch (does not change the result); None: as in training
-)->Comparison: # The second compared with the first
+)->Comparison: # Comparison of the second with the first
     "Compare two runs on the same images; raises `CourseError` if the images differ"
     both = [_model_and_images(o, data, bs, False) for o in (first, second)]
     (a, dls_a, rec_a), (b, dls_b, rec_b) = both
@@ -272,7 +272,7 @@ def predict_run(
     run:str|Path|None=None, # A run's folder, or a weights or ONNX file; None: newest run in ./runs
     k:int|None=3, # Number of classes for each image; None: all
     bs:int=64, # Images per batch
-    precision:str='auto' # As for `predict_images`
+    precision:str='auto' # As in `predict_images`
 )->tuple: # The weights file, the network, and an iterator of `Prediction`, one for each image
     "Classify files and report progress; raises `CourseError` if there are no files or no network"
     files, path = find_images(images), weights_of(run)
@@ -289,9 +289,9 @@ def export_run(
     run:str|Path|None=None, # A run's folder, or a weights file; None: newest run in ./runs
     out:str|Path|None=None, # `.onnx`, or `.pt2` for torch.export; None: next to the weights
     size:int|tuple|None=None, # Side of the images, or (height, width) (px); None: as in training
-    preprocess:str|None=None, # As for `export_model`
-    layout:str='NHWC' # As for `export_model`
-)->Exported: # Its `path` is the file
+    preprocess:str|None=None, # As in `export_model`
+    layout:str='NHWC' # As in `export_model`
+)->Exported: # Result whose `path` is the file
     "Write a run's network to a file for other programs; raises `CourseError` if scores differ"
     path = weights_of(run)
     return export_model(load_model(path), out or _beside(path, '.onnx'), size,
@@ -302,8 +302,8 @@ def export_run(
 def quantize_run(
     run:str|Path|None=None, # A run's folder, or with `data` a file; None: newest run in ./runs
     out:str|Path|None=None, # `.onnx`; None: next to the weights
-    data:str|Path|None=None, # As for `run_learner`
-    **kwargs       # For `quantize_model`
+    data:str|Path|None=None, # As in `run_learner`
+    **kwargs       # Passed to `quantize_model`
 )->Quantized: # The file, and the accuracy before and after
     "Write a run's network to an ONNX file with 8-bit integers, like `export --int8`"
     path = weights_of(run)
@@ -316,13 +316,13 @@ def find_run_lr(
     data:str|Path='fashion_mnist_mini', # Name of a dataset, or a folder
     arch:str='resnet20',  # A name from `list_models()`
     bs:int=64,            # Images per batch
-    size:int|tuple|None=None, # As for `get_dls`; None: the dataset's own, 128 for photos
-    weights:object=None,  # Initial weights, as for `load_weights`; None: from scratch
+    size:int|tuple|None=None, # As in `get_dls`; None: the dataset's own, 128 for photos
+    weights:object=None,  # Initial weights, as in `load_weights`; None: from scratch
     precision:str='auto', # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
     num_it:int=100,       # Number of batches
-    seed:int=42,          # As for `train_run`
-    label_delim:str|None=None # As for `get_dls`
-)->LRCurve: # With the suggestion and any reasons to doubt it
+    seed:int=42,          # As in `train_run`
+    label_delim:str|None=None # As in `get_dls`
+)->LRCurve: # Curve with the suggestion and any reasons to doubt it
     "Run a learning rate range test for SGD on a new learner, which is then discarded"
     dls = get_dls(data, bs=bs, size=size, seed=seed, label_delim=label_delim)
     learn = course_learner(dls, arch, weights=weights, precision=precision, seed=seed)

@@ -52,7 +52,7 @@ def _recipe_again(r, path, again):
 @check_args
 def learner_from_checkpoint(
     path:str|Path, # A run's folder with a checkpoint, or the file
-    teacher:str|Path|None=None # Where the run's teacher is now; None: where it was
+    teacher:str|Path|None=None # Current location of the run's teacher; None: unchanged
 )->tuple: # The learner, and the arguments for `fit_recipe`, including the checkpoint's content
     "Rebuild the learner of an interrupted run; raises `CourseError` if its settings are missing"
     state = read_checkpoint(path)
@@ -90,7 +90,7 @@ def _loggers_again(path, names):
 
 # %% ../nbs/api/52_runs.ipynb #1a57ab1e
 def _lasting(name, known):
-    "One of the known names, or a path that works from any current folder"
+    "A known name unchanged, or a path that works from any current folder"
     is_name = name in known or not os.path.exists(name)
     return name if isinstance(name, str) and is_name else os.path.abspath(name)
 
@@ -98,7 +98,7 @@ def _lasting(name, known):
 @check_args
 def load_teacher(
     teacher:str|Path|nn.Module # A run's folder, a file that `save_weights` wrote, or a network
-)->nn.Module: # Its `source` is the file and its checksum; a network is returned unchanged
+)->nn.Module: # Network whose `source` is the file and its checksum; a network is returned unchanged
     "Load a network for others to learn from; raises `CourseError` if there is none"
     if isinstance(teacher, nn.Module): return teacher
     file = _lasting(teacher, shipped_weights())
@@ -111,7 +111,7 @@ def load_teacher(
     return net
 
 def _teacher_again(was, now, path):
-    "The teacher named in the record of an interrupted run; `now`: where it is, if it has moved"
+    "The teacher named in the record of an interrupted run; `now` is its new location, if any"
     if not {'file', 'sha256'} <= was.keys():
         raise CourseError(f'{path} was trained with a teacher that has no file: create the same '
                           'learner and call `fit_recipe(..., teacher=..., checkpoint=..., '
@@ -137,7 +137,7 @@ def _check_unseen(teacher, dls):
 # %% ../nbs/api/52_runs.ipynb #bc7a93ae
 def _few_valid(n_train):
     "Number of validation images to keep for `n_train` training images; None: all"
-    # with fewer than 500, the best of several epochs is a matter of luck
+    # with fewer than 500, the best of several epochs is mostly luck
     return None if n_train is None else max(n_train, 500)
 
 def _check_unfinished(run):
@@ -168,7 +168,7 @@ def _resume_training(run, teacher):
 
 # %% ../nbs/api/52_runs.ipynb #a025987d
 def _tested(learn):
-    "The report on the test images; thresholds for several labels are those best for validation"
+    "Report on the test images; for several labels, with the thresholds best on validation"
     report, valid = evaluate(learn), len(learn.dls.valid.dataset)
     if report.task is not many_labels or not valid: return report
     return report.at(evaluate(learn, 'valid').best_thresholds())
@@ -212,28 +212,28 @@ def train_run(
     recipe:object='one_cycle', # A name from `list_recipes()`, or a `Recipe`
     lr:float|None=None,   # Highest learning rate; None: the recipe's
     bs:int=64,            # Images per batch
-    size:int|tuple|None=None, # As for `get_dls`; None: the dataset's own, 128 for photos
-    resize:str='crop',    # How photos fit, as for `get_dls`
-    num_workers:int|None=None, # Processes that read photos, as for `get_dls`
+    size:int|tuple|None=None, # As in `get_dls`; None: the dataset's own, 128 for photos
+    resize:str='crop',    # How to fit photos, as in `get_dls`
+    num_workers:int|None=None, # Processes that read photos, as in `get_dls`
     n_train:int|None=None,# Keep only this many training images
-    augment:bool|str|list=True,  # As for `get_dls`
-    weights:object=None,  # Initial weights, as for `load_weights`; None: from scratch
+    augment:bool|str|list=True,  # As in `get_dls`
+    weights:object=None,  # Initial weights, as in `load_weights`; None: from scratch
     teacher:object=None,  # Trained network to also learn from: a run's folder, a file or a network
     precision:str='auto', # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
     seed:int=42,          # The same seed gives the same run
-    compile:bool|str=False, # `torch.compile` the network? Or the name of a backend or mode
-    deterministic:bool=False, # Bit-identical results also on a GPU? Slower there
+    compile:bool|str=False, # Whether to `torch.compile` the network, or a backend or mode
+    deterministic:bool=False, # Require bit-identical results on a GPU as well, which is slower
     accumulate:int|None=None, # Batches per step; None: the recipe's, usually 1
-    skip_bad:bool=False,  # Leave out image files that cannot be read?
+    skip_bad:bool=False,  # Leave out image files that cannot be read
     balance:str|None=None,# Balance classes: 'loss' weights them, 'sample' draws them equally
-    group:object=None,    # What stays in one split, as for `get_dls`
+    group:object=None,    # What to keep in one split, as in `get_dls`
     fold:tuple|None=None, # (i, k): test on the i-th of k folds of the training images
-    test_size:int|tuple|None=None, # Size of photos outside training, as for `get_dls`
-    load_size:int|tuple|None=None, # Test photos are resized to cover this, as for `get_dls`
-    repeats:int=1,        # Times each training image is repeated in a row, as for `get_dls`
-    interpolation:str='bilinear', # How photos are resized, as for `get_dls`
-    label_delim:str|None=None, # Separator of several labels per image, as for `get_dls`
-    drop_path:float=0.,   # Stochastic depth: how often training skips the last residual branch
+    test_size:int|tuple|None=None, # Size of photos outside training, as in `get_dls`
+    load_size:int|tuple|None=None, # Test photos are resized to cover this, as in `get_dls`
+    repeats:int=1,        # Times each training image is repeated in a row, as in `get_dls`
+    interpolation:str='bilinear', # How photos are resized, as in `get_dls`
+    label_delim:str|None=None, # Separator between labels of an image, as in `get_dls`
+    drop_path:float=0.,   # Stochastic depth: probability that training skips the last branch
     log:str|None=None,    # Also log to 'tensorboard' or 'wandb', in the run's folder
     out:str|Path='runs',  # Folder of runs
     resume:str|Path|None=None, # Folder of an interrupted run; it records all of the above
@@ -263,23 +263,23 @@ def finetune_run(
     epochs:int=5,         # Epochs of each stage
     lr:float=0.002,       # Highest learning rate of the head; later stages use a tenth
     bs:int=64,            # Images per batch
-    size:int|tuple|None=None, # As for `get_dls`; None: the dataset's own, 128 for photos
-    resize:str='crop',    # How photos fit, as for `get_dls`
-    num_workers:int|None=None, # Processes that read photos, as for `get_dls`
+    size:int|tuple|None=None, # As in `get_dls`; None: the dataset's own, 128 for photos
+    resize:str='crop',    # How to fit photos, as in `get_dls`
+    num_workers:int|None=None, # Processes that read photos, as in `get_dls`
     n_train:int|None=None,# Keep only this many training images
     precision:str='auto', # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
     seed:int=42,          # The same seed gives the same run
-    deterministic:bool=False, # Bit-identical results also on a GPU? Slower there
-    skip_bad:bool=False,  # Leave out image files that cannot be read?
+    deterministic:bool=False, # Require bit-identical results on a GPU as well, which is slower
+    skip_bad:bool=False,  # Leave out image files that cannot be read
     balance:str|None=None,# Balance classes: 'loss' weights them, 'sample' draws them equally
-    group:str|None=None,  # What stays in one split, as for `get_dls`
+    group:str|None=None,  # What to keep in one split, as in `get_dls`
     fold:tuple|None=None, # (i, k): test on the i-th of k folds of the training images
-    test_size:int|tuple|None=None, # Size of photos outside training, as for `get_dls`
-    load_size:int|tuple|None=None, # Test photos are resized to cover this, as for `get_dls`
-    repeats:int=1,        # Times each training image is repeated in a row, as for `get_dls`
-    interpolation:str='bilinear', # How photos are resized, as for `get_dls`
-    label_delim:str|None=None, # Separator of several labels per image, as for `get_dls`
-    drop_path:float|None=None, # Stochastic depth, as for `train_run`; None: as in the weights' file
+    test_size:int|tuple|None=None, # Size of photos outside training, as in `get_dls`
+    load_size:int|tuple|None=None, # Test photos are resized to cover this, as in `get_dls`
+    repeats:int=1,        # Times each training image is repeated in a row, as in `get_dls`
+    interpolation:str='bilinear', # How photos are resized, as in `get_dls`
+    label_delim:str|None=None, # Separator between labels of an image, as in `get_dls`
+    drop_path:float|None=None, # Stochastic depth, as in `train_run`; None: as in the weights' file
     log:str|None=None,    # Also log to 'tensorboard' or 'wandb', in the run's folder
     changes:dict|None=None, # Settings of every stage's recipe, for `change_plan`
     out:str|Path='runs',  # Folder of runs
@@ -342,7 +342,7 @@ def _read_asked(run):
     if not ok or not set(asked[3]) <= known:
         raise CourseError(f'{f} is damaged; start a new run')
     plan, epochs, lr, settings, *more = asked
-    more = dict(changes={}, log=None) | (more[0] if more else {})   # earlier versions had none
+    more = dict(changes={}, log=None) | (more[0] if more else {})   # missing in earlier versions
     if not isinstance(more['changes'], dict): raise CourseError(f'{f} is damaged; start a new run')
     return plan, epochs, lr, settings, more
 
@@ -375,13 +375,13 @@ def kfold_run(
     k:int=5,        # Number of folds
     data:object='digits', # Name of a dataset, or a folder
     arch:str|None=None, # A name from `list_models()`; None: resnet20, or the network of the weights
-    out:object='runs', # Folder of runs, in which the folds get their own folder
+    out:object='runs', # Folder of runs, in which the folds get a folder of their own
     each:callable=None, # Called with the result of each fold's run
-    finetune:bool=False, # Fine-tune with `finetune_run`? False: train with `train_run`
+    finetune:bool=False, # Fine-tune with `finetune_run`; False: train with `train_run`
     resume:str|Path|None=None, # Folder of interrupted folds; it records the other arguments
-    setup:callable=None, # As for `train_run`
-    tell:callable=None, # Called with a line about the folds that are left, before they are resumed
-    **kwargs        # For `train_run` or `finetune_run`
+    setup:callable=None, # As in `train_run`
+    tell:callable=None, # Called with a line about the remaining folds before they are resumed
+    **kwargs        # Passed to `train_run` or `finetune_run`
 )->dict: # Contents of `folds.json`: a row per fold, and mean, sd and ci of each metric
     "Train and test once per fold, and save the mean; raises `CourseError` for invalid input"
     if not 2 <= k <= 100: raise CourseError(f'{k} folds: give a number from 2 to 100')
@@ -475,13 +475,13 @@ def _read_folds(folder, finetune, kwargs):
     return folder, state
 
 def _about_folds(folder, state):
-    "A line about which folds are finished, continue, and are left"
+    "A line about which folds are finished, in progress and still to come"
     k, n_done = state['k'], len(state['folds'])
     begun = {i: _begun(folder/f'fold{i}') for i in range(n_done + 1, k + 1)}
     return _about_rest(f'{k} folds', range(1, k + 1), n_done, begun)
 
 def _about_rest(what, names, n_done, begun):
-    "A line about several runs of which the first `n_done` are finished; `begun`: name → folder"
+    "A line about several runs, of which the first `n_done` are finished; `begun`: name → folder"
     def listed(chosen): return ', '.join(map(str, chosen))
     unfinished = [o for o in names[n_done:] if not _is_finished(begun.get(o))]
     begins = [o for o in unfinished if begun.get(o)]
@@ -498,7 +498,7 @@ def _is_folds(state):
     return ok and _are_rows(state['folds'], {})
 
 def _is_asked(state, own):
-    "Whether a dictionary has the arguments of several runs, without those that each has for itself"
+    "Whether a dictionary has the arguments of several runs, without those specific to each run"
     if not _has_types(state, dict(asked=dict, not_recorded=list)): return False
     reserved = (own | {'out', 'resume', 'setup'}) & set(state['asked'])
     ok = isinstance(state.get('finetune'), bool) and not reserved
@@ -514,7 +514,7 @@ def _has_types(o, kinds):
 def _are_rows(rows, kinds):
     "Whether each row has results, and values of these kinds"
     def is_row(r):
-        "Whether it has a score; an mAP may be undefined"
+        "Whether a row has a score; an mAP may be undefined"
         if not isinstance(r, dict): return False
         task, undefined = task_of_result(r), type(None)
         numbers = (int, float, undefined) if task is many_labels else (int, float)
@@ -537,7 +537,7 @@ def _run_folds(folder, state, each, setup, kwargs):
     return dict(state, path=str(folder))
 
 def _run_or_read(run, begun, each, how):
-    "The record of a run: of a finished one, or after running it; `begun`: its folder, or None"
+    "Read the record of a finished run, or run it first; `begun` is the run's folder, or None"
     if _is_finished(begun): return load_run(begun)
     done = run(resume=begun, **how)
     if each: each(*done)
@@ -604,7 +604,7 @@ def _is_mean(o):
 @check_args
 def seeds_of(
     run:str|Path # A run's folder
-)->dict|None: # As `save_seeds` returned it; None if the run was not one of several seeds
+)->dict|None: # What `save_seeds` returned; None if the run was not one of several seeds
     "Read what `save_seeds` wrote about a run and others; warns about damaged files"
     run = check_path(run)
     for f in sorted(run.resolve().parent.glob('*-seeds.json')):
@@ -622,13 +622,13 @@ def seeds_of(
 def seeds_run(
     seeds:Sequence=(42, 43, 44), # At least two whole numbers
     each:callable=None, # Called with the result of each run
-    finetune:bool=False, # Fine-tune with `finetune_run`? False: train with `train_run`
+    finetune:bool=False, # Fine-tune with `finetune_run`; False: train with `train_run`
     resume:str|Path|None=None, # `RUN-seeds.json` or a run of interrupted seeds; None: new runs
-    setup:callable=None, # As for `train_run`
-    tell:callable=None, # Called with a line about the seeds that are left, before they are resumed
+    setup:callable=None, # As in `train_run`
+    tell:callable=None, # Called with a line about the remaining seeds before they are resumed
     out:str|Path='runs', # Folder of runs
-    **kwargs        # For `train_run` or `finetune_run`
-)->dict: # As from `save_seeds`
+    **kwargs        # Passed to `train_run` or `finetune_run`
+)->dict: # Same as from `save_seeds`
     "Train or fine-tune once per seed, and save the mean; raises `CourseError` for invalid input"
     connect()
     if resume: series = _read_seeds(check_path(resume, 'resume'), finetune, kwargs)
@@ -645,7 +645,7 @@ class _Seeds:
     def __init__(self,
         todo:dict, # `finetune`, `asked`, `not_recorded`, `wanted` (seeds), `begun` (seed → run)
         out:Path, # Folder of the runs
-        file:Path=None # None: the first run has no folder yet
+        file:Path=None # None until the first run has a folder
     ): self.todo, self.out, self.file, self.recs = todo, out, file, []
 
     def begun(self, seed):
@@ -654,7 +654,7 @@ class _Seeds:
         return self.out/name if name and _is_begun(self.out/name) else None
 
     def write(self, done=False):
-        "Write what is finished, and unless `done`, what is left; returns what was written"
+        "Write what is finished and, unless `done`, what is left; returns what was written"
         state = _seed_state(self.recs, self.todo['asked'].get('command'))
         if not done: state['unfinished'] = self.todo
         if not rank_distrib(): write_json(state, self.file)
@@ -669,7 +669,7 @@ class _Seeds:
 # %% ../nbs/api/52_runs.ipynb #13408736
 @patch
 def run(self:_Seeds, each, setup, kwargs):
-    "Run what is not finished; the contents of the file, and its `path`"
+    "Run what is not finished; returns the contents of the file, with its `path`"
     run = finetune_run if self.todo['finetune'] else train_run
     settings = _asked_again(self.todo, kwargs)
     for seed in self.todo['wanted']:
@@ -684,7 +684,7 @@ def run(self:_Seeds, each, setup, kwargs):
 
 @patch
 def about_rest(self:_Seeds):
-    "A line about which seeds are finished, continue, and are left"
+    "A line about which seeds are finished, in progress and still to come"
     wanted = self.todo['wanted']
     return _about_rest(f'{len(wanted)} seeds', wanted, 0, {o: self.begun(o) for o in wanted})
 

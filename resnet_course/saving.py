@@ -218,7 +218,7 @@ def _sort_metadata(path):
         meta = head.pop('__metadata__')
         head = dict(__metadata__=dict(sorted(meta.items())), **head)
         text = json.dumps(head, separators=(',', ':'), ensure_ascii=False).encode()
-        if len(text) > n: return   # never seen: both write JSON without spaces
+        if len(text) > n: return   # not seen in practice: both write JSON without spaces
         f.seek(8)
         f.write(text.ljust(n))
 
@@ -228,7 +228,7 @@ def save_weights(
     model:nn.Module, # A model from `create_model`
     path:str|Path, # A `.safetensors` file (the default extension), or a folder if `layout` is given
     layout:str=None, # 'timm', 'torchvision' or 'huggingface'; None: the course's own file
-    **meta # What `predict` needs: vocab, size (px), stats=(mean, std), …; must be JSON-serializable
+    **meta # JSON-serializable values that `predict` needs: vocab, size (px), stats=(mean, std), …
 )->Path: # The file written
     """Save the weights together with the configuration that rebuilds the model with `load_model`.
 
@@ -273,9 +273,9 @@ def _check_complete(sd, own, path):
 @check_args
 def load_model(
     path:str|Path, # A file that `save_weights` wrote, or a name in `shipped_weights()`
-    device:object='cpu', # `torch.device`, or its name: where to move the model
-    model:nn.Module=None # Your own network to load the weights into; None: the one in the file
-)->nn.Module: # In evaluation mode; `.meta` has the metadata saved with it
+    device:object='cpu', # Device to move the model to: a `torch.device` or its name
+    model:nn.Module=None # Your own network to load the weights into; None: the network in the file
+)->nn.Module: # Model in evaluation mode; `.meta` has the metadata saved with it
     "Rebuild a model from a file; raises `CourseError` if its weights and configuration disagree"
     if str(path).endswith('.onnx'):
         raise CourseError(f'{path}: load an ONNX model with OnnxModel, which predict_images '
@@ -297,11 +297,11 @@ def load_model(
 # %% ../nbs/api/27_saving.ipynb #2608c307
 @check_args
 def check_classes(
-    model:nn.Module # From `load_model`
+    model:nn.Module # Model from `load_model`
 ):
     "Raise `CourseError` unless a network's metadata has a name for each of its classes"
     vocab, stats = model.meta.get('vocab'), model.meta.get('stats')
-    cfg = getattr(model, 'cfg', None) or {}   # users' own networks have none
+    cfg = getattr(model, 'cfg', None) or {}   # a user's own network has none
     if vocab and len(vocab) != cfg.get('n_out', len(vocab)):
         raise CourseError(f"the metadata of these weights is damaged: {len(vocab)} names for "
                           f"{cfg['n_out']} classes")

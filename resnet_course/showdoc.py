@@ -111,10 +111,10 @@ def _repr_markdown_(self:SignatureTable):
 
 # %% ../nbs/api/72_showdoc.ipynb #7d20a01b
 def show_public(
-    sym:object, # What to document
+    sym:object, # Object to document
     name:str|None=None, # Name to show; None: the object's own
     title_level:int=3 # Level of the heading
-)->SignatureTable|None: # None: `sym` is private
+)->SignatureTable|None: # Table; None if `sym` is private
     "Render a name for the site: as a `SignatureTable`, unless it is private"
     shown = SignatureTable(sym, name, title_level)
     is_private = any(re.match('_(?!_)', part) for part in shown.nm.split('.'))
@@ -122,7 +122,7 @@ def show_public(
 
 # %% ../nbs/api/72_showdoc.ipynb #7d20a018
 def _arguments(text):
-    "Names in backticks that are arguments of a call there: `conv`, if there is `fold(conv, bn)`"
+    "Names in backticks that are arguments of a call in the text, as `conv` is in `fold(conv, bn)`"
     calls = re.findall(r'`[\w.]+\(([^`]*)\)[^`]*`', text)
     return [f'`{name}`' for call in calls for name in re.findall(r'\w+', call)]
 

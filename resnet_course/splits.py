@@ -44,9 +44,9 @@ def stratified(
 @check_args
 def group_splits(
     groups:object,       # Group of each image (N): names or numbers
-    valid_pct:float,     # Fraction of the images to draw, roughly: groups stay whole
+    valid_pct:float,     # Approximate fraction of the images to draw, since groups stay whole
     seed:int|None=None,  # The same seed draws the same groups; None: different ones each time
-    y:object=None        # Class of each image (N), to draw them in proportion; None: at random
+    y:object=None        # Class of each image (N), to draw classes in proportion; None: at random
 )->tuple: # Indices kept and indices drawn, both sorted
     "Draw whole groups of images; raises `CourseError` if there are too few groups"
     groups = np.asarray(groups).astype(str)
@@ -73,7 +73,7 @@ def kfold_splits(
     y:object,          # Class of each image (N)
     fold:int,          # Fold to draw: 1 to `k`
     k:int,             # Number of folds
-    seed:int|None=None,# Decides which images are in which fold
+    seed:int|None=None,# Seed that decides which images are in which fold
     groups:object=None # Group of each image (N); groups stay in one fold; None: no groups
 )->tuple: # Indices kept and indices drawn, both sorted
     "Draw one of `k` folds, with the classes in proportion; raises `CourseError` for invalid folds"
@@ -154,13 +154,13 @@ def _check_classes(images, left):
 @check_args
 def make_splits(
     images:ImageSet,      # The images
-    valid_pct:float=0.1,  # Fraction of the training images to validate on, and to test on if needed
-    seed:int=42,          # Chooses the validation images
+    valid_pct:float=0.1,  # Fraction of training images for validation, and for testing if needed
+    seed:int=42,          # Seed for choosing the validation images
     n_train:int|None=None,# Keep only this many training images, from every class in proportion
     groups:list=None,     # Group of each image; groups stay in one split; None: no groups
     fold:tuple=None,      # (i, k): test on the i-th of k folds of the training images; or None
-    n_valid:int|None=None,# Keep only this many of the validation images that are drawn
-    drop:bool=False       # Leave out training images whose group is in a given split? False: raise
+    n_valid:int|None=None,# Keep only this many of the drawn validation images
+    drop:bool=False       # Leave out training images whose group is in a given split; False: raise
 )->tuple: # Indices of training, validation and test images, each sorted
     "Split a set into three disjoint parts; raises `CourseError` if a class lacks training images"
     check_number(valid_pct, 'valid_pct', 0, 1)
@@ -203,11 +203,11 @@ def _first_copies(images):
 @check_args
 def grouped_splits(
     images:ImageSet,      # The images
-    group:object=None,    # What stays in one split: 'copies' (equal and nearly equal images), a
+    group:object=None,    # What to keep in one split: 'copies' (equal and nearly equal images), a
                           # column of the CSV file, a pattern of the path, or a function of it
     root:str|Path='',     # The folder or CSV file of the images
-    **kwargs              # For `make_splits`
-)->tuple: # The splits; a list of sentences about them
+    **kwargs              # Passed to `make_splits`
+)->tuple: # The splits, and a list of sentences about them
     "Split a set so that no group is in two splits; raises `CourseError` if that fails"
     if group is None: return make_splits(images, **kwargs), []
     if group != 'copies':
@@ -223,7 +223,7 @@ def split_id(
     images:ImageSet, # The images
     splits:tuple     # Indices of training, validation and test images
 )->str: # Eight hexadecimal digits
-    "Identify a split: the same for the same file names and labels, split in the same way"
+    "Identify a split; equal file names and labels, split in the same way, give the same result"
     names = '\n'.join(map(os.path.basename, images.files or ()))
     res = zlib.crc32(names.encode(errors='surrogateescape'))
     y = images.y if images.rows is None else images.rows

@@ -26,7 +26,7 @@ def _slow_attention():
     finally: torch.backends.mha.set_fastpath_enabled(was)
 
 def _run_meta(
-    model:nn.Module, # Stays unchanged
+    model:nn.Module, # Network; it is not changed
     x:Tensor # Batch on the `meta` device
 )->Tensor: # Output of `model`, on the `meta` device
     "Run `model` in evaluation mode on shapes without data"
@@ -81,7 +81,7 @@ class _Call:
     "One call of a module"
     name:str
     module:nn.Module
-    macs:int = 0  # in its own code, without its children
+    macs:int = 0  # in its own code, not in its children
     leaf:bool = True  # whether it called no other module
     shape:tuple = ()
 
@@ -162,7 +162,7 @@ def image_shape(
 # %% ../nbs/api/28_summary.ipynb #a8f3ceb4
 @check_args
 def model_summary(
-    model:nn.Module, # Any network that takes a batch of images; stays unchanged
+    model:nn.Module, # Any network that takes a batch of images; it is not changed
     size:int|tuple=224, # Side of the images, px, or (height, width)
     depth:int=None, # Levels of names to show: 1 for stages, 2 for blocks; `None`: every layer
     n_in:int=None # Channels of the images; `None`: those of the first convolution

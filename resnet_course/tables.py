@@ -170,7 +170,7 @@ def _check_header(path, line, header):
         raise MissingFileError(f'{path}: line {line}: there is no file {path.parent/cell}')
 
 def _made_up(path, rows):
-    "A header for a table without one"
+    "A header for a table that has none"
     first = rows[0][1]
     header = ['split' if split_of(c) else 'label' for c in first]
     header[next(i for i, c in enumerate(first) if _find(path.parent, c))] = 'path'
@@ -181,10 +181,10 @@ def _made_up(path, rows):
 # %% ../nbs/api/06_tables.ipynb #c809cc83
 _number = re.compile(r'[+-]?(\d{1,3}(,\d{3})+|\d+\.?\d*|\.\d+)(e[+-]?\d+)?', re.I)
 _missing = ('', 'nan', '<na>', 'n/a', '#n/a')   # never the name of a class
-_doubtful = ('none', 'null', 'na')              # perhaps
+_doubtful = ('none', 'null', 'na')              # sometimes the name of a class
 
 def _whole(label, path, line):
-    "A number as a class name: '0.0' as '0'; raises `CourseError` unless it is whole"
+    "A number as a class name, such as '0' for '0.0'; raises `CourseError` unless it is whole"
     name = re.sub(r'\.0*$', '', label)
     if name.replace(',', '').isdigit(): return name
     raise CourseError(f'{path}: line {line} has the label {label[:40]}: classes are names or whole '
@@ -225,7 +225,7 @@ def _one_hot(path, header, columns, rows):
 
 # %% ../nbs/api/06_tables.ipynb #1ffb848f
 def _about_labels(labels):
-    "Sentences about labels that may be missing, or may be several labels in one"
+    "Sentences about labels that may be missing, or that may combine several labels"
     names = sorted(set(labels))
     notes = []
     none = [o for o in names if o.lower() in _doubtful]
@@ -304,7 +304,7 @@ def list_csv(
     path:str|Path, # CSV file with columns for paths, labels and optionally splits
     label_delim:str|None=None # Separator between the labels of an image, such as ' ' or ';'; or
                               # anything if the labels are columns of 0 and 1. None: one class each
-)->Listing: # In the order of the file
+)->Listing: # Listing in the order of the file
     "List the labeled images in a table; raises `CourseError` for invalid rows"
     path = check_path(path)
     if not path.is_file(): raise MissingFileError(f'no such file: {path}')
@@ -342,7 +342,7 @@ def csv_column(
     path:str|Path, # CSV file that `list_csv` can read
     column:str,    # Name of a column
     files:list     # Files that the table lists
-)->list|None: # A value for each of `files`; None if there is no such column
+)->list|None: # One value per file; None if there is no such column
     "Read a column of a table of images; raises `CourseError` if it is empty for one of `files`"
     path = check_path(path)
     header, rows = _table(path)

@@ -59,7 +59,7 @@ class _TorchItem(ItemTransform):
 
     def __init__(self,
         images:object,  # A PyTorch dataset of (image tensor, class), or of dicts
-        tfm:callable,   # Image → tensor, for new images; None: there is none
+        tfm:callable,   # Function from image to tensor, for new images; None if there is none
         vocab:list      # Class names
     ):
         self.images, self.tfm = images, tfm
@@ -135,13 +135,13 @@ class TorchDL(ImageSetDL):
     _reader = None # PyTorch's loader of batches
 
     def new(self, dataset=None, cls=None, **kwargs):
-        "Like fastai's"
+        "Same as in fastai"
         res = super().new(dataset, cls, **kwargs)
-        if dataset is None: res.own = self.own   # which holds the images
+        if dataset is None: res.own = self.own   # the loader holds the images
         return res
 
     def do_batch(self, b):
-        "Like fastai's; raises `CourseError` for images of different sizes, whatever collates them"
+        "Same as in fastai, but raises `CourseError` for images of different sizes"
         with size_advice(): return super().do_batch(b)
 
     def create_batches(self, samps):
@@ -155,7 +155,7 @@ class TorchDL(ImageSetDL):
 @patch
 def read(self:TorchDL,
     samps:object, # Indices, in order
-    pinned:bool   # Copy batches to pinned memory, for a GPU?
+    pinned:bool   # Copy batches to pinned memory, for a GPU
 ):
     "Read batches: on Linux in other processes, elsewhere in this one, like fastai's loaders"
     if not (self.workers and self.own and sys.platform == 'linux'):
@@ -167,7 +167,7 @@ def read(self:TorchDL,
 
 @patch
 def new_reader(self:TorchDL,
-    pinned:bool # Copy batches to pinned memory for a GPU?
+    pinned:bool # Copy batches to pinned memory for a GPU
 )->TorchLoader: # Set the `batches` of its `sampler` before each epoch
     "Create the loader that reads batches, with the settings of the original loader"
     o = self.own
@@ -231,12 +231,12 @@ def _check_loader(dl):
 # %% ../nbs/api/18_torch_loaders.ipynb #c9f9a4b9
 @check_args
 def as_dls(
-    train:TorchLoader, # Of (image tensor C,H,W, class, …), or of dicts of image and label
-    valid:TorchLoader=None, # To validate on; required
-    test:TorchLoader=None, # To test on; None: there is no test set
+    train:TorchLoader, # Loader of (image tensor C,H,W, class, …), or of dicts of image and label
+    valid:TorchLoader=None, # Validation loader; required
+    test:TorchLoader=None, # Test loader; None: no test set
     vocab:list=None, # Class names; None: the dataset's `classes`
     stats:tuple=None, # Normalization used by the datasets, undone to show images; None: none used
-    device:object=None # Where the batches go; None: fastai's default device
+    device:object=None # Device for the batches; None: fastai's default device
 )->CourseDataLoaders: # Two or three loaders
     "Turn PyTorch loaders into fastai's; raises `CourseError` if they cannot be used"
     if valid is None:

@@ -212,13 +212,13 @@ def _unpickle(path):
         try: return _unpickle_with(path, known)
         except pickle.UnpicklingError as e:
             more = _stand_in(e)
-            if more is None or str(e) in errors: raise   # each one is tried once
+            if more is None or str(e) in errors: raise   # try each one only once
             errors.add(str(e))
             known.append(more)
 
 def _unpickle_with(path, known):
     "Run `torch.load` with the stand-ins `known`"
-    # open the file here: for a path, newer versions of torch choose a reader by file name
+    # open the file here, because newer versions of torch choose a reader by the name in a path
     with open(path, 'rb') as f, torch.serialization.safe_globals(known):
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
@@ -267,7 +267,7 @@ def _read_safetensors(path):
             tensors = {k: f.get_tensor(k) for k in f.keys()}
             return tensors, f.metadata() or {}
     except MemoryError: raise
-    except Exception as e:   # a damaged header can say anything
+    except Exception as e:   # a damaged header can contain anything
         why = str(e).split('\n')[0][:80]
         raise CourseError(f'{path}: not a complete safetensors file ({why}); was the download '
                           'interrupted?') from None
@@ -372,7 +372,7 @@ _meta_checks = dict(vocab=(_is_vocab, 'a list of names'), stats=(_is_stats, 'mea
 
 # %% ../nbs/api/25_weight_files.ipynb #34b9d385
 def _with_stats(meta):
-    "`meta` with a `mean` and `std` of its own as `stats`, the entry that everything reads"
+    "`meta` with its own `mean` and `std` as `stats`, the entry that all readers use"
     if meta.get('stats') or not {'mean', 'std'} & meta.keys(): return meta
     rest = {k: v for k, v in meta.items() if k not in ('mean', 'std')}
     return dict(rest, stats=[meta.get('mean'), meta.get('std')])
@@ -380,9 +380,9 @@ def _with_stats(meta):
 # %% ../nbs/api/25_weight_files.ipynb #ac306d78
 @check_args
 def check_meta(
-    meta:dict,    # Metadata, as for `save_weights`
+    meta:dict,    # Metadata, as in `save_weights`
     label:object  # The file, for the message
-)->dict: # With `mean` and `std` as `stats`
+)->dict: # Metadata with `mean` and `std` as `stats`
     "Raise `CourseError` unless the entries that `predict_images` uses are valid"
     meta = _with_stats(meta)
     for key, (is_valid, what) in _meta_checks.items():
@@ -407,7 +407,7 @@ def _contents_of(path):
 
 @check_args
 def read_weight_sets(
-    path:str|Path # As for `read_weights`
+    path:str|Path # As in `read_weights`
 )->tuple[dict, dict]: # Path within the file → tensors by name; metadata
     "Read all sets of weights in a file without running code; raises `CourseError` if it has none"
     obj, meta = _contents_of(path)
@@ -460,7 +460,7 @@ def _named_parts(obj):
 def _join(path, name): return f'{path}.{name}' if path else name
 
 def _whole(obj):
-    "`obj`, or if it keeps the parameters and buffers of a network apart, as Composer does, both"
+    "`obj`; if it stores parameters and buffers separately, as Composer does, both together"
     if not isinstance(obj, dict) or not {'parameters', 'buffers'} <= obj.keys(): return obj
     parts = obj['parameters'], obj['buffers']
     if all(isinstance(o, dict) for o in parts): return parts[0] | parts[1]
@@ -485,7 +485,7 @@ _averaged = _word('(lit_?|model_?)?ema|swa|avg|averag|teacher|shadow|polyak'
                   '|(weight|moving|exponential|stochastic)\\w*averag')
 # in the name of a class, such as SimpleEMACallback, WeightAverage
 _average_class = re.compile(r'(?<![A-Z])(EMA|SWA)(?![a-z])|(?<=[a-z])(Ema(?![a-z])|Averag)')
-# what is stored beside an average, such as the weights that training continues with
+# what is stored alongside an average, such as the weights that training continues with
 _beside = _word('online|training|original|backup|collected|current|raw|source|student')
 _second = _word('encoder_k|key_encoder|momentum|target|student|best_state|current_model')
 
@@ -512,7 +512,7 @@ def preferred_set(
 
 # %% ../nbs/api/25_weight_files.ipynb #50201c3d
 def _split_averages(found):
-    "Put each average in LitEma's layout into its own set; returns all sets, and paths of averages"
+    "Put each average in LitEma's layout into its own set; returns all sets and the averages' paths"
     sets, paths = {}, []
     for path, sd in found.items():
         starts = [k.removesuffix('num_updates') for k in sd if k.split('.')[-1] == 'num_updates']
@@ -542,7 +542,7 @@ def _bare(name): return re.sub('[._]', '', name)
 def _has_statistics(sd): return any(_statistic.search(k) for k in sd)
 
 def _starts(names):
-    "What the first name starts with: its modules, from none to all"
+    "Possible beginnings of the first name: its modules, from none to all"
     parts = next(iter(names)).split('.')
     return [''.join(f'{o}.' for o in parts[:i]) for i in range(len(parts))]
 
@@ -560,7 +560,7 @@ def _fill(average, plain):
     return plain | {pairs[k][0]: v for k, v in average.items()}
 
 def _complete(average, sets):
-    "An average with the names and statistics of the plain weights among `sets`, if it lacks them"
+    "Add the names and statistics of the plain weights in `sets` to an average that lacks them"
     counters = 'decay', 'num_updates', 'n_averaged', 'step', 'steps', 'initted'
     own = {k: v for k, v in average.items() if k not in counters}
     has_names = any('.' in k for k in own)
@@ -579,7 +579,7 @@ def _complete(average, sets):
 
 # %% ../nbs/api/25_weight_files.ipynb #0868c076
 def _in_order_of(tensors, sets):
-    "A list of averaged tensors under the names of the plain weights among `sets`; None if none"
+    "A list of averaged tensors, named like the plain weights in `sets`; None if they don't fit"
     shapes = [o.shape for o in tensors]
     for sd in sets:
         params = [k for k in sd if not _statistic.search(k)]
@@ -661,8 +661,8 @@ def _torchvision_key(key, resnet=True):
 
 @check_args
 def is_head(
-    key:str # Torchvision's name for it
-)->bool: # Also True if it is called 'linear' or 'classifier'
+    key:str # torchvision's name for the tensor
+)->bool: # True also for names like 'linear' or 'classifier'
     "Return whether a ResNet's tensor belongs to its head"
     return _head.search(key) is not None
 
@@ -773,7 +773,7 @@ def _with_stem(names):
 @check_args
 def usual_names(
     keys:object,      # Names of tensors, in any layout
-    resnet:bool=True  # Also translate ResNet names for the head and the shortcut?
+    resnet:bool=True  # Also translate ResNet names for the head and the shortcut
 )->dict: # Key → torchvision's name
     "Map the name of each tensor to torchvision's"
     return {k: _torchvision_key(o, resnet) for k, o in _rename(keys).items()}
@@ -818,7 +818,7 @@ def _pair(ours, theirs):
 @check_args
 def pair_by_place(
     ours:list,  # Names of a model's tensors
-    theirs:list # Names of as many other tensors
+    theirs:list # Names of the other tensors, equally many
 )->dict|None: # Our name → theirs; None if the module trees differ
     "Pair tensors by their positions in the module tree"
     return _pair(_tree(ours), _tree(theirs))

@@ -41,11 +41,11 @@ def _by_reason(names):
 @dataclass
 class LoadReport:
     "What `load_weights` did with each tensor"
-    source:str # Where the weights came from
-    matched:list[str] = field(default_factory=list) # Loaded unchanged
-    adapted:dict[str, str] = field(default_factory=dict) # Loaded after a change: name → change
-    skipped:dict[str, str] = field(default_factory=dict) # In the file, not loaded: name → reason
-    missing:list[str] = field(default_factory=list) # In the model, not in the file: left unchanged
+    source:str # Source of the weights
+    matched:list[str] = field(default_factory=list) # Tensors loaded unchanged
+    adapted:dict[str, str] = field(default_factory=dict) # Tensors changed to fit: name → change
+    skipped:dict[str, str] = field(default_factory=dict) # Tensors not loaded: name → reason
+    missing:list[str] = field(default_factory=list) # Tensors not in the file; left unchanged
     taken:str = '' # Which of several sets of weights was loaded; '' if the file has just one
     others:list[str] = field(default_factory=list) # The other sets; `part=` selects one of them
     unused:dict[str, str] = field(default_factory=dict) # Averages that do not fit: path → reason
@@ -119,7 +119,7 @@ class _Sizes:
 
 # %% ../nbs/api/26_weights.ipynb #11903182
 def _square(n):
-    "Rows and columns of a square of `n`; None if it is none"
+    "Rows and columns of a square of `n`; None if `n` is not a square number"
     side = math.isqrt(max(n, 0))
     return (side, side) if side > 0 and side*side == n else None
 
@@ -132,7 +132,7 @@ def _find_grids(v, like, grids):
     "Number of other tokens, and the grids of two position embeddings; None if not known"
     if v.shape[-1] != like.shape[-1] or v.ndim != like.ndim: return None
     if v.ndim == 4:
-        # NesT has rows of patches for each of several blocks, which are no grid
+        # NesT has rows of patches for each of several blocks, which are not a grid
         is_blocks = v.shape[1] == like.shape[1] and _square(v.shape[2]) and _square(like.shape[2])
         is_grid = tuple(like.shape[1:3]) in grids or not is_blocks
         return (0, v.shape[1:3], like.shape[1:3]) if is_grid and len(v)*len(like) == 1 else None
@@ -151,7 +151,7 @@ def _resample_positions(
     n_other:int, # Number of tokens before the patches, which are kept
     old:tuple, # Rows and columns of the patches in `v`
     new:tuple # Desired rows and columns of patches
-)->Tensor: # One position for each patch in `new` and each other token
+)->Tensor: # Positions for each patch in `new` and each other token
     "Interpolate learned positions to a different grid, bicubic and antialiased, as timm does"
     c = v.shape[-1]
     tokens = v.reshape(-1, c)
@@ -164,7 +164,7 @@ def _resample_positions(
 
 # %% ../nbs/api/26_weights.ipynb #4daa8277
 def _knots(old, new):
-    "Where BEiT places a side of `old` offsets among `new` ones: steps grow away from the center"
+    "Positions of one side's `old` offsets among `new` ones in BEiT, in steps that grow outwards"
     n = old//2
     low, high = 1.01, 1.5
     while high - low > 1e-6:
@@ -180,7 +180,7 @@ def _around(old, new):
     after = torch.bucketize(at, knots).clamp(max=old - 1)
     before = (after - 1).clamp(min=0)
     d0, d1 = (at - knots[before]).clamp(min=0), (knots[after] - at).clamp(min=0)
-    is_knot = (d0 == 0) & (d1 == 0)   # two knots that are the same, at the ends
+    is_knot = (d0 == 0) & (d1 == 0)   # two identical knots, at the ends
     return before, after, d0.masked_fill(is_knot, 1), d1.masked_fill(is_knot, 1)
 
 
@@ -188,7 +188,7 @@ def _around(old, new):
 def _resample_offsets(
     v:Tensor, # Biases by offset (heads,rows,columns), with odd numbers of rows and columns
     new:tuple # Rows and columns to convert to, odd
-)->Tensor: # heads, and as many rows and columns as `new`
+)->Tensor: # Biases (heads,rows,columns) with the rows and columns of `new`
     "Interpolate relative positions to a different window, as timm does"
     y0, y1, up, down = _around(v.shape[1], new[0])
     x0, x1, left, right = _around(v.shape[2], new[1])
@@ -201,13 +201,13 @@ def _resample_offsets(
 
 # %% ../nbs/api/26_weights.ipynb #0bc2009a
 def _resize_table(v, like, window):
-    "A table of Swin, BEiT or MaxViT for another window; None if it is not known. With a note"
+    "Table of Swin, BEiT or MaxViT for another window, with a note; None if it is not known"
     if v.ndim == like.ndim == 3 and len(v) == len(like):
         new = tuple(like.shape[1:])
         if any(o%2 == 0 for o in (*v.shape[1:], *new)): return None
         return _resample_offsets(v, new), _note(_window(v.shape[1:]), _window(new))
     if v.ndim != 2 or like.ndim != 2 or v.shape[1] != like.shape[1]: return None
-    for n_other in (0, 3):   # BEiT: from the class token, to it, to itself
+    for n_other in (0, 3):   # BEiT also has three biases for its class token
         new = _square(len(like) - n_other)
         if window: new = tuple(2*o - 1 for o in window)
         old = _square(len(v) - n_other)
@@ -228,7 +228,7 @@ def _note(old, new):
 
 # %% ../nbs/api/26_weights.ipynb #27ada1c7
 def _resize_biases(v, like, resolution):
-    "LeViT's biases for another resolution, by the distances of rows and of columns; with a note"
+    "LeViT's biases for another resolution, by row and column distance, with a note"
     if v.ndim != 2 or like.ndim != 2 or len(v) != len(like): return None
     old, new = _square(v.shape[1]), resolution or _square(like.shape[1])
     if not old or not new or math.prod(new) != like.shape[1]: return None
@@ -237,7 +237,7 @@ def _resize_biases(v, like, resolution):
     return grid.reshape(len(v), -1).to(v.dtype), _note(old, new)
 
 def _resize_line(v, like):
-    "Relative positions of rows or columns, as SAM interpolates them; with a note"
+    "Relative positions of rows or columns, interpolated as in SAM, with a note"
     if v.ndim != 2 or like.ndim != 2 or v.shape[1] != like.shape[1]: return None
     res = F.interpolate(v.float().T[None], size=len(like), mode='linear')[0].T
     return res.to(v.dtype), f'relative positions: {len(v)} offsets → {len(like)}'
@@ -245,7 +245,7 @@ def _resize_line(v, like):
 
 # %% ../nbs/api/26_weights.ipynb #bcd2d9d7
 def _resize_positions(v, like, grids):
-    "Positions `v` for another of the declared grids; None if it is not known. With a note"
+    "Positions `v` for another of the declared grids, with a note; None if it is not known"
     is_map = _is_map(v, like, grids)
     if is_map: v, like = v.permute(0, 2, 3, 1), like.permute(0, 2, 3, 1)
     found = _find_grids(v, like, grids)
@@ -288,7 +288,7 @@ def _convert(v, like):
     return v, ', '.join(notes)
 
 def _wrong_values(name, v):
-    "Describe what is wrong with the values of a tensor; '' if nothing"
+    "Describe what is wrong with the values of a tensor; '' if nothing is"
     if not torch.isfinite(v).all(): return 'NaN or infinite values'
     if name.endswith('running_var') and (v < 0).any(): return 'negative variances'
     return ''
@@ -299,7 +299,7 @@ def _head_names(model):
     if group_names(model)[-1] not in ('head', 'all'): return []
     ids, params = set(map(id, param_groups(model)[-1])), dict(model.named_parameters())
     last = [k for k, p in params.items() if id(p) in ids and p.ndim > 1][-1:]
-    # auxiliary heads, which help in training, have equally many scores
+    # auxiliary heads, which help in training, have the same number of scores
     like = [k for k in params if last and re.search('aux|head', k, re.I)
             and params[k].ndim > 1 and len(params[k]) == len(params[last[0]])]
     layers = {k.rpartition('.')[0] for k in last + like}
@@ -322,7 +322,7 @@ class _Match:
     bad:dict = field(default_factory=dict) # Name → why the tensor in the file cannot be loaded
     done:dict = field(default_factory=dict) # Name → how a weight stored in parts was computed
     sizes:_Sizes = None # Sizes that the model's modules declare
-    wrong_shape:bool=False # Does any tensor have the shape of a different network?
+    wrong_shape:bool=False # Whether any tensor has the shape of a different network
     def __post_init__(self): self.first = _first_conv(self.own)
 
 # %% ../nbs/api/26_weights.ipynb #646614be
@@ -555,10 +555,10 @@ def _quantized(match, missing):
 
 # %% ../nbs/api/26_weights.ipynb #0577e540
 def _problems(match):
-    "List the reasons not to load a file, and say whether it is from a different network"
+    "List the reasons not to load a file, and tell whether it is from a different network"
     missing = [k for k in match.report.missing if k not in match.head]
     extra = [k for k in match.left if not _spare.search(k)]
-    # masked autoencoders have a decoder, which is the smaller part
+    # masked autoencoders also have a decoder, which is the smaller part
     decoder = [k for k in match.left if k.startswith('decoder')]
     if len(decoder) > len(match.new): extra += decoder
     n_body = len(match.own) - len(match.head)
@@ -580,10 +580,10 @@ def _problems(match):
 @dataclass
 class _Candidate:
     "One candidate for the set of weights to take from a file"
-    path:str    # Where it is, such as 'state_dict.module.encoder_q'
+    path:str    # Path in the file, such as 'state_dict.module.encoder_q'
     prefix:str  # Start of its names, such as 'module.encoder_q.'
     group:str   # The dict in the file that contains it
-    sd:dict     # Its tensors, without the prefix
+    sd:dict     # Tensors of the set, without the prefix
     match:_Match = None
     problems:list = field(default_factory=list)
     other_network:bool = False
@@ -843,7 +843,7 @@ def _source(model, source):
     return *read_weight_sets(source), path.name
 
 def _fitting_model(sd):
-    "The `create_model` call that fits the weights, for an error message; '' if there is none"
+    "The `create_model` call that fits the weights, for an error message, or ''"
     fits = infer_arch(sd)
     if not fits: return ''
     args = ', '.join(f'{k}={v!r}' for k, v in fits[0].items())
@@ -852,11 +852,11 @@ def _fitting_model(sd):
 # %% ../nbs/api/26_weights.ipynb #29fa5e10
 @check_args
 def load_weights(
-    model:nn.Module, # Changed in place, or not at all
-    source:str|Path|dict|nn.Module, # A file, name (see below), state dict or model
+    model:nn.Module, # Model to load into; unchanged if loading fails
+    source:str|Path|dict|nn.Module, # A file, a name (see below), a state dict or a model
     variant:str=None, # Variant in which the weights were trained: 'v1', 'v1.5', 'v2'; None: unknown
     part:str=None # Which of several sets of weights to load, such as 'model'; None: prefer averaged
-)->LoadReport: # What was loaded and what was not
+)->LoadReport: # Report on what was loaded and what was not
     """Load weights under any key names; raises `CourseError` unless every tensor of the body fits.
 
     Names are 'torchvision', 'IMAGENET1K_V1', 'IMAGENET1K_V2' and the names in `shipped_weights()`.

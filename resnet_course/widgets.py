@@ -177,7 +177,7 @@ def explore_convolution(
     stride:int=2, # Stride, px
     pad:int=0, # Padding on each side, px
     at:int=1 # Number of the output to mark, row by row
-)->Widget: # With a slider for each
+)->Widget: # Widget with a slider for each argument
     "Explore which pixels a convolution looks at and how large its output is"
     n = check_int(n, 'n', 3, 7)
     ks = check_int(ks, 'ks', 1, 5)
@@ -319,8 +319,8 @@ _shortcut_script = """(v, { box, text, path, head }) => {%s
 @check_args
 def explore_shortcut(
     scale:int=1, # Scale of the last weights of each block, in tenths of the usual scale
-    on:bool=True # With the shortcut?
-)->Widget: # With a slider for `scale` and a switch for the shortcut
+    on:bool=True # Whether to include the shortcut
+)->Widget: # Widget with a slider for `scale` and a switch for the shortcut
     "Explore what remains of a signal after twelve blocks, with and without shortcuts"
     scale = check_int(scale, 'scale', 0, 12)
     signals = _chain(scale/10, on)

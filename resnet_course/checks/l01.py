@@ -16,7 +16,7 @@ from ..loaders import get_dls
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #65084d9b
 @exercise('01.1', 'Accuracy from probabilities and targets')
 def _(answer):
-    while True:     # draw until every mistake gives another number
+    while True:     # draw until every mistake gives a different number
         probs, targets = torch.rand(61, 7).softmax(1), torch.randint(7, (61,))
         right = probs.argmax(1) == targets
         want = right.float().mean().item()
@@ -111,7 +111,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #25fc0a0e
 def _uneven():
-    "Predictions and targets of 100 images, of which none has class 2"
+    "Predictions and targets of 100 images, none of which has class 2"
     targets = torch.tensor([0]*60 + [1]*25 + [3]*15)
     preds = targets.clone()
     preds[:6], preds[60:70], preds[85:95] = 2, 0, 1   # 90%, 60% and a third are right
@@ -131,7 +131,7 @@ def _averages(preds, targets):
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #b81bd09e
 @exercise('01.5', 'Accuracy that gives every class the same weight')
 def _(answer):
-    while True:     # draw until every mistake gives another number
+    while True:     # draw until every mistake gives a different number
         preds, targets = _uneven()
         values = _averages(preds, targets)
         if 2 in preds and all_differ(list(values.values()), tol=1e-4): break

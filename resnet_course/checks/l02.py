@@ -379,7 +379,7 @@ def _try_orders(answer, x, y, epochs=3):
     "Raise a `Hint` if every epoch takes the rows in the same order"
     x[:, 0] = torch.arange(len(x))
     with _Rows(x) as rows: answer(x, y, 4, 1e-4, 20, epochs, 1)
-    if len(rows.taken) != epochs*len(x): return     # taken in another way: nothing is known
+    if len(rows.taken) != epochs*len(x): return     # taken in some other way, so nothing is known
     orders = {tuple(o) for o in torch.tensor(rows.taken).view(epochs, -1).tolist()}
     if len(orders) == 1:
         raise Hint('Every epoch takes the images in the same order: seed the generator once, '

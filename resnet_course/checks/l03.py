@@ -245,7 +245,7 @@ def _try_features(net):
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #d378ec92
 def _linear_without_relu(net):
-    "Is the network linear except for its pooling? If so, a ReLU is missing or is not a module"
+    "Whether the network is linear apart from pooling, so a ReLU is missing or not a module"
     x = torch.randn(4, 1, 16, 16)
     seen = []
     hooks = [p.register_forward_pre_hook(lambda m, i: seen.append(i[0].min().item()))

@@ -18,7 +18,7 @@ from resnet_course.exercises import (
 
 # %% ../../nbs/api/checks/04_degradation.ipynb #828f3688
 _diagnoses = [
-    # change of the training error, of the validation error; diagnosis; hint
+    # changes of training and validation error, diagnosis, hint
     (0.1, 0.1, 'degradation',
      'Both errors rise by ten points: the network is worse on its own training images.'),
     (0.1, 0, 'degradation',
@@ -54,7 +54,7 @@ def _through(layers, x, step):
 
 # %% ../../nbs/api/checks/04_degradation.ipynb #3b47a80b
 def _module_of(answer, layers):
-    "The module that `answer` makes of `layers`; raises a `Hint` if it makes something else"
+    "The module that `answer` creates from `layers`; raises a `Hint` if it isn't a module"
     if isinstance(answer, nn.Module):
         raise Hint('It is a module already. Write a function that makes one of any list of '
                    'layers, or give the class itself, without calling it.')
@@ -281,7 +281,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/04_degradation.ipynb #de4163ff
 def _early(n):
-    "Hint for training that stopped after `n` epochs, where 0.5, 0.4, 0.4, 0.41, 0.3 was the plan"
+    "Hint for training that stopped after `n` epochs, given the errors 0.5, 0.4, 0.4, 0.41, 0.3"
     if n == 1: return 'It stops after one epoch: is the `return` inside the loop?'
     if n == 3: return ('It stops as soon as one epoch brings no improvement: wait for `patience` '
                        'of them.')
@@ -341,7 +341,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/04_degradation.ipynb #400a124e
 def _wide(answer):
-    "A hint if `answer` finds a difference only if it is larger than a standard deviation"
+    "A hint if `answer` finds a difference only when it is larger than a standard deviation"
     n, d = 5, [0.2, 0.3, 0.4, 0.5, 0.6]     # mean 0.4, standard deviation 0.16, interval ± 0.2
     if answer([0.]*n, d) == 'not shown' and answer([0.]*n, [0.3 + o/10 for o in d]) == 'worse':
         return ('The interval belongs to the *mean* of the differences: divide their standard '
@@ -349,7 +349,7 @@ def _wide(answer):
 
 # %% ../../nbs/api/checks/04_degradation.ipynb #a25c4d5d
 _verdicts = [
-    # errors of the shallow network, of the deep one; verdict; hint
+    # errors of the shallow and the deep network, verdict, hint
     ([0.01, 0, 0.02], [0.3, 0.32, 0.35], 'worse',
      'All three seeds rise by about 30 points: that is "worse".'),
     ([0.3, 0.32, 0.35], [0.01, 0, 0.02], 'better',

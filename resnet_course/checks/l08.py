@@ -49,7 +49,7 @@ def _does_nothing(f, n):
     return all(p.requires_grad for p in net.parameters()) and all(m.training for m in net.modules())
 
 def _keeps_grads(f, n):
-    "Do frozen parameters keep a gradient after `f(net, n)`?"
+    "Whether frozen parameters keep a gradient after `f(net, n)`"
     net = _Net()
     net(torch.randn(4, 6)).sum().backward()
     f(net, n)

@@ -42,7 +42,7 @@ def _wrong_rows(queries, pool, k, d):
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #dc3f3410
 @exercise('09.1', 'Nearest neighbors by Euclidean distance')
 def _(answer):
-    while True:     # draw until every mistake gives other rows
+    while True:     # draw until every mistake gives different rows
         queries, pool, k = _rows()
         d = (queries[:, None] - pool[None]).norm(dim=2)
         want, mistakes = _lowest(d, k), _wrong_rows(queries, pool, k, d)
@@ -121,7 +121,7 @@ def _(answer):
 @exercise('09.3', 'Top-k accuracy')
 def _(answer):
     def top_k(s, k): return (s.topk(k, 1).indices == y[:, None]).any(1).float().mean().item()
-    while True:     # draw until every mistake gives another number
+    while True:     # draw until every mistake gives a different number
         n, c, k = random.randint(2000, 3000), random.randint(14, 20), random.randint(3, 5)
         scores, y = torch.randn(n, c), torch.randint(c, (n,))
         scores[range(n), y] += 1  # better than chance
@@ -269,7 +269,7 @@ def _covered(predict, x, maps, share, sign=1, together=False, fixed=True, invers
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #a709fbe9
 def _to_cover():
-    "A predictor, images, maps and a share for which every mistake gives another number"
+    "A predictor, images, maps and a share for which every mistake gives a different number"
     while True:
         x, share = torch.randn(30, 1, 9, 11) + 1, random.choice([0.2, 0.3])
         maps = torch.rand(30, 9, 11)*(1 + 3*torch.rand(30, 1, 1))
@@ -346,7 +346,7 @@ def _wrong_likeness(a, b):
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #a333d286
 @exercise('09.7', 'The mean correlation of two sets of maps')
 def _(answer):
-    while True:     # draw until every mistake gives another number
+    while True:     # draw until every mistake gives a different number
         scale = 1 + 5*torch.rand(12, 1, 1)
         a, b = torch.rand(12, 6, 7)*scale, torch.rand(12, 6, 7)
         b = 3*a + (2*b - 1)*random.uniform(4, 8) + 10*torch.rand(12, 1, 1)

@@ -149,7 +149,7 @@ def _wrong_lines(sizes, errors, target, want):
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #43848e0d
 @exercise('10.5', 'How many images reach an error')
 def _(answer):
-    while True:     # draw until every mistake gives another number
+    while True:     # draw until every mistake gives a different number
         sizes, errors, target = _scatter()
         want = math.exp(_needed(np.log(sizes), np.log(errors), math.log(target)))
         mistakes = _wrong_lines(sizes, errors, target, want) + _mixed_logs(sizes, errors, target)

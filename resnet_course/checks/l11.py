@@ -369,7 +369,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #f043ce26
 def _fails(test, what, program, args):
-    "Does the learner's `test` raise `AssertionError` for `program`? Any other error is a `Hint`"
+    "Whether `test` raises `AssertionError` for `program`; any other error becomes a `Hint`"
     try: test(program, *args())
     except AssertionError: return True
     except Hint: raise
