@@ -270,7 +270,7 @@ def _beside(path, ending):
 def predict_run(
     images:list, # Files, and folders to search for images
     run:str|Path|None=None, # A run's folder, or a weights or ONNX file; None: newest run in ./runs
-    k:int|None=3, # Number of classes for each image; None: all
+    k:int|None=3, # Number of classes for each image; None: all, as always for several labels
     bs:int=64, # Images per batch
     precision:str='auto' # As for `predict_images`
 )->tuple: # The weights file, the network, and an iterator of `Prediction`, one for each image
@@ -279,7 +279,8 @@ def predict_run(
     if not files: raise CourseError(f"no image files in {', '.join(map(str, images))}")
     is_onnx = str(path).endswith('.onnx')
     net = OnnxModel(path) if is_onnx else load_model(path, default_device())
-    if k is None: k = max(1, len(net.meta.get('vocab') or ()))
+    # an improbable label can be predicted, and a more probable one not: thresholds differ
+    if k is None or net.meta.get('multi_label'): k = max(1, len(net.meta.get('vocab') or ()))
     found = predict_images(net, files, k=k, bs=bs, precision=precision)
     return path, net, with_progress(found, len(files))
 

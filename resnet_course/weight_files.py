@@ -388,7 +388,9 @@ def check_meta(
     for key, (is_valid, what) in _meta_checks.items():
         if meta.get(key) is None or is_valid(meta[key]): continue
         raise CourseError(f'{label}: its metadata is damaged: {key} is not {what}')
-    return meta
+    n, n_labels = (len(meta.get(key) or ()) for key in ('thresholds', 'vocab'))
+    if not n_labels or n in (0, n_labels): return meta
+    raise CourseError(f'{label}: its metadata is damaged: {n} thresholds for {n_labels} labels')
 
 # %% ../nbs/api/25_weight_files.ipynb #a05a8bd1
 def _contents_of(path):
