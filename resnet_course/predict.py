@@ -156,8 +156,8 @@ def labels_of(
 )->list: # Most probable first; may be empty
     "List the predicted labels of an image; raises `CourseError` if `p` has only some of them"
     if p.error is None and not set(thresholds) <= set(p.classes):
-        raise CourseError(f'{p.file}: {len(p.classes)} of {len(thresholds)} labels, and others may be '
-                          f'predicted, too: call predict_images with k={len(thresholds)}')
+        raise CourseError(f'{p.file}: {len(p.classes)} of {len(thresholds)} labels, and others may '
+                          f'be predicted, too: call predict_images with k={len(thresholds)}')
     return [c for c, q in zip(p.classes, p.probs) if q >= thresholds[c]]
 
 

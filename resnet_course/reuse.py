@@ -93,10 +93,12 @@ def run_learner(
     bs:int|None=None, # Images per batch; None: as in training, or 64 for a file
     skip_bad:bool=False, # Leave out files that cannot be read? They are counted
     variant:str|None=None, # 'v1' for He et al.'s own weights, 'v1.5' for torchvision's
-    model:nn.Module=None # Your own network, if the run trained one; None: the recorded one
+    model:nn.Module=None, # Your own network, if the run trained one; None: the recorded one
+    label_delim:str|None=None # As for `get_dls`; None: as in training
 )->tuple: # The learner, and the run's record (empty for a file)
     "Load the network and images of a finished run; raises `CourseError` if they don't match"
-    model, dls, rec = _model_and_images(run, data, bs, skip_bad, variant, model)
+    model, dls, rec = _model_and_images(run, data, bs, skip_bad, variant, model,
+                                        label_delim=label_delim)
     if isinstance(model, nn.Module): return course_learner(dls, model), rec
     raise CourseError(f'{run}: an ONNX file has no network to train: name the run that it was '
                       'exported from, or evaluate it with evaluate_run')

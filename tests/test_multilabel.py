@@ -24,6 +24,7 @@ from resnet_course.interpret import plot_cam
 from resnet_course.records import load_run
 from resnet_course.runs import train_run
 from resnet_course.report import html_report
+from resnet_course.reuse import run_learner
 
 NAMES = ['blue', 'green', 'red']
 
@@ -207,9 +208,10 @@ def test_predictions_and_page_of_a_run(run, table, tmp_path, capsys):
 def tied_network(path, logits, **meta):
     "Save a network that computes these logits for any image, under the names a, b, …"
     net = create_model('resnet8', n_in=1, n_out=len(logits))
-    with torch.no_grad(): net.fc.weight.zero_(), net.fc.bias.copy_(torch.tensor(logits))
-    meta = dict(vocab=[*'abcdefgh'][:len(logits)], size=24, stats=[[.5], [.5]], multi_label=True) | meta
-    return save_weights(net, path, **meta)
+    nn.init.zeros_(net.fc.weight)
+    net.fc.bias.data = torch.tensor(logits)
+    own = dict(vocab=[*'abcdefgh'][:len(logits)], size=24, stats=[[.5], [.5]], multi_label=True)
+    return save_weights(net, path, **own | meta)
 
 def test_all_predicted_labels_are_shown(table, tmp_path, capsys):
     "However many are more probable"
@@ -233,6 +235,14 @@ def test_thresholds_of_other_labels(table, tmp_path, capsys):
     net = tied_network(tmp_path/'w.safetensors', [1., 2.], vocab=None)
     assert run_command('predict', table.with_name('000.png'), '--model', net) == 1
     assert 'vocab' in capsys.readouterr().err
+
+def test_a_saved_network_on_a_table(run, table):
+    "Its thresholds are for its own labels, not for as many others"
+    learn, _ = run_learner(run/'model.safetensors', table, label_delim=' ')
+    saved = learn.model.meta['thresholds']
+    assert evaluate(learn).thresholds.tolist() == saved != [.5]*3
+    learn.model.meta['vocab'] = ['cyan', 'pink', 'gold']
+    assert evaluate(learn).thresholds.tolist() == [.5]*3
 
 def test_stages_and_seeds_are_compared_by_map(run, table, tmp_path, capsys):
     weights = run/'model.safetensors'
