@@ -484,8 +484,7 @@ def predict(
         '--model', '-m',
         help="a run's folder, a .safetensors or an .onnx file [default: the newest run in "
              './runs]')]=None,
-    top:Annotated[int, typer.Option(
-        min=1, help='classes to show for each image; predicted labels are always shown')]=3,
+    top:Annotated[int, typer.Option(min=1, help='classes to show, beside predicted labels')]=3,
     bs:Batch=64, precision:Precision='auto', device:Device=None,
     csv:Annotated[Optional[Path], typer.Option(
         help='write a table instead: files, predictions, and the probability of every class')]=None,
