@@ -484,7 +484,7 @@ def predict(
         '--model', '-m',
         help="a run's folder, a .safetensors or an .onnx file [default: the newest run in "
              './runs]')]=None,
-    top:Annotated[int, typer.Option(min=1, help='classes to show for each image')]=3,
+    top:Annotated[int, typer.Option(min=1, help='classes to show, beside predicted labels')]=3,
     bs:Batch=64, precision:Precision='auto', device:Device=None,
     csv:Annotated[Optional[Path], typer.Option(
         help='write a table instead: files, predictions, and the probability of every class')]=None,
@@ -497,7 +497,7 @@ def predict(
     vocab, preds, thresholds = net.meta.get('vocab') or (), [], thresholds_of(net)
     if not as_json: say(f'{path}: {_kind_of(net)}, {len(vocab)} classes', err=True)
     for p in found:
-        if csv is None: _say_prediction(p, as_json, thresholds)
+        if csv is None: _say_prediction(p, as_json, thresholds, top)
         preds.append(p)
     if csv is not None:
         write_csv(preds, vocab, csv, thresholds)
@@ -510,14 +510,21 @@ def _kind_of(net):
     from resnet_course.export import OnnxModel
     return net if isinstance(net, OnnxModel) else net.cfg['name']
 
-def _say_prediction(p, as_json, thresholds):
+def _say_prediction(p, as_json, thresholds, top):
     "Print what was predicted for one file, or why it could not be read"
     from dataclasses import asdict
     from resnet_course.predict import labels_of
     labels = {} if thresholds is None else dict(labels=labels_of(p, thresholds))
+    if labels: p = _shortened(p, top, **labels)
     if as_json: say(json.dumps(asdict(p) | labels, ensure_ascii=False))
     elif p.error: say(f'{p.file}: cannot be read: {p.error}', err=True)
     else: say(f'{p.file}: {_in_words(p, **labels)}')
+
+def _shortened(p, top, labels):
+    "The prediction with the `top` most probable labels and all predicted ones"
+    from dataclasses import replace
+    kept = [i for i, c in enumerate(p.classes) if i < top or c in labels]
+    return replace(p, classes=[p.classes[i] for i in kept], probs=[p.probs[i] for i in kept])
 
 def _in_words(p, labels=None):
     "Classes and probabilities; with several labels, those below their thresholds go last"

@@ -686,13 +686,18 @@ def evaluate(
         else: logits, targets = _logits(model, dl, precision)
     if is_multi_label(dls):
         losses = F.binary_cross_entropy_with_logits(logits, targets.float(), reduction='none')
-        thresholds = (getattr(model, 'meta', None) or {}).get('thresholds') or 0.5
         return MultiReport(logits.sigmoid(), targets, dls.vocab, losses.mean(1), split, name,
-                           thresholds)
+                           _saved_thresholds(model, dls))
     return Report(logits.softmax(1), targets, dls.vocab, split=split, name=name,
                   losses=F.cross_entropy(logits, targets, reduction='none'))
 
 # %% ../nbs/api/40_evaluate.ipynb #2e1bb036
+def _saved_thresholds(model, dls):
+    "The thresholds saved with a network, if they are for these labels; otherwise 0.5"
+    meta = getattr(model, 'meta', None) or {}
+    own = meta.get('vocab') in (None, list(map(str, dls.vocab)))
+    return meta.get('thresholds') or 0.5 if own else 0.5
+
 @check_args
 def model_and_dls(
     learn:Learner|nn.Module|OnnxModel|str|Path, # A learner; or, with `dls`, a model or its file

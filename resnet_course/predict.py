@@ -146,15 +146,18 @@ def thresholds_of(
     "Look up the probabilities at or above which labels count as predicted; 0.5 if none are saved"
     meta = model.meta or {}
     if not meta.get('multi_label'): return None
-    vocab = meta['vocab']
+    vocab = meta.get('vocab') or []
     return dict(zip(vocab, meta.get('thresholds') or [.5]*len(vocab)))
 
 @check_args
 def labels_of(
-    p:Prediction, # Prediction of a network with several labels
+    p:Prediction, # Prediction of a network with several labels, with all of them
     thresholds:dict # Thresholds from `thresholds_of`
 )->list: # Labels, most probable first; may be empty
-    "List the predicted labels of an image"
+    "List the predicted labels of an image; raises `CourseError` if `p` has only some of them"
+    if p.error is None and not set(thresholds) <= set(p.classes):
+        raise CourseError(f'{p.file}: {len(p.classes)} of {len(thresholds)} labels, and others may '
+                          f'be predicted, too: call predict_images with k={len(thresholds)}')
     return [c for c, q in zip(p.classes, p.probs) if q >= thresholds[c]]
 
 

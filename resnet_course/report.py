@@ -151,8 +151,8 @@ def _many_labels_result(t, n):
     "The text after the mAP, and the line below it"
     macro, micro, right = (many_labels.text(t[k]) for k in ('macro_f1', 'micro_f1', 'all_right'))
     return (f'mean average precision (mAP) on {n} test images',
-            f'F1 {macro} (mean over labels) and {micro} (over all answers), at thresholds that are '
-            f'best for the validation images; all labels right in {right} of the images')
+            f'F1 {macro} (mean over labels) and {micro} (over all answers), at the thresholds '
+            f'saved with the network; all labels right in {right} of the images')
 
 _parts_of_result = {one_label: _one_label_result, many_labels: _many_labels_result}
 

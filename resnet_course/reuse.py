@@ -93,10 +93,12 @@ def run_learner(
     bs:int|None=None, # Images per batch; None: as in training, or 64 for a file
     skip_bad:bool=False, # Leave out files that cannot be read, but count them
     variant:str|None=None, # 'v1' for He et al.'s own weights, 'v1.5' for torchvision's
-    model:nn.Module=None # Your own network, if the run trained one; None: the recorded one
+    model:nn.Module=None, # Your own network, if the run trained one; None: the recorded one
+    label_delim:str|None=None # As for `get_dls`; None: as in training
 )->tuple: # The learner, and the run's record (empty for a file)
     "Load the network and images of a finished run; raises `CourseError` if they don't match"
-    model, dls, rec = _model_and_images(run, data, bs, skip_bad, variant, model)
+    model, dls, rec = _model_and_images(run, data, bs, skip_bad, variant, model,
+                                        label_delim=label_delim)
     if isinstance(model, nn.Module): return course_learner(dls, model), rec
     raise CourseError(f'{run}: an ONNX file has no network to train: name the run that it was '
                       'exported from, or evaluate it with evaluate_run')
@@ -270,7 +272,7 @@ def _beside(path, ending):
 def predict_run(
     images:list, # Files, and folders to search for images
     run:str|Path|None=None, # A run's folder, or a weights or ONNX file; None: newest run in ./runs
-    k:int|None=3, # Number of classes for each image; None: all
+    k:int|None=3, # Number of classes for each image; None: all, as always for several labels
     bs:int=64, # Images per batch
     precision:str='auto' # As in `predict_images`
 )->tuple: # The weights file, the network, and an iterator of `Prediction`, one for each image
@@ -279,7 +281,8 @@ def predict_run(
     if not files: raise CourseError(f"no image files in {', '.join(map(str, images))}")
     is_onnx = str(path).endswith('.onnx')
     net = OnnxModel(path) if is_onnx else load_model(path, default_device())
-    if k is None: k = max(1, len(net.meta.get('vocab') or ()))
+    # an improbable label can be predicted, and a more probable one not: thresholds differ
+    if k is None or net.meta.get('multi_label'): k = max(1, len(net.meta.get('vocab') or ()))
     found = predict_images(net, files, k=k, bs=bs, precision=precision)
     return path, net, with_progress(found, len(files))
 

@@ -388,7 +388,9 @@ def check_meta(
     for key, (is_valid, what) in _meta_checks.items():
         if meta.get(key) is None or is_valid(meta[key]): continue
         raise CourseError(f'{label}: its metadata is damaged: {key} is not {what}')
-    return meta
+    n, n_labels = (len(meta.get(key) or ()) for key in ('thresholds', 'vocab'))
+    if not n_labels or n in (0, n_labels): return meta
+    raise CourseError(f'{label}: its metadata is damaged: {n} thresholds for {n_labels} labels')
 
 # %% ../nbs/api/25_weight_files.ipynb #a05a8bd1
 def _contents_of(path):
@@ -463,7 +465,10 @@ def _whole(obj):
     "`obj`; if it stores parameters and buffers separately, as Composer does, both together"
     if not isinstance(obj, dict) or not {'parameters', 'buffers'} <= obj.keys(): return obj
     parts = obj['parameters'], obj['buffers']
-    if all(isinstance(o, dict) for o in parts): return parts[0] | parts[1]
+    # what else is there stays, such as an average, but a tensor would count as one of the network
+    rest = {k: v for k, v in obj.items()
+            if k not in ('parameters', 'buffers') and not isinstance(v, Tensor)}
+    if all(isinstance(o, dict) for o in parts): return rest | parts[0] | parts[1]
     return [*parts[0], *parts[1]] if all(map(_is_list, parts)) else obj
 
 def _find_sets(obj, path, found, seen, depth=0):
@@ -736,8 +741,8 @@ def _follow(rules):
     return rename
 
 # training for quantization keeps the BatchNorm that follows a convolution inside it
-_for_quantization = [(r'(^|\.)conv(\d?)\.bn\.', r'\1bn\2.'),
-                     (r'\.(\d+)\.bn\.', lambda m: f'.{int(m[1]) + 1}.')]
+_for_quantization = [(r'(^|\.)(\d+)\.bn\.', lambda m: f'{m[1]}{int(m[2]) + 1}.'),
+                     (r'(^|\.)conv(\d?)\.bn\.', r'\1bn\2.')]
 
 # a name that only one layout has → the function that returns torchvision's names
 _namings = [(r'.*\bweight_fake_quant\.', _follow(_for_quantization)),

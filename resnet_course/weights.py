@@ -547,7 +547,8 @@ def _quantized(match, missing):
     is_prepared = len(own_names) < len(match.left)
     if any(_converted.search(k) for k in own_names) and (missing or match.report.missing):
         return 'it holds integers of a quantized network; give the checkpoint that was quantized'
-    if is_prepared and missing:
+    def has_norms(names): return any(k.endswith('running_mean') for k in names)
+    if is_prepared and has_norms(missing) and not has_norms([*match.left, *match.new]):
         return 'it is of a network prepared for quantization, with BatchNorm folded into its ' \
                'convolutions; give the checkpoint that was prepared, or load it into a network ' \
                'prepared in the same way'

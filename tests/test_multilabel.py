@@ -19,11 +19,12 @@ from resnet_course.checkpoint import Interrupted
 from resnet_course.learner import course_learner
 from resnet_course.recipes import change_recipe, fit_recipe
 from resnet_course.evaluate import MultiReport, evaluate, tta
-from resnet_course.predict import predict_images
+from resnet_course.predict import labels_of, predict_images, thresholds_of
 from resnet_course.interpret import plot_cam
 from resnet_course.records import load_run
 from resnet_course.runs import train_run
 from resnet_course.report import html_report
+from resnet_course.reuse import run_learner
 
 NAMES = ['blue', 'green', 'red']
 
@@ -203,6 +204,45 @@ def test_predictions_and_page_of_a_run(run, table, tmp_path, capsys):
     assert o['labels'] == [c for c, p in zip(o['classes'], o['probs']) if p >= at[c]]
     page = html_report(run, tmp_path/'page.html').read_text(encoding='utf-8')
     assert 'mean average precision' in page and 'Per label' in page and 'Confusion' not in page
+
+def tied_network(path, logits, **meta):
+    "Save a network that computes these logits for any image, under the names a, b, …"
+    net = create_model('resnet8', n_in=1, n_out=len(logits))
+    nn.init.zeros_(net.fc.weight)
+    net.fc.bias.data = torch.tensor(logits)
+    own = dict(vocab=[*'abcdefgh'][:len(logits)], size=24, stats=[[.5], [.5]], multi_label=True)
+    return save_weights(net, path, **own | meta)
+
+def test_all_predicted_labels_are_shown(table, tmp_path, capsys):
+    "However many are more probable"
+    image = table.with_name('000.png')
+    net = tied_network(tmp_path/'w.safetensors', [4., 3., 2., 1., -1.],
+                       thresholds=[.99, .9, .99, .5, .1])
+    assert run_command('predict', image, '--model', net, '--top', 1, '--json') == 0
+    o = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (o['labels'], o['classes'], len(o['probs'])) == (['b', 'd', 'e'], [*'abde'], 4)
+    assert run_command('predict', image, '--model', net) == 0
+    out = capsys.readouterr().out
+    assert 'b 95.3%, d 73.1%, e 26.9% (below their thresholds: a 98.2%, c 88.1%)' in out
+    model = load_model(net)
+    few = next(predict_images(model, image, k=2))
+    with pytest.raises(CourseError, match='k=5'): labels_of(few, thresholds_of(model))
+
+def test_thresholds_of_other_labels(table, tmp_path, capsys):
+    "They are refused, also where names are missing"
+    with pytest.raises(CourseError, match='2 thresholds for 3 labels'):
+        tied_network(tmp_path/'w.safetensors', [1., 2., 3.], thresholds=[.5, .5])
+    net = tied_network(tmp_path/'w.safetensors', [1., 2.], vocab=None)
+    assert run_command('predict', table.with_name('000.png'), '--model', net) == 1
+    assert 'vocab' in capsys.readouterr().err
+
+def test_a_saved_network_on_a_table(run, table):
+    "Its thresholds are for its own labels, not for as many others"
+    learn, _ = run_learner(run/'model.safetensors', table, label_delim=' ')
+    saved = learn.model.meta['thresholds']
+    assert evaluate(learn).thresholds.tolist() == saved != [.5]*3
+    learn.model.meta['vocab'] = ['cyan', 'pink', 'gold']
+    assert evaluate(learn).thresholds.tolist() == [.5]*3
 
 def test_stages_and_seeds_are_compared_by_map(run, table, tmp_path, capsys):
     weights = run/'model.safetensors'

@@ -310,6 +310,44 @@ def test_trained_for_quantization():
         assert not report.missing
         torch.testing.assert_close(a.eval()(x), b.eval()(x), rtol=1e-4, atol=1e-5)
 
+class Unit(nn.Sequential):
+    "A convolution and its BatchNorm under the usual names, as in GoogLeNet"
+    def __init__(self, ni, nf):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(ni, nf, 3, bias=False), nn.BatchNorm2d(nf)
+
+def prepared_for_training(net, x):
+    from torch.ao.quantization import get_default_qat_qconfig_mapping, quantize_fx
+    return quantize_fx.prepare_qat_fx(net.train(), get_default_qat_qconfig_mapping('fbgemm'), (x,))
+
+def units(n=2):
+    "Convolutions and BatchNorms, by number and in numbered modules"
+    more = [Unit(8, 8) for _ in range(n)]
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Sequential(*more),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+
+@pytest.mark.filterwarnings('ignore')
+def test_trained_for_quantization_in_numbered_modules():
+    x = torch.randn(4, 3, 12, 12)
+    a, b = units(), units()
+    a(x)   # moves BatchNorm's statistics
+    want = state(a)
+    sd = prepared_for_training(a, x).state_dict()
+    assert {'0.bn.weight', '3.1.conv.bn.weight'} <= sd.keys()
+    load_weights(b, sd)
+    assert same(state(b), want)
+    with pytest.raises(CourseError, match='are missing'): load_weights(units(3), sd)
+
+def test_an_average_beside_parameters_and_buffers():
+    net, ema = create_model('resnet8'), create_model('resnet8')
+    named = dict(parameters=dict(net.named_parameters()), buffers=dict(net.named_buffers()))
+    step = torch.tensor([3.])
+    sets, other = dict(named, ema=ema.state_dict(), step_size=step), create_model('resnet8')
+    load_weights(other, sets)
+    assert same(state(other), state(ema))
+    load_weights(other, dict(named, step_size=step))
+    assert same(state(other), state(net))
+
 def test_masks_are_applied():
     net = create_model('resnet8').eval()
     prune.random_unstructured(net.layer2[0].conv2, 'weight', .5)
