@@ -11,6 +11,9 @@ sys.path.insert(0, str(root/'tests'))
 if sys.platform == 'darwin' and os.environ.get('CI'):
     os.environ.setdefault('RESNET_COURSE_DEVICE', 'cpu')
 
+# torch.compile without worker processes: on a busy machine one of them has hung for five minutes
+os.environ.setdefault('TORCHINDUCTOR_COMPILE_THREADS', '1')
+
 # a shell lets the commands in its background ignore Ctrl-C, which some tests press
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
