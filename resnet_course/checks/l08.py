@@ -161,7 +161,7 @@ def _table():
 
 @exercise('08.3', 'Which stage to use, which accuracy to publish')
 def _(answer):
-    cases = [_table() for _ in range(5)]
+    cases = [_table() for _ in range(8)]   # by chance, a stage is at the same place in all of few
     def tells_places_apart():
         "In the first table, is the first stage not the best, and the last best at nothing?"
         first, *_, last = cases[0][0]
