@@ -526,6 +526,7 @@ def _shortened(p, top, labels):
     kept = [i for i, c in enumerate(p.classes) if i < top or c in labels]
     return replace(p, classes=[p.classes[i] for i in kept], probs=[p.probs[i] for i in kept])
 
+# %% ../nbs/api/71_cli.ipynb #067997da
 def _in_words(p, labels=None):
     "Classes and probabilities; with several labels, those below their thresholds go last"
     text = {c: f'{c} {q:.1%}' for c, q in zip(p.classes, p.probs)}

@@ -695,8 +695,8 @@ def evaluate(
 def _saved_thresholds(model, dls):
     "The thresholds saved with a network, if they are for these labels; otherwise 0.5"
     meta = getattr(model, 'meta', None) or {}
-    own = meta.get('vocab') in (None, list(map(str, dls.vocab)))
-    return meta.get('thresholds') or 0.5 if own else 0.5
+    if meta.get('vocab') not in (None, list(map(str, dls.vocab))): return 0.5
+    return meta.get('thresholds') or 0.5
 
 @check_args
 def model_and_dls(

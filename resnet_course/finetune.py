@@ -29,11 +29,9 @@ from .core import (
     CourseError, MissingFileError, align, atomic_write, check_args, check_choice, check_file,
     check_int, html_table, memory_advice, read_json, write_json)
 from .images import plain_tensor
-from .loaders import (
-    ImageSetDL, get_dls, loader_fact, one_label, split_dl, task_of)
+from .loaders import ImageSetDL, get_dls, loader_fact, one_label, split_dl, task_of
 from .models import options, unwrap_model
-from .weight_files import (
-    preferred_set, read_weights, shipped_weights, weight_sets)
+from .weight_files import preferred_set, read_weights, shipped_weights, weight_sets
 from .weights import infer_arch, load_weights
 from .saving import save_weights
 from .distributed import (

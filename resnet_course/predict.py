@@ -179,8 +179,9 @@ def write_csv(
         writer.writerow(['file', *named, 'error', *vocab])
         for p in preds:
             prob = dict(zip(p.classes, p.probs))
-            best = (p.classes[0], f'{p.probs[0]:.6g}') if p.classes else ('', '')
-            if thresholds is not None: best = (';'.join(labels_of(p, thresholds)),)
+            if thresholds is not None: best = [';'.join(labels_of(p, thresholds))]
+            elif p.classes: best = [p.classes[0], f'{p.probs[0]:.6g}']
+            else: best = ['', '']
             rest = [f'{prob[c]:.6g}' if c in prob else '' for c in vocab]
             writer.writerow([p.file, *best, p.error or '', *rest])
 
