@@ -693,7 +693,9 @@ def _split(images, source, label_delim, group, **how):
     "Split an image set: the images of each split, their `split_id`, and notes about the groups"
     whole = _with_unreadable(images, source, label_delim)
     splits, notes = grouped_splits(whole, group, source, **how)
-    return _readable(images, whole, splits), split_id(whole, splits), notes
+    id, splits = split_id(whole, splits), _readable(images, whole, splits)
+    _check_labeled(images, splits)
+    return splits, id, notes
 
 def _readable(images, whole, splits):
     "The splits of `whole` as indices into `images`. Raises `CourseError` if they lack a class"
@@ -707,6 +709,13 @@ def _readable(images, whole, splits):
         raise CourseError(f'{images.name}: no training images of {lost!r} are '
                           'left without the unreadable ones: add images')
     return splits
+
+def _check_labeled(images, splits):
+    "Raise `CourseError` if no image of a split has a label: several labels allow that"
+    for split, idxs in zip(('validation', 'test'), splits[1:]):   # training needs every label
+        if not len(idxs) or images.counts_in(idxs).any(): continue
+        raise CourseError(f'{images.name}: none of the {len(idxs)} {split} images has a label, so '
+                          'nothing can be measured: add images with labels, or another seed')
 
 # %% ../nbs/api/16_loaders.ipynb #2ffd41d5
 def _counts(images, splits):

@@ -98,7 +98,8 @@ def _resize_tensor(x, box, size, interpolation='bilinear'):
 def _to_tensor(im):
     "Convert a Pillow image or an array to a tensor C,H,W; tensors are unchanged"
     if isinstance(im, Tensor): return im
-    a = torch.from_numpy(np.array(im))
+    if not isinstance(im, np.ndarray): im = np.array(im)   # a copy, because Pillow's is read-only
+    a = torch.from_numpy(im)
     return a[None] if a.ndim == 2 else a.permute(2, 0, 1)
 
 def _with_channels(x, n_in):

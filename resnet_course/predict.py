@@ -162,6 +162,13 @@ def labels_of(
 
 
 # %% ../nbs/api/41_predict.ipynb #4c068ba6
+def _separator(vocab):
+    "The first of some characters that no label contains; raises `CourseError` if there is none"
+    for o in (';', '|', chr(9)):
+        if not any(o in name for name in vocab): return o
+    raise CourseError("labels contain ';', '|' and tabs: in a table they could not be told apart; "
+                      'use --json instead')
+
 @check_args
 def write_csv(
     preds:Iterable, # Predictions from `predict_images`, with all classes
@@ -169,8 +176,13 @@ def write_csv(
     path:str|Path, # CSV file
     thresholds:dict|None=None # Thresholds from `thresholds_of`; None: one class per image
 ):
-    "Write one row per image: file, class (or labels), probability, error, and all probabilities"
+    """
+    Write one row per image: file, class (or labels), probability, error, and all probabilities
+
+    Several labels are separated by ';', or by '|' or a tab if a label itself contains a ';'.
+    """
     vocab = list(vocab)
+    between = None if thresholds is None else _separator(vocab)
     # names that are not UTF-8 are escaped, as on the screen
     how = dict(newline='', encoding='utf-8', errors='backslashreplace')
     with atomic_write(path) as tmp, open(tmp, 'w', **how) as f:
@@ -179,7 +191,7 @@ def write_csv(
         writer.writerow(['file', *named, 'error', *vocab])
         for p in preds:
             prob = dict(zip(p.classes, p.probs))
-            if thresholds is not None: best = [';'.join(labels_of(p, thresholds))]
+            if thresholds is not None: best = [between.join(labels_of(p, thresholds))]
             elif p.classes: best = [p.classes[0], f'{p.probs[0]:.6g}']
             else: best = ['', '']
             rest = [f'{prob[c]:.6g}' if c in prob else '' for c in vocab]

@@ -162,14 +162,25 @@ def save_run(
     reports:list=(), # `Report` objects
     **extra          # Additional entries for `run.json`
 )->dict: # The record
-    "Write a run's five files"
+    """
+    Write a run's five files; the network's file gets the thresholds of reports on several labels
+
+    Raises `CourseError` if the reports differ in their thresholds.
+    """
     path, rec, meta = Path(path), _run_record(learn, reports, **extra), image_meta(learn.dls)
-    for report in reports:
-        if report.task is many_labels: meta['thresholds'] = report.thresholds.tolist()
-    save_weights(learn.model, path/'model.safetensors', **meta)
+    save_weights(learn.model, path/'model.safetensors', **meta, **_thresholds_in(reports))
     if rec['history']: _save_history(rec['history'], path)
     write_json(rec, path/'run.json')
     return rec
+
+def _thresholds_in(reports):
+    "The thresholds that reports on several labels agree on"
+    found = [r.thresholds.tolist() for r in reports if r.task is many_labels]
+    if not found: return {}
+    if any(o != found[0] for o in found):
+        raise CourseError('the reports have different thresholds, and only one set of them can be '
+                          'saved with the network: use report.at(thresholds) to make them agree')
+    return dict(thresholds=found[0])
 
 def _save_history(rows, path):
     "Write `history.csv`, `curves.png` and `curves.svg`"

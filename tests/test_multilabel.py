@@ -19,9 +19,10 @@ from resnet_course.checkpoint import Interrupted
 from resnet_course.learner import course_learner
 from resnet_course.recipes import change_recipe, fit_recipe
 from resnet_course.evaluate import MultiReport, evaluate, tta
-from resnet_course.predict import labels_of, predict_images, thresholds_of
+from resnet_course.predict import (
+    Prediction, labels_of, predict_images, thresholds_of, write_csv)
 from resnet_course.interpret import plot_cam
-from resnet_course.records import load_run
+from resnet_course.records import load_run, save_run
 from resnet_course.runs import train_run
 from resnet_course.report import html_report
 from resnet_course.reuse import run_learner
@@ -212,6 +213,44 @@ def tied_network(path, logits, **meta):
     net.fc.bias.data = torch.tensor(logits)
     own = dict(vocab=[*'abcdefgh'][:len(logits)], size=24, stats=[[.5], [.5]], multi_label=True)
     return save_weights(net, path, **own | meta)
+
+def test_reports_with_different_thresholds(trained, tmp_path):
+    "Only one set of thresholds can be saved, and none is chosen in silence"
+    report = evaluate(trained, 'valid')
+    with pytest.raises(CourseError, match='different thresholds'):
+        save_run(trained, tmp_path, [report.at(.3), report.at(.4)])
+    assert not list(tmp_path.iterdir())
+    save_run(trained, tmp_path, [report.at(.3), report.at(.3)])
+    assert load_model(tmp_path/'model.safetensors').meta['thresholds'] == pytest.approx([.3]*3)
+
+@pytest.mark.parametrize('vocab,between', [(['a', 'b'], ';'), (['a;b', 'c'], '|'),
+                                           (['a;', 'b|'], '\t')])
+def test_labels_in_a_table_can_be_told_apart(vocab, between, tmp_path):
+    p = Prediction('x.jpg', vocab, [.9, .8])
+    write_csv([p], vocab, tmp_path/'x.csv', dict.fromkeys(vocab, .5))
+    row = pd.read_csv(tmp_path/'x.csv').labels[0]
+    assert row.split(between) == vocab
+
+def test_labels_that_no_table_can_hold(tmp_path):
+    vocab = [';', '|', '\t']
+    with pytest.raises(CourseError, match='--json'):
+        write_csv([Prediction('x.jpg', vocab, [.9]*3)], vocab, tmp_path/'x.csv',
+                  dict.fromkeys(vocab, .5))
+    assert not (tmp_path/'x.csv').exists()
+    # with one class per image, nothing has to be separated
+    write_csv([Prediction('x.jpg', vocab, [.9, .1, 0.])], vocab, tmp_path/'x.csv')
+
+@pytest.mark.parametrize('split', ['train', 'valid', 'test'])
+def test_a_split_without_labels(split, table, tmp_path):
+    "It is found before training: no metric could be computed afterwards"
+    df = pd.read_csv(table, keep_default_na=False)
+    df['path'] = [str(table.parent/p) for p in df.path]
+    df['split'] = [('train', 'valid', 'test')[i%3] for i in range(len(df))]
+    df.loc[df.split == split, 'labels'] = ''
+    df.to_csv(tmp_path/'x.csv', index=False)
+    said = dict(train='no training images of blue, green, red',
+                valid='none of the 53 validation images', test='none of the 53 test images')
+    with pytest.raises(CourseError, match=said[split]): loaders(tmp_path/'x.csv')
 
 def test_all_predicted_labels_are_shown(table, tmp_path, capsys):
     "However many are more probable"
