@@ -18,7 +18,8 @@ fastai's data folder: fine_tune of this course, fastai's fine_tune, and the loop
 transfer-learning tutorial. Same files, networks, initial weights, epochs and cores; three seeds,
 and in each the three take turns. ResNet-50 starts from He et al.'s weights in fastai's data folder,
 ResNet-18 from torchvision's in PyTorch's cache; from random weights, the same for all, where these
-are missing, and the record says so. About an hour and a half on two idle cores.
+are missing, and the record says so. About an hour and a half on two idle cores; a seed is written
+when it is complete, and an interrupted study continues with the next.
 
 --quick uses few photos and one round, to see that everything works, and writes no record.
 """
@@ -340,22 +341,34 @@ def tune_torch(folder, net, seed):
         torch_accuracy(net, valid)
     return lambda: torch_accuracy(net, torch_loader(folder/'test', False))
 
-def finetune(folder):
-    "For each network: seconds and test accuracies of each way, and how ours compares"
-    ways, res = dict(ours=tune_ours, fastai=tune_fastai, PyTorch=tune_torch), {}
+ways = dict(ours=tune_ours, fastai=tune_fastai, PyTorch=tune_torch)
+
+def finetune(folder, res, save):
+    "For each network and seed: seconds and test accuracy of each way; complete seeds stay in `res`"
     for arch in ('resnet18', 'resnet50'):
-        runs = {way: [] for way in ways}
-        for seed in a.seeds:
-            for way, tune in ways.items():
-                net, start = new_network(arch, seed), time.perf_counter()
-                test = tune(folder, net, seed)
-                runs[way].append(dict(seed=seed, seconds=round(time.perf_counter() - start, 1),
-                                      top1=test()))
-                print(arch, way, runs[way][-1], flush=True)
         f = start_of(arch)
-        res[arch] = dict(start=f.name if f else 'random weights', px=px, bs=bs, images=sizes,
-                         epochs=[1, a.epochs], runs=runs, **compared(runs))
-    return res
+        setting = dict(start=f.name if f else 'random weights', px=px, bs=bs, images=sizes,
+                       epochs=[1, a.epochs])
+        was = res.get(arch, {})
+        same = all(was.get(k) == v for k, v in setting.items())
+        runs = was['runs'] if same else {way: [] for way in ways}
+        for seed in a.seeds:
+            if any(r['seed'] == seed for r in runs['ours']): continue
+            # the ways take turns, so that the machine was the same for all
+            done = {way: tuned(arch, way, folder, seed) for way in ways}
+            for way, run in done.items(): runs[way].append(run)
+            res[arch] = dict(setting, runs=runs)
+            if len(runs['ours']) > 1: res[arch].update(compared(runs))   # an interval needs two
+            save()
+
+def tuned(arch, way, folder, seed):
+    "Fine-tune once: the seconds that training took, and the accuracy on the test photos"
+    net, start = new_network(arch, seed), time.perf_counter()
+    test = ways[way](folder, net, seed)
+    seconds = time.perf_counter() - start
+    run = dict(seed=seed, seconds=round(seconds, 1), top1=test(), commit=versions().get('commit'))
+    print(arch, way, run['seed'], run['seconds'], run['top1'], flush=True)
+    return run
 
 def compared(runs):
     "Mean accuracies, and the differences and ratios to ours, in pairs by seed"
@@ -386,7 +399,9 @@ def main():
                 print(f'{part}, {px}', flush=True)
                 res.setdefault(part, {})[px] = f(folder)
         if 'list' in a.parts: res['list'] = list_million(tmp)
-        if 'finetune' in a.parts: res['finetune'] = finetune(split_flowers(tmp/'flowers'))
+        if 'finetune' in a.parts:
+            finetune(split_flowers(tmp/'flowers'), res.setdefault('finetune', {}),
+                     lambda: a.out and write_json(res, a.out))
     if a.out: write_json(res, a.out)
     print(json.dumps(res, indent=1))
 
