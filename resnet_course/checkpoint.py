@@ -19,6 +19,7 @@ from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.progress import ProgressCallback  # noqa: F401  gives Learner `no_bar`
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import TrackerCallback
+from fastai.data.all import TfmdDL
 from fastai.learner import Learner, Recorder
 from fastai.torch_core import num_distrib, rank_distrib, to_device
 from fastcore.basics import patch
@@ -34,7 +35,7 @@ from .datasets import datasets
 from .loaders import loader_fact
 from .models import unwrap_model
 from .precision import own_precision
-from .distributed import any_rank, gather_objects
+from .distributed import any_rank, declares, gather_objects
 from .callbacks import history_of
 
 # %% ../nbs/api/35_checkpoint.ipynb #a56e85c8
@@ -51,11 +52,14 @@ def get_random_state(
                 samplers=[rng.get_state() if rng else None for rng in samplers],
                 turns=[tfm.turn for tfm in _take_turns(dls)])
 
-def _sampler_rng(dl): return getattr(getattr(dl, 'sampler', None), 'generator', None)
+def _sampler_rng(dl):
+    "The random generator of a PyTorch sampler, or None"
+    # only loaders made from PyTorch's have a sampler, and a sampler need not have a generator
+    return getattr(getattr(dl, 'sampler', None), 'generator', None)
 
 def _take_turns(dls):
     "The transforms that treat an image differently from epoch to epoch"
-    tfms = [tfm for dl in dls for tfm in getattr(getattr(dl, 'after_batch', None), 'fs', ())]
+    tfms = [tfm for dl in dls if isinstance(dl, TfmdDL) for tfm in dl.after_batch.fs]
     return [tfm for tfm in tfms if isinstance(tfm, ImageTransform) and tfm.turn is not None]
 
 # %% ../nbs/api/35_checkpoint.ipynb #ccca7cb8
@@ -95,8 +99,10 @@ def _cb_state(cb):
     "State that `cb` keeps between batches, or None"
     # the class's method: an instance looks up unknown names in the learner
     if hasattr(type(cb), 'state_dict'): return cb.state_dict()
+    # fastai sets these attributes when a fit begins
     if isinstance(cb, TrackerCallback):
         return {k: getattr(cb, k) for k in ('best', 'wait') if hasattr(cb, k)}
+    # and `hps` as well
     if isinstance(cb, ParamScheduler) and hasattr(cb, 'hps'): return dict(hps=cb.hps)
     if isinstance(cb, Recorder):
         state = dict(lrs=cb.lrs, iters=cb.iters, losses=cb.losses, values=cb.values)
@@ -105,6 +111,7 @@ def _cb_state(cb):
 
 def _load_cb(cb, state):
     "Restore the state of `cb`"
+    # as in `_cb_state`
     if hasattr(type(cb), 'load_state_dict'): return cb.load_state_dict(state)
     for k, v in state.items():
         if k == 'smooth': cb.smooth_loss.count, cb.smooth_loss.val = v
@@ -365,7 +372,7 @@ def after_batch(self:Checkpoint):
     "Save when a checkpoint is due, and stop if asked to"
     if not self.training: return
     # do not save while a gradient is being accumulated
-    if any(getattr(cb, 'pending', False) for cb in self.learn.cbs): return
+    if any(declares(cb, 'pending') for cb in self.learn.cbs): return
     asked = bool(self.asked)
     due = self.minutes is not None and time.monotonic() - self.last > 60*self.minutes
     if num_distrib() > 1:  # processes stop together, and asking each other takes time

@@ -263,7 +263,7 @@ def _run_all(command, seeds, folds, each, kwargs):
     series = runs.unfinished_seeds(resume) if resume else None
     if series or len(seeds) > 1 and not resume:
         return _run_seeds(command, seeds, each, dict(kwargs, resume=series))
-    run = getattr(runs, f'{command}_run')
+    run = dict(train=runs.train_run, finetune=runs.finetune_run)[command]
     with _resumable(command): done = run(seed=seeds[0], **kwargs)
     each(*done)
 

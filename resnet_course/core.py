@@ -80,7 +80,8 @@ def _says(e, *parts): return any(part in str(e) for part in parts)
 
 def _is_memory_error(e):
     "True if memory ran out"
-    if isinstance(e, MemoryError) or getattr(e, 'errno', None) == errno.ENOMEM: return True
+    if isinstance(e, MemoryError): return True
+    if isinstance(e, OSError) and e.errno == errno.ENOMEM: return True
     return isinstance(e, RuntimeError) and _says(e, *_memory_errors)
 
 def _is_worker_error(e):
@@ -192,6 +193,7 @@ def is_whole(
     value:object # Anything
 )->bool: # False for True, False and numbers with a fraction
     "Return whether a value is a whole number; NumPy integers count"
+    # Python's own protocol for whole numbers
     if isinstance(value, bool) or not hasattr(value, '__index__'): return False
     try: value.__index__()
     except TypeError: return False   # such as a tensor of floats
@@ -286,7 +288,7 @@ def _options(kind):
     return [get_origin(kind) or kind]
 
 def _is_bool(value):
-    # NumPy booleans are not `bool`
+    # NumPy booleans are not `bool`, and a tensor may hold one
     return isinstance(value, bool) or str(getattr(value, 'dtype', None)) == 'bool'
 
 def _is_sequence(value):

@@ -24,7 +24,9 @@ from .core import (
 from resnet_course.layers import (
     BasicBlock, Bottleneck, PadShortcut, PreactBasicBlock, PreactBottleneck, ResBlock,
     make_shortcut)
-from .models import create_model, eval_mode, get_net, group_names, param_groups
+from .alexnet import AlexNet
+from .fastresnet import FastResNet
+from .models import cfg_of, create_model, eval_mode, get_net, group_names, param_groups
 from .summary import model_summary
 
 # %% ../nbs/api/63_drawings.ipynb #28b2061f
@@ -674,9 +676,14 @@ def _draw_rows(title, rows, shape, params, note=''):
 # %% ../nbs/api/63_drawings.ipynb #5a7404ef
 def _made_for(net):
     "Usual side of a network's input images, px"
-    smallest = getattr(net, 'min_size', 0)
-    if smallest > 32: return 227
-    return 32 if smallest or getattr(net, 'cfg', {}).get('stem') == 'cifar' else 224
+    if isinstance(net, AlexNet) and net.min_size > 32: return 227
+    small = isinstance(net, (AlexNet, FastResNet)) or cfg_of(net).get('stem') == 'cifar'
+    return 32 if small else 224
+
+def _has_features(net):
+    "Whether the layers are inside a part called `features`, as in AlexNet"
+    # our AlexNet and torchvision's networks from AlexNet to EfficientNet
+    return hasattr(net, 'features')
 
 def _network(model, size, kwargs):
     "A network, its name, and the side of its images"
@@ -684,7 +691,7 @@ def _network(model, size, kwargs):
     elif kwargs: raise CourseError(f'{", ".join(kwargs)}: options need the name of a network')
     else:
         net = get_net(model)
-        name = getattr(net, 'cfg', {}).get('name') or type(net).__name__
+        name = cfg_of(net).get('name') or type(net).__name__
     return net, name, _made_for(net) if size is None else size
 
 # %% ../nbs/api/63_drawings.ipynb #5b2ec8e8
@@ -698,7 +705,7 @@ def draw_network(
     "Draw a network by its stages, with the shape of each stage's output"
     if isinstance(model, str) and n_in: kwargs['n_in'] = n_in
     net, name, size = _network(model, size, kwargs)
-    rows = _merged(net, size, n_in, 2 if hasattr(net, 'features') else 1)
+    rows = _merged(net, size, n_in, 2 if _has_features(net) else 1)
     if len(rows) > 30: raise CourseError(f'{name} has {len(rows)} parts: use model_summary')
     for r in rows: r['label'], r['kind'] = _part(r['module'])
     shape = model_summary(net, size, depth=1, n_in=n_in).size
@@ -728,13 +735,13 @@ def draw_alexnet(
 )->Drawing: # One row for each layer with weights and each pooling
     "Draw the layers of an AlexNet with the shapes that the network itself computes"
     net, name, size = _network(name, size, dict(n_out=n_out) | kwargs)
-    if not hasattr(net, 'features'):
+    if not _has_features(net):
         raise CourseError(f'{name} is not an AlexNet: use draw_network')
     rows = _number_layers(_merged(net, size, None, 2))
     rows = [r for r in rows if r['name'] != 'avgpool']
     for r in rows:
         r['label'], r['kind'] = _name(r['module'])
-        groups = getattr(r['module'], 'groups', 1)
+        groups = r['module'].groups if isinstance(r['module'], nn.Conv2d) else 1
         if groups > 1: r['label'] += f', {groups} groups'
     shape = model_summary(net, size, depth=1).size
     return _draw_rows(f'{name} for {_by(shape)} images', rows, shape, _params(net),

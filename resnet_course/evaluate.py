@@ -42,7 +42,7 @@ from .augment import height_width
 from .loaders import (
     ImageSetDL, as_bytes, check_one_label, is_multi_label, loader_fact, many_labels, one_label,
     raw_image, show_raw, split_dl, unaugmented, with_borders)
-from .models import check_outputs, eval_mode
+from .models import check_outputs, eval_mode, meta_of
 from .saving import load_model
 from .export import OnnxModel
 from .precision import (
@@ -694,7 +694,7 @@ def evaluate(
 # %% ../nbs/api/40_evaluate.ipynb #2e1bb036
 def _saved_thresholds(model, dls):
     "The thresholds saved with a network, if they are for these labels; otherwise 0.5"
-    meta = getattr(model, 'meta', None) or {}
+    meta = meta_of(model)
     if meta.get('vocab') not in (None, list(map(str, dls.vocab))): return 0.5
     return meta.get('thresholds') or 0.5
 

@@ -99,7 +99,7 @@ def as_list(
 )->list: # The items
     "Convert `answer` to a list; raises `Hint` if it isn't a collection of `n` items"
     if isinstance(answer, (Tensor, np.ndarray)): answer = answer.tolist()
-    if isinstance(answer, (dict, str)) or not hasattr(answer, '__iter__'):
+    if isinstance(answer, (dict, str)) or not isinstance(answer, Iterable):
         wanted = 'a list' if n is None else f'a list of {n} items'
         raise Hint(f'The answer should be {wanted}, but {_what(answer)}.')
     answer = list(answer)

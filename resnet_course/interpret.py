@@ -46,7 +46,9 @@ def _net(learn):
 
 def _call(net, x):
     "Compute the scores; run a network compiled in place uncompiled, because hooks need that"
-    return net(x) if getattr(net, '_compiled_call_impl', None) is None else net.forward(x)
+    # PyTorch sets it in `net.compile()`
+    compiled = getattr(net, '_compiled_call_impl', None)
+    return net(x) if compiled is None else net.forward(x)
 
 @check_args
 def get_layer(
@@ -122,8 +124,11 @@ def _find_maps(net, x, asked=None):
 # %% ../nbs/api/42_interpret.ipynb #4f87224c
 def _blank(net, size=None):
     "A black image of the size that a network expects"
-    own = getattr(net, 'image_size', None) or getattr(getattr(net, 'patch_embed', 0), 'img_size', 0)
-    own = own or getattr(net, 'default_cfg', {}).get('input_size')
+    own = getattr(net, 'image_size', None)   # in torchvision's vision transformers
+    # in timm's
+    if not own: own = getattr(getattr(net, 'patch_embed', None), 'img_size', None)
+    # in timm's other networks
+    if not own: own = getattr(net, 'default_cfg', {}).get('input_size')
     size = size or (own[-1] if isinstance(own, (tuple, list)) else own) or 224
     return torch.zeros(2, *image_shape(net, size), device=next(net.parameters()).device)
 

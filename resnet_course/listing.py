@@ -41,6 +41,7 @@ def _load_readers():
     for package in ('pillow_heif', 'pillow_jxl', 'pillow_avif'):
         with suppress(ImportError):
             reader = import_module(package)
+            # pillow-heif has to be registered; the other two register themselves
             if hasattr(reader, 'register_heif_opener'): reader.register_heif_opener()
 
 def readable_formats()->list: # Pillow's names of the formats

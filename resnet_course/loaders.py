@@ -20,8 +20,8 @@ import fastai.vision.data  # noqa: F401  shows batches as a grid
 import numpy as np
 import torch
 from fastai.data.all import (
-    Category, CategoryMap, DataLoaders, Datasets, MultiCategory, Pipeline, TfmdDL, TfmdLists,
-    Transform, test_set)
+    Category, CategoryMap, DataLoader, DataLoaders, Datasets, MultiCategory, Pipeline, TfmdDL,
+    TfmdLists, Transform, test_set)
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
 from fastai.torch_core import (
     TensorCategory, TensorImage, TensorImageBW, TensorMultiCategory, rank_distrib)
@@ -37,9 +37,9 @@ from .listing import count_text
 from .images import (
     ImageSet, UnreadableError, are_stats, as_channels, imagenet_stats, list_set, open_labeled,
     pixel_stats, plain_tensor)
-from resnet_course.augment import (
-    ImageTransform, PerImage, RandomResizedCrop, ResizeTo, ScaleJitter, Standardize, ToFloat,
-    height_width)
+from .augment import (
+    BatchAugment, ImageTransform, PerImage, RandomResizedCrop, ResizeTo, ScaleJitter, Standardize,
+    ToFloat, height_width)
 from resnet_course.photos import (
     PhotoBatches, PhotoReader, interpolations, keeping_pays, load_size_for, resize_ways,
     shrink_all)
@@ -167,8 +167,10 @@ def is_multi_label(
     dls:object # Loaders from `get_dls`, `as_dls` or fastai
 )->bool: # True or False, based on the loss function for the labels, as in fastai
     "Return whether images have several labels, each present or absent"
+    # loaders of another library may lack any of these; fastai looks them up in the same way
     ds = getattr(getattr(dls, 'train', None), 'dataset', None)
-    return isinstance(getattr(ds, 'loss_func', None), BCEWithLogitsLossFlat)
+    loss_func = getattr(ds, 'loss_func', None)   # as above
+    return isinstance(loss_func, BCEWithLogitsLossFlat)
 
 @check_args
 def check_one_label(
@@ -273,11 +275,11 @@ def train_classes(
     "Find the class of each training image without reading the images; raises `CourseError`"
     check_one_label(dls, 'balancing classes')
     ds = dls.train.dataset
-    pipe = getattr(ds, 'tls', [ds])[-1]
+    pipe = ds.tls[-1] if isinstance(ds, Datasets) else ds
     first = pipe.tfms.fs[0] if isinstance(pipe, TfmdLists) and pipe.tfms.fs else None
     classes = first.classes_of(pipe.items) if isinstance(first, ItemTransform) else None
     if classes is not None: return classes
-    if len(getattr(ds, 'tls', [])) < 2:
+    if not isinstance(ds, Datasets) or len(ds.tls) < 2:
         raise CourseError('these loaders do not say which class each training image has: use '
                           '`get_dls`')
     return np.array([int(y) for y in pipe])
@@ -420,8 +422,12 @@ def _bare(tfms):
 def _without_images(ds):
     "An empty copy of a `Datasets` or `TfmdLists` whose transforms do not hold the images"
     if isinstance(ds, TfmdLists): return TfmdLists([], Pipeline(_bare(ds.tfms)), do_setup=False)
-    tls = [TfmdLists([], Pipeline(_bare(tl.tfms), split_idx=tl.split_idx), do_setup=False,
-                     split_idx=tl.split_idx, types=getattr(tl, 'types', None)) for tl in ds.tls]
+    tls = []
+    for tl in ds.tls:
+        pipe = Pipeline(_bare(tl.tfms), split_idx=tl.split_idx)
+        # fastai sets `types` only in lists that it has set up
+        types = getattr(tl, 'types', None)
+        tls.append(TfmdLists([], pipe, do_setup=False, split_idx=tl.split_idx, types=types))
     return Datasets(tls=tls, n_inp=ds.n_inp)
 
 # %% ../nbs/api/16_loaders.ipynb #e91b5f37
@@ -551,7 +557,7 @@ def _reader(images, size, n_in, resize, tfms, test_size=None, load_size=None,
     if not images.is_photos:
         side = images.load_size
         return PhotoReader(side, n_in, load_size=side, white=images.white), tfms
-    windows = [tfm for tfm in tfms if hasattr(tfm, 'window')]
+    windows = [tfm for tfm in tfms if isinstance(tfm, BatchAugment) and tfm.window]
     if len(windows) > 1: raise CourseError(f'augment has two crops, {windows[0].name} and '
                                            f'{windows[1].name}: leave one out')
     per_image = [tfm for tfm in tfms if isinstance(tfm, PerImage)]
@@ -663,6 +669,7 @@ def _as_json(name, v):
     if v is None or isinstance(v, (bool, int, float, str)): return v
     if name == 'augment': return [repr(o) for o in (v if isinstance(v, (list, L)) else [v])]
     if name == 'fold': return list(v)
+    # a `partial` has no name
     if name == 'group': return f'<function {getattr(v, "__name__", "?")}>'
     is_list = name in ('stats', 'size', 'test_size', 'load_size')
     return np.asarray(v).tolist() if is_list else str(v)
@@ -921,9 +928,10 @@ def split_dl(
         raise CourseError(f'these loaders have no {split} set: add a folder `{split}` to the data, '
                           'or use `get_dls`')
     dl = loaders[split]
+    # a loader of another library may have no dataset
     if not len(getattr(dl, 'dataset', dl)):
         raise CourseError(f'the {split} split is empty: there is nothing to evaluate on')
-    return dl.new(shuffle=False, drop_last=False) if hasattr(dl, 'new') else dl
+    return dl.new(shuffle=False, drop_last=False) if isinstance(dl, DataLoader) else dl
 
 @check_args
 @contextmanager
@@ -931,8 +939,10 @@ def unaugmented(
     dl:object # A loader
 ): # Yields `dl`
     "Treat the images of `dl` as validation images inside the block"
+    # a loader of another library may have no dataset
     ds = getattr(dl, 'dataset', None)
-    with ds.set_split_idx(1) if hasattr(ds, 'set_split_idx') else nullcontext(): yield dl
+    has_splits = isinstance(ds, (Datasets, TfmdLists))
+    with ds.set_split_idx(1) if has_splits else nullcontext(): yield dl
 
 # %% ../nbs/api/16_loaders.ipynb #205a8155
 @check_args

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['registry', 'list_models', 'options', 'create_model', 'default_stem', 'unwrap_model', 'param_groups', 'group_names',
-           'get_net', 'eval_mode', 'check_outputs']
+           'get_net', 'eval_mode', 'cfg_of', 'meta_of', 'source_of', 'check_outputs']
 
 # %% ../nbs/api/24_models.ipynb #653267c7
 import inspect, re
@@ -319,6 +319,33 @@ def eval_mode(
     try: yield model
     finally:
         for m, mode in modes: m.training = mode
+
+# %% ../nbs/api/24_models.ipynb #cc6b72c7
+def _facts(model, name):
+    # any network may come here, and other libraries use these names for objects of their own
+    facts = getattr(model, name, None)
+    return facts if isinstance(facts, dict) else {}
+
+@check_args
+def cfg_of(
+    model:object # A network, an ONNX model, or a state dict
+)->dict: # Arguments of `create_model`; empty for networks that it did not create
+    "Look up the configuration of a model"
+    return _facts(model, 'cfg')
+
+@check_args
+def meta_of(
+    model:object # As in `cfg_of`
+)->dict: # What `save_weights` was given: classes, image size, …; empty if nothing is known
+    "Look up the metadata that a model was saved with"
+    return _facts(model, 'meta')
+
+@check_args
+def source_of(
+    model:object # As in `cfg_of`
+)->dict: # `file` and `sha256`; empty if nothing is known
+    "Look up the file that a teacher was loaded from"
+    return _facts(model, 'source')
 
 # %% ../nbs/api/24_models.ipynb #c1a87e52
 def check_outputs(

@@ -20,6 +20,7 @@ from .core import (
     CourseError, MissingFileError, atomic_write, check_args, check_device, check_path, check_type,
     package_version, plot_text, printable, read_json, write_json)
 from .loaders import loader_fact, many_labels, one_label, task_of_result
+from .models import cfg_of
 from .saving import save_weights
 from .export import image_meta
 from .precision import precision_of
@@ -83,7 +84,7 @@ def _run_record(
     rows = history.rows
     splits = zip(('train', 'valid', 'test'), dls.loaders)
     rec = dict(schema=1, data=loader_fact(dls, 'cfg') or {},
-               model=getattr(learn.model, 'cfg', {}),
+               model=cfg_of(learn.model),
                recipe=learn.recipe, seed=learn.seed, precision=precision_of(learn),
                n_params=sum(p.numel() for p in learn.model.parameters()),
                images={split: len(dl.dataset) for split, dl in splits if dl},

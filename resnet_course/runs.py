@@ -22,7 +22,7 @@ from .core import (
 from .download import checksum
 from .datasets import datasets
 from .loaders import get_dls, loader_fact, many_labels, task_of_result
-from .models import create_model
+from .models import create_model, source_of
 from .weight_files import shipped_weights
 from .saving import load_model
 from .distributed import broadcast_object, connect
@@ -126,7 +126,7 @@ def _teacher_again(was, now, path):
 # %% ../nbs/api/52_runs.ipynb #d15711f4
 def _check_unseen(teacher, dls):
     "Warn if a teacher was trained on images that the run may be tested on"
-    folder = Path(getattr(teacher, 'source', {}).get('file', '')).parent
+    folder = Path(source_of(teacher).get('file', '')).parent
     if not (folder/'run.json').is_file(): return
     rec, own = load_run(folder), dict(data=loader_fact(dls, 'cfg') or {})
     was, now = images_of(rec, 'test'), images_of(own, 'test')

@@ -19,7 +19,7 @@ from resnet_course.core import (
     CourseError, atomic_write, check_args, check_choice, check_device, check_path, check_type,
     shorten)
 from .augment import height_width
-from .models import create_model, list_models, options, registry, unwrap_model
+from .models import cfg_of, create_model, list_models, options, registry, unwrap_model
 from .weight_files import check_meta, read_weights, tensor_checksum, usual_names
 from .weights import infer_arch, variant_of
 
@@ -27,7 +27,7 @@ from .weights import infer_arch, variant_of
 def _cfg_of(model):
     "`create_model` options that describe a ResNet; raises `CourseError` for any other network"
     net = unwrap_model(model)
-    cfg = getattr(net, 'cfg', None)
+    cfg = cfg_of(net)
     if cfg: return dict(options(cfg['name']), **cfg)
     fits = infer_arch(net.state_dict())
     if not fits:
@@ -241,7 +241,7 @@ def save_weights(
     meta = check_meta(meta, path)
     if layout is not None: return _save_layout(model, path, layout, meta)
     versions = dict(resnet_course=resnet_course.__version__, torch=str(torch.__version__))
-    text = _to_json(dict(cfg=getattr(model, 'cfg', None), **meta, versions=versions))
+    text = _to_json(dict(cfg=cfg_of(model) or None, **meta, versions=versions))
     sd = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     _write_safetensors(sd, path, dict(format='pt', crc32=tensor_checksum(sd), resnet_course=text))
     return path
@@ -301,7 +301,7 @@ def check_classes(
 ):
     "Raise `CourseError` unless a network's metadata has a name for each of its classes"
     vocab, stats = model.meta.get('vocab'), model.meta.get('stats')
-    cfg = getattr(model, 'cfg', None) or {}   # a user's own network has none
+    cfg = cfg_of(model)
     if vocab and len(vocab) != cfg.get('n_out', len(vocab)):
         raise CourseError(f"the metadata of these weights is damaged: {len(vocab)} names for "
                           f"{cfg['n_out']} classes")

@@ -21,8 +21,9 @@ from .core import (
 from .download import checksum, fetch
 from .layers import variants
 from .alexnet import AlexNet
+from .resnet import ResNet
 from .models import (
-    create_model, group_names, list_models, options, param_groups, registry)
+    cfg_of, create_model, group_names, list_models, options, param_groups, registry)
 from .weight_files import (
     is_head, pair_by_place, preference, read_weight_sets, read_weights, shipped_weights,
     usual_names, weight_sets, without_dots)
@@ -750,8 +751,10 @@ def variant_of(
     model:nn.Module # A ResNet from this package or torchvision
 )->str|None: # 'v1', 'v1.5' or 'v2'; None if v1 and v1.5 are the same, and for other networks
     "Name the variant of a ResNet"
-    if getattr(model, 'bn_out', None) is not None: return 'v2'
+    if isinstance(model, ResNet) and model.bn_out is not None: return 'v2'
+    # the ResNets of torchvision and timm have the same names for the same layers
     block = getattr(model, 'layer2', [None])[0]
+    # and only bottlenecks have a third convolution
     if not hasattr(block, 'conv3'): return None
     return 'v1' if block.conv1.stride[0] == 2 else 'v1.5'
 
@@ -768,7 +771,7 @@ def _check_kind(model, variant, cfg, label):
     if ours and theirs and theirs != ours:
         raise CourseError(f'{label}: {theirs} weights, but the model is {ours}; use '
                           f"create_model(..., variant='{theirs}')")
-    own = getattr(model, 'cfg', {})
+    own = cfg_of(model)
     for k in _invisible:
         if k in cfg and k in own and cfg[k] != own[k]:
             raise CourseError(f'{label}: trained with {k}={cfg[k]!r}, but the model has '
@@ -777,7 +780,7 @@ def _check_kind(model, variant, cfg, label):
 # %% ../nbs/api/26_weights.ipynb #b021c090
 def _arch_name(model):
     "Name of a model's architecture: its own, or the first network that fits its weights"
-    cfg = getattr(model, 'cfg', None)
+    cfg = cfg_of(model)
     if not cfg:
         fits = infer_arch(model.state_dict())
         cfg = fits[0] if fits else {}
