@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from .core import (
     CourseError, MissingFileError, atomic_write, check_args, check_device, check_path, check_type,
-    package_version, plot_text, printable, read_json, write_json)
+    naming_version, package_version, plot_text, printable, read_json, write_json)
 from .loaders import loader_fact, many_labels, one_label, task_of_result
 from .models import cfg_of
 from .saving import save_weights
@@ -268,6 +268,11 @@ def _check_record(rec, path):
         problems = _history_problems(rec['history']) + _test_problems(rec.get('test'))
     if problems: raise CourseError(f'{path}: not a run record: {problems[0]}')
 
+def _version(rec):
+    "Version of this package that wrote a record; None if it is unknown"
+    versions = rec.get('versions') if isinstance(rec, dict) else None
+    return versions.get('resnet-course') if isinstance(versions, dict) else None
+
 # %% ../nbs/api/51_records.ipynb #c440e757
 @check_args
 def load_run(
@@ -280,7 +285,7 @@ def load_run(
     except MissingFileError:
         raise MissingFileError(f'{f}: no such run; `resnet-course runs` lists all runs') from None
     except CourseError as e: raise CourseError(f'{e}; not a run record') from None
-    _check_record(rec, f)
+    with naming_version(_version(rec)): _check_record(rec, f)
     return {**rec, 'path': str(f.parent)}
 
 @check_args

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import resnet_course
-from resnet_course.core import (
+from .core import (
     CourseError, atomic_write, check_args, check_choice, check_device, check_path, check_type,
-    shorten)
+    naming_version, shorten)
 from .augment import height_width
 from .models import cfg_of, create_model, list_models, options, registry, unwrap_model
 from .weight_files import check_meta, read_weights, tensor_checksum, usual_names
@@ -255,6 +255,11 @@ def _build(cfg, path):
         why = str(e).split('\n')[0][:200]
         raise CourseError(f'{path}: no model can be built from its configuration ({why})') from None
 
+def _version(meta):
+    "Version of this package that wrote a file with this metadata; None if it is unknown"
+    versions = meta.get('versions')
+    return versions.get('resnet_course') if isinstance(versions, dict) else None
+
 def _kinds(sd):
     "Name → shape of each tensor, and whether its dtype is floating-point"
     return {k: (v.shape, v.is_floating_point()) for k, v in sd.items()}
@@ -286,9 +291,9 @@ def load_model(
             raise CourseError(f'{path}: has no configuration: give the network that it belongs to, '
                               'load_model(path, model=...), or use create_model and load_weights')
         # allocate nothing until the shapes in the file are known to match its configuration
-        model = _build(meta['cfg'], path)
+        with naming_version(_version(meta)): model = _build(meta['cfg'], path)
     own = model.state_dict()
-    _check_complete(sd, own, path)
+    with naming_version(_version(meta)): _check_complete(sd, own, path)
     sd = {k: v.to(own[k].dtype) for k, v in sd.items()}   # float16 weights reject float32 images
     model.load_state_dict(sd, assign=True)
     model.meta = meta

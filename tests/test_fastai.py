@@ -92,7 +92,11 @@ def collected(learn):
     return [o.item() if o.ndim == 0 else o.float().mean().item()
             for xb, yb, pred, loss in learn.collect_data.data for o in (*xb, pred, loss)]
 
-def hooked(learn): return [o['mean'] for row in learn.activation_stats.stats for o in row if o]
+def hooked(learn):
+    "Means of all activations, and the first layer's mean and spread by batch"
+    stats = learn.activation_stats
+    means = [o['mean'] for row in stats.stats for o in row if o]
+    return [*means, *stats.layer_stats(0)[0], *stats.layer_stats(0)[1]]
 
 def fetched(learn): return learn.fetch_preds.preds[0].float().mean(1).tolist()
 
@@ -125,7 +129,8 @@ CALLBACKS = dict(
                lambda o: [(o.path/f'models/model_{i}.pth').exists() for i in range(4)]),
     csv=(CSVLogger, csv), graph=(ShowGraphCallback, graph),
     schedule=(lambda: ParamScheduler(dict(lr=SchedCos(.1, 0.))), rates),
-    collect=(CollectDataCallback, collected), hooks=(ActivationStats, hooked),
+    collect=(CollectDataCallback, collected),
+    hooks=(lambda: ActivationStats(with_hist=True), hooked),
     fetch=(FetchPredsCallback, fetched), channels_last=(ChannelsLast, rates),
     reset=(ModelResetter, resets), dropout=(MCDropoutCallback, uncertain),
     rnn=(lambda: rnn_cbs(alpha=2., beta=1.), resets), verbose=(VerboseCallback, rates),
@@ -141,33 +146,37 @@ def train(learn, dls):
     learn.fit(4, .05)
     return weights(learn) - before
 
-_plain = {}
+def files(folder):
+    return sorted(f.relative_to(folder).as_posix() for f in folder.rglob('*') if f.is_file())
 
-def plain(which, dls, path):
-    "Change of the weights, losses and effect of a callback on fastai's own learner"
-    if which not in _plain:
-        make, effect = CALLBACKS[which]
-        path.mkdir()
-        learn = Learner(dls, network_for(which), CrossEntropyLossFlat(), torch_sgd, cbs=L(make()),
-                        metrics=accuracy, path=path, splitter=params)
-        _plain[which] = train(learn, dls), len(learn.recorder.losses), effect(learn)
-    return _plain[which]
+def run(make_learner, which, dls, path):
+    "Train with a callback: change of the weights, its effect, numbers of steps, rates, files"
+    make, effect = CALLBACKS[which]
+    path.mkdir()
+    learn = make_learner(dls, network_for(which), loss_func=CrossEntropyLossFlat(),
+                         opt_func=torch_sgd, cbs=L(make()), metrics=accuracy, path=path,
+                         splitter=params)
+    change = train(learn, dls)
+    rec = learn.recorder
+    return change, effect(learn), (len(rec.losses), len(rec.values)), rec.lrs, files(path)
+
+_plain = {}   # callback → what it did on fastai's own learner
 
 @pytest.mark.parametrize('precision', ['fp32', 'bf16', 'fp16'])
 @pytest.mark.parametrize('which', CALLBACKS)
 def test_callback(which, precision, dls, tmp_path, monkeypatch):
-    "The same steps, the same weights up to the precision, and the same effect"
+    "The same steps, rates and files, the same weights up to the precision, the same effect"
     monkeypatch.chdir(tmp_path)
-    change, n_batches, did = plain(which, dls, tmp_path/'plain')
-    make, effect = CALLBACKS[which]
-    learn = course_learner(dls, network_for(which), precision=precision, cbs=L(make()),
-                           path=tmp_path, splitter=params)
-    got = train(learn, dls)
-    assert len(learn.recorder.losses) == n_batches
+    if which not in _plain: _plain[which] = run(Learner, which, dls, tmp_path/'plain')
+    change, did, steps, lrs, written = _plain[which]
+    ours = partial(course_learner, precision=precision)
+    got, done, our_steps, our_lrs, our_files = run(ours, which, dls, tmp_path/'course')
+    assert (our_steps, our_files) == (steps, written) and change.norm() > 0
+    np.testing.assert_allclose(our_lrs, lrs, rtol=1e-6)
     exact = precision == 'fp32'
     assert torch.cosine_similarity(got, change, 0) > (.99999 if exact else .995)
     assert abs(got.norm()/change.norm() - 1) < (1e-4 if exact else .02)
-    np.testing.assert_allclose(np.ravel(effect(learn)), np.ravel(did), rtol=1e-3 if exact else .06,
+    np.testing.assert_allclose(np.ravel(done), np.ravel(did), rtol=1e-3 if exact else .06,
                                atol=1e-4 if exact else .02)
 
 # callbacks that are not in `CALLBACKS`, and why
