@@ -559,10 +559,11 @@ def read_checkpoint(
     except MissingFileError:
         raise MissingFileError(f'{path}: no checkpoint to resume from') from None
     try:
+        contents = path.read_bytes()   # once, because the file may be large and far away
         # PyTorch does not verify the checksums that it writes
-        with zipfile.ZipFile(path) as z: bad = z.testzip()
+        with zipfile.ZipFile(io.BytesIO(contents)) as z: bad = z.testzip()
         if bad: raise ValueError('wrong checksum')
-        s = torch.load(path, map_location='cpu', weights_only=True)
+        s = torch.load(io.BytesIO(contents), map_location='cpu', weights_only=True)
     except Exception as e:
         raise CourseError(f'{path}: not a checkpoint, or damaged ({type(e).__name__})') from None
     with naming_version(_version(s)): _check_state(s, path)

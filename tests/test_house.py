@@ -6,7 +6,7 @@ import pytest
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'tools'))
-import house, mutations
+import house, mutations, walk
 
 def cells(f, kind='code'):
     "The sources of a notebook's cells of one kind"
@@ -145,6 +145,13 @@ def unexplained(text):
     lines = text.splitlines()
     found = [node.lineno for node in ast.walk(ast.parse(text)) if asks_for(node)]
     return [n for n in found if '#' not in ''.join(lines[max(n - 2, 0):n])]
+
+def test_the_walk_is_current():
+    "CONTRIBUTING lists the modules that a run calls; and resuming reads its checkpoint once"
+    train, resume, reads = walk.walks()
+    text = (root/'CONTRIBUTING.md').read_text(encoding='utf-8')
+    assert walk.table(train, resume) in text, 'stale: run tools/walk.py'
+    assert reads == 1
 
 def test_sniffing_is_explained():
     "Only objects of other libraries are asked which attributes they have, and a comment says why"
