@@ -48,9 +48,10 @@ def check_cbs(
 # %% ../nbs/api/33_callbacks.ipynb #aec3488d
 def recorder_of(learn):
     "fastai's `Recorder` in the middle of a fit; None if the learner has none, or before a fit"
-    recorders = [cb for cb in learn.cbs if isinstance(cb, Recorder)]
-    # `losses` exists from the first fit on
-    return recorders[0] if recorders and hasattr(recorders[0], 'losses') else None
+    for cb in learn.cbs:
+        # `losses` exists from the first fit on
+        if isinstance(cb, Recorder) and hasattr(cb, 'losses'): return cb
+    return None
 
 # %% ../nbs/api/33_callbacks.ipynb #252a332d
 class TerminateOnNaN(Callback):
@@ -697,15 +698,17 @@ class CourseCutMix(CutMix):
 
     def before_batch(self):
         "Paste a rectangle of another image into each image"
-        (n, _, h, w), lam = self.x.shape, self.distrib.sample((1,))
+        n, _, h, w = self.x.shape
+        lam = self.distrib.sample((1,))
         other = _send(torch.randperm(n), self.x)
         self.yb1 = (self.y[other],)
         x1, y1, x2, y2 = rectangle(w, h, lam)
         self.x[..., y1:y2, x1:x2] = self.x[other][..., y1:y2, x1:x2]
         area = torch.tensor([(x2 - x1)*(y2 - y1)])
         self.lam = _send(1 - area/float(w*h), self.x)
-        if not self.stack_y:
-            self.learn.yb = tuple(torch.lerp(a, b, self.lam) for a, b in zip(self.yb1, self.yb))
+        if self.stack_y: return   # the loss is mixed instead
+        mixed = [torch.lerp(a, b, self.lam) for a, b in zip(self.yb1, self.yb)]
+        self.learn.yb = tuple(mixed)
 
 # %% ../nbs/api/33_callbacks.ipynb #e5c7c1c5
 @check_args

@@ -527,6 +527,7 @@ def _check_state(s, path):
         raise CourseError(f'{path}: this checkpoint is damaged or from another version: {wrong[0]} '
                           'is missing or has changed')
 
+# %% ../nbs/api/35_checkpoint.ipynb #ec4260fd
 def _version(s):
     "Version of this package that wrote a checkpoint; None if it is unknown"
     made_by = s.get('made_by') if isinstance(s, dict) else None

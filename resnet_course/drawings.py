@@ -365,16 +365,24 @@ def _draw_stack(d, x, y, s, step, chw):
     for k in reversed(range(c)):
         kind = ('conv', 'act', 'linear', 'pool')[k]
         d.box(x + k*step, y - k*step, w*s, h*s, kind)
-    lines = [((x, y + r*s), (x + w*s, y + r*s)) for r in range(1, h)]
-    lines += [((x + q*s, y), (x + q*s, y + h*s)) for q in range(1, w)]
-    for ends in lines: d.line(*ends, kind='soft', arrow=False)
+    right = x + w*s
+    bottom = y + h*s
+    for row in range(1, h):
+        top = y + row*s
+        d.line((x, top), (right, top), kind='soft', arrow=False)
+    for column in range(1, w):
+        left = x + column*s
+        d.line((left, y), (left, bottom), kind='soft', arrow=False)
 
 def _nchw_labels(d, x, y, s, step, chw):
     "Names of the dimensions of one image"
     c, h, w = chw
-    d.text(x + w*s/2, y + h*s + 17, f'W = {w}', 14, bold=True)
-    d.text(x - 8, y + h*s/2, f'H = {h}', 14, 'end', bold=True)
-    d.text(x + (c - 1)*step/2 - 10, y - (c - 1)*step/2 - 12, f'C = {c}', 14, 'end', bold=True)
+    width = w*s
+    height = h*s
+    depth = (c - 1)*step   # from the front channel to the one at the back
+    d.text(x + width/2, y + height + 17, f'W = {w}', 14, bold=True)
+    d.text(x - 8, y + height/2, f'H = {h}', 14, 'end', bold=True)
+    d.text(x + depth/2 - 10, y - depth/2 - 12, f'C = {c}', 14, 'end', bold=True)
 
 # %% ../nbs/api/63_drawings.ipynb #ef082e7e
 @check_args
@@ -605,12 +613,17 @@ def draw_shortcuts(
 # %% ../nbs/api/63_drawings.ipynb #b89e6814
 def _draw_way(d, x, y, label, cost):
     "A branch F on the left, a shortcut on the right, and their sum"
-    d.line((x + 20, y), (x + 20, y + 26)).box(x, y + 26, 40, 44, 'conv', 'F(x)', 13)
-    d.line((x + 20, y + 70), (x + 20, y + 90))
-    d.line((x + 20, y + 6), (x + 90, y + 6), (x + 90, y + 102), (x + 33, y + 102), kind='shortcut')
-    if label != 'identity': d.box(x + 48, y + 26, 90, 44, 'sum', label, 13)
-    else: d.text(x + 97, y + 48, label, 13, 'start', 'soft')
-    d.plus(x + 20, y + 102)
+    middle = x + 20   # of the branch
+    right = x + 90    # the shortcut
+    top = y + 26      # of the boxes
+    sum_y = y + 102
+    d.line((middle, y), (middle, top))
+    d.box(x, top, 40, 44, 'conv', 'F(x)', 13)
+    d.line((middle, y + 70), (middle, y + 90))
+    d.line((middle, y + 6), (right, y + 6), (right, sum_y), (x + 33, sum_y), kind='shortcut')
+    if label == 'identity': d.text(x + 97, y + 48, label, 13, 'start', 'soft')
+    else: d.box(x + 48, top, 90, 44, 'sum', label, 13)
+    d.plus(middle, sum_y)
     if cost: d.text(x + 66, y + 128, cost, 13, kind='soft')
 
 # %% ../nbs/api/63_drawings.ipynb #98b482f7

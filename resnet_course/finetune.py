@@ -284,11 +284,16 @@ def _cells(r):
     low, high = r['lr'][0], r['lr'][-1]
     rate = f'{high:g}' if low == high else f'{low:g} … {high:g}'
     accs = ['' if r[k] is None else f'{100*r[k]:.2f}' for k in ('train', 'valid', 'test')]
-    ci = ''
-    if r['test_ci']: ci = f"{100*r['test_ci'][0]:.1f}–{100*r['test_ci'][1]:.1f}"
-    return [r['name'], r['start_from'], r['trains'], f"{r['n_train']:,}", rate,
-            f"{r['best_epoch'] + 1} of {r['epochs']}", *accs, ci, f"{100*r['gap']:+.2f}",
-            f"{r['seconds']:.1f}"]
+    interval = ''
+    if r['test_ci']:
+        low, high = r['test_ci']
+        interval = f'{100*low:.1f}–{100*high:.1f}'
+    n_train = f"{r['n_train']:,}"
+    epoch = f"{r['best_epoch'] + 1} of {r['epochs']}"
+    gap = f"{100*r['gap']:+.2f}"
+    seconds = f"{r['seconds']:.1f}"
+    return [r['name'], r['start_from'], r['trains'], n_train, rate, epoch, *accs, interval, gap,
+            seconds]
 
 # %% ../nbs/api/50_finetune.ipynb #b492854f
 def _proof_line(name, report):

@@ -83,13 +83,17 @@ def _token_grid(n, grids):
 def _as_map(name, out, x, grids, asked=False):
     "The `_Map` for an output of images `x`; None if it isn't a map and wasn't `asked` for"
     if isinstance(out, (tuple, list)): out = out[0] if out else None
-    if not isinstance(out, Tensor) or len(out.shape) < 3 or len(out) != len(x): return None
-    s, shape = out.shape, x.shape[2:]
-    if out.ndim == 4 and _keeps_shape(*s[2:], shape): return _Map(name, 'NCHW', s[2:], s[1])
-    if out.ndim == 4 and _keeps_shape(*s[1:3], shape): return _Map(name, 'NHWC', s[1:3], s[3])
-    if out.ndim == 4 and asked: return _Map(name, 'NCHW', s[2:], s[1])
-    grid = _token_grid(s[1], grids) if out.ndim == 3 else None
-    if grid: return _Map(name, 'tokens', grid, s[2])
+    if not isinstance(out, Tensor) or out.ndim not in (3, 4) or len(out) != len(x): return None
+    if out.ndim == 3:
+        _, n_tokens, c = out.shape
+        grid = _token_grid(n_tokens, grids)
+        return _Map(name, 'tokens', grid, c) if grid else None
+    shape = x.shape[2:]
+    _, c, h, w = out.shape
+    if _keeps_shape(h, w, shape): return _Map(name, 'NCHW', (h, w), c)
+    _, height, width, last = out.shape
+    if _keeps_shape(height, width, shape): return _Map(name, 'NHWC', (height, width), last)
+    return _Map(name, 'NCHW', (h, w), c) if asked else None
 
 # %% ../nbs/api/42_interpret.ipynb #43285fe1
 def _head_layers(net):

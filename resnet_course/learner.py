@@ -305,6 +305,11 @@ def _loss_for(dls, loss_func, balance):
     return CrossEntropyLossFlat(weight=class_weights(dls))
 
 # %% ../nbs/api/36_learner.ipynb #0ad00f57
+def _names_of(cbs):
+    "The class names of callbacks, or of classes of callbacks"
+    classes = [cb if isinstance(cb, type) else type(cb) for cb in cbs]
+    return [cls.__name__ for cls in classes]
+
 def _metrics_for(dls, metrics):
     "The metrics, and by default also mean average precision if images have several labels"
     # most labels are absent from most images, so accuracy alone says little
@@ -345,8 +350,7 @@ def course_learner(
                           metrics=_metrics_for(dls, metrics), splitter=splitter, **kwargs)
     learn.seed, learn.weights_report, learn.balance = seed, report, balance or _sampled(dls)
     learn.deterministic = deterministic
-    classes = [cb if isinstance(cb, type) else type(cb) for cb in cbs]
-    learn.more_cbs = [c.__name__ for c in classes]
+    learn.more_cbs = _names_of(cbs)
     if compile and _compile(arch, compile, loader_fact(dls, 'device') or 'cpu'):
         learn.compiled = compile
     return use_device_metrics(learn)

@@ -247,11 +247,18 @@ class SeededDL(TfmdDL):
         "Same as in fastai, or from the sampler; tells this split's transforms the order"
         sampled = self.shuffle and self.sampler is not None
         idxs = list(self.sampler) if sampled else super().get_idxs()
-        split = self.after_batch.split_idx
-        told = [t for t in self.image_tfms() if t.uses_order and t.split_idx in (None, split)]
-        items = self._items_at(idxs) if told else []
-        for tfm in told: tfm.start_epoch(items)
+        self._tell(idxs)
         return idxs
+
+# %% ../nbs/api/16_loaders.ipynb #52dc87d0
+@patch
+def _tell(self:SeededDL, idxs):
+    "Tell the transforms that need it the items of this epoch, in order"
+    split = self.after_batch.split_idx
+    told = [tfm for tfm in self.image_tfms() if tfm.uses_order]
+    told = [tfm for tfm in told if tfm.split_idx in (None, split)]
+    items = self._items_at(idxs) if told else []
+    for tfm in told: tfm.start_epoch(items)
 
 # %% ../nbs/api/16_loaders.ipynb #e145c8ce
 @patch
@@ -376,6 +383,7 @@ def _cut_batches(self:ImageSetDL, tfm, samps):
         kind = TensorCategory if tfm.images.rows is None else TensorMultiCategory
         yield (xb, kind(y.index_select(0, i)))[:len(self.dataset.tls)]
 
+# %% ../nbs/api/16_loaders.ipynb #d35cb7a0
 @patch
 def one_batch(self:ImageSetDL)->tuple: # Batch on the loader's device
     "Same as in fastai, but read in this process"

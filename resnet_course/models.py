@@ -259,16 +259,17 @@ def _body_groups(model, params):
 
 def _alexnet_groups(model):
     "The groups of an AlexNet; None for any other network"
+    names = [n for n, m in model.named_children() if list(m.parameters())]
+    if names != ['features', 'classifier']: return None
     convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     fcs = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    groups = {'conv1': convs[:1], 'conv2': convs[1:2], 'conv3-5': convs[2:],
+    if len(convs) not in (4, 5) or len(fcs) != 3: return None
+    layers = {'conv1': convs[:1], 'conv2': convs[1:2], 'conv3-5': convs[2:],
               'fc6-7': fcs[:2], 'head': fcs[2:]}
-    groups = {n: [p for m in ms for p in m.parameters()] for n, ms in groups.items()}
-    found = sum(map(len, groups.values()))
-    n_params = len(list(model.parameters()))
-    names = [n for n, m in model.named_children() if list(m.parameters())]
-    is_alexnet = names == ['features', 'classifier'] and len(convs) in (4, 5) and len(fcs) == 3
-    return groups if is_alexnet and found == n_params else None
+    groups = {name: [p for m in ms for p in m.parameters()] for name, ms in layers.items()}
+    # other layers with parameters, such as BatchNorm, make it a different network
+    n_found = sum(len(params) for params in groups.values())
+    return groups if n_found == len(list(model.parameters())) else None
 
 # %% ../nbs/api/24_models.ipynb #ed8620ad
 def _groups(model):

@@ -361,8 +361,9 @@ def _check_ema(r, n_steps):
     warnings.warn(f'ema={r.ema}: after {n_steps} steps, {left:.0%} of the average still comes '
                   'from the initial weights; use a lower `ema`, or train for longer')
 
-def _check_fit(r, learn, epochs):
+def _check_fit(r, learn, epochs, minutes):
     "Raise `CourseError` if `learn` cannot be trained with `r`; warn if it may learn little"
+    check_number(minutes, 'minutes', 0)
     loaders = learn.dls.loaders
     if not len(loaders[0]):
         raise CourseError('the training loader has no batches: use a smaller `bs` or more images')
@@ -583,8 +584,7 @@ def fit_recipe(
     bs = loader_fact(learn.dls.train, 'bs')
     cbs = [cb() if isinstance(cb, type) else cb for cb in check_cbs(cbs)]
     taught = [] if teacher is None else [Distill(teacher, r.teacher_weight, r.temperature)]
-    check_number(minutes, 'minutes', 0)
-    _check_fit(r, learn, epochs)
+    _check_fit(r, learn, epochs, minutes)
     if lr is None: lr = r.lr*((bs*r.accumulate if bs else r.bs)/r.bs)**r.lr_power
     _create_opt(learn, r, freeze_to, bn)
     learn.recipe = _recipe_record(r, epochs, lr, facts_of(learn).balance)

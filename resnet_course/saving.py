@@ -89,6 +89,24 @@ def _stats(meta, n_in):
     mean, std = meta.get('stats') or ([.485, .456, .406], [.229, .224, .225])
     return [list(o)[:n_in] if len(o) >= n_in else [o[0]]*n_in for o in (mean, std)]
 
+# %% ../nbs/api/27_saving.ipynb #29f525ce
+def _hugging_face_preparation(cfg, meta):
+    "How transformers prepares images; raises `CourseError` if it cannot do it as in training"
+    height, width = _saved_size(meta)
+    how = meta.get('resize') or 'crop'
+    side, other = height_width(meta.get('side') or (height, width))
+    if how == 'pad' or how == 'crop' and (height, side) != (width, other):
+        raise CourseError(f'transformers cannot fit photos to {height}×{width} px by {how!r} as '
+                          "this network's training did: save it with layout='timm'")
+    resized = dict(height=height, width=width)
+    if how == 'crop': resized = dict(shortest_edge=side)
+    mean, std = _stats(meta, cfg['n_in'])
+    return dict(
+        image_processor_type='BitImageProcessor', do_convert_rgb=cfg['n_in'] == 3, do_resize=True,
+        size=resized, resample=_resampling[meta.get('interpolation') or 'bilinear'],
+        crop_size=dict(height=height, width=width), do_center_crop=True, do_rescale=True,
+        rescale_factor=1/255, do_normalize=True, image_mean=mean, image_std=std)
+
 # %% ../nbs/api/27_saving.ipynb #275fe0d3
 def _hugging_face_config(cfg, sd, meta):
     "The config.json and preprocessor_config.json of transformers"
@@ -98,27 +116,16 @@ def _hugging_face_config(cfg, sd, meta):
     nf, depths = cfg['nf'], registry[cfg['name']][1]['n_blocks']
     basic = not _is_bottleneck(sd)
     vocab = list(map(str, meta.get('vocab') or range(len(sd['fc.weight']))))
-    (height, width), how = _saved_size(meta), meta.get('resize') or 'crop'
-    side, other = height_width(meta.get('side') or (height, width))
-    if how == 'pad' or how == 'crop' and (height, side) != (width, other):
-        raise CourseError(f'transformers cannot fit photos to {height}×{width} px by {how!r} as '
-                          "this network's training did: save it with layout='timm'")
-    resized = dict(height=height, width=width)
-    if how == 'crop': resized = dict(shortest_edge=side)
-    mean, std = _stats(meta, cfg['n_in'])
+    expansion = 1 if basic else 4
     config = dict(
         architectures=['ResNetForImageClassification'], model_type='resnet',
         num_channels=cfg['n_in'], embedding_size=nf, depths=list(depths), hidden_act='relu',
-        hidden_sizes=[nf*2**i*(1 if basic else 4) for i in range(len(depths))],
+        hidden_sizes=[nf*2**i*expansion for i in range(len(depths))],
         layer_type='basic' if basic else 'bottleneck', downsample_in_first_stage=False,
         downsample_in_bottleneck=cfg.get('variant') == 'v1', torch_dtype='float32',
         id2label={str(i): o for i, o in enumerate(vocab)},
         label2id={o: i for i, o in enumerate(vocab)})
-    prepare = dict(
-        image_processor_type='BitImageProcessor', do_convert_rgb=cfg['n_in'] == 3, do_resize=True,
-        size=resized, resample=_resampling[meta.get('interpolation') or 'bilinear'],
-        crop_size=dict(height=height, width=width), do_center_crop=True, do_rescale=True,
-        rescale_factor=1/255, do_normalize=True, image_mean=mean, image_std=std)
+    prepare = _hugging_face_preparation(cfg, meta)
     return {'config.json': config, 'preprocessor_config.json': prepare}
 
 # %% ../nbs/api/27_saving.ipynb #fca9b37c
@@ -180,7 +187,8 @@ def _card(layout, cfg, sd, meta, file):
 def _save_layout(model, path, layout, meta):
     "Write a folder that another library can load; returns the weights file"
     make_config, rename = _layouts[check_choice(layout, _layouts, 'layout')]
-    cfg, text = _cfg_of(model), json.loads(_to_json(meta))
+    cfg = _cfg_of(model)
+    text = json.loads(_to_json(meta))
     own = {k: v.detach().cpu().contiguous() for k, v in unwrap_model(model).state_dict().items()}
     names = usual_names(own, resnet='layer1.0.conv1.weight' in own)
     sd = {names[k]: v for k, v in own.items()}
