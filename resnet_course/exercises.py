@@ -140,7 +140,7 @@ def all_differ(
     values:list, # Results of the right answer and of the usual mistakes
     tol:float=1e-3 # Values closer than this, relatively or absolutely, count as equal
 )->bool: # False if a check could not tell two of them apart
-    "Whether all of `values` differ, so that the inputs make a useful exercise"
+    "Return whether all of `values` differ, so that the inputs make a useful exercise"
     pairs = itertools.combinations(values, 2)
     return not any(math.isclose(a, b, rel_tol=tol, abs_tol=tol) for a, b in pairs)
 

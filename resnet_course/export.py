@@ -105,7 +105,7 @@ def preparation(
     meta:dict, # As in `save_weights`, including class names, size and statistics
     n_in:int|None=None # Channels of the images; None: as many as in the statistics
 )->tuple: # A `PhotoReader`, and a function that turns a batch of bytes into network input
-    "How to prepare images for a network; raises `CourseError` if its metadata does not say"
+    "Look up how to prepare images for a network; raises `CourseError` if its metadata lacks it"
     missing = [key for key in ('vocab', 'size', 'stats') if not meta.get(key)]
     if missing:
         raise CourseError(f'these weights come without {", ".join(missing)}, so they cannot '

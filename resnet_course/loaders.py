@@ -798,8 +798,7 @@ def _loaders(dsets, bs, tfms, seed, num_workers, device):
 def get_dls(
     name_or_path:str|Path='fashion_mnist_mini', # A dataset's name, your own folder, or a CSV file
     bs:int=128, # Images per batch
-    size:int|tuple|None=None, # Size that the network sees: side, or (height, width) (px); None: the
-                              # set's own, 128 for photos
+    size:int|tuple|None=None, # Side or (height, width), px; None: the set's own, 128 for photos
     valid_pct:float=0.1, # Fraction of training images for validation, and for testing if needed
     seed:int|None=42, # Seed for validation images and training order; None: different each time
     augment:object=True, # True, False, names like 'crop+mirror+cutout', or a list of transforms
@@ -808,25 +807,20 @@ def get_dls(
     device:object=None, # Device for the batches; None: fastai's default device
     n_in:int|None=None, # Channels: 1 gray, 3 RGB; None: the set's own
     stats:str|tuple|list|None=None, # Means, standard deviations; or a set's name: 'imagenet'
-    in_memory:bool|None=None, # Keep images in memory; None: if they take under 1 GB; photos
-                              # only if they are much larger than needed
+    in_memory:bool|None=None, # Keep images in memory; None: up to 1 GB; photos if large for `size`
     num_workers:int|None=None, # Number of processes that read photos; sets in memory need none
     root:str|Path|None=None, # Folder of the standard datasets; None: fastai's data folder
     skip_bad:bool=False, # Leave out files that cannot be read, but count them
     balance:str|None=None, # 'sample': draw training images so that all classes are equally frequent
-    group:object=None, # What to keep in one split: 'copies' (equal and nearly equal images), a CSV
-                       # column, a pattern of the path, or a function
+    group:object=None, # Keep together: 'copies', a CSV column, a pattern or function of the path
     fold:object=None, # (i, k): test on the i-th of k folds of the training images; or None
     n_valid:int|None=None, # Keep only this many validation images, unless the set defines them
     test_size:int|tuple|None=None, # Size of photos outside training; None: `size`
-    load_size:int|tuple|None=None, # Photos are resized to cover this before the center crop
-                                   # for tests; None: 256/224 of that size
+    load_size:int|tuple|None=None, # Cover this (px), then crop the center; None: 256/224 of `size`
     repeats:int=1, # Times each training image is repeated in a row, with different augmentation
     white:dict|None=None, # Depth → value of white used in training; None: see `find_white`
-    label_delim:str|None=None, # Separator between labels of an image in a table; None: one label
-                               # each
-    interpolation:str='bilinear' # How photos are resized: 'bilinear', 'bicubic', or 'random', which
-                                 # is either in training, and bicubic otherwise, as in timm
+    label_delim:str|None=None, # Separator of an image's labels in a table; None: one label each
+    interpolation:str='bilinear' # 'bilinear', 'bicubic', or 'random': in training either, as in timm
 )->CourseDataLoaders: # The loaders `train`, `valid` and `test`
     "Create training, validation and test loaders; raises `CourseError` for unusable data"
     _check_args(bs, valid_pct, n_train, n_in, seed, n_valid, num_workers)

@@ -205,7 +205,7 @@ def has_type(
     value:object, # An entry of a record
     types:object  # A type, or a tuple of types
 )->bool: # False for True and False, which are not numbers here, and for huge numbers
-    "Whether an entry of a record has one of the types"
+    "Return whether an entry of a record has one of the types"
     if isinstance(value, bool) or not isinstance(value, types): return False
     return not isinstance(value, int) or abs(value) < 2**63
 
@@ -368,7 +368,7 @@ def same_place(
     a:object, # A path; '' is the current folder
     b:object  # Another path
 )->bool: # False if one of them is not a valid file name
-    "Whether two recorded paths lead to the same place"
+    "Return whether two recorded paths lead to the same place"
     try: return os.path.realpath(a) == os.path.realpath(b)
     except ValueError: return False
 

@@ -87,8 +87,7 @@ def _model_and_images(run, data, bs, skip_bad, variant=None, model=None, **image
 # %% ../nbs/api/53_reuse.ipynb #d15711f6
 @check_args
 def run_learner(
-    run:str|Path, # A run's folder; or, with `data` given, a file that `save_weights` wrote, or a
-                  # publisher's weights of a ResNet for ImageNet
+    run:str|Path, # A run's folder; or, with `data`, our weights, or a ResNet's for ImageNet
     data:str|Path|None=None, # A dataset, or a folder of images (all are used); None: the run's
     bs:int|None=None, # Images per batch; None: as in training, or 64 for a file
     skip_bad:bool=False, # Leave out files that cannot be read, but count them
@@ -201,8 +200,7 @@ def _check_images(run, rec, dls):
 # %% ../nbs/api/53_reuse.ipynb #d545e425
 @check_args
 def evaluate_run(
-    run:str|Path, # A run's folder; or, with `data` given, an ONNX file or a file of weights, as for
-                  # `run_learner`
+    run:str|Path, # As in `run_learner`; or, with `data`, an ONNX file
     data:str|Path|None=None, # A dataset, or a folder of images (all are tested); None: the run's
     split:str='test',    # 'train', 'valid' or 'test'
     views:str|None=None, # Also average over several views: 'flip' or 'ten_crop'; None: only one

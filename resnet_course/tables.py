@@ -306,8 +306,7 @@ def _check_kinds(path, lines, files):
 @check_args
 def list_csv(
     path:str|Path, # CSV file with columns for paths, labels and optionally splits
-    label_delim:str|None=None # Separator between the labels of an image, such as ' ' or ';'; or
-                              # anything if the labels are columns of 0 and 1. None: one class each
+    label_delim:str|None=None # Separator of labels; anything for columns of 0 and 1; None: classes
 )->Listing: # Listing in the order of the file
     "List the labeled images in a table; raises `CourseError` for invalid rows"
     path = check_path(path)

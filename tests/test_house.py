@@ -133,6 +133,19 @@ def test_no_class_is_told_by_its_name():
                 parts = [n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)]
                 assert '__name__' not in parts, f'{f.name}:{node.lineno} compares a class name'
 
+def test_parameters_are_described_in_a_line():
+    "docments drops a second line, so the reference would show half a sentence"
+    found = []
+    for f in root.glob('resnet_course/*.py'):
+        text = f.read_text(encoding='utf-8')
+        for node in ast.walk(ast.parse(text)):
+            if not isinstance(node, ast.FunctionDef) or not node.args.args: continue
+            args = [a.lineno for a in (*node.args.args, *node.args.kwonlyargs)]
+            if max(args) == node.lineno: continue
+            lines = text.splitlines()[node.lineno:max(args) + 1]
+            found += [f'{f.name}: {o.strip()}' for o in lines if o.strip().startswith('#')]
+    assert not found
+
 def asks_for(node):
     "Does a call look an attribute up by a name written in the code: `hasattr(x, 'a')`?"
     names = node.args[1:2] if isinstance(node, ast.Call) else []
