@@ -820,7 +820,7 @@ def get_dls(
     repeats:int=1, # Times each training image is repeated in a row, with different augmentation
     white:dict|None=None, # Depth → value of white used in training; None: see `find_white`
     label_delim:str|None=None, # Separator of an image's labels in a table; None: one label each
-    interpolation:str='bilinear' # 'bilinear', 'bicubic', or 'random': in training either, as in timm
+    interpolation:str='bilinear' # 'bilinear', 'bicubic', or 'random': either, in training
 )->CourseDataLoaders: # The loaders `train`, `valid` and `test`
     "Create training, validation and test loaders; raises `CourseError` for unusable data"
     _check_args(bs, valid_pct, n_train, n_in, seed, n_valid, num_workers)
