@@ -96,6 +96,7 @@ class Standardize(ImageTransform, Normalize):
 class BatchAugment(ImageTransform):
     "Base class of random transforms: `draw` parameters for each image, then `apply` them"
     split_idx, order = 0, 1
+    window = None # in crops, a method that chooses a window of a whole photo
 
     def draw(self,
         x:Tensor # Batch N,C,H,W

@@ -263,7 +263,7 @@ def _run_all(command, seeds, folds, each, kwargs):
     series = runs.unfinished_seeds(resume) if resume else None
     if series or len(seeds) > 1 and not resume:
         return _run_seeds(command, seeds, each, dict(kwargs, resume=series))
-    run = getattr(runs, f'{command}_run')
+    run = dict(train=runs.train_run, finetune=runs.finetune_run)[command]
     with _resumable(command): done = run(seed=seeds[0], **kwargs)
     each(*done)
 
@@ -572,6 +572,13 @@ def draw_cmd(
 
 
 # %% ../nbs/api/71_cli.ipynb #275d2fb4
+def _check_int8(int8, size, data):
+    "Raise `CourseError` for options that do not go together"
+    if int8 and size is not None:
+        raise CourseError('--int8 uses the size of the images: leave out --size')
+    if data and not int8: raise CourseError('--data is for --int8, which needs images')
+
+# %% ../nbs/api/71_cli.ipynb #3165c8ce
 @app.command('export', epilog=_examples(
     'resnet-course export', 'resnet-course export runs/flowers-resnet34-001 --out flowers.onnx',
     'resnet-course export model.safetensors --size 224',
@@ -598,9 +605,7 @@ def export_cmd(
     "Write a trained network as an ONNX file, and check that onnxruntime computes the same scores."
     from resnet_course.reuse import export_run, quantize_run
     how = dict(preprocess=preprocess, layout=layout)
-    if int8 and size is not None:
-        raise CourseError('--int8 uses the size of the images: leave out --size')
-    if data and not int8: raise CourseError('--data is for --int8, which needs images')
+    _check_int8(int8, size, data)
     res = quantize_run(model, out, data, **how) if int8 else export_run(model, out, size, **how)
     say(f'{res.path}\n{res}')
 

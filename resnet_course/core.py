@@ -7,7 +7,8 @@ __all__ = ['reinstall_command', 'printable', 'CourseError', 'MissingFileError', 
            'memory_advice', 'check_choice', 'is_whole', 'check_int', 'check_number', 'check_type', 'check_path',
            'check_args', 'shorten', 'default_device', 'check_device', 'use_device', 'check_file', 'utf8_path',
            'remove_abandoned', 'remove_folder', 'atomic_write', 'write_json', 'parse_json', 'read_json', 'asset',
-           'package_version', 'html_table', 'align', 'plot_text', 'can_show_bar', 'progress', 'in_threads']
+           'package_version', 'naming_version', 'html_table', 'align', 'plot_text', 'can_show_bar', 'progress',
+           'in_threads']
 
 # %% ../nbs/api/00_core.ipynb #0fd16cdb
 import difflib, errno, functools, glob, inspect, json, numbers, os, re, reprlib, shutil, stat
@@ -20,6 +21,8 @@ from html import escape
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Union, get_args, get_origin
+
+import resnet_course
 
 # %% ../nbs/api/00_core.ipynb #e9ee02e9
 # control characters, lone surrogates (bytes that are not UTF-8), and characters that reorder lines,
@@ -80,7 +83,8 @@ def _says(e, *parts): return any(part in str(e) for part in parts)
 
 def _is_memory_error(e):
     "True if memory ran out"
-    if isinstance(e, MemoryError) or getattr(e, 'errno', None) == errno.ENOMEM: return True
+    if isinstance(e, MemoryError): return True
+    if isinstance(e, OSError) and e.errno == errno.ENOMEM: return True
     return isinstance(e, RuntimeError) and _says(e, *_memory_errors)
 
 def _is_worker_error(e):
@@ -192,6 +196,7 @@ def is_whole(
     value:object # Anything
 )->bool: # False for True, False and numbers with a fraction
     "Return whether a value is a whole number; NumPy integers count"
+    # Python's own protocol for whole numbers
     if isinstance(value, bool) or not hasattr(value, '__index__'): return False
     try: value.__index__()
     except TypeError: return False   # such as a tensor of floats
@@ -286,7 +291,7 @@ def _options(kind):
     return [get_origin(kind) or kind]
 
 def _is_bool(value):
-    # NumPy booleans are not `bool`
+    # NumPy booleans are not `bool`, and a tensor may hold one
     return isinstance(value, bool) or str(getattr(value, 'dtype', None)) == 'bool'
 
 def _is_sequence(value):
@@ -566,6 +571,20 @@ def package_version(
     "Look up the version of a package without importing it"
     try: return metadata.version(name)
     except metadata.PackageNotFoundError: return None
+
+# %% ../nbs/api/00_core.ipynb #8e70ba9b
+@contextmanager
+def naming_version(
+    written_by:object # Version of this package that wrote a file; None: unknown
+): # Yields nothing
+    "Say in a `CourseError` which version wrote the file, if it was another than this one"
+    here = resnet_course.__version__
+    try: yield
+    except CourseError as e:
+        if isinstance(written_by, str) and written_by != here:
+            version = printable(written_by[:20])
+            e.message += f'; resnet-course {version} wrote it, and this is {here}'
+        raise
 
 # %% ../nbs/api/00_core.ipynb #18e79653
 def html_table(

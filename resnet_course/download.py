@@ -104,7 +104,7 @@ def _transfer(url, part, tries, timeout, wait, progress):
             elif e.code < 500 and e.code not in (408, 429): raise
             error = e
         except (OSError, http.client.HTTPException) as e:
-            if getattr(e, 'errno', None) == errno.ENOSPC:
+            if isinstance(e, OSError) and e.errno == errno.ENOSPC:
                 part.unlink(missing_ok=True)
                 raise
             error = e

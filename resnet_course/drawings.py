@@ -24,7 +24,9 @@ from .core import (
 from resnet_course.layers import (
     BasicBlock, Bottleneck, PadShortcut, PreactBasicBlock, PreactBottleneck, ResBlock,
     make_shortcut)
-from .models import create_model, eval_mode, get_net, group_names, param_groups
+from .alexnet import AlexNet
+from .fastresnet import FastResNet
+from .models import cfg_of, create_model, eval_mode, get_net, group_names, param_groups
 from .summary import model_summary
 
 # %% ../nbs/api/63_drawings.ipynb #28b2061f
@@ -363,16 +365,24 @@ def _draw_stack(d, x, y, s, step, chw):
     for k in reversed(range(c)):
         kind = ('conv', 'act', 'linear', 'pool')[k]
         d.box(x + k*step, y - k*step, w*s, h*s, kind)
-    lines = [((x, y + r*s), (x + w*s, y + r*s)) for r in range(1, h)]
-    lines += [((x + q*s, y), (x + q*s, y + h*s)) for q in range(1, w)]
-    for ends in lines: d.line(*ends, kind='soft', arrow=False)
+    right = x + w*s
+    bottom = y + h*s
+    for row in range(1, h):
+        top = y + row*s
+        d.line((x, top), (right, top), kind='soft', arrow=False)
+    for column in range(1, w):
+        left = x + column*s
+        d.line((left, y), (left, bottom), kind='soft', arrow=False)
 
 def _nchw_labels(d, x, y, s, step, chw):
     "Names of the dimensions of one image"
     c, h, w = chw
-    d.text(x + w*s/2, y + h*s + 17, f'W = {w}', 14, bold=True)
-    d.text(x - 8, y + h*s/2, f'H = {h}', 14, 'end', bold=True)
-    d.text(x + (c - 1)*step/2 - 10, y - (c - 1)*step/2 - 12, f'C = {c}', 14, 'end', bold=True)
+    width = w*s
+    height = h*s
+    depth = (c - 1)*step   # from the front channel to the one at the back
+    d.text(x + width/2, y + height + 17, f'W = {w}', 14, bold=True)
+    d.text(x - 8, y + height/2, f'H = {h}', 14, 'end', bold=True)
+    d.text(x + depth/2 - 10, y - depth/2 - 12, f'C = {c}', 14, 'end', bold=True)
 
 # %% ../nbs/api/63_drawings.ipynb #ef082e7e
 @check_args
@@ -603,12 +613,17 @@ def draw_shortcuts(
 # %% ../nbs/api/63_drawings.ipynb #b89e6814
 def _draw_way(d, x, y, label, cost):
     "A branch F on the left, a shortcut on the right, and their sum"
-    d.line((x + 20, y), (x + 20, y + 26)).box(x, y + 26, 40, 44, 'conv', 'F(x)', 13)
-    d.line((x + 20, y + 70), (x + 20, y + 90))
-    d.line((x + 20, y + 6), (x + 90, y + 6), (x + 90, y + 102), (x + 33, y + 102), kind='shortcut')
-    if label != 'identity': d.box(x + 48, y + 26, 90, 44, 'sum', label, 13)
-    else: d.text(x + 97, y + 48, label, 13, 'start', 'soft')
-    d.plus(x + 20, y + 102)
+    middle = x + 20   # of the branch
+    right = x + 90    # the shortcut
+    top = y + 26      # of the boxes
+    sum_y = y + 102
+    d.line((middle, y), (middle, top))
+    d.box(x, top, 40, 44, 'conv', 'F(x)', 13)
+    d.line((middle, y + 70), (middle, y + 90))
+    d.line((middle, y + 6), (right, y + 6), (right, sum_y), (x + 33, sum_y), kind='shortcut')
+    if label == 'identity': d.text(x + 97, y + 48, label, 13, 'start', 'soft')
+    else: d.box(x + 48, top, 90, 44, 'sum', label, 13)
+    d.plus(middle, sum_y)
     if cost: d.text(x + 66, y + 128, cost, 13, kind='soft')
 
 # %% ../nbs/api/63_drawings.ipynb #98b482f7
@@ -674,9 +689,14 @@ def _draw_rows(title, rows, shape, params, note=''):
 # %% ../nbs/api/63_drawings.ipynb #5a7404ef
 def _made_for(net):
     "Usual side of a network's input images, px"
-    smallest = getattr(net, 'min_size', 0)
-    if smallest > 32: return 227
-    return 32 if smallest or getattr(net, 'cfg', {}).get('stem') == 'cifar' else 224
+    if isinstance(net, AlexNet) and net.min_size > 32: return 227
+    small = isinstance(net, (AlexNet, FastResNet)) or cfg_of(net).get('stem') == 'cifar'
+    return 32 if small else 224
+
+def _has_features(net):
+    "Whether the layers are inside a part called `features`, as in AlexNet"
+    # our AlexNet and torchvision's networks from AlexNet to EfficientNet
+    return hasattr(net, 'features')
 
 def _network(model, size, kwargs):
     "A network, its name, and the side of its images"
@@ -684,7 +704,7 @@ def _network(model, size, kwargs):
     elif kwargs: raise CourseError(f'{", ".join(kwargs)}: options need the name of a network')
     else:
         net = get_net(model)
-        name = getattr(net, 'cfg', {}).get('name') or type(net).__name__
+        name = cfg_of(net).get('name') or type(net).__name__
     return net, name, _made_for(net) if size is None else size
 
 # %% ../nbs/api/63_drawings.ipynb #5b2ec8e8
@@ -698,7 +718,7 @@ def draw_network(
     "Draw a network by its stages, with the shape of each stage's output"
     if isinstance(model, str) and n_in: kwargs['n_in'] = n_in
     net, name, size = _network(model, size, kwargs)
-    rows = _merged(net, size, n_in, 2 if hasattr(net, 'features') else 1)
+    rows = _merged(net, size, n_in, 2 if _has_features(net) else 1)
     if len(rows) > 30: raise CourseError(f'{name} has {len(rows)} parts: use model_summary')
     for r in rows: r['label'], r['kind'] = _part(r['module'])
     shape = model_summary(net, size, depth=1, n_in=n_in).size
@@ -728,13 +748,13 @@ def draw_alexnet(
 )->Drawing: # One row for each layer with weights and each pooling
     "Draw the layers of an AlexNet with the shapes that the network itself computes"
     net, name, size = _network(name, size, dict(n_out=n_out) | kwargs)
-    if not hasattr(net, 'features'):
+    if not _has_features(net):
         raise CourseError(f'{name} is not an AlexNet: use draw_network')
     rows = _number_layers(_merged(net, size, None, 2))
     rows = [r for r in rows if r['name'] != 'avgpool']
     for r in rows:
         r['label'], r['kind'] = _name(r['module'])
-        groups = getattr(r['module'], 'groups', 1)
+        groups = r['module'].groups if isinstance(r['module'], nn.Conv2d) else 1
         if groups > 1: r['label'] += f', {groups} groups'
     shape = model_summary(net, size, depth=1).size
     return _draw_rows(f'{name} for {_by(shape)} images', rows, shape, _params(net),

@@ -42,7 +42,7 @@ from .augment import height_width
 from .loaders import (
     ImageSetDL, as_bytes, check_one_label, is_multi_label, loader_fact, many_labels, one_label,
     raw_image, show_raw, split_dl, unaugmented, with_borders)
-from .models import check_outputs, eval_mode
+from .models import check_outputs, eval_mode, meta_of
 from .saving import load_model
 from .export import OnnxModel
 from .precision import (
@@ -212,22 +212,27 @@ def _logit_interval(area, se):
 def _roc_areas(probs, targets):
     "A row (area, low, high) for each class, and one for the mean over classes that have an area"
     hits = targets if targets.ndim == 2 else targets[:, None] == np.arange(probs.shape[1])
-    n, rows, areas, influence = len(hits), [], [], np.zeros(len(hits))
+    n = len(hits)
+    rows = []
+    influence = np.zeros(n)   # of each image on the mean area
     for c in range(probs.shape[1]):
         y = hits[:, c]
-        if not 1 < y.sum() < n - 1:   # no spread to estimate, or no curve at all
-            area = float(_placements(probs[:, c], y)[0].mean()) if 0 < y.sum() < n else None
-            rows.append((area, None, None))
+        if y.all() or not y.any():   # no curve
+            rows.append((None, None, None))
             continue
         above, below = _placements(probs[:, c], y)
         area = float(above.mean())
+        if len(above) == 1 or len(below) == 1:   # no spread to estimate
+            rows.append((area, None, None))
+            continue
         se = math.sqrt(above.var(ddof=1)/len(above) + below.var(ddof=1)/len(below))
         rows.append((area, *_logit_interval(area, se)))
         influence[y] += (above - area)*n/len(above)
         influence[~y] += (below - area)*n/len(below)
     areas = [area for area, *_ in rows if area is not None]
     if not areas or n < 2: return rows, (None, None, None)
-    macro, se = float(np.mean(areas)), influence.std(ddof=1)/len(areas)/math.sqrt(n)
+    macro = float(np.mean(areas))
+    se = influence.std(ddof=1)/len(areas)/math.sqrt(n)
     return rows, (macro, *_logit_interval(macro, se))
 
 # %% ../nbs/api/40_evaluate.ipynb #a41f3aeb
@@ -271,15 +276,20 @@ def _macro(tp, true, pred, n):
 @patch
 def _bootstrap_macro(self:Report, n_boot=1000, seed=0):
     "95% intervals of `_macro` from resampling the images, each with its prediction"
-    cells = self.confusion.nonzero().numpy()
-    counts = self.confusion.numpy()[tuple(cells.T)]
-    if (cells[:, 0] == cells[:, 1]).all(): return [[None, None]]*3
-    k, c, rng = len(counts), len(self.vocab), np.random.default_rng(seed)
-    true, pred = (csr_array((np.ones(k), (range(k), o)), (k, c)) for o in cells.T)
-    right, drawn = np.where(cells[:, 0] == cells[:, 1], 1, 0), []
+    targets, preds = self.confusion.nonzero().numpy().T
+    counts = self.confusion.numpy()[targets, preds]
+    is_right = targets == preds
+    if is_right.all(): return [[None, None]]*3
+    k = len(counts)
+    shape = k, len(self.vocab)
+    # a one in the column of each cell's class: multiplying adds up the cells of each class
+    true = csr_array((np.ones(k), (range(k), targets)), shape)
+    pred = csr_array((np.ones(k), (range(k), preds)), shape)
+    rng = np.random.default_rng(seed)
+    drawn = []
     for _ in range(n_boot//50):   # a few at a time, because a matrix of a thousand classes is large
         new = rng.multinomial(self.n, counts/self.n, 50).astype(float)
-        drawn.append(_macro((new*right)@true, new@true, new@pred, self.n))
+        drawn.append(_macro((new*is_right)@true, new@true, new@pred, self.n))
     drawn = np.concatenate(drawn, axis=1)
     return np.percentile(drawn, [2.5, 97.5], axis=1).T.tolist()
 
@@ -575,14 +585,17 @@ def _check_multi(rep, targets):
 @patch
 def label_metrics(self:MultiReport)->list[dict]: # Rows of name, support, threshold and metrics
     "Average precision, sensitivity, specificity, precision, F1 and ROC AUC of each label"
-    hits, probs = self.targets.numpy(), self.probs.double().numpy()
-    found = [average_precision_score(y, p) if y.any() else None for y, p in zip(hits.T, probs.T)]
-    rows = zip(self.vocab, hits.sum(0).tolist(), self.thresholds.tolist(), found)
-    named = [dict(name=name, support=k, threshold=t, average_precision=ap and float(ap))
-             for name, k, t, ap in rows]
-    counts = [multilabel_confusion_matrix(y, p, labels=[True])[0]
-              for y, p in zip(hits.T, self.preds.numpy().T)]
-    return _with_metrics(named, counts, _roc_areas(probs, hits)[0])
+    hits = self.targets.numpy()
+    probs = self.probs.double().numpy()
+    preds = self.preds.numpy()
+    rows, counts = [], []
+    for i, name in enumerate(self.vocab):
+        y = hits[:, i]
+        precision = float(average_precision_score(y, probs[:, i])) if y.any() else None
+        rows.append(dict(name=name, support=int(y.sum()), threshold=self.thresholds[i].item(),
+                         average_precision=precision))
+        counts.append(multilabel_confusion_matrix(y, preds[:, i], labels=[True])[0])
+    return _with_metrics(rows, counts, _roc_areas(probs, hits)[0])
 
 # %% ../nbs/api/40_evaluate.ipynb #e07c755f
 @patch
@@ -694,7 +707,7 @@ def evaluate(
 # %% ../nbs/api/40_evaluate.ipynb #2e1bb036
 def _saved_thresholds(model, dls):
     "The thresholds saved with a network, if they are for these labels; otherwise 0.5"
-    meta = getattr(model, 'meta', None) or {}
+    meta = meta_of(model)
     if meta.get('vocab') not in (None, list(map(str, dls.vocab))): return 0.5
     return meta.get('thresholds') or 0.5
 

@@ -99,7 +99,7 @@ def as_list(
 )->list: # The items
     "Convert `answer` to a list; raises `Hint` if it isn't a collection of `n` items"
     if isinstance(answer, (Tensor, np.ndarray)): answer = answer.tolist()
-    if isinstance(answer, (dict, str)) or not hasattr(answer, '__iter__'):
+    if isinstance(answer, (dict, str)) or not isinstance(answer, Iterable):
         wanted = 'a list' if n is None else f'a list of {n} items'
         raise Hint(f'The answer should be {wanted}, but {_what(answer)}.')
     answer = list(answer)
@@ -140,7 +140,7 @@ def all_differ(
     values:list, # Results of the right answer and of the usual mistakes
     tol:float=1e-3 # Values closer than this, relatively or absolutely, count as equal
 )->bool: # False if a check could not tell two of them apart
-    "Whether all of `values` differ, so that the inputs make a useful exercise"
+    "Return whether all of `values` differ, so that the inputs make a useful exercise"
     pairs = itertools.combinations(values, 2)
     return not any(math.isclose(a, b, rel_tol=tol, abs_tol=tol) for a, b in pairs)
 

@@ -21,7 +21,7 @@ from .images import plain_tensor
 from .augment import ResizeTo, height_width
 from .photos import PhotoReader
 from .loaders import is_multi_label, loader_fact
-from .models import unwrap_model
+from .models import cfg_of, meta_of, unwrap_model
 from .weight_files import check_meta
 from .summary import image_shape
 
@@ -105,7 +105,7 @@ def preparation(
     meta:dict, # As in `save_weights`, including class names, size and statistics
     n_in:int|None=None # Channels of the images; None: as many as in the statistics
 )->tuple: # A `PhotoReader`, and a function that turns a batch of bytes into network input
-    "How to prepare images for a network; raises `CourseError` if its metadata does not say"
+    "Look up how to prepare images for a network; raises `CourseError` if its metadata lacks it"
     missing = [key for key in ('vocab', 'size', 'stats') if not meta.get(key)]
     if missing:
         raise CourseError(f'these weights come without {", ".join(missing)}, so they cannot '
@@ -258,12 +258,10 @@ class Exported:
     __repr__ = __str__
 
 # %% ../nbs/api/29_export.ipynb #e75dee6b
-def _meta(model): return getattr(model, 'meta', None) or {}
-
 def _image_shape(model, size, images):
     "Choose the (channels, height, width) to export for"
     if images is not None: return tuple(images.shape[1:])
-    if size is None: size = _meta(model).get('size')
+    if size is None: size = meta_of(model).get('size')
     if size is None: raise CourseError('the image size is unknown: pass size=')
     return image_shape(model, size)
 
@@ -289,7 +287,7 @@ def _write_onnx(model, x, path):
                 model, (x,), dynamo=True, verbose=False, input_names=['images'],
                 output_names=['scores'], dynamic_shapes=_dynamic(model))
     finally: log.setLevel(level)
-    meta = dict(_meta(model), cfg=getattr(model, 'cfg', None))
+    meta = dict(meta_of(model), cfg=cfg_of(model))
     program.model.metadata_props['resnet_course'] = json.dumps(meta)
     program.save(str(path), external_data=False)
 
@@ -344,10 +342,11 @@ def _prepared(net, preprocess, layout, size, images):
     if size is not None or images is not None:
         raise CourseError('preprocess= prepares images for the size that is saved with the model: '
                           'leave out size= and images=')
-    res = Prepared(net, _meta(net), preprocess, layout)
-    res.meta = dict(net.meta, preprocess=preprocess, layout=layout)
-    res.cfg = getattr(net, 'cfg', None)
-    reader, _ = preparation(net.meta, (res.cfg or {}).get('n_in'))
+    meta = meta_of(net)
+    res = Prepared(net, meta, preprocess, layout)
+    res.meta = dict(meta, preprocess=preprocess, layout=layout)
+    res.cfg = cfg_of(net)
+    reader, _ = preparation(meta, res.cfg.get('n_in'))
     return res.eval(), (reader.n_in, *height_width(reader.size))
 
 # %% ../nbs/api/29_export.ipynb #47dcd7da
@@ -382,7 +381,6 @@ def export_model(
         raise CourseError(f'{path}: the file name must end in .onnx or .pt2')
     model = unwrap_model(model)
     net = copy.deepcopy(model).cpu().float().eval()
-    net.meta = getattr(model, 'meta', None)
     if preprocess is None: shape = _image_shape(model, size, images)
     else: net, shape = _prepared(net, preprocess, layout, size, images)
     xbs = _examples(net, shape, images)

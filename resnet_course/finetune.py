@@ -30,7 +30,7 @@ from .core import (
     check_int, html_table, memory_advice, read_json, write_json)
 from .images import plain_tensor
 from .loaders import ImageSetDL, get_dls, loader_fact, one_label, split_dl, task_of
-from .models import options, unwrap_model
+from .models import cfg_of, meta_of, options, unwrap_model
 from .weight_files import preferred_set, read_weights, shipped_weights, weight_sets
 from .weights import infer_arch, load_weights
 from .saving import save_weights
@@ -39,7 +39,7 @@ from .distributed import (
 from .freeze import (
     bn_modes, freeze_report, freeze_to, group_number, optimizer_groups, snapshot)
 from .callbacks import (
-    History, RestoreBest, check_logger, history_of, log_callback)
+    History, RestoreBest, check_logger, has_progress, history_of, log_callback)
 from .checkpoint import run_lock
 from .learner import CourseLearner, course_learner, facts_of, set_seeds
 from resnet_course.recipes import (
@@ -205,7 +205,7 @@ def _head_learner(learn, n_views):
         opt_func=learn.opt_func, metrics=learn.metrics, cbs=[History()],
         splitter=lambda m: [list(m.parameters())])
     small.balance = facts_of(learn).balance
-    if not hasattr(learn, 'progress'): small.remove_cb(small.progress)
+    if not has_progress(learn): small.remove_cb(small.progress)
     small.logger = learn.logger
     return small
 
@@ -284,11 +284,16 @@ def _cells(r):
     low, high = r['lr'][0], r['lr'][-1]
     rate = f'{high:g}' if low == high else f'{low:g} … {high:g}'
     accs = ['' if r[k] is None else f'{100*r[k]:.2f}' for k in ('train', 'valid', 'test')]
-    ci = ''
-    if r['test_ci']: ci = f"{100*r['test_ci'][0]:.1f}–{100*r['test_ci'][1]:.1f}"
-    return [r['name'], r['start_from'], r['trains'], f"{r['n_train']:,}", rate,
-            f"{r['best_epoch'] + 1} of {r['epochs']}", *accs, ci, f"{100*r['gap']:+.2f}",
-            f"{r['seconds']:.1f}"]
+    interval = ''
+    if r['test_ci']:
+        low, high = r['test_ci']
+        interval = f'{100*low:.1f}–{100*high:.1f}'
+    n_train = f"{r['n_train']:,}"
+    epoch = f"{r['best_epoch'] + 1} of {r['epochs']}"
+    gap = f"{100*r['gap']:+.2f}"
+    seconds = f"{r['seconds']:.1f}"
+    return [r['name'], r['start_from'], r['trains'], n_train, rate, epoch, *accs, interval, gap,
+            seconds]
 
 # %% ../nbs/api/50_finetune.ipynb #b492854f
 def _proof_line(name, report):
@@ -415,7 +420,7 @@ def _plan_record(learn, stages):
     source = None if facts.weights_report is None else facts.weights_report.source
     return dict(stages=[_stage_dict(s) for s in stages], seed=facts.seed,
                 data=loader_fact(learn.dls, 'cfg'), split_id=loader_fact(learn.dls, 'split_id'),
-                model=getattr(unwrap_model(learn.model), 'cfg', None), weights=str(source),
+                model=cfg_of(unwrap_model(learn.model)) or None, weights=str(source),
                 balance=facts.balance)
 
 # %% ../nbs/api/50_finetune.ipynb #bcfa335f
@@ -576,6 +581,7 @@ def save_plan(
 
 def _yaml_error(e):
     "What is wrong with a YAML file and where, in one line"
+    # only some of PyYAML's errors know the line
     mark = getattr(e, 'problem_mark', None)
     if mark is None: return str(e)
     return f'line {mark.line + 1}: {e.problem}'
@@ -665,7 +671,7 @@ def _pretrained(weights):
     "Options of the network that `weights` belong to, and the statistics it was trained with"
     if _is_torchvision(weights): return dict(name='resnet34', stem='imagenet', n_in=3), 'imagenet'
     if isinstance(weights, (dict, nn.Module)):
-        meta = dict(getattr(weights, 'meta', None) or {}, cfg=getattr(weights, 'cfg', None))
+        meta = dict(meta_of(weights), cfg=cfg_of(weights))
         sets = weight_sets(weights, 'state dict')
         sd = sets[preferred_set(sets)]
     else: sd, meta = read_weights(weights)

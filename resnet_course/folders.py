@@ -295,28 +295,27 @@ def _file_findings(scans, small, large):
     "Findings about individual files"
     def name(path): return '/'.join(path.parts[-2:])
     def size(o): return f'{name(o.path)}: {o.size[0]}×{o.size[1]}'
+    found = []
+    def add(level, text, files):
+        "Add a finding, with the number of files in front of `text`"
+        if files: found.append(Finding(level, f'{len(files)} {text}', files))
     bad = [o for o in scans if o.error]
+    add('error', 'unreadable files', [f'{name(o.path)}: {o.error}' for o in bad])
     good = [o for o in scans if not o.error]
     odd = [o for o in good if not _is_named(o)]
+    add('warning', 'files are not in the format that their names say',
+        [f'{name(o.path)} is {o.format}' for o in odd])
     tiny = [o for o in good if min(o.size) < small]
+    add('warning', f'images have a side below {small} px', list(map(size, tiny)))
     huge = [o for o in good if o.size[0]*o.size[1] > large*1e6]
+    add('warning', f'images have more than {large} megapixels', list(map(size, huge)))
     plain = [o for o in good if o.range[0] == o.range[1]]
+    add('warning', 'images are of one color',
+        [f'{name(o.path)}: gray level {o.range[0]} of 255' for o in plain])
     dark = [o for o in good if 0 < o.range[1] < 16 and o not in plain]
-    found = [
-        Finding('error', f'{len(bad)} unreadable files',
-                [f'{name(o.path)}: {o.error}' for o in bad]),
-        Finding('warning', f'{len(odd)} files are not in the format that their names say',
-                [f'{name(o.path)} is {o.format}' for o in odd]),
-        Finding('warning', f'{len(tiny)} images have a side below {small} px',
-                list(map(size, tiny))),
-        Finding('warning', f'{len(huge)} images have more than {large} megapixels',
-                list(map(size, huge))),
-        Finding('warning', f'{len(plain)} images are of one color',
-                [f'{name(o.path)}: gray level {o.range[0]} of 255' for o in plain]),
-        Finding('warning', f'{len(dark)} images are nearly black: are their pixels class '
-                'indices, or do they need scaling?',
-                [f'{name(o.path)}: no gray level above {o.range[1]} of 255' for o in dark])]
-    return [f for f in found if f.files]
+    add('warning', 'images are nearly black: are their pixels class indices, or do they need '
+        'scaling?', [f'{name(o.path)}: no gray level above {o.range[1]} of 255' for o in dark])
+    return found
 
 # %% ../nbs/api/17_folders.ipynb #89639c05
 def _find_white(o):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.learner import Learner
+from fastai.optimizer import OptimWrapper
 from fastcore.basics import patch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -233,7 +234,7 @@ def freeze_to(
 def _forget(opt, frozen):
     "Drop the optimizer's state for the parameters `frozen`"
     for p in frozen:
-        if hasattr(opt, 'opt'): opt.opt.state.pop(p, None)   # a PyTorch optimizer
+        if isinstance(opt, OptimWrapper): opt.opt.state.pop(p, None)   # PyTorch's optimizer
         elif p in opt.state:
             kept = {k: v for k, v in opt.state[p].items() if k in opt._keep_on_clear}
             opt.state[p] = kept

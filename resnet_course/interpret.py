@@ -46,7 +46,9 @@ def _net(learn):
 
 def _call(net, x):
     "Compute the scores; run a network compiled in place uncompiled, because hooks need that"
-    return net(x) if getattr(net, '_compiled_call_impl', None) is None else net.forward(x)
+    # PyTorch sets it in `net.compile()`
+    compiled = getattr(net, '_compiled_call_impl', None)
+    return net(x) if compiled is None else net.forward(x)
 
 @check_args
 def get_layer(
@@ -81,13 +83,17 @@ def _token_grid(n, grids):
 def _as_map(name, out, x, grids, asked=False):
     "The `_Map` for an output of images `x`; None if it isn't a map and wasn't `asked` for"
     if isinstance(out, (tuple, list)): out = out[0] if out else None
-    if not isinstance(out, Tensor) or len(out.shape) < 3 or len(out) != len(x): return None
-    s, shape = out.shape, x.shape[2:]
-    if out.ndim == 4 and _keeps_shape(*s[2:], shape): return _Map(name, 'NCHW', s[2:], s[1])
-    if out.ndim == 4 and _keeps_shape(*s[1:3], shape): return _Map(name, 'NHWC', s[1:3], s[3])
-    if out.ndim == 4 and asked: return _Map(name, 'NCHW', s[2:], s[1])
-    grid = _token_grid(s[1], grids) if out.ndim == 3 else None
-    if grid: return _Map(name, 'tokens', grid, s[2])
+    if not isinstance(out, Tensor) or out.ndim not in (3, 4) or len(out) != len(x): return None
+    if out.ndim == 3:
+        _, n_tokens, c = out.shape
+        grid = _token_grid(n_tokens, grids)
+        return _Map(name, 'tokens', grid, c) if grid else None
+    shape = x.shape[2:]
+    _, c, h, w = out.shape
+    if _keeps_shape(h, w, shape): return _Map(name, 'NCHW', (h, w), c)
+    _, height, width, last = out.shape
+    if _keeps_shape(height, width, shape): return _Map(name, 'NHWC', (height, width), last)
+    return _Map(name, 'NCHW', (h, w), c) if asked else None
 
 # %% ../nbs/api/42_interpret.ipynb #43285fe1
 def _head_layers(net):
@@ -122,8 +128,11 @@ def _find_maps(net, x, asked=None):
 # %% ../nbs/api/42_interpret.ipynb #4f87224c
 def _blank(net, size=None):
     "A black image of the size that a network expects"
-    own = getattr(net, 'image_size', None) or getattr(getattr(net, 'patch_embed', 0), 'img_size', 0)
-    own = own or getattr(net, 'default_cfg', {}).get('input_size')
+    own = getattr(net, 'image_size', None)   # in torchvision's vision transformers
+    # in timm's
+    if not own: own = getattr(getattr(net, 'patch_embed', None), 'img_size', None)
+    # in timm's other networks
+    if not own: own = getattr(net, 'default_cfg', {}).get('input_size')
     size = size or (own[-1] if isinstance(own, (tuple, list)) else own) or 224
     return torch.zeros(2, *image_shape(net, size), device=next(net.parameters()).device)
 

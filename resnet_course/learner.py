@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from fastai.callback.fp16 import AMPMode
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler  # noqa: F401  gives Learner `fit_one_cycle`
 from fastai.data.core import DataLoaders
@@ -33,8 +34,9 @@ from resnet_course.precision import (
     AutoPrecision, backend_flags, batch_device, fix_workspace, own_precision, precision_of,
     set_precision)
 from .freeze import Frozen, freeze_to
-from .callbacks import (
-    CourseProgress, History, RetainHeap, TerminateOnNaN, check_cbs, use_device_metrics)
+from resnet_course.callbacks import (
+    CourseProgress, History, RetainHeap, TerminateOnNaN, check_cbs, has_progress,
+    use_device_metrics)
 from .optimizers import torch_sgd
 
 # %% ../nbs/api/36_learner.ipynb #3dc2ec9b
@@ -93,7 +95,7 @@ class CourseLearner(Learner):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        if hasattr(self, 'progress'): self._use_progress()
+        if has_progress(self): self._use_progress()
 
     def _use_progress(self): return self.remove_cb(ProgressCallback).add_cb(CourseProgress())
 
@@ -141,7 +143,7 @@ def compute_flags(self:CourseLearner,
 @contextmanager
 def no_bar(self:CourseLearner): # Yields this learner
     "Train without a progress bar inside the block"
-    had_bar = hasattr(self, 'progress')
+    had_bar = has_progress(self)
     self.remove_cb(ProgressCallback)
     try: yield self
     finally:
@@ -190,7 +192,8 @@ def to_channelslast(self:CourseLearner,
 )->CourseLearner: # This learner
     "Use the channels-last memory format, which is the default here"
     if not use_amp: return set_precision(self, self.precision.asked)
-    return set_precision(self, getattr(amp_mode, 'value', amp_mode))
+    name = amp_mode.value if isinstance(amp_mode, AMPMode) else amp_mode
+    return set_precision(self, name)
 
 @patch
 def to_contiguous(self:CourseLearner,
@@ -219,7 +222,7 @@ def _model_for(dls, name, stem, n_in, kwargs):
 def _as_dls(dls):
     "Return fastai's loaders: `dls`, or a conversion of PyTorch's loaders"
     is_one = isinstance(dls, torch.utils.data.DataLoader)
-    loaders = [dls] if is_one else getattr(dls, 'loaders', dls)
+    loaders = dls.loaders if isinstance(dls, DataLoaders) else [dls] if is_one else dls
     if not (isinstance(loaders, (list, tuple)) and len(loaders) in (1, 2, 3)):
         raise CourseError(f'dls={dls!r:.80}: give what `get_dls` returns, or loaders for training, '
                           'validation and optionally test')
@@ -238,6 +241,7 @@ def _call_arch(arch, dls):
     "Call a function such as torchvision's `resnet18` to get a network for the classes of `dls`"
     try: return arch(num_classes=dls.c)
     except TypeError as e:
+        # a `partial` has no name
         name = getattr(arch, '__name__', arch)
         raise CourseError(f'{name} cannot be called with num_classes={dls.c} ({e}): pass the '
                           'network that it makes instead of the function') from None
@@ -301,6 +305,11 @@ def _loss_for(dls, loss_func, balance):
     return CrossEntropyLossFlat(weight=class_weights(dls))
 
 # %% ../nbs/api/36_learner.ipynb #0ad00f57
+def _names_of(cbs):
+    "The class names of callbacks, or of classes of callbacks"
+    classes = [cb if isinstance(cb, type) else type(cb) for cb in cbs]
+    return [cls.__name__ for cls in classes]
+
 def _metrics_for(dls, metrics):
     "The metrics, and by default also mean average precision if images have several labels"
     # most labels are absent from most images, so accuracy alone says little
@@ -341,7 +350,7 @@ def course_learner(
                           metrics=_metrics_for(dls, metrics), splitter=splitter, **kwargs)
     learn.seed, learn.weights_report, learn.balance = seed, report, balance or _sampled(dls)
     learn.deterministic = deterministic
-    learn.more_cbs = [getattr(cb, '__name__', type(cb).__name__) for cb in cbs]
+    learn.more_cbs = _names_of(cbs)
     if compile and _compile(arch, compile, loader_fact(dls, 'device') or 'cpu'):
         learn.compiled = compile
     return use_device_metrics(learn)

@@ -41,6 +41,7 @@ def _load_readers():
     for package in ('pillow_heif', 'pillow_jxl', 'pillow_avif'):
         with suppress(ImportError):
             reader = import_module(package)
+            # pillow-heif has to be registered; the other two register themselves
             if hasattr(reader, 'register_heif_opener'): reader.register_heif_opener()
 
 def readable_formats()->list: # Pillow's names of the formats
@@ -240,10 +241,12 @@ def counts(self:Listing,
 @patch
 def left_out_text(self:Listing)->str: # Description; empty if nothing was left out
     "Describe how many files were left out, by kind"
-    kinds = sorted(((len(fs), why) for why, fs in self.left_out.items()), key=lambda o: -o[0])
-    n = sum(n for n, _ in kinds)
+    counts = Counter({why: len(files) for why, files in self.left_out.items()})
+    n = counts.total()
     if not n: return ''
-    return f'{n:,} file{"s"*(n > 1)} left out: ' + ', '.join(f'{n:,} {w}' for n, w in kinds)
+    kinds = [f'{k:,} {why}' for why, k in counts.most_common()]
+    files = 'file' if n == 1 else 'files'
+    return f'{n:,} {files} left out: {", ".join(kinds)}'
 
 # %% ../nbs/api/05_listing.ipynb #f67bae3d
 _run_files = {'run.json', 'checkpoint.pt', 'finetune.json'}

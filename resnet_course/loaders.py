@@ -20,8 +20,8 @@ import fastai.vision.data  # noqa: F401  shows batches as a grid
 import numpy as np
 import torch
 from fastai.data.all import (
-    Category, CategoryMap, DataLoaders, Datasets, MultiCategory, Pipeline, TfmdDL, TfmdLists,
-    Transform, test_set)
+    Category, CategoryMap, DataLoader, DataLoaders, Datasets, MultiCategory, Pipeline, TfmdDL,
+    TfmdLists, Transform, test_set)
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
 from fastai.torch_core import (
     TensorCategory, TensorImage, TensorImageBW, TensorMultiCategory, rank_distrib)
@@ -37,9 +37,9 @@ from .listing import count_text
 from .images import (
     ImageSet, UnreadableError, are_stats, as_channels, imagenet_stats, list_set, open_labeled,
     pixel_stats, plain_tensor)
-from resnet_course.augment import (
-    ImageTransform, PerImage, RandomResizedCrop, ResizeTo, ScaleJitter, Standardize, ToFloat,
-    height_width)
+from .augment import (
+    BatchAugment, ImageTransform, PerImage, RandomResizedCrop, ResizeTo, ScaleJitter, Standardize,
+    ToFloat, height_width)
 from resnet_course.photos import (
     PhotoBatches, PhotoReader, interpolations, keeping_pays, load_size_for, resize_ways,
     shrink_all)
@@ -167,8 +167,10 @@ def is_multi_label(
     dls:object # Loaders from `get_dls`, `as_dls` or fastai
 )->bool: # True or False, based on the loss function for the labels, as in fastai
     "Return whether images have several labels, each present or absent"
+    # loaders of another library may lack any of these; fastai looks them up in the same way
     ds = getattr(getattr(dls, 'train', None), 'dataset', None)
-    return isinstance(getattr(ds, 'loss_func', None), BCEWithLogitsLossFlat)
+    loss_func = getattr(ds, 'loss_func', None)   # as above
+    return isinstance(loss_func, BCEWithLogitsLossFlat)
 
 @check_args
 def check_one_label(
@@ -245,11 +247,18 @@ class SeededDL(TfmdDL):
         "Same as in fastai, or from the sampler; tells this split's transforms the order"
         sampled = self.shuffle and self.sampler is not None
         idxs = list(self.sampler) if sampled else super().get_idxs()
-        split = self.after_batch.split_idx
-        told = [t for t in self.image_tfms() if t.uses_order and t.split_idx in (None, split)]
-        items = self._items_at(idxs) if told else []
-        for tfm in told: tfm.start_epoch(items)
+        self._tell(idxs)
         return idxs
+
+# %% ../nbs/api/16_loaders.ipynb #52dc87d0
+@patch
+def _tell(self:SeededDL, idxs):
+    "Tell the transforms that need it the items of this epoch, in order"
+    split = self.after_batch.split_idx
+    told = [tfm for tfm in self.image_tfms() if tfm.uses_order]
+    told = [tfm for tfm in told if tfm.split_idx in (None, split)]
+    items = self._items_at(idxs) if told else []
+    for tfm in told: tfm.start_epoch(items)
 
 # %% ../nbs/api/16_loaders.ipynb #e145c8ce
 @patch
@@ -273,11 +282,11 @@ def train_classes(
     "Find the class of each training image without reading the images; raises `CourseError`"
     check_one_label(dls, 'balancing classes')
     ds = dls.train.dataset
-    pipe = getattr(ds, 'tls', [ds])[-1]
+    pipe = ds.tls[-1] if isinstance(ds, Datasets) else ds
     first = pipe.tfms.fs[0] if isinstance(pipe, TfmdLists) and pipe.tfms.fs else None
     classes = first.classes_of(pipe.items) if isinstance(first, ItemTransform) else None
     if classes is not None: return classes
-    if len(getattr(ds, 'tls', [])) < 2:
+    if not isinstance(ds, Datasets) or len(ds.tls) < 2:
         raise CourseError('these loaders do not say which class each training image has: use '
                           '`get_dls`')
     return np.array([int(y) for y in pipe])
@@ -374,6 +383,7 @@ def _cut_batches(self:ImageSetDL, tfm, samps):
         kind = TensorCategory if tfm.images.rows is None else TensorMultiCategory
         yield (xb, kind(y.index_select(0, i)))[:len(self.dataset.tls)]
 
+# %% ../nbs/api/16_loaders.ipynb #d35cb7a0
 @patch
 def one_batch(self:ImageSetDL)->tuple: # Batch on the loader's device
     "Same as in fastai, but read in this process"
@@ -420,8 +430,12 @@ def _bare(tfms):
 def _without_images(ds):
     "An empty copy of a `Datasets` or `TfmdLists` whose transforms do not hold the images"
     if isinstance(ds, TfmdLists): return TfmdLists([], Pipeline(_bare(ds.tfms)), do_setup=False)
-    tls = [TfmdLists([], Pipeline(_bare(tl.tfms), split_idx=tl.split_idx), do_setup=False,
-                     split_idx=tl.split_idx, types=getattr(tl, 'types', None)) for tl in ds.tls]
+    tls = []
+    for tl in ds.tls:
+        pipe = Pipeline(_bare(tl.tfms), split_idx=tl.split_idx)
+        # fastai sets `types` only in lists that it has set up
+        types = getattr(tl, 'types', None)
+        tls.append(TfmdLists([], pipe, do_setup=False, split_idx=tl.split_idx, types=types))
     return Datasets(tls=tls, n_inp=ds.n_inp)
 
 # %% ../nbs/api/16_loaders.ipynb #e91b5f37
@@ -551,7 +565,7 @@ def _reader(images, size, n_in, resize, tfms, test_size=None, load_size=None,
     if not images.is_photos:
         side = images.load_size
         return PhotoReader(side, n_in, load_size=side, white=images.white), tfms
-    windows = [tfm for tfm in tfms if hasattr(tfm, 'window')]
+    windows = [tfm for tfm in tfms if isinstance(tfm, BatchAugment) and tfm.window]
     if len(windows) > 1: raise CourseError(f'augment has two crops, {windows[0].name} and '
                                            f'{windows[1].name}: leave one out')
     per_image = [tfm for tfm in tfms if isinstance(tfm, PerImage)]
@@ -663,6 +677,7 @@ def _as_json(name, v):
     if v is None or isinstance(v, (bool, int, float, str)): return v
     if name == 'augment': return [repr(o) for o in (v if isinstance(v, (list, L)) else [v])]
     if name == 'fold': return list(v)
+    # a `partial` has no name
     if name == 'group': return f'<function {getattr(v, "__name__", "?")}>'
     is_list = name in ('stats', 'size', 'test_size', 'load_size')
     return np.asarray(v).tolist() if is_list else str(v)
@@ -792,8 +807,7 @@ def _loaders(dsets, bs, tfms, seed, num_workers, device):
 def get_dls(
     name_or_path:str|Path='fashion_mnist_mini', # A dataset's name, your own folder, or a CSV file
     bs:int=128, # Images per batch
-    size:int|tuple|None=None, # Size that the network sees: side, or (height, width) (px); None: the
-                              # set's own, 128 for photos
+    size:int|tuple|None=None, # Side or (height, width), px; None: the set's own, 128 for photos
     valid_pct:float=0.1, # Fraction of training images for validation, and for testing if needed
     seed:int|None=42, # Seed for validation images and training order; None: different each time
     augment:object=True, # True, False, names like 'crop+mirror+cutout', or a list of transforms
@@ -802,25 +816,20 @@ def get_dls(
     device:object=None, # Device for the batches; None: fastai's default device
     n_in:int|None=None, # Channels: 1 gray, 3 RGB; None: the set's own
     stats:str|tuple|list|None=None, # Means, standard deviations; or a set's name: 'imagenet'
-    in_memory:bool|None=None, # Keep images in memory; None: if they take under 1 GB; photos
-                              # only if they are much larger than needed
+    in_memory:bool|None=None, # Keep images in memory; None: up to 1 GB; photos if large for `size`
     num_workers:int|None=None, # Number of processes that read photos; sets in memory need none
     root:str|Path|None=None, # Folder of the standard datasets; None: fastai's data folder
     skip_bad:bool=False, # Leave out files that cannot be read, but count them
     balance:str|None=None, # 'sample': draw training images so that all classes are equally frequent
-    group:object=None, # What to keep in one split: 'copies' (equal and nearly equal images), a CSV
-                       # column, a pattern of the path, or a function
+    group:object=None, # Keep together: 'copies', a CSV column, a pattern or function of the path
     fold:object=None, # (i, k): test on the i-th of k folds of the training images; or None
     n_valid:int|None=None, # Keep only this many validation images, unless the set defines them
     test_size:int|tuple|None=None, # Size of photos outside training; None: `size`
-    load_size:int|tuple|None=None, # Photos are resized to cover this before the center crop
-                                   # for tests; None: 256/224 of that size
+    load_size:int|tuple|None=None, # Cover this (px), then crop the center; None: 256/224 of `size`
     repeats:int=1, # Times each training image is repeated in a row, with different augmentation
     white:dict|None=None, # Depth → value of white used in training; None: see `find_white`
-    label_delim:str|None=None, # Separator between labels of an image in a table; None: one label
-                               # each
-    interpolation:str='bilinear' # How photos are resized: 'bilinear', 'bicubic', or 'random', which
-                                 # is either in training, and bicubic otherwise, as in timm
+    label_delim:str|None=None, # Separator of an image's labels in a table; None: one label each
+    interpolation:str='bilinear' # 'bilinear', 'bicubic', or 'random': either, in training
 )->CourseDataLoaders: # The loaders `train`, `valid` and `test`
     "Create training, validation and test loaders; raises `CourseError` for unusable data"
     _check_args(bs, valid_pct, n_train, n_in, seed, n_valid, num_workers)
@@ -930,9 +939,10 @@ def split_dl(
         raise CourseError(f'these loaders have no {split} set: add a folder `{split}` to the data, '
                           'or use `get_dls`')
     dl = loaders[split]
+    # a loader of another library may have no dataset
     if not len(getattr(dl, 'dataset', dl)):
         raise CourseError(f'the {split} split is empty: there is nothing to evaluate on')
-    return dl.new(shuffle=False, drop_last=False) if hasattr(dl, 'new') else dl
+    return dl.new(shuffle=False, drop_last=False) if isinstance(dl, DataLoader) else dl
 
 @check_args
 @contextmanager
@@ -940,8 +950,10 @@ def unaugmented(
     dl:object # A loader
 ): # Yields `dl`
     "Treat the images of `dl` as validation images inside the block"
+    # a loader of another library may have no dataset
     ds = getattr(dl, 'dataset', None)
-    with ds.set_split_idx(1) if hasattr(ds, 'set_split_idx') else nullcontext(): yield dl
+    has_splits = isinstance(ds, (Datasets, TfmdLists))
+    with ds.set_split_idx(1) if has_splits else nullcontext(): yield dl
 
 # %% ../nbs/api/16_loaders.ipynb #205a8155
 @check_args

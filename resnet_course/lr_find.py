@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from .core import CourseError, check_args, memory_advice
 from .loaders import loader_fact
+from .distributed import declares
 from .checkpoint import get_random_state, set_random_state
 
 # %% ../nbs/api/38_lr_find.ipynb #b18b69f9
@@ -166,7 +167,7 @@ def find_lr(
                           'and both must be above 0')
     r = _Range(start_lr, end_lr, num_it)
     quiet = [cb for cb in learn.cbs
-             if isinstance(cb, ProgressCallback) or getattr(cb, 'quiet_in_lr_find', False)]
+             if isinstance(cb, ProgressCallback) or declares(cb, 'quiet_in_lr_find')]
     with memory_advice(loader_fact(learn.dls.train, 'bs')), _preserve_state(learn):
         with learn.removed_cbs(quiet), learn.no_logging():
             if not learn.opt: learn.create_opt()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['registry', 'list_models', 'options', 'create_model', 'default_stem', 'unwrap_model', 'param_groups', 'group_names',
-           'get_net', 'eval_mode', 'check_outputs']
+           'get_net', 'eval_mode', 'cfg_of', 'meta_of', 'source_of', 'check_outputs']
 
 # %% ../nbs/api/24_models.ipynb #653267c7
 import inspect, re
@@ -259,16 +259,17 @@ def _body_groups(model, params):
 
 def _alexnet_groups(model):
     "The groups of an AlexNet; None for any other network"
+    names = [n for n, m in model.named_children() if list(m.parameters())]
+    if names != ['features', 'classifier']: return None
     convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     fcs = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    groups = {'conv1': convs[:1], 'conv2': convs[1:2], 'conv3-5': convs[2:],
+    if len(convs) not in (4, 5) or len(fcs) != 3: return None
+    layers = {'conv1': convs[:1], 'conv2': convs[1:2], 'conv3-5': convs[2:],
               'fc6-7': fcs[:2], 'head': fcs[2:]}
-    groups = {n: [p for m in ms for p in m.parameters()] for n, ms in groups.items()}
-    found = sum(map(len, groups.values()))
-    n_params = len(list(model.parameters()))
-    names = [n for n, m in model.named_children() if list(m.parameters())]
-    is_alexnet = names == ['features', 'classifier'] and len(convs) in (4, 5) and len(fcs) == 3
-    return groups if is_alexnet and found == n_params else None
+    groups = {name: [p for m in ms for p in m.parameters()] for name, ms in layers.items()}
+    # other layers with parameters, such as BatchNorm, make it a different network
+    n_found = sum(len(params) for params in groups.values())
+    return groups if n_found == len(list(model.parameters())) else None
 
 # %% ../nbs/api/24_models.ipynb #ed8620ad
 def _groups(model):
@@ -319,6 +320,33 @@ def eval_mode(
     try: yield model
     finally:
         for m, mode in modes: m.training = mode
+
+# %% ../nbs/api/24_models.ipynb #cc6b72c7
+def _facts(model, name):
+    # any network may come here, and other libraries use these names for objects of their own
+    facts = getattr(model, name, None)
+    return facts if isinstance(facts, dict) else {}
+
+@check_args
+def cfg_of(
+    model:object # A network, an ONNX model, or a state dict
+)->dict: # Arguments of `create_model`; empty for networks that it did not create
+    "Look up the configuration of a model"
+    return _facts(model, 'cfg')
+
+@check_args
+def meta_of(
+    model:object # As in `cfg_of`
+)->dict: # What `save_weights` was given: classes, image size, …; empty if nothing is known
+    "Look up the metadata that a model was saved with"
+    return _facts(model, 'meta')
+
+@check_args
+def source_of(
+    model:object # As in `cfg_of`
+)->dict: # `file` and `sha256`; empty if nothing is known
+    "Look up the file that a teacher was loaded from"
+    return _facts(model, 'source')
 
 # %% ../nbs/api/24_models.ipynb #c1a87e52
 def check_outputs(

@@ -14,6 +14,7 @@ from fastai.optimizer import OptimWrapper
 from fastcore.basics import patch
 
 from .core import CourseError, check_args
+from .precision import MultipliesMatrices
 
 # %% ../nbs/api/34_optimizers.ipynb #daee3804
 # their steps have a fused version, with one kernel for all parameters of a group
@@ -77,10 +78,8 @@ def _kinds(params):
     return [_kind(p, before) for p, before in zip(params, [None, *params])]
 
 # %% ../nbs/api/34_optimizers.ipynb #5569e2f4
-class Muon(torch.optim.Optimizer):
+class Muon(MultipliesMatrices, torch.optim.Optimizer):
     "Take orthogonal steps for convolutions, and SGD steps with Nesterov momentum for the rest"
-    matmul_dtype = torch.float32 # `AutoPrecision` sets bfloat16 if the network uses it
-
     @check_args
     def __init__(self,
         params:list, # Parameters, or groups; each convolution needs a normalization after it

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['precisions', 'cpu_bf16_speedup', 'resolve_precision', 'fix_workspace', 'backend_flags', 'layout_for', 'batch_device',
-           'AutoPrecision', 'own_precision', 'precision_of', 'set_precision', 'using_precision']
+           'MultipliesMatrices', 'AutoPrecision', 'own_precision', 'precision_of', 'set_precision', 'using_precision']
 
 # %% ../nbs/api/30_precision.ipynb #251a2135
 import os, time, warnings
@@ -13,6 +13,7 @@ from functools import lru_cache
 from unittest import mock
 
 import torch
+from fastai.optimizer import OptimWrapper
 from torch import nn
 from fastai.callback.core import Callback, CancelStepException
 from fastai.callback.fp16 import MixedPrecision, ModelToHalf, NonNativeMixedPrecision
@@ -177,6 +178,11 @@ def batch_device(
     return torch.device(loader_fact(dls, 'device') or default_device())
 
 
+# %% ../nbs/api/30_precision.ipynb #d3e1f0b1
+class MultipliesMatrices:
+    "Mixin for optimizers that multiply matrices in their steps; `AutoPrecision` sets the data type"
+    matmul_dtype = torch.float32
+
 # %% ../nbs/api/30_precision.ipynb #eee3a139
 class AutoPrecision(Callback):
     "Run the model in `precision`, channels-last if that is correct, and the loss in float32"
@@ -215,9 +221,8 @@ def before_fit(self:AutoPrecision):
     if layout is not None: self.learn.model.to(memory_format=layout)
     self.scaler = torch.amp.GradScaler(self.device.type) if precision == 'fp16' else None
     self.n_skipped = self.in_a_row = 0
-    # Muon multiplies matrices in the precision that it declares
-    opt = getattr(self.opt, 'opt', None)
-    if hasattr(opt, 'matmul_dtype'):
+    opt = self.opt.opt if isinstance(self.opt, OptimWrapper) else None
+    if isinstance(opt, MultipliesMatrices):
         opt.matmul_dtype = torch.bfloat16 if precision == 'bf16' else torch.float32
 
 # %% ../nbs/api/30_precision.ipynb #1b0cfff6

@@ -22,7 +22,7 @@ from .core import (
     CourseError, MissingFileError, atomic_write, check_args, check_int, check_path, memory_advice)
 from .listing import LeftOutWarning, list_images
 from .photos import PhotoReader
-from .models import check_outputs, eval_mode
+from .models import cfg_of, check_outputs, eval_mode, meta_of
 from .saving import check_classes
 from .export import OnnxModel, preparation
 from .precision import backend_flags, layout_for, precisions, resolve_precision
@@ -41,7 +41,8 @@ class Prediction:
 def _reading(model):
     "A reader of images for a model, and a function that turns them into the network's input"
     reader, prepare = preparation(model.meta, _n_in(model))
-    own = getattr(model, 'preprocess', None)   # for an ONNX file that prepares images itself
+    # an ONNX file may prepare images itself
+    own = model.preprocess if isinstance(model, OnnxModel) else None
     if own == 'resize': reader = PhotoReader(None, reader.n_in, 'none')
     return reader, noop if own else prepare
 
@@ -66,6 +67,7 @@ def _read_ahead(images, bs, reader, workers):
 def _name_of(o):
     "The name of an image in the results"
     if isinstance(o, (str, Path)): return str(o)
+    # a Pillow image that was opened from a file has the first, a file object the second
     return getattr(o, 'filename', None) or getattr(o, 'name', None) or f'<{type(o).__name__}>'
 
 # %% ../nbs/api/41_predict.ipynb #80eb9682
@@ -114,8 +116,8 @@ def _precision(model, precision):
 
 def _n_in(model):
     "Channels of the images that a model takes"
-    meta, cfg = model.meta or {}, getattr(model, 'cfg', None) or {}
-    return cfg.get('n_in') or len((meta.get('stats') or [[0]*3])[0])
+    stats = meta_of(model).get('stats') or [[0]*3]
+    return cfg_of(model).get('n_in') or len(stats[0])
 
 def _probabilities(model, xs, prepare, precision):
     "Probabilities of the classes (N,C) for images"
@@ -123,7 +125,7 @@ def _probabilities(model, xs, prepare, precision):
     # images of any size come one by one
     elif model.preprocess == 'resize': scores = torch.cat([model(x[None]) for x in xs])
     else: scores = model(prepare(torch.stack(xs)))
-    several = (model.meta or {}).get('multi_label')   # each label can be present or absent
+    several = meta_of(model).get('multi_label')   # each label can be present or absent
     probs = scores.float().sigmoid() if several else scores.float().softmax(1)
     if not probs.isfinite().all():
         raise CourseError('the outputs of this network are not finite: its weights are damaged')

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from fastai.data.all import DataLoaders
+from fastai.data.all import DataLoader, DataLoaders
 from torch import nn
 
 from .core import CourseError, atomic_write, check_args, check_int, check_path
 from .images import plain_tensor
 from .loaders import check_one_label, split_dl, unaugmented
-from .models import unwrap_model
+from .models import meta_of, unwrap_model
 from .export import OnnxModel, import_optional, export_model, image_meta
 from .evaluate import Report, compare, evaluate, onnx_inputs
 
@@ -48,7 +48,7 @@ class _Calibration:
     "Hand batches of images to onnxruntime, which asks for them one by one"
     def __init__(self, model, dl, n):
         dl = onnx_inputs(model, dl)
-        idxs = list(dl.get_idxs()) if hasattr(dl, 'get_idxs') else None
+        idxs = list(dl.get_idxs()) if isinstance(dl, DataLoader) else None
         if idxs is not None:
             # evenly spaced, because images of the same class may be consecutive
             some = [idxs[i] for i in np.linspace(0, len(idxs) - 1, min(n, len(idxs))).astype(int)]
@@ -114,11 +114,11 @@ def quantize_model(
     check_int(n_images, 'n_images', 1)
     check_one_label(dls, 'quantization, which compares accuracies,', 'use `export_model`')
     net = unwrap_model(model)
-    own, calibrating = getattr(net, 'meta', None), split_dl(dls, 'valid')
+    own, calibrating = meta_of(net), split_dl(dls, 'valid')
     with tempfile.TemporaryDirectory() as d:
         whole = Path(d)/'float.onnx'
         known = {k: v for k, v in image_meta(dls).items() if v is not None}
-        net.meta = dict(own or {}, **known)
+        net.meta = own | known
         try: export_model(net, whole, preprocess=preprocess, layout=layout)
         finally: net.meta = own
         batches = _Calibration(OnnxModel(whole), calibrating, n_images)

@@ -22,7 +22,7 @@ from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.callback.training import GradientClip
 from fastai.learner import Learner
-from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropy
+from fastai.losses import BaseLoss, CrossEntropyLossFlat, LabelSmoothingCrossEntropy
 from fastcore.basics import patch
 from torch import nn
 
@@ -33,7 +33,7 @@ from .images import plain_tensor
 from .augment import height_width
 from .loaders import check_one_label, loader_fact
 from .fastresnet import Whiten
-from .models import check_outputs, eval_mode, unwrap_model
+from .models import cfg_of, check_outputs, eval_mode, meta_of, source_of, unwrap_model
 from .precision import precision_of, precisions
 from .distributed import in_step
 from .freeze import freeze_at_fit
@@ -361,8 +361,9 @@ def _check_ema(r, n_steps):
     warnings.warn(f'ema={r.ema}: after {n_steps} steps, {left:.0%} of the average still comes '
                   'from the initial weights; use a lower `ema`, or train for longer')
 
-def _check_fit(r, learn, epochs):
+def _check_fit(r, learn, epochs, minutes):
     "Raise `CourseError` if `learn` cannot be trained with `r`; warn if it may learn little"
+    check_number(minutes, 'minutes', 0)
     loaders = learn.dls.loaders
     if not len(loaders[0]):
         raise CourseError('the training loader has no batches: use a smaller `bs` or more images')
@@ -433,18 +434,20 @@ def _loss_func(r, loss_func):
     if r.label_smoothing and r.bce:
         raise CourseError(f'{r.name} trains with a binary loss whose targets are 0 or 1, so there '
                           'is nothing to smooth: use label_smoothing=0')
-    own = getattr(loss_func, 'func', loss_func)
+    own = loss_func.func if isinstance(loss_func, BaseLoss) else loss_func
     if own is nn.functional.cross_entropy: own = nn.CrossEntropyLoss()
     if not isinstance(own, (nn.CrossEntropyLoss, LabelSmoothingCrossEntropy)):
+        # a function or an object
         name = getattr(own, '__name__', type(own).__name__)
         what, instead = 'smooths the labels of a', 'label_smoothing=0'
         if r.bce: what, instead = 'has a binary', 'bce=False'
         raise CourseError(f'{r.name} {what} cross-entropy, but this learner has its own loss, '
                           f'{name}: train with {instead}')
     if r.bce: return BinaryCrossEntropy(own.weight)
-    kept = {k: getattr(own, k) for k in ('weight', 'ignore_index', 'reduction') if hasattr(own, k)}
-    return CrossEntropyLossFlat(axis=getattr(loss_func, 'axis', -1),
-                                label_smoothing=r.label_smoothing, **kept)
+    kept = dict(weight=own.weight, reduction=own.reduction)
+    if isinstance(own, nn.CrossEntropyLoss): kept['ignore_index'] = own.ignore_index
+    axis = loss_func.axis if isinstance(loss_func, BaseLoss) else -1
+    return CrossEntropyLossFlat(axis=axis, label_smoothing=r.label_smoothing, **kept)
 
 # %% ../nbs/api/37_recipes.ipynb #1bff5372
 @check_args
@@ -505,7 +508,7 @@ class Distill(Callback):
 def _check_images_of(teacher, dls):
     "Raise `CourseError` unless a teacher computes one score per class; warn about other sizes"
     size, n_in, c = (loader_fact(dls, k) for k in ('size', 'n_in', 'c'))
-    was = (getattr(teacher, 'meta', None) or {}).get('size')
+    was = meta_of(teacher).get('size')
     if was and size and height_width(was) != height_width(size):
         warnings.warn('the teacher was trained on images of a different size, so it may be less '
                       f'accurate here: {was} px, and these have {size}')
@@ -530,7 +533,7 @@ def check_teacher(
     "Raise `CourseError` if a network was trained for other classes or other images"
     check_one_label(dls, 'a teacher', 'train without one')
     teacher = unwrap_model(teacher)
-    meta = getattr(teacher, 'meta', None) or {}
+    meta = meta_of(teacher)
     vocab = meta.get('vocab')
     own = loader_fact(dls, 'vocab')
     if vocab and own is not None and list(map(str, vocab)) != list(map(str, own)):
@@ -557,9 +560,8 @@ def before_fit(self:Distill):
 def _teacher_record(r, teacher):
     "Entry about the teacher in the record of a run; `source` is where it was loaded from"
     net = unwrap_model(teacher)
-    name = (getattr(net, 'cfg', None) or {}).get('name') or type(net).__name__
-    return dict(network=name, **getattr(net, 'source', {}), weight=r.teacher_weight,
-                temperature=r.temperature)
+    name = cfg_of(net).get('name') or type(net).__name__
+    return dict(network=name, **source_of(net), weight=r.teacher_weight, temperature=r.temperature)
 
 # %% ../nbs/api/37_recipes.ipynb #ceb21927
 @check_args
@@ -582,8 +584,7 @@ def fit_recipe(
     bs = loader_fact(learn.dls.train, 'bs')
     cbs = [cb() if isinstance(cb, type) else cb for cb in check_cbs(cbs)]
     taught = [] if teacher is None else [Distill(teacher, r.teacher_weight, r.temperature)]
-    check_number(minutes, 'minutes', 0)
-    _check_fit(r, learn, epochs)
+    _check_fit(r, learn, epochs, minutes)
     if lr is None: lr = r.lr*((bs*r.accumulate if bs else r.bs)/r.bs)**r.lr_power
     _create_opt(learn, r, freeze_to, bn)
     learn.recipe = _recipe_record(r, epochs, lr, facts_of(learn).balance)
@@ -617,7 +618,7 @@ def _configuration(learn, cbs):
     splits = zip(('train', 'valid', 'test'), dls.loaders)
     n_images = {split: loader_fact(dl, 'n') for split, dl in splits}
     names = [*facts.more_cbs, *(type(cb).__name__ for cb in cbs)]
-    return dict(data=loader_fact(dls, 'cfg'), model=getattr(learn.model, 'cfg', None),
+    return dict(data=loader_fact(dls, 'cfg'), model=cfg_of(learn.model) or None,
                 seed=facts.seed,
                 images=dict(n_images, split_id=loader_fact(dls, 'split_id')),
                 cbs=names, recipe=learn.recipe,

@@ -18,8 +18,9 @@ from matplotlib.figure import Figure
 
 from .core import (
     CourseError, MissingFileError, atomic_write, check_args, check_device, check_path, check_type,
-    package_version, plot_text, printable, read_json, write_json)
+    naming_version, package_version, plot_text, printable, read_json, write_json)
 from .loaders import loader_fact, many_labels, one_label, task_of_result
+from .models import cfg_of
 from .saving import save_weights
 from .export import image_meta
 from .precision import precision_of
@@ -83,7 +84,7 @@ def _run_record(
     rows = history.rows
     splits = zip(('train', 'valid', 'test'), dls.loaders)
     rec = dict(schema=1, data=loader_fact(dls, 'cfg') or {},
-               model=getattr(learn.model, 'cfg', {}),
+               model=cfg_of(learn.model),
                recipe=learn.recipe, seed=learn.seed, precision=precision_of(learn),
                n_params=sum(p.numel() for p in learn.model.parameters()),
                images={split: len(dl.dataset) for split, dl in splits if dl},
@@ -215,7 +216,7 @@ def has_type(
     value:object, # An entry of a record
     types:object  # A type, or a tuple of types
 )->bool: # False for True and False, which are not numbers here, and for huge numbers
-    "Whether an entry of a record has one of the types"
+    "Return whether an entry of a record has one of the types"
     if isinstance(value, bool) or not isinstance(value, types): return False
     return not isinstance(value, int) or abs(value) < 2**63
 
@@ -278,6 +279,11 @@ def _check_record(rec, path):
         problems = _history_problems(rec['history']) + _test_problems(rec.get('test'))
     if problems: raise CourseError(f'{path}: not a run record: {problems[0]}')
 
+def _version(rec):
+    "Version of this package that wrote a record; None if it is unknown"
+    versions = rec.get('versions') if isinstance(rec, dict) else None
+    return versions.get('resnet-course') if isinstance(versions, dict) else None
+
 # %% ../nbs/api/51_records.ipynb #c440e757
 @check_args
 def load_run(
@@ -290,7 +296,7 @@ def load_run(
     except MissingFileError:
         raise MissingFileError(f'{f}: no such run; `resnet-course runs` lists all runs') from None
     except CourseError as e: raise CourseError(f'{e}; not a run record') from None
-    _check_record(rec, f)
+    with naming_version(_version(rec)): _check_record(rec, f)
     return {**rec, 'path': str(f.parent)}
 
 @check_args
@@ -373,7 +379,7 @@ def same_place(
     a:object, # A path; '' is the current folder
     b:object  # Another path
 )->bool: # False if one of them is not a valid file name
-    "Whether two recorded paths lead to the same place"
+    "Return whether two recorded paths lead to the same place"
     try: return os.path.realpath(a) == os.path.realpath(b)
     except ValueError: return False
 

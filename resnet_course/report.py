@@ -64,6 +64,7 @@ _macros = '''
 
 def _as_text(v):
     "Format a value; markup from the template itself is unchanged"
+    # markupsafe's protocol
     if hasattr(v, '__html__'): return v
     return f'{v:.4g}' if isinstance(v, float) else printable(v, lines=True)
 

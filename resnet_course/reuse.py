@@ -19,7 +19,7 @@ from .images import imagenet_stats, list_set, open_image
 from .datasets import datasets, imagenet_names
 from .loaders import (
     check_one_label, get_dls, get_test_dls, holds_out_the_same, split_dl)
-from .models import create_model
+from .models import cfg_of, create_model
 from .weight_files import read_weights
 from .weights import infer_arch, load_weights, variant_of
 from .saving import load_model
@@ -37,7 +37,7 @@ def _own_data(rec, model, run):
     own = dict(rec.get('data') or {}, size=model.meta.get('size'))
     own['stats'] = model.meta.get('stats') or own.get('stats')
     if model.meta.get('white'): own['white'] = model.meta['white']
-    cfg = getattr(model, 'cfg', None) or {}   # a user's own network has none
+    cfg = cfg_of(model)
     if model.meta.get('interpolation'):   # unless training drew it for each photo
         own.setdefault('interpolation', model.meta['interpolation'])
     own['n_in'] = cfg.get('n_in') or (len(own['stats'][0]) if own['stats'] else None)
@@ -87,8 +87,7 @@ def _model_and_images(run, data, bs, skip_bad, variant=None, model=None, **image
 # %% ../nbs/api/53_reuse.ipynb #d15711f6
 @check_args
 def run_learner(
-    run:str|Path, # A run's folder; or, with `data` given, a file that `save_weights` wrote, or a
-                  # publisher's weights of a ResNet for ImageNet
+    run:str|Path, # A run's folder; or, with `data`, our weights, or a ResNet's for ImageNet
     data:str|Path|None=None, # A dataset, or a folder of images (all are used); None: the run's
     bs:int|None=None, # Images per batch; None: as in training, or 64 for a file
     skip_bad:bool=False, # Leave out files that cannot be read, but count them
@@ -171,7 +170,7 @@ def _shows_others(was, data, label_delim=None):
 # %% ../nbs/api/53_reuse.ipynb #8b86b80f
 def _check_same_network(rec, model, run):
     "Raise `CourseError` if the weights don't belong to the record"
-    then, now = rec.get('model', {}), json.loads(json.dumps(getattr(model, 'cfg', {}), default=str))
+    then, now = rec.get('model', {}), json.loads(json.dumps(cfg_of(model), default=str))
     diff = [k for k in then if k in now and then[k] != now[k]]
     if not diff: return
     raise CourseError(f'{run}: model.safetensors is from another run: its {diff[0]} is '
@@ -201,8 +200,7 @@ def _check_images(run, rec, dls):
 # %% ../nbs/api/53_reuse.ipynb #d545e425
 @check_args
 def evaluate_run(
-    run:str|Path, # A run's folder; or, with `data` given, an ONNX file or a file of weights, as for
-                  # `run_learner`
+    run:str|Path, # As in `run_learner`; or, with `data`, an ONNX file
     data:str|Path|None=None, # A dataset, or a folder of images (all are tested); None: the run's
     split:str='test',    # 'train', 'valid' or 'test'
     views:str|None=None, # Also average over several views: 'flip' or 'ten_crop'; None: only one

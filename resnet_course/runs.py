@@ -22,12 +22,12 @@ from .core import (
 from .download import checksum
 from .datasets import datasets
 from .loaders import get_dls, loader_fact, many_labels, task_of_result
-from .models import create_model
+from .models import create_model, source_of
 from .weight_files import shipped_weights
 from .saving import load_model
 from .distributed import broadcast_object, connect
 from .callbacks import check_logger, end_log, log_callback
-from .checkpoint import Interrupted, read_checkpoint, run_lock
+from .checkpoint import Interrupted, read_checkpoint, restoring, run_lock
 from .learner import course_learner
 from .recipes import (
     Recipe, change_recipe, check_loss, check_recipe, check_teacher, fit_recipe, get_recipe,
@@ -62,18 +62,16 @@ def learner_from_checkpoint(
         raise CourseError(f'{path} does not record how its data or network was created: create the '
                           f'same learner {again}')
     r = cfg['recipe']
-    recipe, accumulate = _recipe_again(r, path, again)
     more = _loggers_again(path, cfg.get('cbs') or [])
     if r.get('teacher'): more['teacher'] = _teacher_again(r['teacher'], teacher, path)
-    try:
+    with restoring(path, state):   # another version may have other names and arguments
+        recipe, accumulate = _recipe_again(r, path, again)
         learn = course_learner(get_dls(**cfg['data']), create_model(**cfg['model']),
                                seed=cfg['seed'], precision=cfg['precision'],
                                compile=cfg.get('compile', False),
                                deterministic=cfg.get('deterministic', False),
                                balance='loss' if r.get('balance') == 'loss' else None)
         how = dict(recipe=recipe, epochs=r['epochs'], lr=r['lr'], accumulate=accumulate, **more)
-    except (TypeError, KeyError) as e:   # arguments that do not exist in this version
-        raise CourseError(f'{path}: damaged, or from another version ({e})') from None
     return learn, dict(how, checkpoint=path, resume=state)
 
 # %% ../nbs/api/52_runs.ipynb #372e41cc
@@ -126,7 +124,7 @@ def _teacher_again(was, now, path):
 # %% ../nbs/api/52_runs.ipynb #d15711f4
 def _check_unseen(teacher, dls):
     "Warn if a teacher was trained on images that the run may be tested on"
-    folder = Path(getattr(teacher, 'source', {}).get('file', '')).parent
+    folder = Path(source_of(teacher).get('file', '')).parent
     if not (folder/'run.json').is_file(): return
     rec, own = load_run(folder), dict(data=loader_fact(dls, 'cfg') or {})
     was, now = images_of(rec, 'test'), images_of(own, 'test')

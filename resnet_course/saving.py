@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 import resnet_course
-from resnet_course.core import (
+from .core import (
     CourseError, atomic_write, check_args, check_choice, check_device, check_path, check_type,
-    shorten)
+    naming_version, shorten)
 from .augment import height_width
-from .models import create_model, list_models, options, registry, unwrap_model
+from .models import cfg_of, create_model, list_models, options, registry, unwrap_model
 from .weight_files import check_meta, read_weights, tensor_checksum, usual_names
 from .weights import infer_arch, variant_of
 
@@ -27,7 +27,7 @@ from .weights import infer_arch, variant_of
 def _cfg_of(model):
     "`create_model` options that describe a ResNet; raises `CourseError` for any other network"
     net = unwrap_model(model)
-    cfg = getattr(net, 'cfg', None)
+    cfg = cfg_of(net)
     if cfg: return dict(options(cfg['name']), **cfg)
     fits = infer_arch(net.state_dict())
     if not fits:
@@ -89,6 +89,24 @@ def _stats(meta, n_in):
     mean, std = meta.get('stats') or ([.485, .456, .406], [.229, .224, .225])
     return [list(o)[:n_in] if len(o) >= n_in else [o[0]]*n_in for o in (mean, std)]
 
+# %% ../nbs/api/27_saving.ipynb #29f525ce
+def _hugging_face_preparation(cfg, meta):
+    "How transformers prepares images; raises `CourseError` if it cannot do it as in training"
+    height, width = _saved_size(meta)
+    how = meta.get('resize') or 'crop'
+    side, other = height_width(meta.get('side') or (height, width))
+    if how == 'pad' or how == 'crop' and (height, side) != (width, other):
+        raise CourseError(f'transformers cannot fit photos to {height}×{width} px by {how!r} as '
+                          "this network's training did: save it with layout='timm'")
+    resized = dict(height=height, width=width)
+    if how == 'crop': resized = dict(shortest_edge=side)
+    mean, std = _stats(meta, cfg['n_in'])
+    return dict(
+        image_processor_type='BitImageProcessor', do_convert_rgb=cfg['n_in'] == 3, do_resize=True,
+        size=resized, resample=_resampling[meta.get('interpolation') or 'bilinear'],
+        crop_size=dict(height=height, width=width), do_center_crop=True, do_rescale=True,
+        rescale_factor=1/255, do_normalize=True, image_mean=mean, image_std=std)
+
 # %% ../nbs/api/27_saving.ipynb #275fe0d3
 def _hugging_face_config(cfg, sd, meta):
     "The config.json and preprocessor_config.json of transformers"
@@ -98,27 +116,16 @@ def _hugging_face_config(cfg, sd, meta):
     nf, depths = cfg['nf'], registry[cfg['name']][1]['n_blocks']
     basic = not _is_bottleneck(sd)
     vocab = list(map(str, meta.get('vocab') or range(len(sd['fc.weight']))))
-    (height, width), how = _saved_size(meta), meta.get('resize') or 'crop'
-    side, other = height_width(meta.get('side') or (height, width))
-    if how == 'pad' or how == 'crop' and (height, side) != (width, other):
-        raise CourseError(f'transformers cannot fit photos to {height}×{width} px by {how!r} as '
-                          "this network's training did: save it with layout='timm'")
-    resized = dict(height=height, width=width)
-    if how == 'crop': resized = dict(shortest_edge=side)
-    mean, std = _stats(meta, cfg['n_in'])
+    expansion = 1 if basic else 4
     config = dict(
         architectures=['ResNetForImageClassification'], model_type='resnet',
         num_channels=cfg['n_in'], embedding_size=nf, depths=list(depths), hidden_act='relu',
-        hidden_sizes=[nf*2**i*(1 if basic else 4) for i in range(len(depths))],
+        hidden_sizes=[nf*2**i*expansion for i in range(len(depths))],
         layer_type='basic' if basic else 'bottleneck', downsample_in_first_stage=False,
         downsample_in_bottleneck=cfg.get('variant') == 'v1', torch_dtype='float32',
         id2label={str(i): o for i, o in enumerate(vocab)},
         label2id={o: i for i, o in enumerate(vocab)})
-    prepare = dict(
-        image_processor_type='BitImageProcessor', do_convert_rgb=cfg['n_in'] == 3, do_resize=True,
-        size=resized, resample=_resampling[meta.get('interpolation') or 'bilinear'],
-        crop_size=dict(height=height, width=width), do_center_crop=True, do_rescale=True,
-        rescale_factor=1/255, do_normalize=True, image_mean=mean, image_std=std)
+    prepare = _hugging_face_preparation(cfg, meta)
     return {'config.json': config, 'preprocessor_config.json': prepare}
 
 # %% ../nbs/api/27_saving.ipynb #fca9b37c
@@ -180,7 +187,8 @@ def _card(layout, cfg, sd, meta, file):
 def _save_layout(model, path, layout, meta):
     "Write a folder that another library can load; returns the weights file"
     make_config, rename = _layouts[check_choice(layout, _layouts, 'layout')]
-    cfg, text = _cfg_of(model), json.loads(_to_json(meta))
+    cfg = _cfg_of(model)
+    text = json.loads(_to_json(meta))
     own = {k: v.detach().cpu().contiguous() for k, v in unwrap_model(model).state_dict().items()}
     names = usual_names(own, resnet='layer1.0.conv1.weight' in own)
     sd = {names[k]: v for k, v in own.items()}
@@ -241,7 +249,7 @@ def save_weights(
     meta = check_meta(meta, path)
     if layout is not None: return _save_layout(model, path, layout, meta)
     versions = dict(resnet_course=resnet_course.__version__, torch=str(torch.__version__))
-    text = _to_json(dict(cfg=getattr(model, 'cfg', None), **meta, versions=versions))
+    text = _to_json(dict(cfg=cfg_of(model) or None, **meta, versions=versions))
     sd = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     _write_safetensors(sd, path, dict(format='pt', crc32=tensor_checksum(sd), resnet_course=text))
     return path
@@ -254,6 +262,11 @@ def _build(cfg, path):
     except Exception as e:   # options of any type are passed to the constructors of layers
         why = str(e).split('\n')[0][:200]
         raise CourseError(f'{path}: no model can be built from its configuration ({why})') from None
+
+def _version(meta):
+    "Version of this package that wrote a file with this metadata; None if it is unknown"
+    versions = meta.get('versions')
+    return versions.get('resnet_course') if isinstance(versions, dict) else None
 
 def _kinds(sd):
     "Name → shape of each tensor, and whether its dtype is floating-point"
@@ -286,9 +299,9 @@ def load_model(
             raise CourseError(f'{path}: has no configuration: give the network that it belongs to, '
                               'load_model(path, model=...), or use create_model and load_weights')
         # allocate nothing until the shapes in the file are known to match its configuration
-        model = _build(meta['cfg'], path)
+        with naming_version(_version(meta)): model = _build(meta['cfg'], path)
     own = model.state_dict()
-    _check_complete(sd, own, path)
+    with naming_version(_version(meta)): _check_complete(sd, own, path)
     sd = {k: v.to(own[k].dtype) for k, v in sd.items()}   # float16 weights reject float32 images
     model.load_state_dict(sd, assign=True)
     model.meta = meta
@@ -301,7 +314,7 @@ def check_classes(
 ):
     "Raise `CourseError` unless a network's metadata has a name for each of its classes"
     vocab, stats = model.meta.get('vocab'), model.meta.get('stats')
-    cfg = getattr(model, 'cfg', None) or {}   # a user's own network has none
+    cfg = cfg_of(model)
     if vocab and len(vocab) != cfg.get('n_out', len(vocab)):
         raise CourseError(f"the metadata of these weights is damaged: {len(vocab)} names for "
                           f"{cfg['n_out']} classes")

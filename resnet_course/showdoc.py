@@ -49,6 +49,7 @@ def _from_package(sym):
 # %% ../nbs/api/72_showdoc.ipynb #7d20a00f
 def _own_parameters(sym, sig):
     "The parameters to show: no `self`, and nothing that `funcs_kwargs` adds for a class's methods"
+    # fastcore keeps their names there
     added = getattr(sym, '_methods', ()) if inspect.isclass(sym) else ()
     return [p for p in sig.parameters.values() if p.name not in ('self', *added)]
 

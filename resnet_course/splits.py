@@ -203,8 +203,7 @@ def _first_copies(images):
 @check_args
 def grouped_splits(
     images:ImageSet,      # The images
-    group:object=None,    # What to keep in one split: 'copies' (equal and nearly equal images), a
-                          # column of the CSV file, a pattern of the path, or a function of it
+    group:object=None,    # Keep together: 'copies', a CSV column, a pattern or function of the path
     root:str|Path='',     # The folder or CSV file of the images
     **kwargs              # Passed to `make_splits`
 )->tuple: # The splits, and a list of sentences about them

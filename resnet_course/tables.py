@@ -250,9 +250,13 @@ def _label_sets(path, header, columns, rows, delim):
     if len(columns) > 1:
         found = [[header[i] for i in columns if c[i].lower() in _yes] for _, c in rows]
     else: found = [[o.strip() for o in c[columns[0]].split(delim)] for _, c in rows]
-    cells = [(line, o) for (line, _), names in zip(rows, found) for o in names if o]
-    if not cells: raise CourseError(f'{path}: no image has a label')
-    names = iter(_class_names(path, *map(list, zip(*cells))))
+    lines, labels = [], []
+    for (line, _), names in zip(rows, found):
+        for o in filter(None, names):
+            lines.append(line)
+            labels.append(o)
+    if not labels: raise CourseError(f'{path}: no image has a label')
+    names = iter(_class_names(path, lines, labels))
     sets = [tuple(sorted({next(names) for o in row if o})) for row in found]
     counts = Counter(o for row in sets for o in row)
     rarest = [min(row, key=lambda o: (counts[o], o), default='') for row in sets]
@@ -302,8 +306,7 @@ def _check_kinds(path, lines, files):
 @check_args
 def list_csv(
     path:str|Path, # CSV file with columns for paths, labels and optionally splits
-    label_delim:str|None=None # Separator between the labels of an image, such as ' ' or ';'; or
-                              # anything if the labels are columns of 0 and 1. None: one class each
+    label_delim:str|None=None # Separator of labels; anything for columns of 0 and 1; None: classes
 )->Listing: # Listing in the order of the file
     "List the labeled images in a table; raises `CourseError` for invalid rows"
     path = check_path(path)

@@ -7,6 +7,7 @@ __all__ = ['TorchDL', 'as_dls']
 
 # %% ../nbs/api/18_torch_loaders.ipynb #f822e3ef
 import sys
+from collections.abc import Sized
 
 import numpy as np
 import torch
@@ -95,6 +96,7 @@ def _typed_image(x): return (TensorImageBW if x.shape[-3] == 1 else TensorImage)
 def _targets(ds):
     "The class of each item of a PyTorch dataset"
     if isinstance(ds, Subset): return _targets(ds.dataset)[np.asarray(ds.indices, int)]
+    # datasets of other libraries: torchvision's have `targets`
     y = getattr(ds, 'targets', None)
     if y is None and isinstance(ds, TensorDataset): y = ds.tensors[-1]
     if y is None:
@@ -105,8 +107,10 @@ def _targets(ds):
 def _find(ds, attr):
     "`ds.attr`, or the same attribute of the dataset behind a `Subset`"
     while ds is not None:
+        # of another library's dataset
         value = getattr(ds, attr, None)
         if value is not None: return value
+        # a wrapper's original
         ds = getattr(ds, 'dataset', None)
 
 def _typed(b):
@@ -119,6 +123,7 @@ def _class_names(ds, key):
     names = _find(ds, 'classes')
     if names is not None: return names
     features = _find(ds, 'features')
+    # only Hugging Face's `ClassLabel` has names
     return getattr(features[key], 'names', None) if isinstance(features, dict) else None
 
 # %% ../nbs/api/18_torch_loaders.ipynb #48f1451c
@@ -221,7 +226,7 @@ def _check_image(x):
 
 def _check_loader(dl):
     "Raise `CourseError` unless `dl` can be converted"
-    if not isinstance(dl, TorchLoader) or not hasattr(dl.dataset, '__len__'):
+    if not isinstance(dl, TorchLoader) or not isinstance(dl.dataset, Sized):
         raise CourseError(f'{dl!r} is not a PyTorch DataLoader over a dataset that has a length')
     if not len(dl.dataset): raise CourseError(f'{dl!r} has no images')
     if dl.batch_size is None:

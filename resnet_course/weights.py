@@ -21,8 +21,9 @@ from .core import (
 from .download import checksum, fetch
 from .layers import variants
 from .alexnet import AlexNet
+from .resnet import ResNet
 from .models import (
-    create_model, group_names, list_models, options, param_groups, registry)
+    cfg_of, create_model, group_names, list_models, options, param_groups, registry)
 from .weight_files import (
     is_head, pair_by_place, preference, read_weight_sets, read_weights, shipped_weights,
     usual_names, weight_sets, without_dots)
@@ -128,19 +129,25 @@ def _is_map(v, like, grids):
     if v.ndim != 4 or like.ndim != 4 or len(v)*len(like) > 1: return False
     return v.shape[1] == like.shape[1] and tuple(like.shape[2:]) in grids
 
+def _find_maps(v, like, grids):
+    "`_find_grids` for position embeddings (1,h,w,c)"
+    if len(v)*len(like) != 1: return None
+    # NesT has rows of patches for each of several blocks, which are not a grid
+    is_blocks = v.shape[1] == like.shape[1] and _square(v.shape[2]) and _square(like.shape[2])
+    new = like.shape[1:3]
+    if is_blocks and tuple(new) not in grids: return None
+    return 0, v.shape[1:3], new
+
 def _find_grids(v, like, grids):
     "Number of other tokens, and the grids of two position embeddings; None if not known"
     if v.shape[-1] != like.shape[-1] or v.ndim != like.ndim: return None
-    if v.ndim == 4:
-        # NesT has rows of patches for each of several blocks, which are not a grid
-        is_blocks = v.shape[1] == like.shape[1] and _square(v.shape[2]) and _square(like.shape[2])
-        is_grid = tuple(like.shape[1:3]) in grids or not is_blocks
-        return (0, v.shape[1:3], like.shape[1:3]) if is_grid and len(v)*len(like) == 1 else None
+    if v.ndim == 4: return _find_maps(v, like, grids)
     if v.ndim not in (2, 3) or v.shape[:-2] != like.shape[:-2]: return None
-    n_old, n_new = v.shape[-2], like.shape[-2]
     for n_other in range(9):   # class token, distillation token, registers
-        old, new = _square(n_old - n_other), _square(n_new - n_other)
-        news = {o for o in grids if math.prod(o) == n_new - n_other}
+        n_new = like.shape[-2] - n_other
+        old = _square(v.shape[-2] - n_other)
+        new = _square(n_new)
+        news = {o for o in grids if math.prod(o) == n_new}
         if not grids and new: news = {new}
         if len(news) == 1 and old: return n_other, old, *news
 
@@ -230,11 +237,14 @@ def _note(old, new):
 def _resize_biases(v, like, resolution):
     "LeViT's biases for another resolution, by row and column distance, with a note"
     if v.ndim != 2 or like.ndim != 2 or len(v) != len(like): return None
-    old, new = _square(v.shape[1]), resolution or _square(like.shape[1])
+    n = len(v)
+    old = _square(v.shape[1])
+    new = resolution or _square(like.shape[1])
     if not old or not new or math.prod(new) != like.shape[1]: return None
-    grid = v.float().reshape(1, len(v), *old)
+    grid = v.float().reshape(1, n, *old)
     grid = F.interpolate(grid, size=new, mode='bicubic', antialias=True)
-    return grid.reshape(len(v), -1).to(v.dtype), _note(old, new)
+    biases = grid.reshape(n, -1).to(v.dtype)
+    return biases, _note(old, new)
 
 def _resize_line(v, like):
     "Relative positions of rows or columns, interpolated as in SAM, with a note"
@@ -297,13 +307,18 @@ def _wrong_values(name, v):
 def _head_names(model):
     "List the names of the tensors that compute scores, in the last layer and auxiliary heads"
     if group_names(model)[-1] not in ('head', 'all'): return []
-    ids, params = set(map(id, param_groups(model)[-1])), dict(model.named_parameters())
-    last = [k for k, p in params.items() if id(p) in ids and p.ndim > 1][-1:]
+    in_head = set(map(id, param_groups(model)[-1]))
+    matrices = {k: p for k, p in model.named_parameters() if p.ndim > 1}
+    last = [k for k, p in matrices.items() if id(p) in in_head][-1:]
+    if not last: return []
     # auxiliary heads, which help in training, have the same number of scores
-    like = [k for k in params if last and re.search('aux|head', k, re.I)
-            and params[k].ndim > 1 and len(params[k]) == len(params[last[0]])]
-    layers = {k.rpartition('.')[0] for k in last + like}
-    return [k for k in model.state_dict() if k.rpartition('.')[0] in layers]
+    n_scores = len(matrices[last[0]])
+    heads = [k for k in matrices if re.search('aux|head', k, re.I)]
+    like = [k for k in heads if len(matrices[k]) == n_scores]
+    layers = {_layer_of(k) for k in last + like}
+    return [k for k in model.state_dict() if _layer_of(k) in layers]
+
+def _layer_of(k): return k.rpartition('.')[0]
 
 def _first_conv(own):
     "Name of the first convolution's weight; None if there is no convolution"
@@ -456,9 +471,10 @@ def _rename_head(own, head, sd, names):
     if len(matrices) != 1 or head[matrices[0]] in names.values(): return {}
     theirs = [k for k in sd if sd[k].ndim == 2 and _head_layer.fullmatch(names[k])]
     if len(theirs) != 1 or sd[theirs[0]].shape[1] != own[matrices[0]].shape[1]: return {}
-    start, ours = (k.removesuffix('weight') for k in (names[theirs[0]], head[matrices[0]]))
-    return {k: ours + name.removeprefix(start) for k, name in names.items()
-            if name.startswith(start)}
+    start = names[theirs[0]].removesuffix('weight')
+    ours = head[matrices[0]].removesuffix('weight')
+    inside = {k: name for k, name in names.items() if name.startswith(start)}
+    return {k: ours + name.removeprefix(start) for k, name in inside.items()}
 
 # %% ../nbs/api/26_weights.ipynb #e5abd2e2
 class _Unclear(CourseError): "A tensor name in the file could stand for several names in the model"
@@ -750,8 +766,10 @@ def variant_of(
     model:nn.Module # A ResNet from this package or torchvision
 )->str|None: # 'v1', 'v1.5' or 'v2'; None if v1 and v1.5 are the same, and for other networks
     "Name the variant of a ResNet"
-    if getattr(model, 'bn_out', None) is not None: return 'v2'
+    if isinstance(model, ResNet) and model.bn_out is not None: return 'v2'
+    # the ResNets of torchvision and timm have the same names for the same layers
     block = getattr(model, 'layer2', [None])[0]
+    # and only bottlenecks have a third convolution
     if not hasattr(block, 'conv3'): return None
     return 'v1' if block.conv1.stride[0] == 2 else 'v1.5'
 
@@ -768,7 +786,7 @@ def _check_kind(model, variant, cfg, label):
     if ours and theirs and theirs != ours:
         raise CourseError(f'{label}: {theirs} weights, but the model is {ours}; use '
                           f"create_model(..., variant='{theirs}')")
-    own = getattr(model, 'cfg', {})
+    own = cfg_of(model)
     for k in _invisible:
         if k in cfg and k in own and cfg[k] != own[k]:
             raise CourseError(f'{label}: trained with {k}={cfg[k]!r}, but the model has '
@@ -777,7 +795,7 @@ def _check_kind(model, variant, cfg, label):
 # %% ../nbs/api/26_weights.ipynb #b021c090
 def _arch_name(model):
     "Name of a model's architecture: its own, or the first network that fits its weights"
-    cfg = getattr(model, 'cfg', None)
+    cfg = cfg_of(model)
     if not cfg:
         fits = infer_arch(model.state_dict())
         cfg = fits[0] if fits else {}

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fastai.callback.core import Callback
+from fastai.learner import Recorder
 from helpers import digits_learner
 from torch import nn
 
@@ -76,8 +77,9 @@ def test_only_one_callback_sets_the_final_weights():
 def test_nan_between_two_looks():
     "On a GPU one loss in fifty is checked, and the running mean at the end of the epoch"
     stop = TerminateOnNaN()
-    recorder = SimpleNamespace(smooth_loss=SimpleNamespace(val=torch.tensor(float('nan'))))
-    stop.learn = SimpleNamespace(cbs=[], training=True, epoch=0, iter=7, recorder=recorder)
+    rec = Recorder()
+    rec.losses, rec.smooth_loss.val = [], torch.tensor(float('nan'))
+    stop.learn = SimpleNamespace(cbs=[rec], training=True, epoch=0, iter=7)
     with pytest.raises(CourseError, match='the loss is nan in epoch 0'): stop.after_train()
 
 def test_whole_numbers_for_mixup_and_cutmix():

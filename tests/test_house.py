@@ -6,7 +6,7 @@ import pytest
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'tools'))
-import house, mutations
+import house, mutations, walk
 
 def cells(f, kind='code'):
     "The sources of a notebook's cells of one kind"
@@ -132,3 +132,44 @@ def test_no_class_is_told_by_its_name():
             if isinstance(node, ast.Compare):
                 parts = [n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)]
                 assert '__name__' not in parts, f'{f.name}:{node.lineno} compares a class name'
+
+def test_parameters_are_described_in_a_line():
+    "docments drops a second line, so the reference would show half a sentence"
+    found = []
+    for f in root.glob('resnet_course/*.py'):
+        text = f.read_text(encoding='utf-8')
+        for node in ast.walk(ast.parse(text)):
+            if not isinstance(node, ast.FunctionDef) or not node.args.args: continue
+            args = [a.lineno for a in (*node.args.args, *node.args.kwonlyargs)]
+            if max(args) == node.lineno: continue
+            lines = text.splitlines()[node.lineno:max(args) + 1]
+            found += [f'{f.name}: {o.strip()}' for o in lines if o.strip().startswith('#')]
+    assert not found
+
+def asks_for(node):
+    "Does a call look an attribute up by a name written in the code: `hasattr(x, 'a')`?"
+    names = node.args[1:2] if isinstance(node, ast.Call) else []
+    is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    if not is_call or node.func.id not in ('hasattr', 'getattr'): return False
+    return any(isinstance(o, ast.Constant) for o in names)
+
+def unexplained(text):
+    "Numbers of the lines that sniff without a comment in the line or the one above"
+    lines = text.splitlines()
+    found = [node.lineno for node in ast.walk(ast.parse(text)) if asks_for(node)]
+    return [n for n in found if '#' not in ''.join(lines[max(n - 2, 0):n])]
+
+def test_the_walk_is_current():
+    "CONTRIBUTING lists the modules that a run calls; and resuming reads its checkpoint once"
+    train, resume, reads = walk.walks()
+    text = (root/'CONTRIBUTING.md').read_text(encoding='utf-8')
+    assert walk.table(train, resume) in text, 'stale: run tools/walk.py'
+    assert reads == 1
+
+def test_sniffing_is_explained():
+    "Only objects of other libraries are asked which attributes they have, and a comment says why"
+    assert unexplained("def f(x):\n    y = getattr(x, 'a', 0)\n") == [2]
+    assert unexplained("# timm's have no `a`\ny = getattr(x, 'a', 0)\nz = getattr(x, a)") == []
+    found = {f.name: unexplained(f.read_text(encoding='utf-8'))
+             for f in root.glob('resnet_course/*.py') if f.name != '_modidx.py'}
+    assert not {name: lines for name, lines in found.items() if lines}
