@@ -376,10 +376,14 @@ def before_validate(self:EMA):
     self.raw, self.learn.model = self.learn.model, self.avg.module
 
 @patch
-def after_validate(self:EMA): self.restore_raw()
+def after_validate(self:EMA):
+    "Continue with the weights that are being trained"
+    self.restore_raw()
 
 @patch
-def before_train(self:EMA): self.restore_raw()
+def before_train(self:EMA):
+    "The same, if validation was interrupted"
+    self.restore_raw()
 
 # %% ../nbs/api/33_callbacks.ipynb #37103ab8
 @patch
@@ -605,6 +609,7 @@ class RestoreBest(TrackerCallback):
 # %% ../nbs/api/33_callbacks.ipynb #551caa69
 @patch
 def state_dict(self:RestoreBest)->dict: # The best value, its epoch and its weights
+    "What a checkpoint has to keep"
     return dict(best=self.best, weights=self.weights, best_epoch=self.best_epoch)
 
 @patch
@@ -615,6 +620,7 @@ def load_state_dict(self:RestoreBest, s):
 # %% ../nbs/api/33_callbacks.ipynb #d7fc725a
 @patch(as_prop=True)
 def sets_final_weights(self:RestoreBest)->bool: # True if it restores weights
+    "Whether training ends with other weights than those of the last step"
     return self.restore
 
 @patch

@@ -150,7 +150,8 @@ def fixed_norms(self:Frozen)->list: # Modules
     return _norms(self.learn.model, self.learn.opt.param_lists, self.n_frozen)
 
 @patch
-def state_dict(self:Frozen)->dict: # Names of what was frozen
+def state_dict(self:Frozen)->dict: # Number of frozen groups, BatchNorm's mode, what `apply` froze
+    "What a checkpoint has to keep"
     return dict(n_frozen=self.n_frozen, bn=self.bn, stopped=sorted(self.stopped))
 
 @patch

@@ -217,7 +217,8 @@ class ImageSet:
 
 # %% ../nbs/api/10_images.ipynb #3ec7bc26
 @patch(as_prop=True)
-def is_photos(self:ImageSet)->bool: # True for photos of any size and shape, read when needed
+def is_photos(self:ImageSet)->bool: # True if they are read when needed
+    "Whether the images are photos of any size and shape"
     return self.load_size is None
 
 @patch

@@ -270,10 +270,13 @@ def skip(self:AutoPrecision):
 
 # `GradScaler` steps an optimizer; to it, this callback looks like one. fastai's own step follows
 @patch
-def step(self:AutoPrecision): self.finite = True
+def step(self:AutoPrecision):
+    "Note that no gradient overflowed: `GradScaler` calls this only then"
+    self.finite = True
 
 @patch(as_prop=True)
 def param_groups(self:AutoPrecision)->list: # PyTorch's parameter groups
+    "The optimizer's parameter groups, which the scaler reads"
     return self.opt.param_groups
 
 # %% ../nbs/api/30_precision.ipynb #067a8546

@@ -55,11 +55,17 @@ def _own_parameters(sym, sig):
 
 def _bare_name(p): return str(p.replace(annotation=empty, default=empty))
 
+def _options_as_code(text):
+    "A help text with options such as `--data` in backticks: pandoc makes a dash of two hyphens"
+    return re.sub(r'(?<![\w`-])--[a-z][\w-]*', r'`\g<0>`', text)
+
 def _row(p, details):
     "Name, type, default and details of the parameter `p`"
     anno = p.annotation
     # a command-line option has its own description
-    if get_origin(anno) is Annotated: anno, details = get_args(anno)[0], get_args(anno)[1].help
+    if get_origin(anno) is Annotated:
+        anno, option = get_args(anno)
+        details = _options_as_code(option.help)
     return [_code(_bare_name(p)), _code(_type(anno)), _code(_default(p.default)), details or '']
 
 def _table(rows):
@@ -71,6 +77,10 @@ def _table(rows):
     return '\n'.join('| ' + ' | '.join(line[i] for i in used) + ' |' for line in lines)
 
 # %% ../nbs/api/72_showdoc.ipynb #7d20a010
+# what `getdoc` finds for a function without a docstring, or for a `__repr__`
+_generic = {inspect.getdoc(getattr(object, name)) for name in dir(object)}
+_generic.add(inspect.getdoc(_code.__call__))
+
 class SignatureTable(ShowDocRenderer):
     "Show a name, its parameters on one line, a link to its source, its docstring, and a table"
     def __init__(self,
@@ -83,6 +93,7 @@ class SignatureTable(ShowDocRenderer):
         # done before nbdev unwraps it, because the wrapped function may have a shorter name
         self.full_name = qual_name(shown)
         super().__init__(shown, name or self.full_name, title_level)
+        if self.docs in _generic: self.docs = ''
         self.params = _own_parameters(self.sym, self.sig) if self.sig else []
 
     def signature(self)->str: # Markdown
@@ -115,11 +126,12 @@ def show_public(
     sym:object, # Object to document
     name:str|None=None, # Name to show; None: the object's own
     title_level:int=3 # Level of the heading
-)->SignatureTable|None: # Table; None if `sym` is private
-    "Render a name for the site: as a `SignatureTable`, unless it is private"
+)->SignatureTable|None: # Table; None if there is nothing to show
+    "Render a name for the site, unless it is private or one of Python's own without a docstring"
     shown = SignatureTable(sym, name, title_level)
     is_private = any(re.match('_(?!_)', part) for part in shown.nm.split('.'))
-    return None if is_private else shown
+    is_pythons = re.search(r'(^|\.)__\w+__$', shown.nm) and not shown.docs
+    return None if is_private or is_pythons else shown
 
 # %% ../nbs/api/72_showdoc.ipynb #7d20a018
 def _arguments(text):

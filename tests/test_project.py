@@ -174,6 +174,11 @@ def test_stale_readme(project):
     assert check_readme(project).returncode == 0
     assert 'One more sentence.' in (project/'README.md').read_text()
 
+def test_pictures_in_the_readme_are_described():
+    text = (root/'README.md').read_text(encoding='utf-8')
+    described = re.findall(r'!\[([^]]*)\]\(nbs/images/readme_\S+\)', text)
+    assert len(described) == 2 and all(len(alt) > 40 for alt in described)
+
 # All files
 
 text_files = ('.py', '.ipynb', '.md', '.json', '.yml', '.toml', '.ini')

@@ -411,19 +411,38 @@ def test_pandoc_makes_tables_of_signatures(by_pandoc, proc):
         n += len(divs)
     assert n > 300
 
+def test_pandoc_makes_no_dash_of_an_option(by_pandoc):
+    "Outside of code, two hyphens become a dash, and `--data` cannot be copied from the page"
+    wrong = [f'{name}: {found}' for name, page in by_pandoc.items()
+             for found in re.findall(r'(?<!\w)[–—][a-z][\w-]*', visible(page))]
+    assert not wrong
+
+def test_pandocs_ids_are_unique(by_pandoc):
+    for name, page in by_pandoc.items():
+        ids = re.findall(r'<[^>]*? id="([^"]*)"', page)
+        assert len(ids) == len(set(ids)), name
+
 def test_links_lead_somewhere_in_pandocs_pages(by_pandoc):
+    "Within the site, whether they are relative or nbdev's, which are absolute"
     pages = {page_of(root/'nbs'/name): Links(text) for name, text in by_pandoc.items()}
     sources_of = {name: page_of(root/'nbs'/name) for name in by_pandoc}
     wrong = []
     for page, o in pages.items():
         for link in o.links:
-            if re.match(r'\w+:', link): continue
-            to, _, anchor = unquote(link).partition('#')
-            to = os.path.normpath(os.path.join(os.path.dirname(page), to)) if to else page
+            if re.match(r'\w+:', link) and not link.startswith(home): continue
+            to, _, anchor = unquote(link).removeprefix(home + '/').partition('#')
+            folder = '' if link.startswith(home) else os.path.dirname(page)
+            to = os.path.normpath(os.path.join(folder, to)) if to else page
             to = sources_of.get(to, to)
             if to not in pages: wrong += [] if (root/'nbs'/to).exists() else [f'{page}: {link}']
             elif anchor and anchor not in pages[to].ids: wrong.append(f'{page}: {link}')
     assert not wrong, '\n'.join(wrong)
+
+def test_no_name_is_described_as_anything_else_would_be(proc):
+    "Without a docstring, Python has one for any function, and for the `__repr__` of any object"
+    wrong = [name for name, text in shown(proc)
+             if re.search(r'^(Call self as a function|Return \w+\(self\))\.$', text, re.M)]
+    assert not wrong
 
 def test_private_names_are_not_shown(proc):
     assert not [name for name, _ in shown(proc) if re.search(r'(^|\.)_(?!_)', name)]

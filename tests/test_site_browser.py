@@ -111,6 +111,23 @@ def test_contents_and_menus_are_not_cut_off(site, browser):
         if found: wrong[name] = found
     assert not wrong
 
+# Short names in tables that go on in a second line
+broken = '''() => [...document.querySelectorAll('main td code')]
+    .filter(e => e.checkVisibility() && !/\\s/.test(e.innerText) && e.innerText.length < 16)
+    .filter(e => e.getClientRects().length > 1).map(e => e.innerText)'''
+
+def test_names_and_numbers_are_not_broken(site, browser):
+    "Tables scroll on a phone; names in the contents may break after a class, 0.01 may not"
+    page = browser.new_page(**looks['phone'])
+    for name in ('index.html', 'results.html', 'papers.html', 'api/freeze.html'):
+        page.goto((site/name).as_uri())
+        assert page.locator('main td code').count() and not page.evaluate(broken), name
+    page = browser.new_page(**looks['light'])
+    for name, breaks in (('lessons/alexnet.html', False), ('api/freeze.html', True)):
+        page.goto((site/name).as_uri())
+        contents = page.locator('#TOC').inner_html()
+        assert ('.<wbr>' in contents) == breaks
+
 # Lines of code that the renderer had to wrap
 wrapped = '''() => [...document.querySelectorAll('main div.sourceCode pre')].filter(e => {
     e.querySelector('code').style.whiteSpace = 'pre';

@@ -44,6 +44,8 @@ def without_quarto(text):
 def prepare_code(c):
     "Apply and drop the flags of a code cell, and tidy its outputs"
     f = flags(c)
+    alt = re.search(r'^#\|\s*fig-alt:\s*"?(.*?)"?$', c.source, re.M)
+    if alt: c.metadata['fig-alt'] = alt[1]
     if 'output: false' in f: c.outputs = []
     c.source = re.sub(r'^#\|.*\n?', '', c.source, flags=re.M).strip()
     if 'echo: false' in f: c.source = ''
@@ -68,6 +70,13 @@ def relink(text, top='nbs'):
         return m[1] + (link[3:] if link.startswith('../') else f'{top}/{link}')
     return re.sub(r'(\]\(|(?:src|href)=")([^)"\s]+)', fix, text)
 
+def describe(body, nb):
+    "Give the images of cells that have a `fig-alt`, as Quarto calls it, this text instead of 'png'"
+    for i, c in enumerate(nb.cells):
+        alt = c.metadata.get('fig-alt')
+        if alt: body = re.sub(rf'!\[png\]\((\S*/readme_{i}_\d+\.png)\)', rf'![{alt}](\1)', body)
+    return body
+
 def readme(root):
     "The README's text, and its images: file → bytes"
     nb = prepare(nbformat.read(root/'nbs/index.ipynb', 4))
@@ -77,6 +86,7 @@ def readme(root):
     body, res = MarkdownExporter().from_notebook_node(nb, resources=resources)
     # nbconvert leaves an empty fence where a cell's input is not shown
     body = re.sub(r'```python\n\s*```\n', '', body)
+    body = describe(body, nb)
     body = re.sub(r'\n{3,}', '\n\n', relink(body)).strip() + '\n'
     return NOTE + body, {f'nbs/{k}': v for k, v in res.get('outputs', {}).items()}
 
