@@ -134,11 +134,21 @@ _convert_by = {
         '_variance to running_mean and running_var, and save them with safetensors',
     'MXNet parameters': 'read them with mxnet.nd.load, and save asnumpy() of each with safetensors',
     'a MATLAB file': 'read it with scipy.io.loadmat, and save the arrays with safetensors',
-    'an archive': 'unpack it, and name the weights file in it'}
+    'an archive': 'unpack it, and name the weights file in it',
+    'a dict of NumPy arrays': 'if you trust it, read it with np.load(file, allow_pickle=True).item(), '
+        'and save {k: torch.from_numpy(v) for k, v in arrays.items()} with torch.save',
+    'an unfinished download': 'let the download finish, or start it again',
+    'zeros': 'its download was interrupted; download it again',
+    'a DeepSpeed checkpoint': 'run zero_to_fp32.py in its folder, or name '
+        'mp_rank_00_model_states.pt in it if the weights are not split (ZeRO stages 0 to 2)',
+    'an Orbax checkpoint': 'read it with orbax.checkpoint, and save the arrays with safetensors'}
 
 # %% ../nbs/api/25_weight_files.ipynb #26fba826
 _convert_by |= {   # whole models, programs and old formats
     'a Core ML model': 'get the checkpoint that it was converted from',
+    'a model for one kind of device': 'get the checkpoint that it was converted from',
+    'a PaddlePaddle program': 'get the .pdparams file that it was exported from',
+    'an ncnn model': 'get the checkpoint that it was converted from',
     'an OpenVINO model': 'get the checkpoint or the ONNX model that it was converted from',
     'a TensorRT engine': 'get the checkpoint or the ONNX model that it was built from',
     'an ExecuTorch program': 'get the checkpoint that it was exported from',
@@ -167,16 +177,23 @@ _by_suffix = {
     '.engine': 'a TensorRT engine', '.plan': 'a TensorRT engine', '.trt': 'a TensorRT engine',
     '.pte': 'an ExecuTorch program', '.t7': 'a Torch7 file', '.weights': 'Darknet weights',
     '.distcp': 'a distributed checkpoint', '.joblib': 'a pickle of NumPy arrays',
-    '.mar': 'an archive'}
+    '.mar': 'an archive', '.param': 'an ncnn model', '.meta': 'a TensorFlow checkpoint',
+    **dict.fromkeys(('.pdmodel', '.pdiparams', '.pdopt'), 'a PaddlePaddle program'),
+    **dict.fromkeys(('.part', '.crdownload', '.download', '.aria2', '.tmp', '.incomplete'),
+                    'an unfinished download'),
+    **dict.fromkeys(('.rknn', '.mnn', '.om', '.hef', '.dlc', '.uff', '.blob', '.kmodel', '.tmfile'),
+                    'a model for one kind of device')}
 _compressed = (b'\x1f\x8b', b'7z', b'BZh', b'Rar!', b'\xfd7zXZ', b'\x28\xb5\x2f\xfd')
 
 def _foreign(path, start):
     "Name the format of a file from another library; None for any other file"
     is_onnx = start[:1] == b'\x08' and start[2:3] in (b'\x12', b'\x1a', b'"', b':')
     if start.startswith(b'\x89HDF'): return 'Keras weights (HDF5)'
-    if start.startswith(b'\x93NUMPY'): return 'NumPy arrays'
+    if start.startswith(b'\x93NUMPY'):
+        return 'a dict of NumPy arrays' if b"'|O'" in start else 'NumPy arrays'
     if start.startswith(b'GGUF'): return 'a GGUF file'
     if start[4:8] == b'TFL3': return 'a TensorFlow Lite model'
+    if len(start) > 99 and not any(start) and path.suffix not in _by_suffix: return 'zeros'
     if start.startswith(b'MATLAB 5.0'): return 'a MATLAB file'
     if start[257:262] == b'ustar' or start.startswith(_compressed): return 'an archive'
     if start.startswith(b'\x80') and b'numpy' in start: return 'a pickle of NumPy arrays'
@@ -280,10 +297,15 @@ def _check_folder(path):
     what = _by_suffix.get(path.suffix.lower())
     if '.metadata' in names: what = 'a distributed checkpoint'
     if 'saved_model.pb' in names: what = 'a TensorFlow checkpoint'
+    if any(o.startswith(('global_step', 'zero_pp_rank')) for o in names):
+        what = 'a DeepSpeed checkpoint'
+    if {'_METADATA', '_CHECKPOINT_METADATA', 'manifest.ocdbt'} & set(names):
+        what = 'an Orbax checkpoint'
     _refuse_foreign(path, what)
     kinds = '.index.json', '.safetensors', '.bin', '.pth', '.pt', '.ckpt'
     found = [o for kind in kinds for o in names if o.endswith(kind)]
     if found: raise CourseError(f'{path}: is a directory; name a file in it, such as {found[0]}')
+    raise CourseError(f'{path}: a directory without a weights file; name a file')
 
 # %% ../nbs/api/25_weight_files.ipynb #0c78f14c
 def _first_bytes(path):
@@ -302,8 +324,9 @@ def _check_start(path, start):
     _refuse_foreign(path, _foreign(path, start))
     if start[8:9] != b'{' and start.lstrip()[:1] in (b'<', b'{'):
         word = start.split()[0][:20].decode(errors='replace')
-        raise CourseError(f'{path}: a text file ({word}…), not weights; did the download save a '
-                          'web page?')
+        what = 'give the file that holds the weights'
+        if start.lstrip()[:1] == b'<': what = 'did the download save a web page?'
+        raise CourseError(f'{path}: a text file ({word}…), not weights; {what}')
 
 def _is_safetensors(path, start):
     "Whether a file looks like safetensors, intact or damaged"
@@ -433,6 +456,9 @@ _not_weights = re.compile(r'opt(s|im\w*|_\w+)?$|\w*optimi[sz]er\w*|\w*sched\w*|\
 def _contents(obj):
     "Describe what a file contains instead of weights"
     if not isinstance(obj, dict): return f'a {type(obj).__name__}'
+    if {'ds_version', 'zero_stage'} & obj.keys():
+        return ("DeepSpeed's share of one process; run zero_to_fp32.py in the checkpoint's folder, "
+                'and give the file that it writes')
     if any(isinstance(o, _InertArray) for o in obj.values()):
         return ('NumPy arrays: convert them with {k: torch.from_numpy(v) for k, v in '
                 'arrays.items()}')
@@ -459,6 +485,11 @@ def _named_parts(obj):
 
 
 # %% ../nbs/api/25_weight_files.ipynb #c3ba7825
+def _dotted(tensors):
+    "`tensors`; with dots in their names if they have slashes instead, as in JAX and TensorFlow"
+    if any('.' in k for k in tensors): return tensors
+    return {k.replace('/', '.'): v for k, v in tensors.items()}
+
 def _join(path, name): return f'{path}.{name}' if path else name
 
 def _whole(obj):
@@ -478,7 +509,7 @@ def _find_sets(obj, path, found, seen, depth=0):
     parts = _named_parts(_whole(obj))
     tensors = {k: v for k, v in parts.items() if isinstance(v, Tensor)}
     # only numbers are the state of a counter or a callback
-    if any(v.ndim for v in tensors.values()): found[path] = tensors
+    if any(v.ndim for v in tensors.values()): found[path] = _dotted(tensors)
     for k, v in parts.items():
         if isinstance(v, Tensor) or _not_weights.match(k): continue
         _find_sets(v, _join(path, k), found, seen, depth + 1)
@@ -493,15 +524,20 @@ _average_class = re.compile(r'(?<![A-Z])(EMA|SWA)(?![a-z])|(?<=[a-z])(Ema(?![a-z
 # what is stored alongside an average, such as the weights that training continues with
 _beside = _word('online|training|original|backup|collected|current|raw|source|student')
 _second = _word('encoder_k|key_encoder|momentum|target|student|best_state|current_model')
+# short for teacher and student, such as model_t, netS, s_net
+_short = {o: re.compile(rf'(^|\.)((model|net|network)_?{o}|{o}_(model|net|network))(?=\.|$)', re.I)
+          for o in 'ts'}
 
 @check_args
 def preference(
     path:str, # Path of a set of weights within a file, such as 'model_ema'
     sets:dict=None # What `weight_sets` found in the file; MMEngine exchanges two of its sets
-)->int: # 0 for averaged weights, 2 for a second encoder or a student, 1 for any other
+)->int: # 0 for an average or a teacher, 2 for a second encoder or a student, 1 for any other
     "Rank a set of weights; the lowest rank is preferred"
     exchanged = sets.plain if sets is not None else ()
     if any(f'{path}.'.startswith(f'{o}.') for o in exchanged): return 2
+    if _short['t'].search(path): return 0
+    if _short['s'].search(path): return 2
     found = [*_averaged.finditer(path), *_average_class.finditer(path)]
     if not found or re.search('swav', path, re.I): return 2 if _second.search(path) else 1
     return 2 if _beside.search(path, min(m.start() for m in found)) else 0
@@ -535,10 +571,11 @@ def _split_averages(found):
 # %% ../nbs/api/25_weight_files.ipynb #d5d6d4bb
 @check_args
 def without_dots(
-    keys:object # Names of tensors
+    keys:object,   # Names of tensors
+    marks:str='.' # What else is left out; '._' for names in which underscores stand for dots
 )->dict: # Name without dots → the names that it could stand for
     "Group names by their form without dots, as LitEma writes them"
-    return groupby(keys, lambda k: k.replace('.', ''))
+    return groupby(keys, lambda k: re.sub(f'[{marks}]', '', k))
 
 _statistic = re.compile(r'(running_mean|running_var|num_batches_tracked)$')
 
@@ -761,7 +798,24 @@ def _rename(keys):
     for telltale, rename in _namings:
         if any(re.match(telltale, o) for o in names.values()):
             names = {k: rename(o) for k, o in names.items()}
-    return _with_stem(names)
+    return _with_stem(_usual_norms(names))
+
+# %% ../nbs/api/25_weight_files.ipynb #29abf2a8
+# PaddlePaddle's and TensorFlow's names for the tensors of BatchNorm
+_norms = [(r'\._mean$|\.moving_mean$', '.running_mean'),
+          (r'\._variance$|\.moving_var(iance)?$', '.running_var')]
+
+def _usual_norms(names):
+    "Rename tensors of BatchNorm that have the names of other libraries"
+    found = set(names.values())
+    def rename(name):
+        "PyTorch's name for `name`"
+        start, _, last = name.rpartition('.')
+        # a lone gamma scales a layer
+        is_affine = {f'{start}.gamma', f'{start}.beta'} <= found and f'{start}.weight' not in found
+        if is_affine: last = dict(gamma='weight', beta='bias').get(last, last)
+        return _follow(_norms)(f'{start}.{last}' if start else last)
+    return {k: rename(o) for k, o in names.items()}
 
 # %% ../nbs/api/25_weight_files.ipynb #ebef1fe2
 def _with_stem(names):

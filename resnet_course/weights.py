@@ -48,6 +48,7 @@ class LoadReport:
     missing:list[str] = field(default_factory=list) # Tensors not in the file; left unchanged
     taken:str = '' # Which of several sets of weights was loaded; '' if the file has just one
     others:list[str] = field(default_factory=list) # The other sets; `part=` selects one of them
+    why:str = '' # Why this set was taken; '' if it was asked for
     unused:dict[str, str] = field(default_factory=dict) # Averages that do not fit: path → reason
     def __str__(self):
         lines = [f'{printable(self.source)}: {len(self.matched)} tensors matched']
@@ -55,7 +56,8 @@ class LoadReport:
             names = getattr(self, kind)
             if names: lines.append(f'  {kind}: {_by_reason(names)}')
         if self.others:
-            lines.append(f'  taken: {self.taken!r}, of several sets of weights; '
+            why = f', {self.why}' if self.why else ''
+            lines.append(f'  taken: {self.taken!r}, of several sets of weights{why}; '
                          f'load_weights(..., part={self.others[0]!r}) takes another '
                          f'({shorten(map(repr, self.others))})')
         for k, why in self.unused.items():
@@ -321,9 +323,37 @@ class _Match:
     notes:dict = field(default_factory=dict) # Name → what was changed, '' for nothing
     bad:dict = field(default_factory=dict) # Name → why the tensor in the file cannot be loaded
     done:dict = field(default_factory=dict) # Name → how a weight stored in parts was computed
+    why:dict = field(default_factory=dict) # Name in the file → why it has no place, if known
+    moved:list = field(default_factory=list) # Names in the file of a head found by its place
+    turned:set = field(default_factory=set) # Names of linear layers that the file has transposed
     sizes:_Sizes = None # Sizes that the model's modules declare
     wrong_shape:bool=False # Whether any tensor has the shape of a different network
     def __post_init__(self): self.first = _first_conv(self.own)
+
+# %% ../nbs/api/26_weights.ipynb #bfce26f7
+def _as_stored(v, like, is_turned):
+    "`v` in the layout of `like`, for linear layers: not transposed and not a convolution; and a note"
+    if is_turned and v.ndim == 2: return v.t(), 'transposed'
+    if v.ndim == 4 and like.ndim == 2 and v.shape[2:] == (1, 1):
+        return v.flatten(1), '1×1 convolution → linear layer'
+    if v.ndim == 2 and like.ndim == 4 and like.shape[2:] == (1, 1):
+        return v[..., None, None], 'linear layer → 1×1 convolution'
+    return v, ''
+
+def _find_turned(own, ours, left):
+    "Names of the linear layers that a file has transposed, as TensorFlow and PaddlePaddle do"
+    layers = [k for k, v in own.items() if k.endswith('weight') and v.ndim == 2
+              and ours[k] in left and left[ours[k]].ndim == 2]
+    votes, found = set(), set()
+    for k in layers:
+        v, bias = left[ours[k]], left.get(ours[k].removesuffix('weight') + 'bias')
+        n = None if bias is None else len(bias)
+        is_square = v.shape[0] == v.shape[1]
+        is_turned = v.shape[1] == n if n else v.shape == own[k].shape[::-1]
+        if is_square or is_turned: found.add(k)
+        if not is_square and (n or is_turned): votes.add(is_turned)
+    return found if votes == {True} else set()
+
 
 # %% ../nbs/api/26_weights.ipynb #646614be
 _own_kept = "follows from the size of the image; the model's own is kept"
@@ -339,10 +369,11 @@ def _absent(match, name):
 def _found(match, name, v):
     "Record that the file has the tensor `v` for `name`, and whether it fits"
     like = match.own[name]
+    v, how = _as_stored(v, like, name in match.turned)
     if not _is_castable(v, like):
         kind = f'{v.dtype}, {v.layout}, {v.device}'.replace('torch.', '')
         match.bad[name] = f'a different kind of tensor ({kind})'
-    elif v.shape == like.shape: _add(match, name, v)
+    elif v.shape == like.shape: _add(match, name, v, how)
     elif name == match.first and _differ_only_in(1, v, like): _add(match, name, v)
     elif name in match.head and _differ_only_in(0, v, like):
         match.report.skipped[name] = f'{len(v)} classes, the model has {len(like)}'
@@ -460,13 +491,90 @@ def _rename_head(own, head, sd, names):
     return {k: ours + name.removeprefix(start) for k, name in names.items()
             if name.startswith(start)}
 
+# %% ../nbs/api/26_weights.ipynb #db1af19e
+# what a file has beside a body, but is not its head
+_no_head = re.compile(
+    r'queue|project|proj_|predict|prototype|decoder|aux|momentum|mask|cent(er|re)|criterion|loss'
+    r'|adapter|text|token|logit_scale|memory|neck|embed|confmat|teacher|student|discriminator', re.I)
+_usual_head = re.compile(r'(^|[._])(fc|linear|cls|head|classif\w*|logits|output|top)', re.I)
+
+def _sibling(key, prefix):
+    "The module beside the one with the names `prefix` that contains `key`"
+    parts = key.split('.')
+    same = 0
+    for a, b in zip(parts, prefix.split('.')):
+        if a != b: break
+        same += 1
+    return '.'.join(parts[:same + 1])
+
+def _layers_of(tensors):
+    "Names of the linear layers among `tensors`, or of 1×1 convolutions"
+    return [k.removesuffix('weight') for k, v in tensors.items() if k.endswith('weight')
+            and (v.ndim == 2 or v.ndim == 4 and v.shape[2:] == (1, 1))]
+
+
+# %% ../nbs/api/26_weights.ipynb #5928ad91
+def _possible_heads(rest, prefix):
+    "Modules beside a body that compute scores: name → tensors, of a single module if one is named so"
+    modules = {}
+    for k, v in rest.items():
+        if not k.endswith('num_batches_tracked'): modules.setdefault(_sibling(k, prefix), {})[k] = v
+    def is_head(tensors):
+        "Whether a module has a few linear layers and no other convolutions"
+        n = len(_layers_of(tensors))
+        return 0 < n < 7 and sum(v.ndim > 1 for v in tensors.values()) == n
+    found = {k: o for k, o in modules.items()
+             if is_head(o) and not any(map(_no_head.search, o))}
+    named = {k: o for k, o in found.items() if _usual_head.search(k)}
+    return named if len(named) == 1 else found
+
+
+# %% ../nbs/api/26_weights.ipynb #51245867
+def _take_head(match, ours, outside, prefix):
+    "Give a linear layer beside the body the name of the model's head, or explain why it is left"
+    matrices = [k for k in match.head if match.own[k].ndim == 2]
+    if len(matrices) != 1 or ours[matrices[0]] in match.left: return
+    body = {ours[k] for k in ours if k not in match.head}
+    if any(k not in match.left and 'num_batches' not in k for k in body): return
+    inside = {k: v for k, v in match.left.items() if k not in body}
+    heads = [(o, start) for rest, start in ((inside, ''), (outside, prefix))
+             for o in _possible_heads(rest, start).values()]
+    if len(heads) != 1: return
+    [(tensors, _)] = heads
+    layers, like = _layers_of(tensors), match.own[matrices[0]]
+    if len(layers) == 1 and len(tensors) <= 2 and tensors[layers[0] + 'weight'].shape[1] == like.shape[1]:
+        start, new = layers[0], ours[matrices[0]].removesuffix('weight')
+        for k, v in tensors.items():
+            match.left.pop(k, None)
+            match.left[new + k.removeprefix(start)] = v
+            match.done[new + k.removeprefix(start)] = f"the file's {start.rstrip('.')}"
+        match.moved += tensors
+    else: match.why |= dict.fromkeys(tensors, _other_head(tensors, layers))
+
+def _other_head(tensors, layers):
+    "Why a head of another kind than the model's is left, and how to load it"
+    n_norms = sum(k.endswith('running_mean') for k in tensors)
+    with_ = f' and {n_norms} of BatchNorm' if n_norms else ''
+    fastai = "fastai's create_vision_model makes such a network" if n_norms == len(layers) == 2 else \
+        'give the network the same head before loading'
+    return f'the head of the file, with {len(layers)} linear layers{with_}; to load it, {fastai}'
+
+
 # %% ../nbs/api/26_weights.ipynb #e5abd2e2
 class _Unclear(CourseError): "A tensor name in the file could stand for several names in the model"
 
 def _with_dots(sd, own, label):
-    "The tensors of LitEma's average, whose names have no dots, under a model's names"
-    names = without_dots(own)
+    "`sd` under a model's names if its own have no dots, as LitEma's, or underscores instead"
     if any('.' in k for k in sd) or not any('.' in k for k in own): return sd
+    for marks in ('.', '._'):
+        res = _by_letters(sd, own, label, marks)
+        if any('.' in k for k in res): return res
+    return sd
+
+def _by_letters(sd, own, label, marks):
+    "`sd` under the names of a model that are equal without `marks`"
+    names = without_dots(own, marks)
+    sd = {re.sub(f'[{marks}]', '', k): v for k, v in sd.items()} if '_' in marks else sd
     # the name of the averaged module may come first
     first = next(iter(names))
     starts = [k.removesuffix(first) for k in sd if k.endswith(first)]
@@ -491,6 +599,16 @@ def _lacks_body(theirs, ours, head):
     body = [k for k in ours if k not in head and 'num_batches' not in k]
     return any(k not in theirs for k in body)
 
+def _without_wrapper(ours, theirs):
+    "`theirs` without a module around layers or blocks, such as `module`; unchanged if not complete"
+    known = {part for k in ours for part in k.split('.')}
+    inner = {part for k in theirs.values() for part in k.split('.')[1:-1]}
+    for wrapper in sorted(inner - known):
+        if wrapper.isdigit(): continue
+        names = {k: o.replace(f'.{wrapper}.', '.') for k, o in theirs.items()}
+        if ours <= set(names.values()) and len(set(names.values())) == len(names): return names
+    return theirs
+
 def _common_names(own, head, sd):
     "Tensor → its name in the form that both sides share, for a model and for a file"
     is_resnet = any(k.startswith('layer1.') for k in usual_names(own).values())
@@ -500,7 +618,9 @@ def _common_names(own, head, sd):
     in_head = set(our_head.values())
     if _lacks_body(set(theirs.values()), ours.values(), in_head):
         pairs = _by_structure(list(ours.values()), list(sd), in_head)
+        body = {k for k in ours.values() if k not in in_head and 'num_batches' not in k}
         if pairs: theirs |= {k: common for common, k in pairs.items()}
+        else: theirs = _without_wrapper(body, theirs)
     return ours, theirs
 
 def _place(match, name, key):
@@ -512,13 +632,17 @@ def _place(match, name, key):
         match.notes[name] = ', '.join(filter(None, notes))
 
 # %% ../nbs/api/26_weights.ipynb #0a0781af
-def _match(own, head, sd, label, sizes=None):
-    "Match the tensors of a state dict `sd` with `own`, the tensors of a model with the head `head`"
+def _match(own, head, sd, label, sizes=None, outside=None, prefix=''):
+    """Match the tensors of a state dict `sd` with `own`, the tensors of a model with the head `head`
+
+    `outside` are the file's other tensors, beside `prefix`; they may contain the head."""
     sd, done = _whole_weights(_with_dots(sd, own, label), own)
     ours, theirs = _common_names(own, head, sd)
     match = _Match(own, head, _renamed(theirs, sd, label), LoadReport(label),
                    sizes=sizes)
     match.done = {theirs[k]: note for k, note in done.items()}
+    _take_head(match, ours, outside or {}, prefix)
+    match.turned = _find_turned(own, ours, match.left)
     for name, key in ours.items(): _place(match, name, key)
     _drop_partial_head(match)
     match.report.matched = [k for k in match.new if not match.notes[k]]
@@ -619,8 +743,9 @@ def _candidates(own, head, sets, label, sizes=None):
             if any(prefix.startswith(o.prefix) for o in same): continue
             path = '.'.join(filter(None, [group, prefix.rstrip('.')]))
             c = _Candidate(path, prefix, group, _inside(sd, prefix))
+            outside = {k: v for k, v in sd.items() if not k.startswith(prefix) and k not in c.sd}
             try:
-                c.match = _match(own, head, c.sd, label, sizes)
+                c.match = _match(own, head, c.sd, label, sizes, outside, prefix)
                 c.problems, c.other_network = _problems(c.match)
             except CourseError as e: c.error = e
             res.append(c)
@@ -850,6 +975,16 @@ def _fitting_model(sd):
     args = ', '.join(f'{k}={v!r}' for k, v in fits[0].items())
     return f'; it fits create_model({args})'
 
+# %% ../nbs/api/26_weights.ipynb #a46d3dc2
+def _why_taken(path, others, sets):
+    "Why the set at `path` is preferred to the ones at `others`, for the report"
+    rank, ranks = preference(path, sets), [preference(o, sets) for o in others]
+    if rank == min(ranks): return 'because it comes first'
+    if rank == 1: return f'because {others[0]!r} is a copy that training keeps for itself'
+    if min(ranks) == 2: return 'because a teacher or an average is preferred to a student'
+    return 'because an average is preferred'
+
+
 # %% ../nbs/api/26_weights.ipynb #29fa5e10
 @check_args
 def load_weights(
@@ -866,12 +1001,14 @@ def load_weights(
     cfg = meta.get('cfg')
     _check_kind(model, variant, cfg if isinstance(cfg, dict) else {}, label)
     best, others = _choose(model, sets, label, part)
-    report = best.match.report
-    for k in best.match.left: report.skipped[k] = 'not in the model'
+    match, report = best.match, best.match.report
+    for k in match.left: report.skipped[k] = match.why.get(k, 'not in the model')
     if best.prefix:
         for k in sets[best.group]:
-            if k.startswith(best.prefix) or k in best.sd: continue
-            report.skipped[k] = f'outside {best.prefix}'
-    if others: report.taken, report.others = best.path or 'the top level', others
+            if k.startswith(best.prefix) or k in best.sd or k in match.moved: continue
+            report.skipped[k] = match.why.get(k, f'outside {best.prefix}')
+    if others:
+        report.taken, report.others = best.path or 'the top level', others
+        if part is None: report.why = _why_taken(best.path, others, sets)
     model.load_state_dict(best.match.new, strict=False)
     return report
