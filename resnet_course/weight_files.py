@@ -201,6 +201,7 @@ def _foreign(path, start):
     by_suffix = _by_suffix.get(path.suffix.lower())
     # these two are zip archives
     if by_suffix and not is_usual or path.suffix in ('.distcp', '.mar'): return by_suffix
+    if by_suffix == 'an unfinished download' and not zipfile.is_zipfile(path): return by_suffix
     if is_onnx: return 'an ONNX model'
     return 'a TensorFlow checkpoint' if re.search(r'\.data-\d+-of-\d+$', path.name) else None
 

@@ -598,7 +598,7 @@ def _other_head(tensors, layers):
     n_norms = sum(k.endswith('running_mean') for k in tensors)
     kinds = [f'{len(layers)} linear layer{"s"*(len(layers) > 1)}']
     if n_norms: kinds.append(f'{n_norms} of BatchNorm')
-    todo = "create the network with fastai's create_vision_model" if n_norms == len(layers) == 2 \
+    todo = "create the network as fastai's vision_learner does" if n_norms == len(layers) == 2 \
         else 'give the network the same head first'
     return f"the file's head, {' and '.join(kinds)}; to load it, {todo}"
 
@@ -680,7 +680,10 @@ def _common_names(own, head, sd, facts=None):
     theirs |= _rename_head(own, our_head, sd, theirs)
     in_head = set(our_head.values())
     if _lacks_body(set(theirs.values()), ours.values(), in_head):
-        pairs = _by_structure(list(ours.values()), list(sd), in_head)
+        names = list(ours.values())
+        heads = [k for o in _possible_heads(sd, '').values() for k in o]
+        pairs = _by_structure(names, list(sd), in_head) or _by_structure(
+            [k for k in names if k not in in_head], [k for k in sd if k not in heads], in_head)
         body = {k for k in ours.values() if k not in in_head and 'num_batches' not in k}
         if pairs: theirs |= {k: common for common, k in pairs.items()}
         else: theirs = _without_wrapper(body, theirs)
