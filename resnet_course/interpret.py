@@ -9,7 +9,7 @@ __all__ = ['palette', 'get_layer', 'stage_names', 'get_activations', 'plot_activ
            'GradientNorms', 'loss_surface', 'plot_surfaces']
 
 # %% ../nbs/api/42_interpret.ipynb #a81393b4
-import re
+import re, warnings
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -452,7 +452,10 @@ def _evidence(net, x, cls, layers):
             pair = [_channels_first(v, o.layout, o.size) for v in (out, grad)]
             if pair[1].any(): return pair
             flat = flat or pair
-    if flat: return flat
+    if flat:
+        warnings.warn('the scores do not change with the image, so its map is constant: is the network '
+                      'untrained? Some begin with a head of zeros')
+        return flat
     raise CourseError(f'the scores do not depend on the output of {layers[0].name}')
 
 # %% ../nbs/api/42_interpret.ipynb #c25b7747

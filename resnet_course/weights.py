@@ -7,12 +7,13 @@ __all__ = ['LoadReport', 'infer_arch', 'variant_of', 'torchvision_file', 'load_w
 
 # %% ../nbs/api/26_weights.ipynb #77c70999
 import math, re
-from collections import Counter
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
-import torch
+import torch, torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,7 +26,7 @@ from .resnet import ResNet
 from .models import (
     cfg_of, create_model, group_names, list_models, options, param_groups, registry)
 from .weight_files import (
-    is_head, pair_by_place, preference, read_weight_sets, read_weights, shipped_weights,
+    is_head, is_teacher, pair_by_place, preference, read_weight_sets, read_weights, shipped_weights,
     usual_names, weight_sets, without_dots)
 
 # %% ../nbs/api/26_weights.ipynb #87894dcf
@@ -49,6 +50,7 @@ class LoadReport:
     missing:list[str] = field(default_factory=list) # Tensors not in the file; left unchanged
     taken:str = '' # Which of several sets of weights was loaded; '' if the file has just one
     others:list[str] = field(default_factory=list) # The other sets; `part=` selects one of them
+    why:str = '' # Why this set was taken; '' if it was asked for
     unused:dict[str, str] = field(default_factory=dict) # Averages that do not fit: path → reason
     def __str__(self):
         lines = [f'{printable(self.source)}: {len(self.matched)} tensors matched']
@@ -56,11 +58,13 @@ class LoadReport:
             names = getattr(self, kind)
             if names: lines.append(f'  {kind}: {_by_reason(names)}')
         if self.others:
-            lines.append(f'  taken: {self.taken!r}, of several sets of weights; '
+            why = f', {self.why}' if self.why else ''
+            lines.append(f'  taken: {self.taken!r}, of several sets of weights{why}; '
                          f'load_weights(..., part={self.others[0]!r}) takes another '
                          f'({shorten(map(repr, self.others))})')
         for k, why in self.unused.items():
-            lines.append(f'  not taken: the average {k!r}, because {why}')
+            kind = 'teacher' if is_teacher(k) else 'average'
+            lines.append(f'  not taken: the {kind} {k!r}, because {why}')
         return '\n'.join(lines)
     __repr__ = __str__
 
@@ -113,9 +117,26 @@ def _windows(model):
         if any(sizes): res[name] = sizes[0] or sizes[1]
     return res
 
-class _Sizes:
-    "The sizes that the modules of a network declare"
-    def __init__(self, model): self.grids, self.windows = _grids(model), _windows(model)
+def _norms_after_convs(model):
+    "Convolution → the BatchNorm that follows it, found by tracing; empty if tracing fails"
+    try: graph = torch.fx.symbolic_trace(model).graph
+    except Exception: return {}
+    modules = dict(model.named_modules())
+    def kind(node, kinds): return node.op == 'call_module' and isinstance(modules[node.target], kinds)
+    convs = nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear
+    return {node.args[0].target: node.target for node in graph.nodes
+            if kind(node, nn.modules.batchnorm._BatchNorm) and kind(node.args[0], convs)}
+
+class _Facts:
+    "What a network's modules say about themselves"
+    def __init__(self, model):
+        self.model, self.grids, self.windows = model, _grids(model), _windows(model)
+    @cached_property
+    def norms(self): return _norms_after_convs(self.model)
+    def counts_patches(self, old, new):
+        "Whether shapes differ only in the number of patches, as in networks that mix patches"
+        pairs = {(a, b) for a, b in zip(old, new) if a != b} if len(old) == len(new) else set()
+        return bool(pairs) and all(_square(a) and b in map(math.prod, self.grids) for a, b in pairs)
 
 
 # %% ../nbs/api/26_weights.ipynb #11903182
@@ -265,13 +286,26 @@ def _resize_positions(v, like, grids):
     note = f'positions of {old[0]}×{old[1]} patches → {new[0]}×{new[1]}'
     return (res.permute(0, 3, 1, 2) if is_map else res), note
 
-def _resized(name, v, like, sizes):
+def _resize_blocks(v, like):
+    "NesT's positions, which stand in square blocks, for another size; None if they do not"
+    if v.ndim != 4 or like.ndim != 4 or len(v)*len(like) != 1 or v.shape[3] != like.shape[3]: return None
+    (n, side), (n_new, side_new) = [[_square(o)[0] if _square(o) else 0 for o in x.shape[1:3]]
+                                    for x in (v, like)]
+    if not n*side*n_new*side_new: return None
+    c, old, new = v.shape[3], n*side, n_new*side_new
+    grid = v.float().reshape(n, n, side, side, c).permute(4, 0, 2, 1, 3).reshape(1, c, old, old)
+    grid = F.interpolate(grid, size=(new, new), mode='bicubic')   # as in timm, not antialiased
+    grid = grid.reshape(c, n_new, side_new, n_new, side_new).permute(1, 3, 2, 4, 0)
+    return grid.reshape(like.shape).to(v.dtype), f'positions of {old}×{old} patches → {new}×{new}'
+
+def _resized(name, v, like, facts):
     "Positions `v` for the network's own grid, and a note; None if they cannot be interpolated"
-    window = sizes.windows.get(name.rpartition('.')[0])
+    window = facts.windows.get(name.rpartition('.')[0])
     if _table.search(name): return _resize_table(v, like, window)
     if _offsets.search(name): return _resize_biases(v, like, window)
     if _lines.search(name): return _resize_line(v, like)
-    return _resize_positions(v, like, sizes.grids) if _positions.search(name) else None
+    if not _positions.search(name): return None
+    return _resize_positions(v, like, facts.grids) or _resize_blocks(v, like)
 
 
 # %% ../nbs/api/26_weights.ipynb #ed03a4a2
@@ -336,9 +370,38 @@ class _Match:
     notes:dict = field(default_factory=dict) # Name → what was changed, '' for nothing
     bad:dict = field(default_factory=dict) # Name → why the tensor in the file cannot be loaded
     done:dict = field(default_factory=dict) # Name → how a weight stored in parts was computed
-    sizes:_Sizes = None # Sizes that the model's modules declare
+    why:dict = field(default_factory=dict) # Name in the file → why it has no place, if known
+    advice:str = '' # What to do about shapes that follow from the size of the image
+    moved:list = field(default_factory=list) # Names in the file of a head found by its place
+    turned:set = field(default_factory=set) # Names of linear layers that the file has transposed
+    facts:_Facts = None # What the model's modules say about themselves
     wrong_shape:bool=False # Whether any tensor has the shape of a different network
     def __post_init__(self): self.first = _first_conv(self.own)
+
+# %% ../nbs/api/26_weights.ipynb #bfce26f7
+def _as_stored(v, like, is_turned):
+    "`v` in the layout of `like`, for linear layers: not transposed and not a convolution; and a note"
+    if is_turned and v.ndim == 2: return v.t(), 'transposed'
+    if v.ndim == 4 and like.ndim == 2 and v.shape[2:] == (1, 1):
+        return v.flatten(1), '1×1 convolution → linear layer'
+    if v.ndim == 2 and like.ndim == 4 and like.shape[2:] == (1, 1):
+        return v[..., None, None], 'linear layer → 1×1 convolution'
+    return v, ''
+
+def _find_turned(own, ours, left):
+    "Names of the linear layers that a file has transposed, as TensorFlow and PaddlePaddle do"
+    layers = [k for k, v in own.items() if k.endswith('weight') and v.ndim == 2
+              and ours[k] in left and left[ours[k]].ndim == 2]
+    votes, found = set(), set()
+    for k in layers:
+        v, bias = left[ours[k]], left.get(ours[k].removesuffix('weight') + 'bias')
+        n = None if bias is None else len(bias)
+        is_square = v.shape[0] == v.shape[1]
+        is_turned = v.shape[1] == n if n else v.shape == own[k].shape[::-1]
+        if is_square or is_turned: found.add(k)
+        if not is_square and (n or is_turned): votes.add(is_turned)
+    return found if votes == {True} else set()
+
 
 # %% ../nbs/api/26_weights.ipynb #646614be
 _own_kept = "follows from the size of the image; the model's own is kept"
@@ -354,10 +417,11 @@ def _absent(match, name):
 def _found(match, name, v):
     "Record that the file has the tensor `v` for `name`, and whether it fits"
     like = match.own[name]
+    v, how = _as_stored(v, like, name in match.turned)
     if not _is_castable(v, like):
         kind = f'{v.dtype}, {v.layout}, {v.device}'.replace('torch.', '')
         match.bad[name] = f'a different kind of tensor ({kind})'
-    elif v.shape == like.shape: _add(match, name, v)
+    elif v.shape == like.shape: _add(match, name, v, how)
     elif name == match.first and _differ_only_in(1, v, like): _add(match, name, v)
     elif name in match.head and _differ_only_in(0, v, like):
         match.report.skipped[name] = f'{len(v)} classes, the model has {len(like)}'
@@ -369,14 +433,14 @@ def _found(match, name, v):
 def _resize(match, name, v):
     "Interpolate positions, or note that a tensor has a different shape"
     like = match.own[name]
-    resized = _resized(name, v, like, match.sizes) if match.sizes else None
+    resized = _resized(name, v, like, match.facts) if match.facts else None
     if resized:
         _add(match, name, *resized)
         return
-    advice = ''
-    if _positions.search(name) or _relative.search(name):
-        advice = ': create it for the size of images that the weights were trained on'
-    match.bad[name] = f'shape {tuple(v.shape)}, the model has {tuple(like.shape)}{advice}'
+    counts = match.facts.counts_patches(v.shape, like.shape) if match.facts else False
+    if counts or _positions.search(name) or _relative.search(name):
+        match.advice = 'create it for the size of images that the weights were trained on'
+    match.bad[name] = f'shape {tuple(v.shape)}, the model has {tuple(like.shape)}'
     match.wrong_shape = True
 
 def _add(match, name, v, done=''):
@@ -410,7 +474,9 @@ _parts_of = [
     ([f'{_new}0', f'{_new}1'], _weight_norm, 'weight normalization applied'),
     (['{m}{w}_orig', '{m}{w}_u', '{m}{w}_v'], _spectral_norm, 'spectral normalization applied'),
     ([_new, '{m}parametrizations.{w}.0._u', '{m}parametrizations.{w}.0._v'], _spectral_norm,
-     'spectral normalization applied')]
+     'spectral normalization applied'),
+    (['{m}modules_to_save.default.{w}', '{m}original_module.{w}'], lambda w, _: w,
+     "PEFT's trained copy")]
 
 # %% ../nbs/api/26_weights.ipynb #b19d5a2b
 def _pattern(template):
@@ -476,13 +542,98 @@ def _rename_head(own, head, sd, names):
     inside = {k: name for k, name in names.items() if name.startswith(start)}
     return {k: ours + name.removeprefix(start) for k, name in inside.items()}
 
+# %% ../nbs/api/26_weights.ipynb #db1af19e
+# what a file has beside a body, but is not its head
+_no_head = re.compile(
+    r'queue|project|proj_|predict|prototype|decoder|aux|momentum|mask|cent(er|re)|criterion|loss'
+    r'|adapter|text|token|logit_scale|memory|neck|embed|confmat|teacher|student|discriminator', re.I)
+_usual_head = re.compile(r'(^|[._])(fc|linear|cls|head|classif\w*|logits|output|top)', re.I)
+
+def _sibling(key, prefix):
+    "The module beside the one with the names `prefix` that contains `key`"
+    parts = key.split('.')
+    same = 0
+    for a, b in zip(parts, prefix.split('.')):
+        if a != b: break
+        same += 1
+    return '.'.join(parts[:same + 1])
+
+def _layers_of(tensors):
+    "Names of the linear layers among `tensors`, or of 1×1 convolutions"
+    return [k.removesuffix('weight') for k, v in tensors.items() if k.endswith('weight')
+            and (v.ndim == 2 or v.ndim == 4 and v.shape[2:] == (1, 1))]
+
+
+# %% ../nbs/api/26_weights.ipynb #5928ad91
+def _possible_heads(rest, prefix):
+    "Modules beside a body that compute scores: name → tensors, of a single module if one is named so"
+    modules = {}
+    for k, v in rest.items():
+        modules.setdefault(_sibling(k, prefix), {})[k] = v
+    def is_head(tensors):
+        "Whether a module has a few linear layers and no other convolutions"
+        n = len(_layers_of(tensors))
+        return 0 < n < 7 and sum(v.ndim > 1 for v in tensors.values()) == n
+    found = {k: o for k, o in modules.items()
+             if is_head(o) and not any(map(_no_head.search, o))}
+    named = {k: o for k, o in found.items() if _usual_head.search(k)}
+    return named if len(named) == 1 else found
+
+
+# %% ../nbs/api/26_weights.ipynb #51245867
+def _take_head(match, ours, outside, prefix):
+    "Give a linear layer beside the body the name of the model's head, or explain why it is left"
+    matrices = [k for k in match.head if match.own[k].ndim == 2]
+    if len(matrices) != 1 or ours[matrices[0]] in match.left: return
+    body = {ours[k] for k in ours if k not in match.head}
+    if any(k not in match.left and 'num_batches' not in k for k in body): return
+    inside = {k: v for k, v in match.left.items() if k not in body}
+    heads = [(o, start) for rest, start in ((inside, ''), (outside, prefix))
+             for o in _possible_heads(rest, start).values()]
+    if len(heads) != 1: return
+    [(tensors, _)] = heads
+    layers, like = _layers_of(tensors), match.own[matrices[0]]
+    n_features = tensors[layers[0] + 'weight'].shape[1]
+    if len(layers) > 1:
+        # fastai's head takes the maxima of the maps, too
+        is_for_body = n_features in (like.shape[1], 2*like.shape[1])
+        if is_for_body: match.why |= dict.fromkeys(tensors, _other_head(tensors, layers))
+    elif n_features == like.shape[1] and len(tensors) == len(match.head):
+        _move(match, tensors, layers[0], ours[matrices[0]].removesuffix('weight'))
+
+def _move(match, tensors, start, new):
+    "Let the file's layer `start` be the layer `new` of the model"
+    for k, v in tensors.items():
+        name = new + k.removeprefix(start)
+        match.left.pop(k, None)
+        match.left[name], match.done[name] = v, f"the file's {start.rstrip('.')}"
+    match.moved += tensors
+
+def _other_head(tensors, layers):
+    "Why a head of another kind than the model's is left, and how to load it"
+    n_norms = sum(k.endswith('running_mean') for k in tensors)
+    kinds = [f'{len(layers)} linear layer{"s"*(len(layers) > 1)}']
+    if n_norms: kinds.append(f'{n_norms} of BatchNorm')
+    todo = "create the network as fastai's vision_learner does" if n_norms == len(layers) == 2 \
+        else 'give the network the same head first'
+    return f"the file's head, {' and '.join(kinds)}; to load it, {todo}"
+
+
 # %% ../nbs/api/26_weights.ipynb #e5abd2e2
 class _Unclear(CourseError): "A tensor name in the file could stand for several names in the model"
 
 def _with_dots(sd, own, label):
-    "The tensors of LitEma's average, whose names have no dots, under a model's names"
-    names = without_dots(own)
+    "`sd` under a model's names if its own have no dots, as LitEma's, or underscores instead"
     if any('.' in k for k in sd) or not any('.' in k for k in own): return sd
+    for marks in ('.', '._'):
+        res = _by_letters(sd, own, label, marks)
+        if any('.' in k for k in res): return res
+    return sd
+
+def _by_letters(sd, own, label, marks):
+    "`sd` under the names of a model that are equal without `marks`"
+    names = without_dots(own, marks)
+    sd = {re.sub(f'[{marks}]', '', k): v for k, v in sd.items()} if '_' in marks else sd
     # the name of the averaged module may come first
     first = next(iter(names))
     starts = [k.removesuffix(first) for k in sd if k.endswith(first)]
@@ -507,16 +658,51 @@ def _lacks_body(theirs, ours, head):
     body = [k for k in ours if k not in head and 'num_batches' not in k]
     return any(k not in theirs for k in body)
 
-def _common_names(own, head, sd):
+def _without_wrapper(ours, theirs):
+    "`theirs` without a module around layers or blocks, such as `module`; unchanged if not complete"
+    known = {part for k in ours for part in k.split('.')}
+    inner = {part for k in theirs.values() for part in k.split('.')[1:-1]}
+    for wrapper in sorted(inner - known):
+        if wrapper.isdigit(): continue
+        names = {k: o.replace(f'.{wrapper}.', '.') for k, o in theirs.items()}
+        if ours <= set(names.values()) and len(set(names.values())) == len(names): return names
+    return theirs
+
+def _norms_in_convs(ours, theirs, facts):
+    "`theirs` with the BatchNorms that training for quantization fuses with convolutions and ReLUs"
+    if not facts or not any('weight_fake_quant' in k for k in theirs): return theirs
+    def rename(k):
+        "The model's name for `k` before fusion"
+        for start in _starts_of(k):
+            module, _, last = k.removeprefix(start).rpartition('.')
+            conv, _, inner = module.rpartition('.')
+            fused = dict(bn=facts.norms.get(conv)).get(inner, conv if inner == '0' else None)
+            for o in (f'{module}.{last}', f'{fused}.{last}'):
+                if o in ours: return ours[o]
+        return theirs[k]
+    return {k: rename(k) for k in theirs}
+
+def _starts_of(name):
+    "The modules that `name` may be in: '', 'model.' and so on"
+    parts = name.split('.')
+    return [''.join(f'{o}.' for o in parts[:i]) for i in range(len(parts))]
+
+def _common_names(own, head, sd, facts=None):
     "Tensor → its name in the form that both sides share, for a model and for a file"
     is_resnet = any(k.startswith('layer1.') for k in usual_names(own).values())
     ours, theirs = usual_names(own, is_resnet), usual_names(sd, is_resnet)
     our_head = {k: ours[k] for k in head}
+    theirs = _norms_in_convs(ours, theirs, facts)
     theirs |= _rename_head(own, our_head, sd, theirs)
     in_head = set(our_head.values())
     if _lacks_body(set(theirs.values()), ours.values(), in_head):
-        pairs = _by_structure(list(ours.values()), list(sd), in_head)
+        names = list(ours.values())
+        heads = [k for o in _possible_heads(sd, '').values() for k in o]
+        pairs = _by_structure(names, list(sd), in_head) or _by_structure(
+            [k for k in names if k not in in_head], [k for k in sd if k not in heads], in_head)
+        body = {k for k in ours.values() if k not in in_head and 'num_batches' not in k}
         if pairs: theirs |= {k: common for common, k in pairs.items()}
+        else: theirs = _without_wrapper(body, theirs)
     return ours, theirs
 
 def _place(match, name, key):
@@ -528,13 +714,17 @@ def _place(match, name, key):
         match.notes[name] = ', '.join(filter(None, notes))
 
 # %% ../nbs/api/26_weights.ipynb #0a0781af
-def _match(own, head, sd, label, sizes=None):
-    "Match the tensors of a state dict `sd` with `own`, the tensors of a model with the head `head`"
+def _match(own, head, sd, label, facts=None, outside=None, prefix=''):
+    """Match the tensors of a state dict `sd` with `own`, the tensors of a model with the head `head`
+
+    `outside` are the file's other tensors, beside `prefix`; they may contain the head."""
     sd, done = _whole_weights(_with_dots(sd, own, label), own)
-    ours, theirs = _common_names(own, head, sd)
+    ours, theirs = _common_names(own, head, sd, facts)
     match = _Match(own, head, _renamed(theirs, sd, label), LoadReport(label),
-                   sizes=sizes)
+                   facts=facts)
     match.done = {theirs[k]: note for k, note in done.items()}
+    _take_head(match, ours, outside or {}, prefix)
+    match.turned = _find_turned(own, ours, match.left)
     for name, key in ours.items(): _place(match, name, key)
     _drop_partial_head(match)
     match.report.matched = [k for k in match.new if not match.notes[k]]
@@ -570,6 +760,51 @@ def _quantized(match, missing):
                'prepared in the same way'
     return ''
 
+# %% ../nbs/api/26_weights.ipynb #83f6c31e
+# what PEFT and loralib add to a layer
+_adapter = re.compile(r'(^|[._])(lora|lokr|loha|hada|oft|vera|dora)_\w+', re.I)
+
+def _incomplete(match, missing):
+    "Why the weights in a file can only be completed where they were trained; '' if they are complete"
+    left = list(match.left)
+    adapters = [k for k in left if _adapter.search(k)]
+    parts = [k for k in left if '.parametrizations.' in k]
+    again = "and save the network's state_dict again"
+    if adapters:
+        what = 'without the weights that they adapt' if missing else 'whose scale is not in the file'
+        return f'it holds adapters ({shorten(adapters)}), {what}; call merge_and_unload() of peft ' \
+               f'where they were trained, {again}'
+    if parts:
+        return f'it computes weights from parts by a rule that is not in the file ({shorten(parts)}); ' \
+               'call torch.nn.utils.parametrize.remove_parametrizations(module, "weight") for each ' \
+               f'where they were trained, {again}'
+    return _split_up(match, missing) or _folded(match, missing)
+
+
+# %% ../nbs/api/26_weights.ipynb #77066f95
+def _split_up(match, missing):
+    "Why a file holds only a share of the weights; '' if it does not"
+    if any('flat_param' in k for k in match.left):
+        return "it holds FSDP's flat parameters; save the network with StateDictType.FULL_STATE_DICT"
+    n_empty = sum('shape (0,)' in o for o in match.bad.values())
+    if n_empty > 1 and n_empty > len(match.bad)/2:
+        return 'its tensors are empty, as each process has a share of them; with DeepSpeed, run ' \
+               "zero_to_fp32.py in the checkpoint's folder"
+    shard = re.search(r'-\d+-of-0*(\d+)\.', match.report.source)
+    if shard and missing: return f'it is one of {shard[1]} parts; give the file whose name ends ' \
+                                 'in .index.json, which names all of them'
+    return ''
+
+def _folded(match, missing):
+    "Say so if BatchNorm was folded into the convolutions; '' otherwise"
+    norms = {k.rpartition('.')[0] for k in match.own if k.endswith('running_mean')}
+    is_norms = bool(missing) and all(k.rpartition('.')[0] in norms for k in missing)
+    is_biases = bool(match.left) and all(k.endswith('.bias') for k in match.left)
+    if not is_norms or not is_biases: return ''
+    return 'its convolutions have biases instead of BatchNorm, which was folded into them; give the ' \
+           'checkpoint from before that'
+
+
 # %% ../nbs/api/26_weights.ipynb #0577e540
 def _problems(match):
     "List the reasons not to load a file, and tell whether it is from a different network"
@@ -579,12 +814,12 @@ def _problems(match):
     decoder = [k for k in match.left if k.startswith('decoder')]
     if len(decoder) > len(match.new): extra += decoder
     n_body = len(match.own) - len(match.head)
-    quantized = _quantized(match, missing)
-    if quantized: return [quantized], False
+    known = _quantized(match, missing) or _incomplete(match, missing)
+    if known: return [known], False
     res = []
     if match.bad:
         bad = [f'{k}: {why}' for k, why in match.bad.items()]
-        res.append(shorten(bad))
+        res.append(': '.join(filter(None, [shorten(bad), match.advice])))
     if missing: res.append(f'{len(missing)} of {n_body} tensors are missing ({shorten(missing)})')
     if missing and all(re.search(r'running_(mean|var)$', k) for k in missing):
         res[-1] += "; an average of parameters has none of BatchNorm's statistics, so give the " \
@@ -625,7 +860,7 @@ def _inside(sd, prefix):
     return part
 
 # %% ../nbs/api/26_weights.ipynb #8f6f4a44
-def _candidates(own, head, sets, label, sizes=None):
+def _candidates(own, head, sets, label, facts=None):
     "All candidate weights for a model with the tensors `own`; those in `head` compute scores"
     body = [k for k in own if k not in head and 'num_batches_tracked' not in k]
     res = []
@@ -635,8 +870,9 @@ def _candidates(own, head, sets, label, sizes=None):
             if any(prefix.startswith(o.prefix) for o in same): continue
             path = '.'.join(filter(None, [group, prefix.rstrip('.')]))
             c = _Candidate(path, prefix, group, _inside(sd, prefix))
+            outside = {k: v for k, v in sd.items() if not k.startswith(prefix) and k not in c.sd}
             try:
-                c.match = _match(own, head, c.sd, label, sizes)
+                c.match = _match(own, head, c.sd, label, facts, outside, prefix)
                 c.problems, c.other_network = _problems(c.match)
             except CourseError as e: c.error = e
             res.append(c)
@@ -689,7 +925,7 @@ def _misfit(found, label):
 
 def _choose(model, sets, label, part):
     "The set of weights to load, and the other sets that fit; raises `CourseError` if none fits"
-    found = _candidates(model.state_dict(), _head_names(model), sets, label, _Sizes(model))
+    found = _candidates(model.state_dict(), _head_names(model), sets, label, _Facts(model))
     fitting = [c for c in found if not c.problems and not c.error]
     if part is None: _check_share(fitting, sets)
     fitting = [c for c in fitting if not c.problems]
@@ -868,6 +1104,16 @@ def _fitting_model(sd):
     args = ', '.join(f'{k}={v!r}' for k, v in fits[0].items())
     return f'; it fits create_model({args})'
 
+# %% ../nbs/api/26_weights.ipynb #a46d3dc2
+def _why_taken(path, others, sets):
+    "Why the set at `path` is preferred to the ones at `others`, for the report"
+    rank, ranks = preference(path, sets), [preference(o, sets) for o in others]
+    if rank == min(ranks): return 'because it comes first'
+    if rank == 1: return f'because {others[0]!r} is a copy that training keeps for itself'
+    if min(ranks) == 2: return 'because a teacher or an average is preferred to a student'
+    return 'because an average is preferred'
+
+
 # %% ../nbs/api/26_weights.ipynb #29fa5e10
 @check_args
 def load_weights(
@@ -884,12 +1130,16 @@ def load_weights(
     cfg = meta.get('cfg')
     _check_kind(model, variant, cfg if isinstance(cfg, dict) else {}, label)
     best, others = _choose(model, sets, label, part)
-    report = best.match.report
-    for k in best.match.left: report.skipped[k] = 'not in the model'
+    match, report = best.match, best.match.report
+    for k in match.left: report.skipped[k] = match.why.get(k, 'not in the model')
     if best.prefix:
         for k in sets[best.group]:
-            if k.startswith(best.prefix) or k in best.sd: continue
-            report.skipped[k] = f'outside {best.prefix}'
-    if others: report.taken, report.others = best.path or 'the top level', others
-    model.load_state_dict(best.match.new, strict=False)
+            if k.startswith(best.prefix) or k in best.sd or k in match.moved: continue
+            report.skipped[k] = match.why.get(k, f'outside {best.prefix}')
+    if others:
+        report.taken, report.others = best.path or 'the top level', others
+        if part is None: report.why = _why_taken(best.path, others, sets)
+    new = OrderedDict(match.new)
+    new._metadata = model.state_dict()._metadata   # torchvision's MNASNet asks for its version
+    model.load_state_dict(new, strict=False)
     return report

@@ -715,6 +715,106 @@ def _(d, sd): return save(d, {0: sd, 1: other()})
 @good('a number of the training beside the weights', 'ema_decay (not in the model)')
 def _(d, sd): return save(d, replaced(sd, ema_decay=torch.tensor(.9)))
 
+# A head beside its body, layers in wrappers, other libraries' layout of a tensor
+
+class Body(nn.Module):
+    "A network without its head, which fits into a Sequential"
+    def __init__(self, sd):
+        super().__init__()
+        net = network(sd)
+        self.layers = nn.Sequential(*list(net.children())[:-1])
+
+def head(sd, name):
+    return {f'{name}.weight': sd['fc.weight'], f'{name}.bias': sd['fc.bias']}
+
+@good('a body and a linear layer in a Sequential', "fc.weight, fc.bias (the file's 1)")
+def _(d, sd): return save(d, prefixed(body(sd), '0.') | head(sd, '1'))
+
+@good('a body, pooling, dropout and a linear layer in a Sequential', "(the file's 1.3)")
+def _(d, sd):
+    layers = Body(sd).layers
+    return save(d, prefixed(layers.state_dict(), '0.') | head(sd, '1.3'))
+
+@good("fastai's head of two linear layers", "as fastai's vision_learner does", model=dict(
+      name='resnet18', stem='imagenet'))
+def _(d, sd):
+    net = create_model('resnet18')
+    layers = nn.Sequential(*list(net.children())[:-2])
+    top = nn.Sequential(nn.BatchNorm1d(1024), nn.Linear(1024, 512), nn.BatchNorm1d(512),
+                        nn.Linear(512, 10))
+    return save(d, dict(model=nn.Sequential(layers, top).state_dict(), opt={}))
+
+@good('SimCLR: a head of two linear layers beside the encoder', 'give the network the same head')
+def _(d, sd):
+    top = {'g.0.weight': torch.ones(8, 64), 'g.2.weight': torch.ones(4, 8)}
+    return save(d, prefixed(body(sd), 'f.') | top)
+
+@good("DeepCluster's top_layer", "fc.weight, fc.bias (the file's top_layer)")
+def _(d, sd): return save(d, dict(state_dict=prefixed(body(sd) | head(sd, 'top_layer'), 'module.')))
+
+@good("MMDetection's fc_cls beside a backbone", "(the file's bbox_head.fc_cls)")
+def _(d, sd):
+    return save(d, dict(state_dict=prefixed(body(sd), 'backbone.') | head(sd, 'bbox_head.fc_cls')))
+
+def inserted(sd, name):
+    "`sd` of a network with a module around each of its layers"
+    return {f'{k.rpartition(".")[0]}.{name}.{k.rpartition(".")[2]}': v for k, v in sd.items()}
+
+@good('every layer in a wrapper called module')
+def _(d, sd): return save(d, prefixed(inserted(sd, 'module'), 'module.'))
+
+@good('every layer in a wrapper called base_layer')
+def _(d, sd): return save(d, inserted(sd, 'base_layer'))
+
+@good('every block in a wrapper called module')
+def _(d, sd): return save(d, rename(sd, lambda k: re.sub(r'^(layer\d\.\d)\.', r'\1.module.', k)))
+
+@good("PEFT's trained copy of the head", "PEFT's trained copy")
+def _(d, sd):
+    other = create_model('resnet8').state_dict()
+    top = head(other, 'fc.original_module') | head(sd, 'fc.modules_to_save.default')
+    return save(d, prefixed(body(sd) | top, 'base_model.model.'))
+
+def paddle(k): return k.replace('running_mean', '_mean').replace('running_var', '_variance')
+
+@good("PaddlePaddle's names and transposed layers", 'fc.weight (transposed)')
+def _(d, sd):
+    sd = sd | {'fc.weight': sd['fc.weight'].t().contiguous()}
+    return save(d, rename(without_counters(sd), paddle))
+
+@good("TensorFlow's names of BatchNorm", 'not in the file, set to 0')
+def _(d, sd):
+    def name(k):
+        if '.running' in k: return k.replace('running_var', 'moving_variance').replace(
+            'running_mean', 'moving_mean')
+        return re.sub(r'(bn\d)\.bias', r'\1.beta', re.sub(r'(bn\d)\.weight', r'\1.gamma', k))
+    return save(d, rename(without_counters(sd), name))
+
+@good('names with slashes')
+def _(d, sd): return save(d, rename(sd, lambda k: 'backbone/' + k.replace('.', '/')))
+
+@good("MXNet's names with underscores")
+def _(d, sd): return save(d, rename(sd, lambda k: 'resnetv10_' + k.replace('.', '_')))
+
+@good('a head that is a 1×1 convolution', 'fc.weight (1×1 convolution → linear layer)')
+def _(d, sd): return save(d, replaced(sd, fc__weight=sd['fc.weight'][..., None, None]))
+
+# The one that is taken of two, and why
+
+@good('a student and a teacher under short names', "taken: 'model_t', of several sets of weights, "
+      'because a teacher or an average is preferred to a student')
+def _(d, sd): return save(d, dict(model_s=create_model('resnet8').state_dict(), model_t=sd))
+
+@good('the student of the two', "taken: 'net_s', of several sets", part='net_s')
+def _(d, sd): return save(d, dict(net_t=create_model('resnet8').state_dict(), net_s=sd))
+
+@good('two networks with equal rights', "taken: 'net1', of several sets of weights, "
+      'because it comes first')
+def _(d, sd): return save(d, dict(net1=sd, net2=create_model('resnet8').state_dict()))
+
+@good('a larger teacher', "not taken: the teacher 'model_t', because")
+def _(d, sd): return save(d, dict(model_s=sd, model_t=create_model('resnet32').state_dict()))
+
 # Must be refused without running anything and without changing the model
 
 @bad('a list of averaged parameters alone', 'holds only an average without names')
@@ -1066,3 +1166,74 @@ def _(d, sd): return 'torchvison'
 
 if os.name == 'nt':   # Windows has no named pipes and restricts links
     cases = [c for c in cases if c.title not in ('a named pipe', 'a link to itself')]
+
+# Weights that only other programs can complete
+
+@bad("PEFT's adapters beside the weights", 'it holds adapters')
+def _(d, sd):
+    lora = {'fc.lora_A.default.weight': torch.ones(2, 64),
+            'fc.lora_B.default.weight': torch.ones(10, 2)}
+    return save(d, prefixed(body(sd) | head(sd, 'fc.base_layer') | lora, 'base_model.model.'))
+
+@bad("loralib's adapter beside the weights", 'whose scale is not in the file')
+def _(d, sd): return save(d, replaced(sd, fc__lora_A=torch.ones(2, 64), fc__lora_B=torch.ones(10, 2)))
+
+@bad('adapters alone', 'without the weights that they adapt')
+def _(d, sd): return save(d, {'base_model.model.fc.lora_A.weight': torch.ones(2, 64)})
+
+@bad('a parametrization of its own', 'remove_parametrizations')
+def _(d, sd):
+    net = create_model('resnet8')
+    nn.utils.parametrizations.orthogonal(net.layer1[0].conv1)
+    return save(d, net.state_dict())
+
+@bad("FSDP's flat parameters", 'StateDictType.FULL_STATE_DICT')
+def _(d, sd): return save(d, {'_fsdp_wrapped_module._flat_param': torch.ones(999)})
+
+@bad("DeepSpeed's empty tensors of ZeRO stage 3", 'zero_to_fp32.py')
+def _(d, sd): return save(d, dict(module={k: torch.empty(0) for k in sd}, ds_version='0.14'))
+
+@bad("DeepSpeed's state of one process", 'zero_to_fp32.py')
+def _(d, sd):
+    flat = dict(fp32_flat_groups=[torch.ones(99)], zero_stage=3)
+    return save(d, dict(optimizer_state_dict=flat, ds_version='0.14'))
+
+@bad("DeepSpeed's folder", 'zero_to_fp32.py')
+def _(d, sd):
+    (d/'global_step5').mkdir()
+    return d
+
+@bad('one of several files, by its name', '.index.json')
+def _(d, sd): return save(d, {k: sd[k] for k in list(sd)[:20]}, 'model-00001-of-00003.bin')
+
+@bad('BatchNorm folded into the convolutions', 'instead of BatchNorm, which was folded')
+def _(d, sd):
+    convs = {k: v for k, v in sd.items() if v.ndim == 4}
+    biases = {k.replace('weight', 'bias'): torch.zeros(len(v)) for k, v in convs.items()}
+    return save(d, convs | biases | head(sd, 'fc'))
+
+@bad("numpy's .npy with a dict", 'allow_pickle=True')
+def _(d, sd):
+    np.save(d/'w.npy', as_numpy(sd), allow_pickle=True)
+    return d/'w.npy'
+
+@bad("PaddlePaddle's program", '.pdparams')
+def _(d, sd): return write(d, b'\x08\x08' + bytes(99), 'inference.pdiparams')
+
+@bad("ncnn's layers", 'an ncnn model')
+def _(d, sd): return write(d, b'7767517\n75 83\nInput data 0 1 data', 'resnet.param')
+
+@bad('a model for one kind of device', 'one kind of device')
+def _(d, sd): return write(d, b'RKNN' + bytes(99), 'resnet.rknn')
+
+@bad('an unfinished download', 'let the download finish')
+def _(d, sd): return write(d, as_bytes(sd)[:999], 'resnet.pth.crdownload')
+
+@bad('a file of zeros', 'zeros')
+def _(d, sd): return write(d, bytes(5000), 'w.bin')
+
+@bad("Orbax's folder", 'orbax.checkpoint')
+def _(d, sd): return write(d, b'{}', '_METADATA').parent
+
+@bad('a folder without weights', 'a directory without a weights file')
+def _(d, sd): return write(d, b'a', 'readme.md').parent

@@ -160,6 +160,17 @@ def test_maps_of_other_networks(name):
     assert cam.shape == (1, size, size) and torch.isfinite(cam).all() and cam.any()
     assert not any('attn_drop' in o for o in stage_names(net))
 
+@pytest.mark.parametrize('name', ['mixer_s32_224', 'resmlp_12_224'])
+def test_a_head_of_zeros(name):
+    "The map is constant, as the scores are, and a warning says so; with other weights it is not"
+    torch.manual_seed(0)
+    net, x = timm.create_model(name, num_classes=7, img_size=64).eval(), torch.randn(2, 3, 64, 64)
+    with pytest.warns(UserWarning, match='do not change with the image'): assert not grad_cam(net, x).any()
+    nn.init.normal_(net.head.weight, std=.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert grad_cam(net, x, relu=False).std() > 0
+
 def test_precision_and_modes():
     "A network in bfloat16, and gradients that are switched off outside"
     net, x = create_model('resnet8').eval(), torch.randn(2, 3, 32, 32)

@@ -195,6 +195,21 @@ def timms_positions(net, h, w):
                       pos_embed_1=(tokens, h*224//240//16, w*224//240//16)))[type(net).__name__]
     return {k: f(getattr(net, k), *grid) for k, (f, *grid) in tables.items()}
 
+@pytest.mark.parametrize('size', [96, 384])
+def test_positions_in_blocks(size, tmp_path):
+    "NesT's are those of timm's function"
+    timm = pytest.importorskip('timm', reason='timm is not installed')
+    from timm.models.nest import resize_pos_embed
+    torch.manual_seed(0)
+    a, b = (timm.create_model('nest_tiny', img_size=o, num_classes=3) for o in (224, size))
+    torch.save(a.state_dict(), tmp_path/'w.pth')
+    report = load_weights(b, tmp_path/'w.pth')
+    names = [f'levels.{i}.pos_embed' for i in range(3)]
+    assert list(report.adapted) == names and 'positions of 56×56 patches' in str(report)
+    for k in names:
+        want = resize_pos_embed(a.state_dict()[k], b.state_dict()[k])
+        assert want.any() and torch.equal(b.state_dict()[k], want)
+
 @pytest.mark.parametrize('name,size', OWN_POSITIONS.values(), ids=list(OWN_POSITIONS))
 def test_positions_of_maps_and_branches(name, size, tmp_path):
     "They are those of timm's functions for maps and tokens, and the network takes such images"
@@ -211,13 +226,14 @@ def test_positions_of_maps_and_branches(name, size, tmp_path):
     assert b.eval()(torch.zeros(1, 3, h, w)).isfinite().all()
 
 def test_positions_that_are_not_known():
-    "A grid that is not square in the file, blocks of patches, and windows that are not square"
+    "A grid that is not square in the file, mixed patches, and windows that are not square"
     with pytest.raises(CourseError, match='pos_embed: .*create it for the size of images'):
         load_weights(timm_vit(224), timm_vit((64, 160)).state_dict())
     timm = pytest.importorskip('timm', reason='timm is not installed')
-    def nest(size): return timm.create_model('nest_tiny', img_size=size, num_classes=3)
-    with pytest.raises(CourseError, match='pos_embed: .*create it for the size of images'):
-        load_weights(nest(128), nest(224).state_dict())
+    for name in ('mixer_s32_224', 'gmlp_ti16_224', 'resmlp_12_224'):
+        a, b = (timm.create_model(name, num_classes=3, img_size=o) for o in (128, 64))
+        with pytest.raises(CourseError, match='more: create it for the size of images that'):
+            load_weights(b, a.state_dict())
     # timm's CrossViT for 224 px has positions for 336 patches, which are no grid of its branch
     cross = timm.create_model('crossvit_tiny_240', num_classes=3)
     with pytest.raises(CourseError, match='pos_embed_0: .*create it for the size of images'):
@@ -337,6 +353,62 @@ def test_trained_for_quantization_in_numbered_modules():
     load_weights(b, sd)
     assert same(state(b), want)
     with pytest.raises(CourseError, match='are missing'): load_weights(units(3), sd)
+
+FUSED = dict(   # networks in which BatchNorm comes before the convolution
+    preactivation=lambda: create_model('resnet20', variant='v2'),
+    bottlenecks=lambda: create_model('resnet50', 10, variant='v2', nf=8),
+    densenet=lambda: torchvision.models.DenseNet(8, (2, 2), 16, num_classes=3),
+    regnet=lambda: torchvision.models.regnet_y_400mf(num_classes=3))
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('make', FUSED.values(), ids=list(FUSED))
+def test_trained_for_quantization_where_norms_come_first(make):
+    "The BatchNorm in a convolution is the one that follows it, wherever its name is"
+    x = torch.randn(2, 3, 64, 64)
+    a, b = make(), make()
+    a(x)   # moves BatchNorm's statistics
+    want = state(a)
+    load_weights(b, {f'model.{k}': v for k, v in prepared_for_training(a, x).state_dict().items()})
+    assert same(state(b), want)
+
+def test_the_version_of_a_layout():
+    "torchvision's MNASNet asks for it"
+    a, b = (torchvision.models.mnasnet0_5(num_classes=3) for _ in range(2))
+    load_weights(b, dict(a.state_dict()))
+    assert same(state(a), state(b))
+
+def test_a_head_beside_the_body():
+    "Loaded by its place, also of another network; one for another width is not"
+    def parts(net):
+        return nn.Sequential(net.features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), net.classifier[1])
+    a, b = (torchvision.models.mobilenet_v2(num_classes=3) for _ in range(2))
+    report = load_weights(b, parts(a).state_dict())
+    assert same(state(a), state(b)) and report.adapted['classifier.1.bias'] == "the file's 3"
+    sd = {f'0.{k}': v for k, v in create_model('resnet8').state_dict().items() if 'fc.' not in k}
+    for name, width in (('1', 65), ('projector', 64), ('1.0.1', 64)):
+        layer = {f'{name}.weight': torch.ones(10, width), f'{name}.bias': torch.ones(10)}
+        report = load_weights(create_model('resnet8'), sd | layer)
+        assert report.missing == ([] if name == '1.0.1' else ['fc.weight', 'fc.bias'])
+    two = {f'{k}.{o}': torch.ones(10, 64)[:, :64 if o == 'weight' else 1].squeeze(1)
+           for k in ('task1', 'task2') for o in ('weight', 'bias')}
+    assert load_weights(create_model('resnet8'), sd | two).missing == ['fc.weight', 'fc.bias']
+
+def test_transposed_layers():
+    "All of a transformer's, its square ones too; only if its biases show that they are"
+    timm = pytest.importorskip('timm', reason='timm is not installed')
+    a, b = (timm.create_model('vit_tiny_patch16_224', num_classes=3, depth=2) for _ in range(2))
+    sd = {k: v.t() if v.ndim == 2 else v for k, v in a.state_dict().items()}
+    report = load_weights(b, sd)
+    assert same(state(a), state(b)) and report.adapted['blocks.0.attn.proj.weight'] == 'transposed'
+    sd['head.weight'] = a.head.weight   # some are, some are not
+    with pytest.raises(CourseError, match='shape'): load_weights(b, sd)
+
+def test_a_wrapper_is_not_a_part():
+    "Two modules inside a block, of which each has the layer's name, are not a wrapper"
+    sd = create_model('resnet8').state_dict()
+    def inside(name): return {re.sub(r'^(layer\d\.\d)', rf'\1.{name}', k): v for k, v in sd.items()}
+    with pytest.raises(CourseError, match='does not fit'):
+        load_weights(create_model('resnet8'), inside('a') | inside('b'))
 
 def test_an_average_beside_parameters_and_buffers():
     net, ema = create_model('resnet8'), create_model('resnet8')

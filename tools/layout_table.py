@@ -173,6 +173,47 @@ sources |= {   # Averages that callbacks and other tools keep, and quantization
     'a head of 8-bit integers': 'torch.ao.quantization.quantize_dynamic',
 }
 
+zero = hub + 'deepspeedai/DeepSpeed (zero_to_fp32.py)'
+peft = hub + 'huggingface/peft'
+sources |= {   # Heads beside their bodies, wrappers, the layouts of other libraries
+    'a body and a linear layer in a Sequential': 'nn.Sequential(encoder, nn.Linear(...))',
+    'a body, pooling, dropout and a linear layer in a Sequential':
+        'fastai forums: nn.Sequential(body, head) with a head made by hand',
+    "fastai's head of two linear layers": hub + 'fastai/fastai (create_vision_model)',
+    'SimCLR: a head of two linear layers beside the encoder': hub + 'leftthomas/SimCLR',
+    "DeepCluster's top_layer": hub + 'facebookresearch/deepcluster',
+    "MMDetection's fc_cls beside a backbone": hub + 'open-mmlab/mmdetection',
+    'every layer in a wrapper called module':
+        'wrappers that keep the layer as self.module, such as DataParallel around each layer',
+    'every layer in a wrapper called base_layer': peft + ' (tuners keep the layer as base_layer)',
+    'every block in a wrapper called module': hub + 'facebookresearch/fairscale (checkpoint_wrapper)',
+    "PEFT's trained copy of the head": peft + ' (modules_to_save)',
+    "PaddlePaddle's names and transposed layers": hub + 'PaddlePaddle/PaddleClas',
+    "TensorFlow's names of BatchNorm": hub + 'tensorflow/models (slim)',
+    'names with slashes': hub + 'google-research/big_transfer',
+    "MXNet's names with underscores": hub + 'dmlc/gluon-cv',
+    'a head that is a 1×1 convolution': hub + 'tensorflow/models (slim: logits is a convolution)',
+    'a student and a teacher under short names': hub + 'HobbitLong/RepDistiller',
+    'the student of the two': hub + 'HobbitLong/RepDistiller',
+    'two networks with equal rights': hub + 'bhanML/Co-teaching',
+    'a larger teacher': hub + 'HobbitLong/RepDistiller',
+    "PEFT's adapters beside the weights": peft,
+    "loralib's adapter beside the weights": hub + 'microsoft/LoRA',
+    'adapters alone': peft + ' (adapter_model.safetensors)',
+    'a parametrization of its own': 'torch.nn.utils.parametrizations.orthogonal',
+    "FSDP's flat parameters": 'torch.distributed.fsdp, LOCAL_STATE_DICT',
+    "DeepSpeed's empty tensors of ZeRO stage 3": zero,
+    "DeepSpeed's state of one process": zero, "DeepSpeed's folder": zero,
+    'one of several files, by its name': hub + 'huggingface/transformers (save_pretrained)',
+    'BatchNorm folded into the convolutions': 'torch.nn.utils.fusion.fuse_conv_bn_eval',
+    "numpy's .npy with a dict": 'numpy.save(file, dict); ethereon/caffe-tensorflow writes such files',
+    "PaddlePaddle's program": hub + 'PaddlePaddle/PaddleClas (inference models)',
+    "ncnn's layers": hub + 'Tencent/ncnn', 'a model for one kind of device':
+        hub + 'airockchip/rknn_model_zoo',
+    'an unfinished download': 'a browser that was closed', 'a file of zeros': 'a full disk',
+    "Orbax's folder": hub + 'google/orbax',
+    'a folder without weights': 'a clone without its large files'}
+
 libraries = {   # Network of torchvision or timm → arguments of `create_model` for the same one
     ('torchvision', 'resnet18'): {}, ('torchvision', 'resnet34'): {},
     ('torchvision', 'resnet50'): {}, ('torchvision', 'resnext50_32x4d'): {},
@@ -291,6 +332,18 @@ def rows():
                partial(run_test, test_weights.test_positions_of_another_grid, make=make, size=size,
                        n_other=n_other, verb='loads: positions as timm interpolates them'))
     yield from position_rows()
+    verb = 'loads: positions as timm interpolates them'
+    blocks = test_weights.test_positions_in_blocks
+    for size in (96, 384):
+        yield ('layout', f"timm's NesT at 224 px in one for {size} px",
+               hub + 'huggingface/pytorch-image-models', verb,
+               partial(run_test, blocks, verb=verb, size=size))
+    verb = 'loads: the network before its preparation'
+    fused = test_weights.test_trained_for_quantization_where_norms_come_first
+    for title, make in test_weights.FUSED.items():
+        yield ('layout', f'{title}, trained for quantization',
+               'torch.ao.quantization.quantize_fx.prepare_qat_fx', verb,
+               partial(run_test, fused, verb=verb, make=make))
     verb = 'loads: outputs without fake quantization'
     yield ('layout', "torchvision's quantizable networks, trained for quantization",
            hub + 'pytorch/vision (torchvision/models/quantization)', verb,
