@@ -1,5 +1,5 @@
 "Interrupted training resumes to the bits of a run that was left alone, and only where it should"
-import os, random, signal, time
+import os, random, signal, sys, time
 from contextlib import redirect_stdout
 from dataclasses import replace
 
@@ -135,6 +135,23 @@ def test_frozen_groups_stay_frozen(tmp_path, bn):
     fit_recipe(quiet(second), **how)
     assert torch.equal(bits(second), bits(whole)) and second.frozen.bn == bn
     assert second.opt.frozen_idx == whole.opt.frozen_idx > 0   # for the next fit
+
+_reads = None   # a list while `test_a_checkpoint_is_read_once` counts; a hook cannot be removed
+
+def note_reads(event, args):
+    "Note each time that a checkpoint is opened to read it"
+    if event != 'open' or _reads is None or not str(args[0]).endswith('checkpoint.pt'): return
+    if not set(args[1] or '') & set('wax+'): _reads.append(args[0])
+
+@pytest.mark.filterwarnings('ignore:.*also trained with')
+def test_a_checkpoint_is_read_once(tmp_path, monkeypatch):
+    "From its folder to the end of the resumed run"
+    cut(digits_learner(), tmp_path, epochs=3, minutes=0)
+    sys.addaudithook(note_reads)
+    monkeypatch.setattr(sys.modules[__name__], '_reads', [])
+    learn, how = learner_from_checkpoint(tmp_path)
+    fit_recipe(quiet(learn), **how)
+    assert len(_reads) == 1, _reads
 
 def test_swa_is_finished_after_the_last_epoch(tmp_path):
     class Die(Callback):

@@ -133,6 +133,16 @@ def test_no_class_is_told_by_its_name():
                 parts = [n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)]
                 assert '__name__' not in parts, f'{f.name}:{node.lineno} compares a class name'
 
+def test_the_code_in_numbers():
+    "What CONTRIBUTING says about the package as it is today"
+    *rows, total = house.measure(root)
+    assert total['nodes']/total['code'] <= 10 and total['walrus'] == 0
+    assert total['annotated']/total['parameters'] >= .95
+    assert total['described']/total['returns'] >= .9
+    text = (root/'CONTRIBUTING.md').read_text(encoding='utf-8')
+    largest = max(row['lines'] for row in rows)
+    assert f'| {len(rows)}; {largest} |' in text
+
 def test_parameters_are_described_in_a_line():
     "docments drops a second line, so the reference would show half a sentence"
     found = []

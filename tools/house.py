@@ -3,6 +3,7 @@
 
     python tools/house.py [--check] [--root DIR]     write the plan, or say what is stale or broken
     python tools/house.py --measure [MODULE ...]     how the code reads, in numbers
+    python tools/house.py --unused                   public names that nothing else uses
 
 The number of a notebook in nbs/api is its place in the reading order and in the import order; its
 tens digit is its section. The plan is written to nbs/reference.qmd (the overview page of the
@@ -193,6 +194,28 @@ def measure(root, names=()):
         yield row
     yield total
 
+def unused_names(root):
+    "The public names that no other module, page, test or tool mentions, and the number of all"
+    mods = modules(root)
+    code = {m['name']: (root/f"resnet_course/{m['name']}.py").read_text(encoding='utf-8')
+            for m in mods}
+    pages = [f for f in (root/'nbs').rglob('*.ipynb') if f.parent.name != 'api']
+    others = [*pages, *(root/'nbs').rglob('*.qmd'), *root.glob('resnet_course/checks/*.py')]
+    for folder in ('tests', 'benchmarks', 'tools'): others += (root/folder).glob('*.py')
+    elsewhere = '\n'.join(f.read_text(encoding='utf-8') for f in others)
+    # the line with __all__ is nbdev's
+    bare = {m: re.sub(r'(?s)__all__ = \[.*?\]', '', text) for m, text in code.items()}
+    bare['all'] = code['all']
+    unused, n = [], 0
+    for m, text in code.items():
+        found = re.search(r'(?s)__all__ = (\[.*?\])', text)
+        if not found or m == 'all': continue
+        rest = elsewhere + '\n'.join(o for name, o in bare.items() if name != m)
+        for name in ast.literal_eval(found[1]):
+            n += 1
+            if not re.search(rf'\b{re.escape(name)}\b', rest): unused.append(f'{m}.{name}')
+    return unused, n
+
 def show(row):
     "A row of `measure` as text"
     annotated, described = (f'{row[a]}/{row[b]}' for a, b in (('annotated', 'parameters'),
@@ -207,11 +230,16 @@ if __name__ == '__main__':
     p.add_argument('--check', action='store_true',
                    help='change nothing; exit 1 if anything is wrong')
     p.add_argument('--measure', nargs='*', metavar='MODULE', help='print a table instead')
+    p.add_argument('--unused', action='store_true', help='print a list instead')
     p.add_argument('--root', type=Path, default=Path(__file__).resolve().parent.parent)
     a = p.parse_args()
     if a.measure is not None:
         print('module          lines over 100 nodes/line walrus    annotated    described')
         for row in measure(a.root, a.measure): print(show(row))
+        sys.exit()
+    if a.unused:
+        unused, n = unused_names(a.root)
+        print(f'{len(unused)} of {n} public names: {", ".join(unused)}')
         sys.exit()
     wrong = double_numbers(a.root) + backward_imports(a.root)
     files = plan(a.root)
