@@ -296,8 +296,10 @@ def test_actions_have_a_major_version(file):
 
 # The inputs that we use, as each action's action.yml names them; GitHub ignores misspelled ones
 inputs = {'actions/setup-python': {'python-version', 'cache', 'cache-dependency-path'},
-          'actions/upload-artifact': {'name', 'path'}, 'actions/download-artifact': {'name', 'path'},
-          'actions/upload-pages-artifact': {'path'}, 'quarto-dev/quarto-actions/setup': {'version'}}
+          'actions/upload-artifact': {'name', 'path'},
+          'actions/download-artifact': {'name', 'path'},
+          'actions/upload-pages-artifact': {'path'},
+          'quarto-dev/quarto-actions/setup': {'version'}}
 
 @pytest.mark.parametrize('file', workflows, ids=lambda f: f.name)
 def test_inputs_of_actions(file):
