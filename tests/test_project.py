@@ -294,7 +294,7 @@ def test_actions_have_a_major_version(file):
     assert used
     for action in used: assert re.fullmatch(r'[\w-]+(/[\w-]+)+@(release/)?v\d+', action), action
 
-# The inputs that we use, as each action's action.yml names them; GitHub ignores misspelled ones
+# The inputs that we use, as each action's action.yml names them; GitHub only warns about others
 inputs = {'actions/setup-python': {'python-version', 'cache', 'cache-dependency-path'},
           'actions/upload-artifact': {'name', 'path'},
           'actions/download-artifact': {'name', 'path'},
