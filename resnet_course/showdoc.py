@@ -46,6 +46,11 @@ def _from_package(sym):
     module = found[1].removesuffix('.py').replace('/', '.')
     return attrgetter(qual_name(sym))(import_module(module))
 
+# %% ../nbs/api/72_showdoc.ipynb #f9dd697b
+def _options_as_code(text):
+    "A help text with options such as `--data` in backticks: pandoc makes a dash of two hyphens"
+    return re.sub(r'(?<![\w`-])--[a-z][\w-]*', r'`\g<0>`', text)
+
 # %% ../nbs/api/72_showdoc.ipynb #7d20a00f
 def _own_parameters(sym, sig):
     "The parameters to show: no `self`, and nothing that `funcs_kwargs` adds for a class's methods"
@@ -54,10 +59,6 @@ def _own_parameters(sym, sig):
     return [p for p in sig.parameters.values() if p.name not in ('self', *added)]
 
 def _bare_name(p): return str(p.replace(annotation=empty, default=empty))
-
-def _options_as_code(text):
-    "A help text with options such as `--data` in backticks: pandoc makes a dash of two hyphens"
-    return re.sub(r'(?<![\w`-])--[a-z][\w-]*', r'`\g<0>`', text)
 
 def _row(p, details):
     "Name, type, default and details of the parameter `p`"
@@ -76,11 +77,12 @@ def _table(rows):
     lines = [head, ['---']*4, *rows]
     return '\n'.join('| ' + ' | '.join(line[i] for i in used) + ' |' for line in lines)
 
-# %% ../nbs/api/72_showdoc.ipynb #7d20a010
+# %% ../nbs/api/72_showdoc.ipynb #3ad8f938
 # what `getdoc` finds for a function without a docstring, or for a `__repr__`
 _generic = {inspect.getdoc(getattr(object, name)) for name in dir(object)}
 _generic.add(inspect.getdoc(_code.__call__))
 
+# %% ../nbs/api/72_showdoc.ipynb #7d20a010
 class SignatureTable(ShowDocRenderer):
     "Show a name, its parameters on one line, a link to its source, its docstring, and a table"
     def __init__(self,

@@ -294,6 +294,19 @@ def test_actions_have_a_major_version(file):
     assert used
     for action in used: assert re.fullmatch(r'[\w-]+(/[\w-]+)+@(release/)?v\d+', action), action
 
+# The inputs that we use, as each action's action.yml names them; GitHub only warns about others
+inputs = {'actions/setup-python': {'python-version', 'cache', 'cache-dependency-path'},
+          'actions/upload-artifact': {'name', 'path'},
+          'actions/download-artifact': {'name', 'path'},
+          'actions/upload-pages-artifact': {'path'},
+          'quarto-dev/quarto-actions/setup': {'version'}}
+
+@pytest.mark.parametrize('file', workflows, ids=lambda f: f.name)
+def test_inputs_of_actions(file):
+    for step in steps_of(file):
+        name = step.get('uses', '').split('@')[0]
+        assert not step.get('with', {}).keys() - inputs.get(name, set()), name
+
 @pytest.mark.parametrize('file', workflows, ids=lambda f: f.name)
 def test_workflows_run_what_exists(file):
     "Scripts, folders, make's targets and nbdev's commands"
