@@ -225,8 +225,8 @@ def _as_dls(dls):
                           'validation and optionally test')
     is_torch = any(isinstance(dl, torch.utils.data.DataLoader) for dl in loaders)
     if loaders is dls and not is_torch:   # a list
-        raise CourseError("dls: fastai's loaders have to be together, as in DataLoaders(train, valid), "
-                          'so that they know the classes')
+        raise CourseError("dls: fastai's loaders have to be together, as in "
+                          'DataLoaders(train, valid), so that they know the classes')
     return as_dls(*loaders) if is_torch else dls
 
 def _channels(dls):

@@ -219,8 +219,8 @@ def _check_image(x):
     if not isinstance(x, Tensor) or x.ndim != 3:
         raise CourseError('the dataset has no image tensors C,H,W: add ToTensor to its transform')
     if x.shape[-1] <= 4 < min(x.shape[:2]):
-        raise CourseError(f'the images have the shape {tuple(x.shape)}, with the channels last: add '
-                          'ToTensor to the transform of the dataset, or move them: x.permute(2, 0, 1)')
+        raise CourseError(f'the images have the shape {tuple(x.shape)}, with the channels last: '
+                          'add ToTensor to the transform of the dataset, or x.permute(2, 0, 1)')
     if x.is_floating_point(): return x
     raise CourseError(f'the images are {x.dtype}, which no network accepts: add '
                       'ToDtype(torch.float32, scale=True) to the transform of the dataset')
