@@ -136,7 +136,8 @@ _convert_by = {
     'a MATLAB file': 'read it with scipy.io.loadmat, and save the arrays with safetensors',
     'an archive': 'unpack it, and name the weights file in it',
     'a dict of NumPy arrays': 'if you trust it, read it with np.load(file, '
-        'allow_pickle=True).item(), and save {k: torch.from_numpy(v) for k, v in arrays.items()} with torch.save',
+        'allow_pickle=True).item(), and save {k: torch.from_numpy(v) for k, v in arrays.items()} '
+        'with torch.save',
     'an unfinished download': 'let the download finish, or start it again',
     'zeros': 'its download was interrupted; download it again',
     'a DeepSpeed checkpoint': 'run zero_to_fp32.py in its folder, or name '
