@@ -441,6 +441,7 @@ def _cam_layers(net, x, name):
     same = [o for o in whole if o.layout == 'tokens' and o.width == last.width]
     return same + [o for o in whole if o not in same]
 
+# %% ../nbs/api/42_interpret.ipynb #c44970c2
 def _evidence(net, x, cls, layers):
     "Output and gradient of the first of `layers` that the scores depend on, as N,C,H,W"
     flat = None
@@ -453,8 +454,8 @@ def _evidence(net, x, cls, layers):
             if pair[1].any(): return pair
             flat = flat or pair
     if flat:
-        warnings.warn('the scores do not change with the image, so its map is constant: is the network '
-                      'untrained? Some begin with a head of zeros')
+        warnings.warn('the scores do not change with the image, so its map is constant: is the '
+                      'network untrained? Some begin with a head of zeros')
         return flat
     raise CourseError(f'the scores do not depend on the output of {layers[0].name}')
 

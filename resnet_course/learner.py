@@ -227,6 +227,9 @@ def _as_dls(dls):
         raise CourseError(f'dls={dls!r:.80}: give what `get_dls` returns, or loaders for training, '
                           'validation and optionally test')
     is_torch = any(isinstance(dl, torch.utils.data.DataLoader) for dl in loaders)
+    if loaders is dls and not is_torch:   # a list
+        raise CourseError("dls: fastai's loaders have to be together, as in "
+                          'DataLoaders(train, valid), so that they know the classes')
     return as_dls(*loaders) if is_torch else dls
 
 def _channels(dls):

@@ -218,8 +218,14 @@ class _ShowAs(Transform):
 
 def _check_image(x):
     "Return `x`; raises `CourseError` unless it is an image that networks accept"
+    if isinstance(x, (int, float, str)):
+        raise CourseError(f'the items of the dataset begin with {x!r}, but an image comes first: '
+                          '(image, class)')
     if not isinstance(x, Tensor) or x.ndim != 3:
         raise CourseError('the dataset has no image tensors C,H,W: add ToTensor to its transform')
+    if x.shape[-1] <= 4 < min(x.shape[:2]):
+        raise CourseError(f'the images have the shape {tuple(x.shape)}, with the channels last: '
+                          'add ToTensor to the transform of the dataset, or x.permute(2, 0, 1)')
     if x.is_floating_point(): return x
     raise CourseError(f'the images are {x.dtype}, which no network accepts: add '
                       'ToDtype(torch.float32, scale=True) to the transform of the dataset')

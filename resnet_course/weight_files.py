@@ -135,8 +135,9 @@ _convert_by = {
     'MXNet parameters': 'read them with mxnet.nd.load, and save asnumpy() of each with safetensors',
     'a MATLAB file': 'read it with scipy.io.loadmat, and save the arrays with safetensors',
     'an archive': 'unpack it, and name the weights file in it',
-    'a dict of NumPy arrays': 'if you trust it, read it with np.load(file, allow_pickle=True).item(), '
-        'and save {k: torch.from_numpy(v) for k, v in arrays.items()} with torch.save',
+    'a dict of NumPy arrays': 'if you trust it, read it with np.load(file, '
+        'allow_pickle=True).item(), and save {k: torch.from_numpy(v) for k, v in arrays.items()} '
+        'with torch.save',
     'an unfinished download': 'let the download finish, or start it again',
     'zeros': 'its download was interrupted; download it again',
     'a DeepSpeed checkpoint': 'run zero_to_fp32.py in its folder, or name '
@@ -185,6 +186,7 @@ _by_suffix = {
                     'a model for one kind of device')}
 _compressed = (b'\x1f\x8b', b'7z', b'BZh', b'Rar!', b'\xfd7zXZ', b'\x28\xb5\x2f\xfd')
 
+# %% ../nbs/api/25_weight_files.ipynb #d8ec735b
 def _foreign(path, start):
     "Name the format of a file from another library; None for any other file"
     is_onnx = start[:1] == b'\x08' and start[2:3] in (b'\x12', b'\x1a', b'"', b':')
@@ -529,6 +531,7 @@ _second = _word('encoder_k|key_encoder|momentum|target|student|best_state|curren
 _short = {o: re.compile(rf'(^|\.)((model|net|network)_?{o}|{o}_(model|net|network))(?=\.|$)', re.I)
           for o in 'ts'}
 
+# %% ../nbs/api/25_weight_files.ipynb #b326d73a
 @check_args
 def is_teacher(
     path:str # Path of a set of weights within a file, such as 'teacher' or 'model_t'

@@ -122,11 +122,14 @@ def _norms_after_convs(model):
     try: graph = torch.fx.symbolic_trace(model).graph
     except Exception: return {}
     modules = dict(model.named_modules())
-    def kind(node, kinds): return node.op == 'call_module' and isinstance(modules[node.target], kinds)
-    convs = nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear
+    convs, norms = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear), nn.modules.batchnorm._BatchNorm
+    def is_module(node, kinds):
+        "Whether a step of the graph calls one of `kinds`"
+        return node.op == 'call_module' and isinstance(modules[node.target], kinds)
     return {node.args[0].target: node.target for node in graph.nodes
-            if kind(node, nn.modules.batchnorm._BatchNorm) and kind(node.args[0], convs)}
+            if is_module(node, norms) and is_module(node.args[0], convs)}
 
+# %% ../nbs/api/26_weights.ipynb #0e51cb89
 class _Facts:
     "What a network's modules say about themselves"
     def __init__(self, model):
@@ -288,7 +291,8 @@ def _resize_positions(v, like, grids):
 
 def _resize_blocks(v, like):
     "NesT's positions, which stand in square blocks, for another size; None if they do not"
-    if v.ndim != 4 or like.ndim != 4 or len(v)*len(like) != 1 or v.shape[3] != like.shape[3]: return None
+    if v.ndim != 4 or like.ndim != 4 or len(v)*len(like) != 1: return None
+    if v.shape[3] != like.shape[3]: return None
     (n, side), (n_new, side_new) = [[_square(o)[0] if _square(o) else 0 for o in x.shape[1:3]]
                                     for x in (v, like)]
     if not n*side*n_new*side_new: return None
@@ -298,6 +302,7 @@ def _resize_blocks(v, like):
     grid = grid.reshape(c, n_new, side_new, n_new, side_new).permute(1, 3, 2, 4, 0)
     return grid.reshape(like.shape).to(v.dtype), f'positions of {old}×{old} patches → {new}×{new}'
 
+# %% ../nbs/api/26_weights.ipynb #c17b9140
 def _resized(name, v, like, facts):
     "Positions `v` for the network's own grid, and a note; None if they cannot be interpolated"
     window = facts.windows.get(name.rpartition('.')[0])
@@ -380,7 +385,7 @@ class _Match:
 
 # %% ../nbs/api/26_weights.ipynb #bfce26f7
 def _as_stored(v, like, is_turned):
-    "`v` in the layout of `like`, for linear layers: not transposed and not a convolution; and a note"
+    "The weight `v` of a linear layer or 1×1 convolution in the layout of `like`, and a note"
     if is_turned and v.ndim == 2: return v.t(), 'transposed'
     if v.ndim == 4 and like.ndim == 2 and v.shape[2:] == (1, 1):
         return v.flatten(1), '1×1 convolution → linear layer'
@@ -546,7 +551,7 @@ def _rename_head(own, head, sd, names):
 # what a file has beside a body, but is not its head
 _no_head = re.compile(
     r'queue|project|proj_|predict|prototype|decoder|aux|momentum|mask|cent(er|re)|criterion|loss'
-    r'|adapter|text|token|logit_scale|memory|neck|embed|confmat|teacher|student|discriminator', re.I)
+    r'|adapter|text|token|logit_scale|memory|neck|embed|confmat|teacher|student', re.I)
 _usual_head = re.compile(r'(^|[._])(fc|linear|cls|head|classif\w*|logits|output|top)', re.I)
 
 def _sibling(key, prefix):
@@ -566,7 +571,7 @@ def _layers_of(tensors):
 
 # %% ../nbs/api/26_weights.ipynb #5928ad91
 def _possible_heads(rest, prefix):
-    "Modules beside a body that compute scores: name → tensors, of a single module if one is named so"
+    "Modules beside a body that can compute scores: name → tensors; just one if it is called a head"
     modules = {}
     for k, v in rest.items():
         modules.setdefault(_sibling(k, prefix), {})[k] = v
@@ -591,7 +596,7 @@ def _take_head(match, ours, outside, prefix):
     heads = [(o, start) for rest, start in ((inside, ''), (outside, prefix))
              for o in _possible_heads(rest, start).values()]
     if len(heads) != 1: return
-    [(tensors, _)] = heads
+    tensors, _ = heads[0]
     layers, like = _layers_of(tensors), match.own[matrices[0]]
     n_features = tensors[layers[0] + 'weight'].shape[1]
     if len(layers) > 1:
@@ -601,6 +606,7 @@ def _take_head(match, ours, outside, prefix):
     elif n_features == like.shape[1] and len(tensors) == len(match.head):
         _move(match, tensors, layers[0], ours[matrices[0]].removesuffix('weight'))
 
+# %% ../nbs/api/26_weights.ipynb #fdd174e4
 def _move(match, tensors, start, new):
     "Let the file's layer `start` be the layer `new` of the model"
     for k, v in tensors.items():
@@ -658,6 +664,7 @@ def _lacks_body(theirs, ours, head):
     body = [k for k in ours if k not in head and 'num_batches' not in k]
     return any(k not in theirs for k in body)
 
+# %% ../nbs/api/26_weights.ipynb #71608666
 def _without_wrapper(ours, theirs):
     "`theirs` without a module around layers or blocks, such as `module`; unchanged if not complete"
     known = {part for k in ours for part in k.split('.')}
@@ -668,6 +675,7 @@ def _without_wrapper(ours, theirs):
         if ours <= set(names.values()) and len(set(names.values())) == len(names): return names
     return theirs
 
+# %% ../nbs/api/26_weights.ipynb #1f37b10b
 def _norms_in_convs(ours, theirs, facts):
     "`theirs` with the BatchNorms that training for quantization fuses with convolutions and ReLUs"
     if not facts or not any('weight_fake_quant' in k for k in theirs): return theirs
@@ -687,6 +695,7 @@ def _starts_of(name):
     parts = name.split('.')
     return [''.join(f'{o}.' for o in parts[:i]) for i in range(len(parts))]
 
+# %% ../nbs/api/26_weights.ipynb #bf20053a
 def _common_names(own, head, sd, facts=None):
     "Tensor → its name in the form that both sides share, for a model and for a file"
     is_resnet = any(k.startswith('layer1.') for k in usual_names(own).values())
@@ -715,9 +724,10 @@ def _place(match, name, key):
 
 # %% ../nbs/api/26_weights.ipynb #0a0781af
 def _match(own, head, sd, label, facts=None, outside=None, prefix=''):
-    """Match the tensors of a state dict `sd` with `own`, the tensors of a model with the head `head`
+    """Match a state dict `sd` with `own`, the tensors of a model with the head `head`
 
-    `outside` are the file's other tensors, beside `prefix`; they may contain the head."""
+    `outside` are the file's other tensors, beside `prefix`; they may contain the head.
+    """
     sd, done = _whole_weights(_with_dots(sd, own, label), own)
     ours, theirs = _common_names(own, head, sd, facts)
     match = _Match(own, head, _renamed(theirs, sd, label), LoadReport(label),
@@ -765,19 +775,20 @@ def _quantized(match, missing):
 _adapter = re.compile(r'(^|[._])(lora|lokr|loha|hada|oft|vera|dora)_\w+', re.I)
 
 def _incomplete(match, missing):
-    "Why the weights in a file can only be completed where they were trained; '' if they are complete"
+    "Why a file's weights can only be completed where they were trained; '' if they are complete"
     left = list(match.left)
     adapters = [k for k in left if _adapter.search(k)]
     parts = [k for k in left if '.parametrizations.' in k]
     again = "and save the network's state_dict again"
     if adapters:
-        what = 'without the weights that they adapt' if missing else 'whose scale is not in the file'
-        return f'it holds adapters ({shorten(adapters)}), {what}; call merge_and_unload() of peft ' \
-               f'where they were trained, {again}'
+        what = 'whose scale is not in the file'
+        if missing: what = 'without the weights that they adapt'
+        return f'it holds adapters ({shorten(adapters)}), {what}; call merge_and_unload() of ' \
+               f'peft where they were trained, {again}'
     if parts:
-        return f'it computes weights from parts by a rule that is not in the file ({shorten(parts)}); ' \
-               'call torch.nn.utils.parametrize.remove_parametrizations(module, "weight") for each ' \
-               f'where they were trained, {again}'
+        return 'it keeps weights in parts, with a rule that is not in the file ' \
+               f'({shorten(parts)}); call torch.nn.utils.parametrize.remove_parametrizations' \
+               f'(module, "weight") for each where they were trained, {again}'
     return _split_up(match, missing) or _folded(match, missing)
 
 
@@ -785,7 +796,8 @@ def _incomplete(match, missing):
 def _split_up(match, missing):
     "Why a file holds only a share of the weights; '' if it does not"
     if any('flat_param' in k for k in match.left):
-        return "it holds FSDP's flat parameters; save the network with StateDictType.FULL_STATE_DICT"
+        return "it holds FSDP's flat parameters; save the network with " \
+               'StateDictType.FULL_STATE_DICT'
     n_empty = sum('shape (0,)' in o for o in match.bad.values())
     if n_empty > 1 and n_empty > len(match.bad)/2:
         return 'its tensors are empty, as each process has a share of them; with DeepSpeed, run ' \
@@ -801,8 +813,8 @@ def _folded(match, missing):
     is_norms = bool(missing) and all(k.rpartition('.')[0] in norms for k in missing)
     is_biases = bool(match.left) and all(k.endswith('.bias') for k in match.left)
     if not is_norms or not is_biases: return ''
-    return 'its convolutions have biases instead of BatchNorm, which was folded into them; give the ' \
-           'checkpoint from before that'
+    return 'its convolutions have biases instead of BatchNorm, which was folded into them; ' \
+           'give the checkpoint from before that'
 
 
 # %% ../nbs/api/26_weights.ipynb #0577e540

@@ -1176,7 +1176,8 @@ def _(d, sd):
     return save(d, prefixed(body(sd) | head(sd, 'fc.base_layer') | lora, 'base_model.model.'))
 
 @bad("loralib's adapter beside the weights", 'whose scale is not in the file')
-def _(d, sd): return save(d, replaced(sd, fc__lora_A=torch.ones(2, 64), fc__lora_B=torch.ones(10, 2)))
+def _(d, sd):
+    return save(d, replaced(sd, fc__lora_A=torch.ones(2, 64), fc__lora_B=torch.ones(10, 2)))
 
 @bad('adapters alone', 'without the weights that they adapt')
 def _(d, sd): return save(d, {'base_model.model.fc.lora_A.weight': torch.ones(2, 64)})

@@ -5,14 +5,15 @@ import pytest, torch
 from fastai.vision.all import ClassificationInterpretation, DataLoaders, load_learner, plt
 from faults import Faults
 from helpers import fastai_learner, photos, quiet
-from torch.utils.data import (BatchSampler, DataLoader, SequentialSampler, Subset, TensorDataset,
-                              WeightedRandomSampler)
+from torch.utils.data import (BatchSampler, DataLoader, Dataset, SequentialSampler, Subset,
+                              TensorDataset, WeightedRandomSampler)
 from torchvision import transforms as T
 from torchvision.datasets import ImageFolder
 
 from resnet_course import torch_loaders
 from resnet_course.core import CourseError
 from resnet_course.datasets import open_image_set
+from resnet_course.loaders import get_dls
 from resnet_course.torch_loaders import as_dls
 from resnet_course.learner import course_learner
 from resnet_course.evaluate import evaluate
@@ -161,3 +162,19 @@ def test_batches_for_a_gpu_are_pinned_and_sent_without_waiting(monkeypatch):
     dls.train.device = torch.device('cuda')
     n = len(list(dls.train.create_batches(range(8))))
     assert sent == n*[((torch.device('cuda'),), dict(non_blocking=True))] and n == 2
+
+def test_loaders_that_do_not_fit():
+    "Channels last, an index first, and a list of fastai's own loaders: one sentence each"
+    class Items(Dataset):
+        classes = list('ab')
+        def __init__(self, item): self.item = item
+        def __len__(self): return 8
+        def __getitem__(self, i): return self.item(i)
+    def learner(item): return course_learner([DataLoader(Items(item), 4)]*2, 'resnet8')
+    with pytest.raises(CourseError, match='with the channels last'):
+        learner(lambda i: (torch.rand(16, 12, 3), 0))
+    with pytest.raises(CourseError, match='begin with 0, but an image comes first'):
+        learner(lambda i: (i, torch.rand(3, 16, 16), 0))
+    dls = get_dls('digits', bs=32, n_train=64)
+    with pytest.raises(CourseError, match=r'together, as in DataLoaders\(train, valid\)'):
+        course_learner([dls.train, dls.valid], 'resnet8')

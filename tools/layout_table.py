@@ -186,7 +186,8 @@ sources |= {   # Heads beside their bodies, wrappers, the layouts of other libra
     'every layer in a wrapper called module':
         'wrappers that keep the layer as self.module, such as DataParallel around each layer',
     'every layer in a wrapper called base_layer': peft + ' (tuners keep the layer as base_layer)',
-    'every block in a wrapper called module': hub + 'facebookresearch/fairscale (checkpoint_wrapper)',
+    'every block in a wrapper called module':
+        hub + 'facebookresearch/fairscale (checkpoint_wrapper)',
     "PEFT's trained copy of the head": peft + ' (modules_to_save)',
     "PaddlePaddle's names and transposed layers": hub + 'PaddlePaddle/PaddleClas',
     "TensorFlow's names of BatchNorm": hub + 'tensorflow/models (slim)',
@@ -206,7 +207,7 @@ sources |= {   # Heads beside their bodies, wrappers, the layouts of other libra
     "DeepSpeed's state of one process": zero, "DeepSpeed's folder": zero,
     'one of several files, by its name': hub + 'huggingface/transformers (save_pretrained)',
     'BatchNorm folded into the convolutions': 'torch.nn.utils.fusion.fuse_conv_bn_eval',
-    "numpy's .npy with a dict": 'numpy.save(file, dict); ethereon/caffe-tensorflow writes such files',
+    "numpy's .npy with a dict": hub + 'ethereon/caffe-tensorflow',
     "PaddlePaddle's program": hub + 'PaddlePaddle/PaddleClas (inference models)',
     "ncnn's layers": hub + 'Tencent/ncnn', 'a model for one kind of device':
         hub + 'airockchip/rknn_model_zoo',
