@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['exercises', 'Hint', 'Exercise', 'exercise', 'kind_of', 'as_number', 'as_choice', 'as_list', 'close', 'same',
-           'compared', 'all_differ', 'list_exercises', 'hint_for', 'check', 'expect_sgd', 'expect_fresh_gradients',
-           'accepts', 'rejects']
+           'compared', 'explain_parts', 'all_differ', 'list_exercises', 'hint_for', 'check', 'expect_sgd',
+           'expect_fresh_gradients', 'accepts', 'rejects']
 
 # %% ../nbs/api/60_exercises.ipynb #d0e7d742
 import dis, importlib, itertools, linecache, math, numbers, random, re, traceback, types
@@ -169,7 +169,8 @@ def _not_far(got, want):
     if abs(got - want) == 1: return f"Yours is one too {'many' if got > want else 'few'}."
     if abs(got/want - 1) < 0.02: return 'Yours is close: is something rounded on the way?'
     size, factor = ('large', got/want) if got/want > 1 else ('small', want/got)
-    return f'Yours is too {size}, by a factor of {factor:.3g}.'
+    factor = f'{factor:.3g}' if factor < 100 else f'{factor:,.0f}'
+    return f'Yours is too {size}, by a factor of {factor}.'
 
 # %% ../nbs/api/60_exercises.ipynb #d71e8781
 @check_args
@@ -185,6 +186,26 @@ def compared(
     if near(-want): return 'Only the sign is wrong.'
     if (got < 0) != (want < 0): return 'Yours has the wrong sign, and another size.'
     return _multiple(got/want, near, want) or _not_far(got, want)
+
+# %% ../nbs/api/60_exercises.ipynb #acc5ace7
+@check_args
+def explain_parts(
+    got:float, # The number that the answer gives
+    parts:list, # For each part its correct value and a dictionary from wrong values to hints
+    combine:Callable=sum, # How the parts make the number: `sum` or `math.prod`
+    most:int=2 # Largest number of parts that may be wrong
+)->str: # The hints for the wrong parts; '' if no such mistakes give this number
+    "Find the smallest number of wrong parts that gives `got`, and return their hints"
+    right = [value for value, _ in parts]
+    for k in range(1, most + 1):
+        for wrong in itertools.combinations(range(len(parts)), k):
+            for values in itertools.product(*(parts[i][1] for i in wrong)):
+                mixed = dict(zip(wrong, values))
+                total = combine([mixed.get(i, v) for i, v in enumerate(right)])
+                if math.isclose(total, got, rel_tol=1e-9):
+                    hints = [parts[i][1][v] for i, v in mixed.items()]
+                    return ' '.join(dict.fromkeys(hints))   # each once
+    return ''
 
 # %% ../nbs/api/60_exercises.ipynb #49e9bacc
 @check_args
