@@ -258,6 +258,8 @@ _wrong_tests = [
 def _times(k): return lambda a, b, n: abs(_z(a, b, n)) > k
 def _points(share): return lambda a, b, n: abs(a - b)/n > share
 
+_one_error = ('That is about the standard error of *one* accuracy, or the mean of the two. For a '
+              'difference, their squares add up, and then comes the root.')
 _other_limit = 'That compares with {} standard errors; the exercise asks for 1.96.'
 _wrong_limits = [
     *((_times(k), _other_limit.format(k)) for k in (0.98, 1.645, 2, 2.576, 2.58, 3, 3.92)),
@@ -269,11 +271,9 @@ _wrong_limits = [
     (lambda a, b, n: b > a, 'It says which one is larger, whatever the difference: compare that '
                             'with 1.96 standard errors.'),
     (lambda a, b, n: abs(a - b)/n > 1.96*(_se(a, n) + _se(b, n))/2,
-     'You take the mean of the two standard errors: their squares add up, and then comes the '
-     'root.'),
+     _one_error),
     (lambda a, b, n: abs(a - b)/n > 1.96*_se((a + b)/2, n),
-     'That is the standard error of *one* accuracy. A difference has two of them: their squares '
-     'add up.'),
+     _one_error),
     (lambda a, b, n: abs(a - b)/n > 1.96*(0.5/n)**0.5,
      'That takes p = 0.5 for both: use the accuracies that were measured.')]
 
