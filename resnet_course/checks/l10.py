@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #598ffe64
-import copy, math, random
+import copy, itertools, math, random
 
 import numpy as np
 import torch
@@ -254,15 +254,26 @@ def _wrong_accuracies(shares, right):
         (0.5, 'It is always a half. A set of True and False has only two items: keep the numbers '
               'of the images, too.')]
 
+# %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #dcf99cc3
+def _telling_cases():
+    "Four cases in which no two mistakes always give the same number, and the mistakes in each"
+    while True:
+        cases = [_answers() for _ in range(4)]
+        mistakes = [_wrong_accuracies(*case) for case in cases]
+        rows = [(hint, [m[i][0] for m in mistakes]) for i, (_, hint) in enumerate(mistakes[0])]
+        rows.append(('', [sum(right)/len(right) for _, right in cases]))
+        differ = [a == b or not np.allclose(x, y, atol=1e-4)
+                for (a, x), (b, y) in itertools.combinations(rows, 2)]
+        if all(differ): return cases, mistakes
+
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #f5bbb5f7
 @exercise('10.6', 'The accuracy, with every image counted once')
 def _(answer):
-    cases = [_answers() for _ in range(3)]   # by chance, two mistakes agree in one of them
+    cases, mistakes = _telling_cases()
     gots = [as_number(answer([list(s) for s in shares])) for shares, _ in cases]
     def are(wants): return all(math.isclose(a, b, abs_tol=1e-6) for a, b in zip(gots, wants))
     wants = [sum(right)/len(right) for _, right in cases]
     if are(wants): return
-    mistakes = [_wrong_accuracies(*case) for case in cases]
     for i, (_, hint) in enumerate(mistakes[0]):
         if are([m[i][0] for m in mistakes]): raise Hint(hint)
     first = next(i for i, (a, b) in enumerate(zip(gots, wants)) if abs(a - b) > 1e-6)

@@ -568,7 +568,7 @@ def _is_unclear(net, photo):
 def _try_answer(said, net, photo, what):
     "Raise a `Hint` unless `said` is the dictionary for `photo`"
     if not isinstance(said, dict):
-        raise Hint(f'Return a dictionary from class to probability, not a {type(said).__name__}.')
+        raise Hint(f'Return a dictionary from class to probability, not {kind_of(said)}.')
     vocab = net.meta['vocab']
     if set(said) != set(vocab):
         raise Hint(f'The dictionary should have the keys {vocab}; yours has {list(said)}.')
