@@ -10,7 +10,8 @@ import math
 
 import torch
 
-from ..exercises import Hint, all_differ, as_list, as_number, exercise, same
+from ..exercises import (
+    Hint, all_differ, as_list, as_number, compared, exercise, kind_of, same)
 from ..loaders import get_dls
 
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #65084d9b
@@ -83,7 +84,8 @@ def _(answer):
         if near(1.96*p*(1 - p)/n) or near(p*(1 - p)/n): raise Hint('The square root is missing.')
         _try_formula(near, p, n)
         if near(196*se): raise Hint('That is in percentage points; use fractions from 0 to 1.')
-        raise Hint(f'For p={p} and n={n} it should be about {1.96*se:.4f}, but is {got:.4f}.')
+        raise Hint(f'For p={p} and n={n} it returns {got:.4g}. {compared(got, 1.96*se)} The formula is '
+                   '1.96·√(p(1 − p)/n).')
 
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #71fb8115
 _sizes = {
@@ -107,7 +109,10 @@ def _(answer):
         if abs(n - size) <= 1: raise Hint(hint)
     if 3458 < n < 3500:
         raise Hint(f'{n:,.0f} images are enough, but find the smallest number that is.')
-    raise Hint('Set 1.96·√(0.9·0.1/n) = 0.01 and solve for n.')
+    if n < 1: raise Hint(f'{n:g} is not a number of images: solve the formula for n.')
+    half = 196*math.sqrt(0.9*0.1/n)
+    raise Hint(f'With {n:,.0f} images, the interval extends {half:.2f} points on either side, and it '
+               'should be one. Set 1.96·√(0.9·0.1/n) = 0.01 and solve for n.')
 
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #25fc0a0e
 def _uneven():
@@ -247,7 +252,7 @@ def _(answer):
     predict = answer(x[:60], y[:60])
     if not callable(predict):
         raise Hint('It should return a function of images, such as a `def predict(x): …` inside '
-                   f'it; it returns a {type(predict).__name__}.')
+                   f'it; it returns {kind_of(predict)}.')
     got = torch.as_tensor(predict(x[60:]))
     if tuple(got.shape) != (60,):
         raise Hint('The function that you return should give one class number per image; '

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from ..exercises import Hint, as_list, as_number, close, exercise, same
+from ..exercises import Hint, as_list, as_number, close, compared, exercise, same
 
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #3bf0c6b4
 def _try_own(got, x, m, s):
@@ -165,9 +165,23 @@ def _(answer):
         80: '80 is left of all 50,000 (50,000 − 390 × 128). But 5,000 are in the validation set.',
         56: '56 images are missing to fill the last batch. How many does it have?',
         5000: 'Those are the validation images. Of the other 45,000, how many fill no batch?',
+        8: 'That is what is left of the 5,000 validation images: take the 45,000 others.',
+        0: 'The last batch has fewer than 128 images, and is dropped: they are left out.',
+        1: 'That is the number of incomplete batches: how many images does it have?',
+        128: 'A batch that is full is not dropped. How many images does the last one have?',
+        44_928: 'Those are the images that the complete batches hold: the others are left out.',
+        45_000: 'Those are all training images. Most of them are in complete batches.'
     }
     if n in hints: raise Hint(hints[n])
-    if n != 72: raise Hint('Divide the number of training images by 128: you want the remainder.')
+    if n == 72: return
+    if n >= 128:
+        raise Hint(f'{n:,.6g} images would fill another batch of 128: fewer than that are left out. '
+                   'Which images do not fit into complete batches?')
+    if n != int(n):
+        raise Hint('An image is in a batch or not: the answer is a whole number, the remainder of a '
+                   'division.')
+    raise Hint(f'Without {n:g} images, {45_000 - n:,.0f} would be left, which is not a multiple of '
+               '128. You want the remainder of the 45,000 training images.')
 
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #e8852ed0
 @exercise('02.5', 'Count test images that are in the training set')
@@ -226,7 +240,8 @@ def _(answer):
     for wrong, hint in mistakes:
         if abs(got - float(wrong)) < 1e-4: raise Hint(hint)
     if not abs(got - want) < 1e-4:
-        raise Hint(f'For random scores it should be {want:.4f}, but is {got:.4f}.')
+        raise Hint(f'For random scores it should be {want:.4f}, but is {got:.4f}. '
+                   f'{compared(got, want)}')
     big = as_number(answer(torch.tensor([[1000., 0.], [0., 1000.]]), torch.tensor([0, 0])))
     if not abs(big - 500) < 1:
         why = ('exp(1000) overflows' if np.isnan(big) else

@@ -17,7 +17,8 @@ from torch import nn
 from ..alexnet import AlexNet
 from ..layers import lrn
 from ..exercises import (
-    Hint, as_list, as_number, close, exercise, expect_fresh_gradients, expect_sgd, same)
+    Hint, as_list, as_number, close, compared, exercise, expect_fresh_gradients, expect_sgd,
+    explain_parts, kind_of, same)
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #c23c7bd1
 def _right_side(n, k, s, p): return (n + 2*p - k)//s + 1
@@ -32,6 +33,22 @@ _wrong_sides = [
     (lambda n, k, s, p: round((n + 2*p - k)/s + 1), '`round` goes up for 55.75: round down.'),
     (lambda n, k, s, p: (n + 2*p)//s - k + 1,
      'Subtract the kernel before you divide by the stride.'),
+    (lambda n, k, s, p: (n - k)//s + 1, 'The padding is not used: it makes the input larger on '
+                                        'both sides.'),
+    (lambda n, k, s, p: n + 2*p - k + 1, 'The stride is not used: divide by it.'),
+    (lambda n, k, s, p: (n + 2*p - k)*s + 1, 'Divide by the stride: larger steps need fewer '
+                                             'windows.'),
+    (lambda n, k, s, p: (n + 2*p + k)//s + 1, 'The kernel makes the output smaller: subtract it.'),
+    (lambda n, k, s, p: (n - 2*p - k)//s + 1, 'The padding makes the input larger: add it.'),
+    (lambda n, k, s, p: (n + 2*p - k + 1)//s + 1, 'Subtract all of the kernel: n + 2p − k steps of '
+                                                  '1 are left for the window.'),
+    (lambda n, k, s, p: (n + 2*p - k//2)//s + 1, 'Subtract all of the kernel, not half of it.'),
+    (lambda n, k, s, p: (n + 4*p - k)//s + 1, 'The padding is added twice to each side.'),
+    (lambda n, k, s, p: n//s, 'The kernel and the padding count, too: use the formula.'),
+    (lambda n, k, s, p: _right_side(n, k, s, p)**2, 'That is the number of pixels: return the side '
+                                                    'length.'),
+    (lambda n, k, s, p: _right_side(n, k, s, p) + 1, 'It is one too many: only one window is added '
+                                                     'to the steps.'),
     (lambda n, k, s, p: -(-n//s), 'The kernel and the padding count, too: use the formula.'),
     (lambda n, k, s, p: round((n + 2*p - k)/s) + 1, '`round` goes up for 54.75: round down.')]
 
@@ -51,7 +68,26 @@ def _(answer):
     for wrong, hint in _wrong_sides:
         if got == [wrong(*conv) for conv in convs]: raise Hint(hint)
     for (n, k, s, p), a, b in zip(convs, got, want):
-        if a != b: raise Hint(f'For n={n}, k={k}, s={s}, p={p} it should be {b}, but is {a:g}.')
+        if a != b:
+            raise Hint(f'For n={n}, k={k}, s={s}, p={p} it returns {a:g}. {compared(a, b)} Count '
+                       'the steps of s that the window can take in n + 2p pixels, and the place '
+                       'where it starts.')
+
+# %% ../../nbs/api/checks/03_alexnet.ipynb #392120df
+_biases = {256: '', 0: 'The biases are missing: each filter has one.',
+           96: 'There is one bias for each filter.', 128: 'There are 256 filters, so 256 biases.',
+           512: 'There is one bias for each filter, 256 in all.'}
+_weights = [
+    (256, {128: 'The two groups together have 256 filters.', 96: 'There are 256 filters.'}),
+    (48, {96: 'With two groups, each filter sees 48 of the 96 channels.',
+          24: 'With two groups, each filter sees 48 of the 96 channels.',
+          3: 'The second convolution gets 96 channels; three is for the first.',
+          128: 'The second convolution gets 96 channels, in two groups.',
+          1: 'Each filter sees 48 channels.'}),
+    (25, {1: 'A filter has 5 × 5 weights for each channel it sees.',
+          5: 'A filter is 5 × 5: 25 weights for each channel it sees.',
+          9: 'The kernels are 5 × 5, not 3 × 3.', 121: 'The kernels are 5 × 5, not 11 × 11.'}),
+    (1, {27*27: 'Those are multiply-adds: weights are shared by all positions, and count once.'})]
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #65c96c6e
 @exercise('03.2', 'Parameters of a grouped convolution')
@@ -67,9 +103,12 @@ def _(answer):
         256*48*5 + 256: 'A filter is 5 × 5: 25 weights for each channel it sees.',
     }
     if n in hints: raise Hint(hints[n])
-    if n != w + 256:
-        raise Hint('Count for one filter: the channels it sees × 5 × 5, plus one bias. '
-                   'Then for all 256.')
+    if n == w + 256: return
+    for biases, hint in _biases.items():
+        why = '' if n == w + biases else explain_parts(n - biases, _weights, math.prod)
+        if why or n == w + biases: raise Hint(f'{why} {hint}'.strip())
+    raise Hint(f'{compared(n, w + 256)} Count for one filter: the channels it sees × 5 × 5, plus '
+               'one bias. Then for all 256.')
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #19b16fdc
 @exercise('03.3', 'Top-k accuracy')
@@ -98,6 +137,12 @@ def _try_topk(got, scores, y, k):
     if near(want): return
     if near(1 - want):
         raise Hint('That is the share of wrong answers: return that of the right ones.')
+    if any(near(round(want, i)) for i in (1, 2, 3)):
+        raise Hint('That is rounded: return the exact fraction.')
+    for other in range(max(1, k - 1), k + 2):
+        if near(hit[:, :other].any(1).float().mean()):
+            raise Hint(f'For k={k} it looks at the {other} highest scores.')
+    if near(k/scores.shape[1]): raise Hint('That is what guessing would give: use the scores.')
     if near(0):
         raise Hint('It finds no image right. Compare the targets with the *indices* that `topk` '
                    'returns, not the values; `topk(dim=0)` would find the best images of a class.')
@@ -118,7 +163,9 @@ def _try_topk(got, scores, y, k):
     if near(hit[:, 0].float().mean()): raise Hint('That is top-1 whatever k is.')
     if near(hit[:, k - 1].float().mean()):
         raise Hint(f'It looks only at place {k}: any of the first {k} places counts.')
-    raise Hint(f'For k={k} it gives {got:.3f} instead of {want:.3f}.')
+    if got > 1: raise Hint(f'For k={k} it returns {got:.4g}: a share of images is at most 1.')
+    raise Hint(f'For k={k} it gives {got:.3f} instead of {want:.3f}. For each image, take the k '
+               'classes with the highest scores, and ask whether its own is one of them.')
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #04d9a50e
 @exercise('03.4', 'Dropout, as a module')
@@ -140,6 +187,10 @@ def _(answer):
     if not close(got, x): raise Hint('In evaluation mode it changes its input: use self.training.')
     net.train()
     y = net(x.clone())
+    if not isinstance(y, torch.Tensor):
+        raise Hint(f'In training mode it should return a tensor, but returns {kind_of(y)}.')
+    if y.shape == x.shape and len(y.unique()) == 2:
+        raise Hint('It returns the mask of what is kept: multiply the input by it.')
     _try_zeros(y == 0)
     _try_kept((y/x)[y != 0])
     if torch.equal(net(x.clone()) == 0, y == 0):
@@ -168,6 +219,8 @@ def _try_kept(ratio):
                    'or the next layer gets less than in evaluation.')
     if constant and abs(mean - 4) < 1e-2:
         raise Hint('It divides by p: divide by the probability of being kept, 1 − p.')
+    if constant and abs(mean - 0.75) < 1e-3:
+        raise Hint('It multiplies what is kept by 1 − p: divide by it.')
     if not constant or abs(mean - 4/3) > 1e-3:
         raise Hint('What is kept has to be divided by 1 − p and otherwise left unchanged.')
 
@@ -195,6 +248,36 @@ _wrong_lrns = [
     (dict(reach=0), 'It looks at the channel itself only: the sum includes two neighbors on each '
                     'side.')]
 
+# %% ../../nbs/api/checks/03_alexnet.ipynb #81dab276
+def _other_lrns(a):
+    "Other wrong results, each with its hint"
+    v, channels = a**2, a.shape[1]
+    def over(sums, alpha=1e-4, k=2, beta=0.75): return a/(k + alpha*sums)**beta
+    def windows(f): return torch.stack([f(max(0, i - 2), i) for i in range(channels)], 1)
+    sums = windows(lambda lo, i: v[:, lo:i + 3].sum(1))
+    constants = 'The constants are k = 2, α = 0.0001 and β = 0.75, with the sum of five squares.'
+    others = [(1e-3, 2, 0.75), (5e-4, 2, 0.75), (1., 2, 0.75), (1e-4, 0, 0.75), (0.75, 2, 1e-4),
+              (2e-5, 1, 0.75), (1e-4, 1, 1), (2e-5, 2, 1)]
+    return [
+        *((over(sums, *o), constants) for o in others),
+        (over(windows(lambda lo, i: v[:, lo:i + 3].mean(1))), _wrong_lrns[0][1]),
+        (over(windows(lambda lo, i: a[:, lo:i + 3].abs().sum(1))), _wrong_lrns[1][1]),
+        (over(windows(lambda lo, i: a[:, lo:i + 3].sum(1)**2)),
+         'Square each neighbor first, and then add: you square the sum.'),
+        (over(windows(lambda lo, i: v[:, lo:i + 2].sum(1))),
+         'One neighbor is missing: a slice ends before its last index, so two on each side is '
+         '`i - 2:i + 3`.'),
+        (over(windows(lambda lo, i: v[:, i:i + 5].sum(1))),
+         'The window begins at the channel itself: it reaches two channels to *each* side.'),
+        (over(sums - v), 'The channel itself belongs to the sum, too.'),
+        (over(sum(v.roll(j, 1) for j in range(-2, 3))),
+         'At the first and the last channels, your neighbors come from the other end: there, the '
+         'sum has fewer terms.'),
+        (over(v.sum(0, keepdim=True)), 'You add over the images of the batch: the neighbors are '
+                                       'channels of the same image.'),
+        ((2 + 1e-4*sums)**0.75, 'That is the denominator: divide the activations by it.'),
+        (1/(2 + 1e-4*sums)**0.75, 'That is the factor alone: multiply the activations by it.')]
+
 # %% ../../nbs/api/checks/03_alexnet.ipynb #956ff615
 @exercise('03.5', 'Local response normalization')
 def _(answer):
@@ -204,6 +287,8 @@ def _(answer):
     if not torch.equal(a, before): raise Hint('It changes the tensor that it is given.')
     for mistake, hint in _wrong_lrns:
         if close(got, _lrn(a, **mistake)): raise Hint(hint)
+    for wrong, hint in _other_lrns(a):
+        if close(got, wrong): raise Hint(hint)
     same(got, lrn()(a), 'The numbers differ from the formula. '
                         'Try it on one channel at a time, with the sum written out.', tol=1e-5)
 
@@ -213,19 +298,33 @@ _widths = (16, 32, 48, 48, 32)
 def _run(net, x):
     "Output of `net`; raises a `Hint` if it is not a module or uses the package's AlexNet"
     if not isinstance(net, nn.Module):
-        raise Hint(f'It should return a module, but returns a {type(net).__name__}.')
+        raise Hint(f'It should return a module, but returns {kind_of(net)}.')
+
     if any(isinstance(m, AlexNet) for m in net.modules()):
         raise Hint("That is the package's AlexNet: build it from layers of torch.nn.")
-    return net(x)
+    try: return net(x)
+    except RuntimeError as e:
+        if 'Kernel size' in str(e) or 'too small' in str(e): _try_padding(net)
+        raise
 
 def _find(net, kind): return [m for m in net.modules() if isinstance(m, kind)]
 
 def _pair(o): return tuple(o) if isinstance(o, (tuple, list)) else (o, o)
 
+def _try_padding(net):
+    "Raise a `Hint` if the padding of a convolution does not keep the size of the map"
+    for c in _find(net, nn.Conv2d):
+        half = _pair(c.kernel_size)[0]//2
+        if c.padding != 'same' and _pair(c.padding)[0] != half:
+            raise Hint(f'A convolution with a kernel of {2*half + 1} pixels needs a padding of '
+                       f'{half} so that the map keeps its size; yours has {_pair(c.padding)[0]}.')
+
 # %% ../../nbs/api/checks/03_alexnet.ipynb #47eb5c24
 def _try_features(net):
     "Raise a `Hint` unless `net` has AlexNet's five convolutions and three pooling layers"
     convs, pools = _find(net, nn.Conv2d), _find(net, nn.MaxPool2d)
+    if _find(net, nn.BatchNorm2d): raise Hint('AlexNet has no BatchNorm: leave it out.')
+    if _find(net, nn.AvgPool2d): raise Hint('That is average pooling; AlexNet takes the maximum.')
     if len(convs) != 5: raise Hint(f'AlexNet has five convolutions; yours has {len(convs)}.')
     got = tuple(c.out_channels for c in convs)
     if got != _widths:
@@ -266,9 +365,14 @@ def _try_constants(norms):
 @exercise('03.6', "AlexNet's convolutions, for images of 16 pixels")
 def _(answer):
     x = torch.randn(2, 1, 16, 16)
+    if isinstance(answer, nn.Module):
+        raise Hint('That is a network: pass the function `my_features`, without calling it.')
     net = answer()
     y = _run(net, x)
     _try_features(net)
+    if tuple(y.shape) != (2, 32, 2, 2): _try_padding(net)
+    if tuple(y.shape) == (2, 128):
+        raise Hint('It returns flat features: here, return the map of shape (2, 32, 2, 2).')
     if tuple(y.shape) != (2, 32, 2, 2):
         raise Hint(f'For a batch of shape (2,1,16,16) the output should be (2,32,2,2), but is '
                    f'{tuple(y.shape)}: pad so that the convolutions keep the size, and pool with '
@@ -325,6 +429,9 @@ def _try_head(answer):
         raise Hint('A ReLU follows the first and the second linear layer.')
     drops = [m for m in answer().modules() if isinstance(m, (nn.Linear, nn.Dropout))]
     order = ''.join('ld'[isinstance(m, nn.Dropout)] for m in drops)
+    if order.count('d') > 2:
+        raise Hint(f'Yours has {order.count("d")} layers of dropout: it comes after the first and '
+                   'the second linear layer, and nowhere else.')
     if order.count('d') == 2 and order != 'ldldl':
         raise Hint('Dropout comes after the first and the second linear layer.')
 
@@ -353,6 +460,9 @@ def _(answer):
     if not close(none(x), none(x)): raise Hint('With dropout=0. the output still varies.')
     if (net(x).sum(1) - 1).abs().max() < 1e-3:
         raise Hint('The outputs add up to one: return the scores, without a softmax.')
+    if (net(x).exp().sum(1) - 1).abs().max() < 1e-3:
+        raise Hint('The outputs are logarithms of probabilities: return the scores, without a '
+                   'log_softmax.')
     if (net(x) < 0).sum() == 0:
         raise Hint('The scores are never negative: no ReLU after the last layer.')
     _try_head(answer)
@@ -436,6 +546,11 @@ def _try_training(net, got, train, valid):
     if near(1 - want) and want != 0.5: raise Hint('That is the accuracy: return the error.')
     if near(100*want): raise Hint('Return a fraction from 0 to 1, not a percentage.')
     if near(on_train) and not near(want): raise Hint('That is the error on the training images.')
+    with torch.no_grad(): loss = F.cross_entropy(net(valid[0]), valid[1]).item()
+    if near(loss): raise Hint('That is the validation loss: return the share of wrong answers.')
+    if not near(want) and round(got*100, 3) % 1:
+        raise Hint(f'You return {got:.4f}, which is not a share of 100 validation images: count '
+                   'how often `argmax(1)` differs from the class.')
     if not near(want):
         raise Hint(f'The trained network has a validation error of {want:.3f}, but {got:.3f} is '
                    'returned.')
@@ -502,10 +617,21 @@ def _try_row(row, variant, errors, seeds):
                    'difference.')
     if near(mean, diffs.sum().item()):
         raise Hint('That is the sum of the differences: take the mean.')
+    a, b = (torch.tensor([errors[v, s] for s in seeds]).double() for v in (variant, 'full'))
+    m = diffs.mean().item()
+    for wrong, hint in [
+            (100*m, 'Those are percentage points: return a difference of fractions.'),
+            (a.mean().item(), 'That is the mean error of the variant: subtract that of the full '
+                              'network.'),
+            ((diffs/b).mean().item(), 'That is relative to the error of the full network: take the '
+                                      'plain difference.'),
+            (diffs.median().item(), 'That is the median of the differences: take the mean.'),
+            (m - want, 'Those are the ends of the interval: return its middle and half its width.'),
+            (m + want, 'Those are the ends of the interval: return its middle and half its width.')]:
+        if near(mean, wrong) and not near(m, wrong): raise Hint(hint)
     if not near(mean, diffs.mean().item()):
         raise Hint('The first number should be the mean over the seeds of (error of the variant '
                    '− error of the full network with the same seed).')
-    a, b = (torch.tensor([errors[v, s] for s in seeds]).double() for v in (variant, 'full'))
     if half > 2*want and near(half, _t[n]*math.sqrt((a.var() + b.var()).item()/n)):
         raise Hint('That treats the two as unrelated. They share their seeds: take the differences '
                    'first, and then their standard deviation.')
@@ -533,5 +659,9 @@ def _try_half(half, want, sd, n):
         raise Hint('With the 95% quantile, 5% is left out on *each* side: take that of 97.5%.')
     if near(half, _t[n + 1]*sd/math.sqrt(n)):
         raise Hint(f'With {n} seeds there are {n - 1} degrees of freedom: t is {_t[n]}.')
+    if near(half, want*sd): raise Hint('You use the variance: take its root, the standard deviation.')
+    if near(half, want/math.sqrt(n)): raise Hint('Divide by √n, not by n.')
+    if near(half, want*math.sqrt(n/(n - 1))):
+        raise Hint('Divide by √n: the n − 1 is in the standard deviation already.')
     raise Hint('Half the interval is t · (standard deviation of the differences)/√n: it should be '
                f'{want:.5f}, but is {half:.5f}.')

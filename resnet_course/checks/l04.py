@@ -14,7 +14,7 @@ from torch import nn
 
 from resnet_course.exercises import (
     Hint, as_choice, as_list, as_number, close, exercise, expect_fresh_gradients, expect_sgd,
-    same)
+    kind_of, same)
 
 # %% ../../nbs/api/checks/04_degradation.ipynb #828f3688
 _diagnoses = [
@@ -197,7 +197,7 @@ def _(answer):
 def _try_layers(net, x):
     "Raise a `Hint` unless `net` has the layers of three units with six channels"
     if not isinstance(net, nn.Module):
-        raise Hint(f'It should return a module, but returns a {type(net).__name__}.')
+        raise Hint(f'It should return a module, but returns {kind_of(net)}.')
     convs = _modules(net, nn.Conv2d)
     if len(convs) == 6: raise Hint('The first convolution, with one input channel, is missing.')
     if len(convs) == 4: raise Hint('Each unit has two convolutions.')

@@ -6,32 +6,49 @@
 __all__ = []
 
 # %% ../../nbs/api/checks/05_residual_block.ipynb #a7744659
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision.models import resnet as tv
 
-from ..exercises import Hint, as_list, as_number, close, exercise, expect_sgd
+from ..exercises import (Hint, as_list, as_number, close, compared, exercise, expect_sgd,
+                                     explain_parts, kind_of)
 
 # %% ../../nbs/api/checks/05_residual_block.ipynb #33c70be8
+_parameters = [
+    (32*64*9, {2*32*64*9: 'The first convolution has 32 input channels.',
+               32*32*9: 'The first convolution has 64 filters.',
+               0: 'The first 3×3 convolution is missing (or the second is counted with 32 '
+                  'instead of 64 input channels).',
+               32*64: 'The first convolution has 3×3 weights for each pair of channels.',
+               32*64*3: 'A 3×3 kernel has nine weights, not three.'}),
+    (64*64*9, {0: 'The second 3×3 convolution is missing (or kernels have three weights instead '
+                  'of nine).',
+               64*64: 'The second convolution has 3×3 weights for each pair of channels.',
+               64*64*3: 'A 3×3 kernel has nine weights, not three.'}),
+    (32*64, {0: 'That is with shortcut A: B has a 1×1 convolution and its BatchNorm.',
+             9*32*64: 'The projection is 1×1, not 3×3.',
+             64*64: 'The projection has 32 input channels.'}),
+    (384, {0: 'The three BatchNorms are missing: γ and β for each of 64 channels.',
+           192: 'Each BatchNorm has two parameters per channel, γ and β.',
+           256: 'The projection has a BatchNorm of its own.',
+           768: 'The running mean and variance are buffers, not parameters.',
+           512: 'There are three BatchNorms, one after each convolution.',
+           320: 'Each BatchNorm has 64 channels, those of the output of its convolution.'}),
+    (0, {192: 'There are no biases: a BatchNorm after the convolution makes them useless.',
+         128: 'There are no biases: a BatchNorm after the convolution makes them useless.'})]
+
 @exercise('05.1', 'Parameters of a basic block with a projection')
 def _(answer):
-    n, convs, proj, bn = as_number(answer), 32*64*9 + 64*64*9, 32*64, 3*128
-    right = convs + proj + bn
-    hints = {
-        convs + proj: 'The three BatchNorms are missing: γ and β for each of 64 channels.',
-        convs + 256: 'That is with shortcut A: B has a 1×1 convolution and its BatchNorm.',
-        convs + proj + 256: 'The projection has a BatchNorm of its own.',
-        convs + proj + bn//2: 'Each BatchNorm has two parameters per channel, γ and β.',
-        convs + proj + 2*bn: 'The running mean and variance are buffers, not parameters.',
-        convs + 9*proj + bn: 'The projection is 1×1, not 3×3.',
-        2*64*64*9 + proj + bn: 'The first convolution has 32 input channels.',
-        right + 192: 'There are no biases: a BatchNorm after the convolution makes them useless.',
-    }
-    if n in hints: raise Hint(hints[n])
-    if n != right:
-        raise Hint('Add up: 3×3 from 32 to 64, 3×3 from 64 to 64, 1×1 from 32 to 64, '
-                   'and two numbers per channel for each BatchNorm.')
+    n, right = as_number(answer), sum(value for value, _ in _parameters)
+    if n == right: return
+    without = right - 32*64 - 128
+    if n == without: raise Hint(_parameters[2][1][0])
+    raise Hint(explain_parts(n, _parameters, most=3)
+               or f'{compared(n, right)} Add up: 3×3 from 32 to 64, 3×3 from 64 to 64, 1×1 from 32 '
+                  'to 64, and two numbers per channel for each BatchNorm.')
 
 # %% ../../nbs/api/checks/05_residual_block.ipynb #588be8ef
 def _calls(net, x):
@@ -150,7 +167,12 @@ def _(answer):
     x = torch.rand(3, 6, 8, 8) + 0.5
     y = answer(x, 16, 2)
     if y is None: raise Hint('It returns None: is the `return` missing?')
+    if not isinstance(y, torch.Tensor): raise Hint(f'Return a tensor, not {kind_of(y)}.')
     shape = tuple(y.shape)
+    if shape == (3, 22, 4, 4):
+        raise Hint('It adds nf channels to those that are there: only nf − x.shape[1] are missing.')
+    if shape in ((3, 16, 4, 8), (3, 16, 8, 4)):
+        raise Hint('The stride applies to the rows *and* the columns: x[:, :, ::2, ::2].')
     if shape == (3, 16, 8, 8):
         raise Hint('The stride is not used: keep every second row and column.')
     if shape == (3, 6, 4, 4): raise Hint('The channels are missing: pad to nf of them.')
@@ -160,10 +182,14 @@ def _(answer):
     zero = (y == 0).flatten(2).all(2).all(0)
     if not zero.any():
         raise Hint('No channel is zero: the new channels are zeros, not copies or a projection.')
+    if zero.sum() == 13 and close(y[:, :3], x[:, ::2, ::2, ::2]):
+        raise Hint('The stride applies to the rows and columns only: keep all channels.')
     if zero[:6].any():
         raise Hint('Some of the zero channels are in front: all new channels belong after the old '
                    'ones. F.pad takes (front, back) for the channels in its last pair.')
     _try_kept(y[:, ~zero], x)
+    if close(answer(x, 6, 1), x[:, :, ::2, ::2]):
+        raise Hint('It keeps every second row and column even if the stride is 1: use `stride`.')
     if not close(answer(x, 6, 1), x):
         raise Hint('With nf = ni and stride 1 it should be the identity.')
 
@@ -186,22 +212,35 @@ def _try_kept(kept, x):
                    'every second row and column, in their order.')
 
 # %% ../../nbs/api/checks/05_residual_block.ipynb #7dae1a0e
+_biases = 'A bias is added, and not multiplied by anything: count the products only.'
+_map = 'With stride 2 and padding 1 the output map has 14 × 14 positions, not {0} × {0}.'
+_macs = [
+    (1, {2: 'A multiply-add is one product and one sum together: count them once.',
+         0.5: 'That is half: there are 256 filters, and each multiply-add counts.',
+         1e-6: 'That is in millions: give the number itself.',
+         1e-9: 'That is in billions: give the number itself.'}),
+    (14*14, {28*28: 'With stride 2 the output map has 14 × 14 positions, not 28 × 28.',
+             1: 'Those are the weights. Each is used at every position of the output map.',
+             14: 'The output map has 14 rows *and* 14 columns.',
+             28: 'The output map has 14 rows *and* 14 columns.',
+             13*13: 'With padding 1 the map has 14 × 14 positions, not 13 × 13.',
+             **{k*k: _map.format(k) for k in (7, 12, 15, 16, 26, 27, 30)}}),
+    (256, {1: 'That is for one filter: there are 256.', 128: 'There are 256 filters.'}),
+    (128, {1: 'Each filter looks at all 128 channels.',
+           256: 'Each filter looks at the 128 channels of the input.'}),
+    (9, {1: 'Each filter has 3 × 3 weights for each channel.',
+         3: 'Each filter has 3 × 3 = 9 weights for each channel, not three.',
+         81: 'The 3 × 3 weights of each channel are counted twice.'})
+]
+
 @exercise('05.4', 'Multiply-adds of a convolution')
 def _(answer):
-    n, weights = as_number(answer), 256*128*9
-    right = 14*14*weights
-    hints = {
-        4*right: 'With stride 2 the output map has 14 × 14 positions, not 28 × 28.',
-        2*right: 'A multiply-add is one product and one sum together: count them once.',
-        right//256: 'That is for one filter: there are 256.',
-        right//128: 'Each filter looks at all 128 channels.',
-        right//9: 'Each filter has 3 × 3 weights for each channel.',
-        weights: 'Those are the weights. Each is used at every position of the output map.',
-        13*13*weights: 'With padding 1 the map has 14 × 14 positions, not 13 × 13.',
-    }
-    if n in hints: raise Hint(hints[n])
-    if n != right:
-        raise Hint('Positions in the output map × filters × input channels × 3 × 3.')
+    n, right = as_number(answer), 14*14*256*128*9
+    if n == right: return
+    if n in (right + 256, right + 14*14*256): raise Hint(_biases)
+    raise Hint(explain_parts(n, _macs, math.prod)
+               or f'{compared(n, right)} Multiply the positions in the output map, the filters, the '
+                  'input channels, and 3 × 3.')
 
 # %% ../../nbs/api/checks/05_residual_block.ipynb #be5db5c4
 def _halved(n, times):
@@ -225,11 +264,21 @@ _wrong_maps = [
 def _(answer):
     sizes = (224, 32, 64, 96, 100, 160, 225, 250, 300)
     got, want = [as_number(answer(n)) for n in sizes], [_halved(n, 5) for n in sizes]
+    if got == want: return
     for wrong, hint in _wrong_maps:
         if got == [wrong(n) for n in sizes]: raise Hint(hint)
-    for size, a, b in zip(sizes, got, want):
-        if a != b:
-            raise Hint(f'For {size} px the last map is {b} px wide; your function returns {a:g}.')
+    for k in range(9):
+        if got == [_halved(n, k) for n in sizes]:
+            raise Hint(f'You halve the side {k} times. Count the strides of 2: in the stem '
+                       '(convolution and pooling), and at the beginning of stages.')
+    if len(set(got)) == 1: raise Hint(f'It returns {got[0]:g} for every size: use `size`.')
+    size, a, b = next(o for o in zip(sizes, got, want) if o[1] != o[2])
+    k = round(math.log2(300/got[-1])) if got[-1] > 0 else 5
+    if k != 5 and 0 <= k < 9:
+        raise Hint(f'For 300 px it returns {got[-1]:g}, roughly {300 >> k}: half of it, {k} times. '
+                   'Count the strides of 2 in the stem and in all stages.')
+    raise Hint(f'For {size} px it returns {a:g}. {compared(a, b)} Every halving rounds up '
+               '(100 → 50 → 25 → 13 → 7 → 4).')
 
 # %% ../../nbs/api/checks/05_residual_block.ipynb #0f9263d5
 def _try_names(net, want, what):
@@ -324,7 +373,7 @@ def _(answer):
     for small, size, want in ((True, 32, 32), (False, 64, 16)):
         stem, x = answer(3, 8, small), torch.randn(2, 3, size, size)
         if not isinstance(stem, nn.Module):
-            raise Hint('Return an nn.Module, such as nn.Sequential.')
+            raise Hint(f'Return an nn.Module, such as nn.Sequential, not {kind_of(stem)}.')
         _try_own(stem)
         y, calls = _calls(stem.train(), x)
         if y is None: raise Hint('forward returns None: is the `return` missing?')

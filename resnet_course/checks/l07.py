@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..exercises import Hint, as_list, as_number, close, exercise, expect_sgd
+from ..exercises import (Hint, as_list, as_number, close, compared, exercise, expect_sgd,
+                                     kind_of)
 
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #9732c0f0
 def _try_count(answer):
@@ -65,6 +66,11 @@ def _try_rate(got, median, mean, fastest, n, reps):
     if near(got*reps, mean):
         raise Hint(f'The time is that of all {reps} calls, but the images are those of one: '
                    'each call processes `n` images.')
+    if near(got/reps, median):
+        raise Hint('The images are those of all calls, but the time is that of one: take both from '
+                   'one call.')
+    if near(got, n*n/median):
+        raise Hint('That is images *times* seconds: divide the images by the seconds.')
     if near(got*1000, median): raise Hint('That is per millisecond: return images per second.')
     raise Hint(f'For this step about {median:.0f} images per second is right; you return '
                f'{got:.0f}.')
@@ -78,8 +84,16 @@ def _try_tiny(got, want, right):
     if got is None:
         raise Hint('It returns None though every gradient is finite. Is the `return` missing?')
     if not isinstance(got, torch.Tensor):
-        raise Hint(f'It should return a tensor, but returns a {type(got).__name__}.')
+        raise Hint(f'It should return a tensor, but returns {kind_of(got)}.')
+    if got.shape != want.shape:
+        raise Hint(f'It returns {kind_of(got)}, but `w` has the shape {tuple(want.shape)}: there '
+                   'is one number for each weight.')
+    if right(-got): raise Hint('The sign is wrong: return the gradient as `backward` computes it.')
     ratio = (got.float()/want).median().item()
+    if ratio > 1e6: raise Hint('It is multiplied by `scale` twice: divide by it instead.')
+    if got.dtype != torch.float32 and ratio == 0:
+        raise Hint(f'It returns {str(got.dtype)[6:]}, in which numbers that small are 0: return '
+                   'float32.')
     if ratio > 100: raise Hint('The gradient is still multiplied by `scale`: divide by it.')
     if ratio == 0:
         raise Hint('The gradient is zero: it was lost in float16. Multiply the loss before '
@@ -100,7 +114,11 @@ def _(answer):
     def large(w): return (w*300).sum()*_half(300)
     def right(g): return close(g/want, torch.ones(5), 2e-2)
     _try_tiny(answer(tiny, w, 2.**13), want, right)
-    if answer(large, w, 2.**13) is not None:
+    try: none = answer(large, w, 2.**13)
+    except Exception as e:
+        raise Hint(f'On overflow it raises {type(e).__name__}: return None, so that the training '
+                   'loop can skip the step.') from None
+    if none is not None:
         raise Hint('On overflow return None: check with `torch.isfinite(...).all()`.')
     partly = torch.tensor([300., 1, 1, 1, 1]).half()
     if answer(lambda w: (w*partly).sum()*_half(300), w, 2.**7) is not None:
@@ -129,9 +147,16 @@ def _(answer):
     if near(12*p/1.048576):
         raise Hint('Those are MiB (2^20 bytes); the question asks for units of 10^6 bytes.')
     if near(12*p*1e6): raise Hint('That is in bytes: divide by 10^6.')
-    if 20 <= mb <= 400:
-        raise Hint('Count the bytes for each parameter: weight, gradient, momentum.')
-    raise Hint('Three numbers of four bytes for each parameter.')
+    if near(12*p/1000): raise Hint('That is in gigabytes: the exercise asks for units of 10^6.')
+    if near(12*p*1000): raise Hint('That is in kilobytes: the exercise asks for units of 10^6.')
+    if near(12*p*8): raise Hint('Those are bits: eight of them are a byte.')
+    if near(p) or near(p*1e6):
+        raise Hint('That is the number of parameters. How many bytes does each of them need?')
+    if p/2 < mb < 50*p:
+        raise Hint(f'That is {mb/p:.3g} bytes for each parameter. It has a weight, a gradient and a '
+                   'momentum, and each of them is a float32.')
+    raise Hint(f'{compared(mb, 12*p)} Count the bytes for each parameter: its weight, its gradient '
+               'and its momentum are in float32.')
 
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #0b84d8db
 def _is_cl(t): return t.is_contiguous(memory_format=torch.channels_last)
@@ -147,7 +172,10 @@ def _(answer):
         raise Hint('Return two things: the model and the batch.')
     m, x = out
     if not isinstance(x, torch.Tensor) or not isinstance(m, nn.Module):
-        raise Hint('Return the model first, then the batch.')
+        raise Hint('Return the model first, then the batch. You return '
+                   f'{kind_of(m)} and {kind_of(x)}.')
+    if any(p.dtype != torch.float32 for p in m.parameters()):
+        raise Hint("The model's weights are no longer float32: only their layout should change.")
     if x.shape != xb.shape:
         raise Hint(f'The shape has become {tuple(x.shape)}. Channels-last is about strides: '
                    'the shape stays N, C, H, W; no `permute`.')
@@ -164,6 +192,18 @@ def _(answer):
                    '`model.to(memory_format=...)`.')
     if not close(m(x), want): raise Hint('The model now returns different outputs.')
 
+# %% ../../nbs/api/checks/07_precision_and_speed.ipynb #6bb33410
+def _try_step(answer):
+    "Raise a `Hint` that says how far a single step goes, if it is wrong"
+    w, g = torch.full((4,), 3.), torch.full((4,), 0.5, dtype=torch.bfloat16)
+    answer(w, g, 0.125)
+    moved = w[0].item() - 3
+    if abs(moved + 3) < 0.1:
+        raise Hint('It replaces the weights by the step: subtract the step from them.')
+    if abs(moved + 0.0625) > 1e-3:
+        raise Hint(f'With a gradient of 0.5 and lr=0.125, a weight of 3 changes by {moved:.4g}: '
+                   'subtract lr times the gradient, once.')
+
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #a55fae58
 @exercise('07.5', 'A step on float32 weights, and their bfloat16 copy')
 @torch.no_grad()
@@ -172,8 +212,8 @@ def _(answer):
     for _ in range(500): out = answer(w, g, 0.01)
     if out is None: raise Hint('Return the bfloat16 copy of the weights.')
     if not isinstance(out, torch.Tensor) or out.dtype != torch.bfloat16:
-        raise Hint(f"Return a bfloat16 copy: `weights.bfloat16()`; yours is "
-                   f"{getattr(out, 'dtype', type(out))}.")
+        yours = str(out.dtype)[6:] if isinstance(out, torch.Tensor) else kind_of(out)
+        raise Hint(f'Return a bfloat16 copy, `weights.bfloat16()`; yours is {yours}.')
     if w.dtype != torch.float32: raise Hint('The weights themselves should stay float32.')
     if torch.equal(w, torch.ones(4)):
         raise Hint('After 500 steps `weights` is still 1: change it in place (`weights -= …`), in '
@@ -181,7 +221,9 @@ def _(answer):
     if close(w, torch.full((4,), 1.5), 0.01): raise Hint('The sign: step *against* the gradient.')
     if close(w, torch.full((4,), 1 - 500*0.1), 0.1): raise Hint('`lr` is not used.')
     if not close(w, torch.full((4,), 0.5), 0.01):
-        raise Hint(f'After 500 steps of 0.001 a weight of 1 should be 0.5; yours is {w[0]:.3f}.')
+        _try_step(answer)
+        raise Hint(f'After 500 steps of 0.001 a weight of 1 should be 0.5; yours is {w[0]:.3f}. Is '
+                   'each step taken from the weight that the last one left?')
     if not close(out.float(), w.bfloat16().float(), 1e-6):
         raise Hint('The copy should be that of the *new* weights.')
     w = torch.ones(4)
@@ -222,7 +264,7 @@ def _(answer):
     if y.shape != want.shape:
         raise Hint(f'{tuple(x.shape)} should become {tuple(want.shape)}, but becomes '
                    f'{tuple(y.shape)}: stride 2, padding 1, one output per channel.')
-    if not close(y, want): raise Hint(_blur_hint(y, x, want))
+    if not close(y, want): raise Hint(_blur_hint(y, x, want, net))
     if list(net.parameters()):
         raise Hint('The kernel would be trained: register it as a buffer (`register_buffer`).')
     if not net.state_dict():
@@ -234,8 +276,21 @@ def _(answer):
         raise Hint(f'For 32 channels it calls {n} convolutions: one convolution with '
                    '`groups=channels` does all of them at once.')
 
+# %% ../../nbs/api/checks/07_precision_and_speed.ipynb #b25b4e15
+@torch.no_grad()
+def _kernel_of(net):
+    "The kernel of a layer, found with one bright pixel at nine places, as part of a hint"
+    rows = []
+    for i in range(3):
+        rows.append([])
+        for j in range(3):
+            x = torch.zeros(1, 6, 9, 9)
+            x[0, 0, 3 + i, 3 + j] = 16
+            rows[-1].append(f'{net(x)[0, 0, 2, 2].item():.3g}')
+    return f" (Yours, times 16, is {', '.join(' '.join(row) for row in rows)}.)"
+
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #727a81d9
-def _blur_hint(y, x, want):
+def _blur_hint(y, x, want, net):
     "What is wrong with the blurred maps `y`"
     if close(y, _blur(x, mix=True)) or close(y, 6*_blur(x, mix=True)):
         return 'The channels are mixed: each is blurred by itself (`groups=channels`).'
@@ -244,8 +299,13 @@ def _blur_hint(y, x, want):
         return 'That is a plain average; the kernel is 1 2 1 both ways.'
     if close(y, _blur(F.pad(x, [1]*4, mode='reflect'), padding=0)):
         return 'The borders are padded by reflection; here they are padded with zeros.'
+    if close(y[..., 1:-1, 1:-1], want[..., 1:-1, 1:-1]):
+        return 'Only the borders differ: there, SlowBlur pads with zeros.'
+    ratio = (y/want).flatten()
+    if (ratio - ratio[0]).abs().max() < 1e-3:
+        return f'Every output is {ratio[0]:.3g} times that of SlowBlur: the kernel should add up to 1.'
     return ('The outputs differ from SlowBlur for the same input: are the weights its kernel, '
-            '1 2 1 in both directions, divided by 16?')
+            '1 2 1 in both directions, divided by 16?' + _kernel_of(net))
 
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #c9c63282
 class _Nap(nn.Module):
@@ -263,7 +323,8 @@ class _Nap(nn.Module):
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #3570dda5
 @exercise('07.7', 'Which layer is slow, and its share')
 def _(answer):
-    naps = random.sample([0.01, 0.01, 0.08, 0.02], 4)
+    a, b, c = random.sample([0.01, 0.01, 0.02], 3)
+    naps = random.choice([[a, 0.08, b, c], [a, b, 0.08, c]])   # neither the first nor the last
     net = nn.Sequential(*[_Nap(s) for s in naps])
     names = random.sample(['stem', 'norm', 'blocks', 'head'], 4)
     net._modules = dict(zip(names, net._modules.values()))
@@ -284,13 +345,25 @@ def _(answer):
     if name in (list(took).index(slow), layers[slow]): raise Hint("Return the layer's *name*.")
     if name == type(layers[slow]).__name__:
         raise Hint('That is the *class* of the layer: return its name in `net.named_children()`.')
+    if isinstance(name, (int, float)):
+        raise Hint("The layer's name comes first, then its share.")
+    if name == min(took, key=took.get): raise Hint('That is the fastest layer.')
     if name != slow: raise Hint(f'The slowest layer was {slow!r}; you return {name!r}.')
     share, want = as_number(share), took[slow]/total
     if abs(share - want) < 0.15: return
     if abs(share - 100*want) < 15: raise Hint('Return the share as a fraction, from 0 to 1.')
     if abs(share - took[slow]) < 0.3*took[slow]:
         raise Hint('Those are seconds; the share is its time divided by the time of all layers.')
-    raise Hint(f'Its share was {want:.2f}; you return {share:.2f}.')
+    others = {
+        1000*took[slow]: 'Those are milliseconds; the share is its time divided by that of all.',
+        1/want: 'The other way round: its time divided by the time of all layers.',
+        want/(1 - want): 'Divide by the time of *all* layers, this one included.',
+        1 - want: 'That is the share of the other layers.',
+        len(took)*want: 'Divide by the sum of the times, not by their mean.'}
+    best = min(others, key=lambda o: abs(share/o - 1))
+    if abs(share/best - 1) < 0.15: raise Hint(others[best])
+    raise Hint(f'Its share was {want:.2f}; you return {share:.2f}. Divide its time by the sum of '
+               'the times of all layers.')
 
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #7d28efeb
 def _layer(seconds, f, took):
@@ -306,7 +379,7 @@ def _layer(seconds, f, took):
 @exercise('07.8', 'How many times faster, if the outputs agree')
 def _(answer):
     x, a, b = torch.randn(50), [], []
-    slow, fast = _layer(0.03, lambda x: x*3, a), _layer(0.008, lambda x: x*1.1*(3/1.1), b)
+    slow, fast = _layer(0.02, lambda x: x*3, a), _layer(0.008, lambda x: x*1.1*(3/1.1), b)
     try: got = as_number(answer(slow, fast, x))
     except ValueError:
         raise Hint('It refuses outputs that agree up to rounding: compare with '
@@ -317,7 +390,18 @@ def _(answer):
     rights = [ratio(min), ratio(statistics.median), ratio(statistics.mean)]
     if 1/got > 1.5 and any(abs(1/got/r - 1) < 0.25 for r in rights):
         raise Hint('The other way round: slow time divided by fast time.')
-    if not any(abs(got/r - 1) < 0.25 for r in rights):
+    def near(f): return any(abs(got/f(r) - 1) < 0.25 for r in rights)
+    if not near(lambda r: r):
+        if abs(got*statistics.mean(b)/statistics.mean(a) - 1) < 0.1:
+            raise Hint('The slow first call of each function is in the time: call both once before '
+                       'you start the clock.')
+        if near(lambda r: 100*r) or near(lambda r: 100/r):
+            raise Hint('That is a percentage: return slow time divided by fast time.')
+        if near(lambda r: r - 1) or near(lambda r: 1 - 1/r):
+            raise Hint('That is what is saved: return slow time divided by fast time. (It is 1 if '
+                       'both take the same time.)')
+        if any(abs(got/(f(a[1:]) - f(b[1:])) - 1) < 0.25 for f in (min, statistics.mean)):
+            raise Hint('That is the difference of the times: divide slow by fast.')
         raise Hint(f'The fast one is about {rights[0]:.1f} times faster; you return {got:.2f}. '
                    'Is the slow first call in the time?')
     for i, wrong in enumerate((lambda x: x*3.01, lambda x: x[:-1]*3, lambda x: x.flip(0)*3)):
@@ -399,6 +483,9 @@ def _(answer):
     if seen[0][0] != torch.bfloat16:
         raise Hint(f'The convolution returns {str(seen[0][0])[6:]}: use bfloat16.')
     if got is None: raise Hint('Return the list of losses.')
+    if isinstance(got, nn.Module): raise Hint('Return the list of losses, not the network.')
+    if isinstance(got, float) or getattr(got, 'ndim', 1) == 0:
+        raise Hint('That is one number: return a list with the loss of every step.')
     got = as_list(got)
     if len(got) != steps: raise Hint(f'One loss per step, {steps} here; you return {len(got)}.')
     if getattr(got[0], 'requires_grad', False):

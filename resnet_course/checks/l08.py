@@ -9,9 +9,11 @@ __all__ = []
 import copy, math, random
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from ..exercises import Hint, as_list, as_number, close, exercise, expect_sgd
+from ..exercises import (Hint, as_list, as_number, close, compared, exercise, expect_sgd,
+                                     explain_parts, kind_of)
 
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #3b16a952
 class _Net(nn.Module):
@@ -200,24 +202,36 @@ def _try_report(name, acc, table, by_valid):
     if abs(as_number(acc) - test) > 1e-9: raise Hint("Publish that stage's test accuracy.")
 
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #0813de6e
+_layer4, _body = 14_964_736, 23_508_032   # parameters of layer4, and of all but the head
+_classes = 'The head has 240 classes, not {}.'
+_second_stage = [
+    (_layer4, {0: 'layer4 is missing: `freeze_to(-2)` trains the last *two* parts.',
+               _layer4 + 7_098_368: 'That is `freeze_to(-3)`: layer3 too.',
+               _body: 'That is the whole network, and not only its last two parts.',
+               _body - _layer4: 'Those are the frozen parameters, before layer4.',
+               _layer4 - 22_528: 'The BatchNorms of layer4 are missing.',
+               _layer4 - 2_101_248: 'The projection in the first block of layer4 is missing.'}),
+    (2048*240, {0: 'The weights of the head are missing.', 2048*1000: _classes.format('1,000'),
+                2048*10: _classes.format(10), 512*240: 'The head of a ResNet-50 gets 2,048 '
+                'features, not 512.', 1024*240: 'The head of a ResNet-50 gets 2,048 features.'}),
+    (240, {0: "The head's biases are missing.", 1000: _classes.format('1,000'),
+           10: _classes.format(10), 2048: 'The head has one bias for each class.'})]
+
 @exercise('08.4', 'Parameters that train in stage 2 of a ResNet-50')
 def _(answer):
-    n, layer4, head, body = as_number(answer), 14_964_736, 2048*240 + 240, 23_508_032
-    right = layer4 + head
-    hints = {
-        layer4: 'That is layer4; the head trains too.',
-        head: 'That is the head alone, `freeze_to(-1)`.',
-        layer4 + 2048*1000 + 1000: 'The head has 240 classes, not 1,000.',
-        layer4 + 2048*10 + 10: 'The head has 240 classes, not 10.',
-        layer4 + 2048*240: "The head's biases are missing.",
-        right + 7_098_368: 'That is `freeze_to(-3)`: layer3 too.',
-        body + head: 'That is the whole network.',
-        body - layer4: 'Those are the frozen ones, without the head.',
-    }
+    n, right = as_number(answer), _layer4 + 2048*240 + 240
+    if n == right: return
+    hints = {_layer4: 'That is layer4; the head trains too.',
+             2048*240 + 240: 'That is the head alone, `freeze_to(-1)`.',
+             _body + 2048*240 + 240: 'That is the whole network.',
+             _body - _layer4: 'Those are the frozen ones, without the head.'}
     if n in hints: raise Hint(hints[n])
-    if n != right:
-        raise Hint('Add up the parameters of `layer4` and `fc` of '
-                   '`create_model("resnet50", n_out=240)`.')
+    why = explain_parts(n, _second_stage, most=3)
+    if why: raise Hint(why)
+    if abs(n*1e6/right - 1) < 0.05: raise Hint('That is in millions: give the exact number.')
+    if abs(n/right - 1) < 1e-4: raise Hint('That is rounded: give the exact number.')
+    raise Hint(f'{compared(n, right)} Add up the parameters of `layer4` and `fc` of '
+                  '`create_model("resnet50", n_out=240)`.')
 
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #a551eaad
 class _Odd(nn.Module):
@@ -253,6 +267,12 @@ def _try_head(new, old):
     "Raise a `Hint` unless `new` is the unusual network with seven outputs and the old body"
     try: shape = tuple(new.eval()(torch.randn(4, 5)).shape)
     except RuntimeError: shape = 'an error'
+    added = sorted(set(dict(new.named_modules())) - set(dict(_Odd().named_modules())))
+    if added and '.' not in added[0].removeprefix('top.').removeprefix('body.'):
+        raise Hint(f'It adds a layer, {added[0]!r}, but the new layer goes in the *place* of the '
+                   'old one: set it in its parent, `model.get_submodule(...)`.')
+    if shape == 'an error' and getattr(new.top[1], 'in_features', 6) == 7:
+        raise Hint('The new layer takes 7 inputs: in `nn.Linear`, the number of inputs comes first.')
     if shape != (4, 7):
         names = [k for k, v in new.state_dict().items() if 7 in v.shape]
         dotted = [k for m in new.modules() for k in m.__dict__['_modules'] if '.' in k]
@@ -276,21 +296,34 @@ def _try_head(new, old):
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #979f5640
 @exercise('08.6', 'Parameter groups with rates that rise toward the head')
 def _(answer):
-    net, low, high = _Net(), 0.001, 0.1
+    net, low, high = _Net(), 0.002, 0.05   # `low` is not a power of ten below `high`
     net.stem.requires_grad_(False)
-    groups = as_list(answer(net, low, high), 3)
+    groups = answer(net, low, high)
+    if isinstance(groups, torch.optim.Optimizer):
+        raise Hint('Return the list of groups from which an optimizer is made, not an optimizer.')
+    groups = as_list(groups, 3)
     for g in groups:
         if not isinstance(g, dict) or not {'params', 'lr'} <= set(g):
             raise Hint("Each group should be a dictionary with the keys 'params' and 'lr', "
                        'as an optimizer takes it.')
     parts = [list(m.parameters()) for m in (net.stem, net.body, net.head)]
-    ids = [sorted(map(id, g['params'])) for g in [dict(g,
-                                                       params=list(g['params'])) for g in groups]]
-    want = [sorted(map(id, ps)) for ps in parts]
+    got = [list(g['params']) for g in groups]
+    other = next((o for ps in got for o in ps if not isinstance(o, torch.Tensor)), None)
+    if other is not None:
+        raise Hint(f"'params' should hold parameters, but holds {kind_of(other)}: use "
+                   '`child.parameters()`.')
+    ids, want = [sorted(map(id, ps)) for ps in got], [sorted(map(id, ps)) for ps in parts]
     if ids[::-1] == want: raise Hint('The groups are in reverse order: the stem comes first.')
     if not ids[0] and ids[1:] == want[1:]:
         raise Hint('Parameters that are frozen now are missing. The optimizer should hold all of '
                    'them, or a later stage cannot train them.')
+    if any(set(a) > set(b) for a, b in zip(ids, want)):
+        raise Hint('A group holds parameters of other children, too: each parameter belongs in one '
+                   'group only, that of its own child.')
+    if all(set(a) <= set(b) for a, b in zip(ids, want)) and ids != want:
+        missing = sum(map(len, want)) - sum(map(len, ids))
+        raise Hint(f'{missing} parameters are in no group. All parameters of a child belong there, '
+                   'those of BatchNorm and the biases included.')
     if ids != want: raise Hint('Group i should hold all parameters of child i: stem, body, head.')
     _try_rates([as_number(g['lr']) for g in groups], low, high)
 
@@ -307,8 +340,13 @@ def _try_rates(lrs, low, high):
     if are([high/10, high/10, high]):
         raise Hint("That is fastai's `slice(high)`: a tenth for all but the head. "
                    'Here the rates rise from `low` to `high` by equal factors.')
-    raise Hint(f'With low={low} and high={high} the rates should be {low}, '
-               f'{(low*high)**.5:.2g} and {high}; yours are {", ".join(f"{o:.3g}" for o in lrs)}.')
+    ends = math.isclose(lrs[0], low, rel_tol=1e-3), math.isclose(lrs[2], high, rel_tol=1e-3)
+    yours = f'With low={low} and high={high} your rates are {", ".join(f"{o:.3g}" for o in lrs)}: '
+    if not ends[0]: raise Hint(f'{yours}the stem should have the rate `low`.')
+    if not ends[1]:
+        raise Hint(f'{yours}the head should have the rate `high`. From `low`, it takes two equal '
+                   'factors to get there.')
+    raise Hint(f'{yours}the factor from stem to body should be the same as that from body to head.')
 
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #97e8cecd
 _overlooked = {
@@ -319,12 +357,16 @@ _overlooked = {
 def _try_changed(got, before, want):
     "Raise a `Hint` unless `got` matches the names `want`, out of those in `before`"
     if not isinstance(got, (list, set, tuple)): raise Hint('Return a list of names.')
+    if not got: raise Hint('It returns no names, although five tensors have changed here.')
     if set(got) == set(before) - set(want):
         raise Hint('Those are the tensors that stayed the same.')
     if not isinstance(got, list) or got != sorted(got):
         raise Hint('Return a sorted list of names.')
     missing = set(want) - set(got)
-    if 'bn.running_mean' in missing or missing == {'n'}:
+    if missing == {'n'}:
+        raise Hint('A tensor of integers has changed, too, such as the number of batches that '
+                   'BatchNorm has seen: compare all tensors.')
+    if 'bn.running_mean' in missing:
         raise Hint('BatchNorm statistics are missing: a frozen network has no moving buffers, '
                    'either.')
     # a comparison with a tolerance may also miss the new nan
@@ -344,9 +386,16 @@ def _(answer):
     got = answer(before, after)
     if got is None: raise Hint('It returns None: is the `return` missing?')
     if not hasattr(got, '__iter__'): raise Hint('Return a list of names.')
+    if isinstance(got, (list, tuple, set)) and any(not isinstance(o, str) for o in got):
+        raise Hint('Return the *names* of the tensors, a list of strings.')
+    if isinstance(got, dict): raise Hint('Return a list of names, not a dictionary.')
+    if isinstance(got, str): raise Hint('Return a list of names, not one string.')
     if set(got) == {'broken'}:
         raise Hint('A tensor with a `nan` that did not change counts as changed, because nan != '
                    'nan. Compare with `torch.allclose(..., rtol=0, atol=0, equal_nan=True)`.')
+    if set(got) == set(before):
+        raise Hint('You return all names, although nothing has changed here: keep those whose '
+                   'values differ. (`is` asks for the same object, and a copy is another one.)')
     if list(got): raise Hint(f'Nothing has changed here, but you return {sorted(got)}.')
     after['w'][0, 0] += 1e-6
     after['b'] = after['b'].flip(0)
@@ -355,6 +404,12 @@ def _(answer):
     after['n'] += 1
     want = ['b', 'bn.running_mean', 'bn.weight', 'n', 'w']
     _try_changed(answer(before, after), before, want)
+
+# %% ../../nbs/api/checks/08_staged_finetuning.ipynb #f86dd425
+def _is_rescaled(a, b):
+    "Is every column of `a` a multiple of that of `b`, apart from its mean?"
+    a, b = (F.normalize(o - o.mean(0), dim=0) for o in (a, b))
+    return close((a*b).sum(0).abs(), torch.ones(a.shape[1]), 1e-3)
 
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #474eae99
 @exercise('08.8', 'The features of a frozen body')
@@ -367,7 +422,9 @@ def _(answer):
     if not isinstance(out, (tuple, list)) or len(out) != 2:
         raise Hint('Return two tensors: the features and the labels.')
     f, labels = out
-    if not isinstance(f, torch.Tensor): raise Hint('Join the batches: `torch.cat`.')
+    if not isinstance(f, torch.Tensor):
+        raise Hint('Return the features of all batches as one tensor (`torch.cat`), not '
+                   f'{kind_of(f)}.')
     if torch.equal(f, y): raise Hint('The features come first, then the labels.')
     if f.shape != (10, 6) and len(f) != 10 and f.numel() == 60:
         raise Hint(f'The shape should be (10, 6), one row per image, but is {tuple(f.shape)}.')
@@ -376,7 +433,18 @@ def _(answer):
         raise Hint("BatchNorm's statistics have moved: call `body.eval()` first.")
     if f.requires_grad: raise Hint('The features carry a graph: use `torch.no_grad()`.')
     want = body.eval()(x).detach()
-    if close(f[:, :1], want[:, :1]*0) or not close(f, want):
+    if f.dim() != 2:
+        raise Hint(f'The features should have the shape (10, 6), one row per image, not '
+                   f'{tuple(f.shape)}.')
+    if close(f, x): raise Hint('Those are the images: the features are what `body` makes of them.')
+    if close(f.sort(0).values, want.sort(0).values) and not close(f, want):
+        raise Hint('The right features in another order: keep that of `dl`.')
+    if f.shape == want.shape and ((f == 0) & (want != 0)).any():
+        raise Hint('Some features are 0, as dropout leaves them: all of `body` belongs in '
+                   'evaluation mode.')
+    if f.shape == want.shape and not close(f, want) and _is_rescaled(f, want):
+        raise Hint('The features have been rescaled: return what `body` returns in evaluation mode.')
+    if not close(f, want):
         raise Hint('The features are not those of the body in evaluation mode, in the order of '
                    '`dl`.')
     if not torch.equal(torch.as_tensor(labels), y):

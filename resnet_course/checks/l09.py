@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..exercises import Hint, all_differ, as_number, close, exercise, same
+from ..exercises import Hint, all_differ, as_number, close, compared, exercise, same
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #a866491d
 def _lowest(d, k): return d.argsort(1)[:, :k]
@@ -147,7 +147,8 @@ def _(answer):
     if got == 0:
         raise Hint('It is 0. Compare the *indices* that `topk` returns with the targets, not the '
                    'values, and ask whether `any` of them agrees, not `all`.')
-    raise Hint(f'The accuracy is {want:.4f}; you return {got:.4f}.')
+    raise Hint(f'The accuracy is {want:.4f}; you return {got:.4f}. {compared(got, want)} For each '
+               'image, is its class among the `k` with the highest scores?')
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #e8680413
 def _n_hooks(net):
@@ -360,7 +361,7 @@ def _(answer):
         return
     for o, hint in wrong:
         if abs(got - o) < 1e-4: raise Hint(hint)
-    raise Hint(f'It should be {want:.4f}; you return {got:.4f}.')
+    raise Hint(f'It should be {want:.4f}; you return {got:.4f}. {compared(got, want)}')
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #1bef4963
 def _majority(features, y, k):
@@ -410,4 +411,4 @@ def _(answer):
     if abs(got - want) < 1e-5: return
     for o, hint in wrong:
         if abs(got - o) < 1e-5: raise Hint(hint)
-    raise Hint(f'It should be {want:.4f}; you return {got:.4f}.')
+    raise Hint(f'It should be {want:.4f}; you return {got:.4f}. {compared(got, want)}')

@@ -6,14 +6,15 @@
 __all__ = []
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #598ffe64
-import copy, math, random
+import copy, itertools, math, random
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..exercises import Hint, all_differ, as_list, as_number, close, exercise, same
+from ..exercises import (Hint, all_differ, as_list, as_number, close, compared, exercise,
+                                     expect_sgd, kind_of, same)
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #2eea9d64
 @exercise('10.1', 'Operations of a training run')
@@ -34,10 +35,30 @@ def _(answer):
             if near(k*macs_in_all): raise Hint(hint)
         if near(6*macs*images): raise Hint('Every epoch costs as much again: `epochs` is missing.')
         if near(6*macs*images/epochs): raise Hint('Every epoch costs as much again: multiply.')
-        if near(6*macs_in_all/1e9): raise Hint('That is in billions: return the number itself.')
-        if not near(6*macs_in_all):
-            raise Hint(f'For macs={macs:.3g}, images={images:,}, epochs={epochs} '
-                       f'it should be {6*macs_in_all:.3g}, but is {got:.3g}.')
+        if near(6*macs*epochs): raise Hint('Every image costs as much again: `images` is missing.')
+        if near(6*macs): raise Hint('That is one image in one epoch: count them all.')
+        if any(near(6*macs_in_all/10**k) for k in (3, 6, 9, 12, 15, 18)):
+            raise Hint('That is in thousands, billions or the like: return the number itself.')
+        if near(6*macs_in_all): continue
+        k = got/macs_in_all
+        if 0.1 < k < 100:
+            raise Hint(f'You count {k:.3g} operations for each multiply-add of the forward pass. '
+                       'Each is two operations, and the backward pass costs twice as much as the '
+                       'forward pass.')
+        raise Hint('Multiply the operations of one image, forward and backward, by the number of '
+                   f'images and of epochs. {compared(got, 6*macs_in_all)}')
+
+# %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #2035cd7f
+def _try_weights(got, grads):
+    "Raise a `Hint` with the weights, if `got` is a weighted sum of the three gradients"
+    if not isinstance(got, torch.Tensor) or got.shape != grads[0].shape: return
+    a, b = torch.stack(grads, 1).double(), got.detach().double()
+    ws = torch.linalg.lstsq(a, b[:, None]).solution[:, 0]
+    right = torch.tensor([32/71, 32/71, 7/71]).double()
+    if not close(a @ ws, b, 1e-3) or close(ws, right, 1e-3): return
+    said = ', '.join(f'{round(w, 3) + 0.:g}' for w in ws.tolist())
+    raise Hint(f'For shares of 32, 32 and 7 images you weight the gradients by {said}. The weights '
+               'should be in proportion to the numbers of images, and add up to 1.')
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #cdfd9f41
 @exercise('10.2', 'The gradient of a batch from those of its shares')
@@ -56,8 +77,20 @@ def _(answer):
     ]
     for wrong, hint in mistakes:
         if close(got, wrong): raise Hint(hint)
+    if isinstance(got, (list, tuple)) or (isinstance(got, torch.Tensor) and got.numel() == 33):
+        raise Hint('That still holds one gradient for each process: add them up to one.')
+    _try_weights(got, grads)
     same(got, weighted/sum(sizes), 'Multiply each gradient by its number of images, add them, '
                                    'and divide by the total number of images.')
+
+# %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #2cd716d3
+def _try_even(answer):
+    "Raise a `Hint` if images are left out even where every process gets the same number"
+    shares = [as_list(answer(8, rank, 4)) for rank in range(4)]
+    left = 8 - len({int(i) for share in shares for i in share})
+    if left:
+        raise Hint(f'With n=8 and 4 processes each should get two images; process 0 gets '
+                   f'{shares[0]} and process 1 gets {shares[1]}. (`range` takes start, stop, step.)')
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #7471eb6e
 @exercise('10.3', "A process's share of the test images")
@@ -68,6 +101,8 @@ def _(answer):
             raise Hint('Those are the shares of several processes: return only that of number '
                        '`rank`.')
         got, case = [int(i) for share in shares for i in share], f'With n={n} and {world} processes'
+        if any(int(i) != i for share in shares for i in share):
+            raise Hint('Some of your numbers are not whole: images are numbered 0, 1, 2, …')
         if any(i >= n or i < 0 for i in got):
             raise Hint(f'With n={n} the images are 0 to {n - 1}; '
                        f'yours are {min(got)} to {max(got)}.')
@@ -76,6 +111,7 @@ def _(answer):
                        'processes do not agree.')
         if len(got) > len(set(got)): raise Hint(f'{case} some images are evaluated twice.')
         if len(got) < n:
+            _try_even(answer)
             raise Hint(f'{case} the number of images left out is {n - len(got)}: '
                        'n need not be a multiple of world.')
         sizes = [len(share) for share in shares]
@@ -92,13 +128,17 @@ def _(answer):
         0.05: 'It is the other way round: the larger batch gets the larger rate.',
         0.1: 'The batch is no longer 256, but 8 × 64.',
         0.1*2**.5: 'That is the square-root rule; the exercise asks for the linear rule.',
+        512: 'That is the batch of all GPUs together: compare it with the batch of the recipe.',
+        2: 'That is how many times larger the batch is: the rate grows by this factor.',
+        0.5: 'That is the ratio of the batches, old over new. You want new over old, times 0.1.',
     }
     for wrong, hint in hints.items():
         if math.isclose(lr, wrong, rel_tol=1e-2): raise Hint(hint)
     if math.isclose(lr, 51.2, rel_tol=1e-2) or math.isclose(lr, 6.4, rel_tol=1e-2):
         raise Hint('Multiply by the *ratio* of the batches, new over old: divide by 256.')
     if not math.isclose(lr, 0.2, rel_tol=1e-3):
-        raise Hint('The rate is proportional to the batch size: 0.1 × (8 × 64)/256.')
+        raise Hint(f'You multiply the rate of 0.1 by {lr/0.1:.4g}. It should grow by the same '
+                   'factor as the batch: from 256 to that of all the GPUs together.')
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #db3c48d6
 def _scatter():
@@ -136,6 +176,21 @@ def _wrong_lines(sizes, errors, target, want):
                                          'the sizes and of the errors.'),
         (math.exp(_needed(n, errors, target)), 'Only the sizes are on a logarithmic axis: take the '
                                                'logarithm of the errors, too.'),
+        (_needed(sizes, e, t), 'Only the errors are on a logarithmic axis: take the logarithm of '
+                               'the sizes, too.'),
+        (math.exp(_needed(n, e, target)), 'The line is on logarithmic axes, but the target is not: '
+                                          'take its logarithm, too.'),
+        (math.exp(t/np.polyfit(n, e, 1)[0]), 'The intercept is missing: subtract it from the '
+                                             'logarithm of the target.'),
+        (1/want, 'The sign is wrong: subtract the intercept from the logarithm of the target, '
+                 'not the other way round.'),
+        (want/sizes[-1], 'That is how many times more than you have; return the number of images.'),
+        (math.exp((t - np.polyfit(n, e, 1)[0])/np.polyfit(n, e, 1)[1]),
+         'Slope and intercept are swapped: `np.polyfit` returns the slope first.'),
+        (math.exp(_needed(n[-2:], e[-2:], t)), 'That is the line through the last two points; fit '
+                                               'all of them (`np.polyfit`).'),
+        (math.exp(_needed(n, np.log(1 - np.array(errors)), math.log(1 - target))),
+         'That fits a line to the accuracies: use the errors.'),
         (math.exp(_needed(n[ends], e[ends], t)), 'That is the line through the first and the last '
                                                  'point; fit all of them (`np.polyfit`).'),
         (math.exp(slope*t + intercept), 'That fits the sizes to the errors. Fit the errors to the '
@@ -159,41 +214,79 @@ def _(answer):
     if near(want): return
     for wrong, hint in mistakes:
         if near(wrong): raise Hint(hint)
-    raise Hint(f'The line reaches {target:.3f} at {want:,.0f} images; yours is {got:,.0f}.')
+    if got < sizes[-1]:
+        raise Hint(f'With {sizes[-1]:,} images the error is still above {target:.3f}, so it takes '
+                   f'more than that; you return {got:,.4g}. From log error = slope · log images + '
+                   'intercept, solve for the images; the target is an error, so take its logarithm.')
+    raise Hint(f'The line reaches this error elsewhere. {compared(got, want)} Is it a straight '
+               'line through all points, with logarithms on both axes?')
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #ed7f4ee6
-@exercise('10.6', 'The accuracy, with every image counted once')
-def _(answer):
-    n, world = 21, 4
+def _answers(n=21, world=4):
+    "Shares of `n` images, three of them twice, and which images are right"
     right = [i < 5 or random.random() < 0.4 for i in range(n)]
     order = list(range(n)) + [0, 1, 2]   # padded to six each, with images that are right
     shares = [[(i, right[i]) for i in order[rank::world]] for rank in range(world)]
-    shares = [random.sample(share, len(share)) for share in shares] + [[(3, True)]]
-    got, want = as_number(answer([list(s) for s in shares])), sum(right)/n
-    every = [r for share in shares for _, r in share]
+    return [random.sample(share, len(share)) for share in shares] + [[(3, True)]], right
+
+def _wrong_accuracies(shares, right):
+    "Wrong numbers, each with its hint"
+    n, every, want = len(right), [r for share in shares for _, r in share], sum(right)/len(right)
     means = [sum(r for _, r in share)/len(share) for share in shares]
-    def near(o): return math.isclose(got, o, abs_tol=1e-6)
-    if near(want): return
-    if near(sum(every)/len(every)): raise Hint('Some images are counted twice.')
-    if near(sum(means)/len(means)):
-        raise Hint('That is the mean of the processes. They have different numbers of images, '
-                   'and some images are counted twice.')
-    if near(sum(right)): raise Hint('Divide by the number of images.')
-    if near(100*want): raise Hint('Give a share from 0 to 1, not a percentage.')
-    if near(sum(right)/len(every)): raise Hint('Divide by the number of *different* images.')
-    if near(1 - want): raise Hint('That is the share of wrong predictions.')
-    if near(sum(right)/(n - 1)):
-        raise Hint('The largest number is one less than the number of images: they start from 0.')
-    if near(means[0]): raise Hint('That is the first process alone: put the shares together.')
-    if near(sum(right[4:])/(n - 4)):
-        raise Hint('Images that were handed out twice are left out: count each *once*.')
-    raise Hint(f'Here {sum(right)} of {n} images are right: {want:.4f}; yours is {got:.4f}.')
+    return [
+        (sum(every)/len(every), 'Some images are counted twice.'),
+        (sum(means)/len(means), 'That is the mean of the processes. They have different numbers of '
+                                'images, and some images are counted twice.'),
+        (sum(every)/n, 'You divide by the number of different images, but add up the correct '
+                       'answers of all pairs: some of them are there twice.'),
+        (sum(right), 'Divide by the number of images.'),
+        (100*want, 'Give a share from 0 to 1, not a percentage.'),
+        (sum(right)/len(every), 'Divide by the number of *different* images.'),
+        (1 - want, 'That is the share of wrong predictions.'),
+        (sum(right)/(n - 1), 'The largest number is one less than the number of images: they '
+                             'start from 0.'),
+        (means[0], 'That is the first process alone: put the shares together.'),
+        (sum(right[4:])/(n - 4), 'Images that were handed out twice are left out: count each '
+                                 '*once*.'),
+        ((n - 1)/2, 'That is the mean of the image numbers: the first of each pair is the number '
+                    'of an image, the second says whether it is right.'),
+        (round(want, 1), 'Do not round the result.'), (round(want, 2), 'Do not round the result.'),
+        (0.5, 'It is always a half. A set of True and False has only two items: keep the numbers '
+              'of the images, too.')]
+
+# %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #dcf99cc3
+def _telling_cases():
+    "Four cases in which no two mistakes always give the same number, and the mistakes in each"
+    while True:
+        cases = [_answers() for _ in range(4)]
+        mistakes = [_wrong_accuracies(*case) for case in cases]
+        rows = [(hint, [m[i][0] for m in mistakes]) for i, (_, hint) in enumerate(mistakes[0])]
+        rows.append(('', [sum(right)/len(right) for _, right in cases]))
+        differ = [a == b or not np.allclose(x, y, atol=1e-4)
+                for (a, x), (b, y) in itertools.combinations(rows, 2)]
+        if all(differ): return cases, mistakes
+
+# %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #f5bbb5f7
+@exercise('10.6', 'The accuracy, with every image counted once')
+def _(answer):
+    cases, mistakes = _telling_cases()
+    gots = [as_number(answer([list(s) for s in shares])) for shares, _ in cases]
+    def are(wants): return all(math.isclose(a, b, abs_tol=1e-6) for a, b in zip(gots, wants))
+    wants = [sum(right)/len(right) for _, right in cases]
+    if are(wants): return
+    for i, (_, hint) in enumerate(mistakes[0]):
+        if are([m[i][0] for m in mistakes]): raise Hint(hint)
+    first = next(i for i, (a, b) in enumerate(zip(gots, wants)) if abs(a - b) > 1e-6)
+    right = cases[first][1]
+    raise Hint(f'Here {sum(right)} of {len(right)} different images are right; you return '
+               f'{gots[first]:.4f}. {compared(gots[first], wants[first])} Keep one answer for each '
+               'image number, over all processes.')
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #0e1b0a06
 @exercise('10.7', 'The learning rate of a large batch, with warm-up')
 def _(answer):
     for lr, bs, warmup in ((0.1, 1024, 20), (0.4, 512, 7), (0.1, 1024, 0)):
-        for step in (10*warmup + 5, warmup + 1, warmup, warmup//3, 0):
+        for step in (10*warmup + 5, 0, warmup + 1, warmup, warmup//3):
             try: got = as_number(answer(step, lr, bs, warmup))
             except ZeroDivisionError:
                 raise Hint('With warmup=0 it divides by zero: there is no warm-up then.') from None
@@ -214,7 +307,16 @@ def _try_rate(got, step, lr, bs, warmup):
         if near(lr + (top - lr)*(step + 1)/warmup):
             raise Hint(f'{at}one step ahead: step number 0 has the rate `lr`.')
         if near(top*part): raise Hint(f'{at}the warm-up starts at `lr`, not at 0.')
-        if near(top): raise Hint(f'{at}the warm-up is missing.')
+        if near(top) and step == 0: raise Hint(f'{at}that is the final rate already: the warm-up from `lr` is missing.')
+        if near(top):
+            raise Hint(f'{at}the final rate is reached too early. Each step adds the same part of '
+                       'the difference, 1/warmup.')
+        if near(lr + top*part):
+            raise Hint(f'{at}only the *difference* to the final rate is added during the warm-up; '
+                       'you add all of it.')
+        if near(top - (top - lr)*part): raise Hint(f'{at}it falls during the warm-up: it rises.')
+        if step == 0:
+            raise Hint(f'{at}the warm-up starts at `lr`, but you start at {got:.4g}.')
         if near(lr): raise Hint(f'{at}the rate should be rising by now.')
         if near(lr*(top/lr)**part): raise Hint(f'{at}it should rise by equal *amounts*.')
     if near(lr + (top - lr)*part): raise Hint(f'{at}after the warm-up, the rate no longer rises.')
@@ -222,7 +324,12 @@ def _try_rate(got, step, lr, bs, warmup):
     if near(lr): raise Hint(f'{at}multiply by the same factor as the batch, bs/256.')
     if near(lr*256/bs): raise Hint(f'{at}the other way round: a larger batch gets a larger rate.')
     if near(lr*bs): raise Hint(f'{at}`lr` is for a batch of 256: multiply by bs/256.')
-    raise Hint(f'{at}it should be {want:.4f}; yours is {got:.4f}.')
+    if near(top/lr): raise Hint(f'{at}that is the factor alone: multiply `lr` by it.')
+    if step >= warmup:
+        raise Hint(f'{at}the warm-up is over, and the rate is `lr` times the factor by which the '
+                   f'batch exceeds 256. {compared(got, want)}')
+    raise Hint(f'{at}on a straight line from `lr` to the final rate it should be {want:.4f}; yours '
+               f'is {got:.4f}. It rises by equal amounts.')
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #9d33ea66
 def _copies(world=3):
@@ -248,16 +355,26 @@ def _average_of(nets):
         res[k] = sum(gs)/len(nets) if gs else None
     return res
 
+# %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #5fcc4284
+def _equal(a, b):
+    "Do two lists of pairs of weight and gradient agree, None included?"
+    pairs = [(p, q) for x, y in zip(a, b) for k in x for p, q in zip(x[k], y[k])]
+    return all(p is q if p is None or q is None else torch.equal(p, q) for p, q in pairs)
+
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #fc5ae3cc
 @exercise('10.8', 'Average the gradients of several copies')
 def _(answer):
     nets = _copies()
     olds, want = list(map(_weights_and_grads, nets)), _average_of(nets)
-    try: answer(nets)
+    try: out = answer(nets)
     except TypeError as e:
         if 'NoneType' not in str(e): raise
         raise Hint('A gradient may be None: this copy has not used that layer. It counts as '
                    'zero.') from None
+    now = list(map(_weights_and_grads, nets))
+    if out is not None and _equal(now, olds):
+        raise Hint(f'It returns {kind_of(out)}, but the gradients of the copies are the old ones: '
+                   'put the averages into `p.grad`.')
     for i, m in enumerate(nets):
         for k, p in m.named_parameters(): _try_grad(f'Copy {i}, {k}: ', p, *olds[i][k], want[k])
     p, q = nets[0].a.weight, nets[1].a.weight
@@ -274,6 +391,8 @@ def _try_grad(where, p, weight, grad, want, world=3):
         if p.grad is None: return
         raise Hint(f'{where}no copy has a gradient here, so it should stay None. (Weight decay '
                    'acts on a gradient of zeros.)')
+    if p.grad is None and grad is not None:
+        raise Hint(f'{where}its gradient is gone. Leave the average in `p.grad`.')
     if p.grad is None: raise Hint(f'{where}another copy has a gradient, so this one needs it too.')
     if close(p.grad, want): return
     if close(p.grad, want*world) and 'rare' in where:   # only copy 0 has a gradient here
@@ -282,7 +401,11 @@ def _try_grad(where, p, weight, grad, want, world=3):
     if grad is not None and close(p.grad, grad):
         raise Hint(f'{where}the gradient is still the old one. Compute the average first, then '
                    'give it to all copies.')
-    raise Hint(f'{where}that is not the average over the copies.')
+    if p.numel() > 1 and bool((p.grad == p.grad.flatten()[0]).all()):
+        raise Hint(f'{where}all its numbers are equal. Average over the *copies*, not over the '
+                   'numbers of one gradient.')
+    raise Hint(f'{where}that is not the average over the copies: add the gradients that this '
+               'parameter has in all copies, and divide by the number of copies.')
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #a9749b42
 class _Counter(nn.Module):
@@ -342,8 +465,10 @@ def _(answer):
     start, batches, world = _plain_net(), _uneven(), 4
     net = copy.deepcopy(start)
     _Counter.seen.clear()
-    nets = answer(net, batches, world, 0.5)
+    with expect_sgd(): nets = answer(net, batches, world, 0.5)
     seen = list(_Counter.seen)
+    if isinstance(nets, nn.Sequential):
+        raise Hint('That is one network: return the list of all copies.')
     nets = as_list(nets, world)
     if not all(isinstance(m, nn.Sequential) for m in nets): raise Hint('Return the copies.')
     if any(not torch.equal(a, b) for a, b in zip(net.parameters(), start.parameters())):
@@ -353,10 +478,25 @@ def _(answer):
     if max(seen) > 4:
         raise Hint(f'A forward pass had {max(seen)} images. With batches of up to 16 and 4 '
                    'processes, each gets 4 at most.')
-    _try_copies(nets, start, batches, world)
+    _try_copies(nets, start, batches, world, seen)
+
+# %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #25485461
+def _try_shares(seen, batches, world):
+    "Raise a `Hint` if the copies have not seen every image once, in shares of nearly equal sizes"
+    seen, sizes = [n for n in seen if n], [len(x) for x, _ in batches]
+    if sum(seen) < sum(sizes):
+        raise Hint(f'The copies have seen {sum(seen)} images in all, but the batches hold '
+                   f'{sum(sizes)}. (The last batch has only {sizes[-1]}; it counts, too.)')
+    if sum(seen) > sum(sizes):
+        raise Hint(f'The copies have seen {sum(seen)} images in all, but the batches hold '
+                   f'{sum(sizes)}: every image is used once.')
+    parts = [len(o) for n in sizes for o in torch.arange(n).tensor_split(world) if len(o)]
+    if sorted(seen) != sorted(parts):
+        raise Hint('The sizes of the shares of a batch differ by more than one image: '
+                   '`tensor_split` divides evenly, `chunk` and `split` do not.')
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #d14268fe
-def _try_copies(nets, start, batches, world):
+def _try_copies(nets, start, batches, world, seen):
     "Raise a `Hint` unless all copies match one process that trains on the whole batch"
     def gap(a, b): return max((p - q).abs().max() for p, q in zip(a.parameters(), b.parameters()))
     if any(bool(torch.isnan(p).any()) for p in nets[0].parameters()):
@@ -373,5 +513,9 @@ def _try_copies(nets, start, batches, world):
     if any(gap(m, nets[0]) > 1e-9 for m in nets):
         raise Hint('The copies have drifted apart: all of them start from the same weights, and '
                    'take the *same* step with the average of their gradients.')
-    raise Hint('The copies are equal, but not where plain SGD with the whole batch ends up. Did '
-               'momentum or weight decay get in, or is part of a batch missing?')
+    _try_shares(seen, batches, world)
+    if gap(nets[0], _parallel(start, batches, 1, 0.5/world)[0]) < 1e-9:
+        raise Hint('That is where a quarter of the learning rate leads: you divide by the number '
+                   'of processes once too often.')
+    raise Hint('The copies are equal, but not where plain SGD with the whole batch ends up. Take '
+               'one step for each batch, p −= lr · gradient, with nothing added to it.')

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..exercises import Hint, as_number, exercise
+from ..exercises import Hint, as_number, compared, exercise, kind_of
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #6a55aa6d
 def _copy(net): return {k: v.clone() for k, v in net.state_dict().items()}
@@ -70,7 +70,7 @@ def _(answer):
         raise Hint('The network is in training mode while you measure: dropout is on, and '
                    "BatchNorm uses and updates the batch's statistics. Call `model.eval()` first.")
     if _changed(net, before): raise Hint('Something in the model changed.')
-    _try_accuracy(got, want, mean_of_means)
+    _try_accuracy(got, want, mean_of_means, _other_results(net, batches))
     if any(grad for _, grad in seen):
         raise Hint('Right, but autograd keeps every map for a backward pass that never comes: '
                    'use `torch.no_grad()`.')
@@ -83,6 +83,36 @@ def _(answer):
         raise Hint('A model that was in evaluation mode before is in training mode afterwards: '
                    'restore the mode it had.')
 
+# %% ../../nbs/api/checks/11_find_the_bug.ipynb #77dbd6b5
+@torch.no_grad()
+def _other_results(net, batches):
+    "Wrong numbers, each with its hint; leaves `net` in its modes"
+    was = [(m, m.training) for m in net.modules()]
+    net.eval()
+    scores = [net(xb) for xb, _ in batches]
+    for m, training in was: m.training = training
+    ys = [yb for _, yb in batches]
+    right = [(s.argmax(1) == y).sum().item() for s, y in zip(scores, ys)]
+    sizes = [len(y) for y in ys]
+    losses = [nn.functional.cross_entropy(s, y).item() for s, y in zip(scores, ys)]
+    own = torch.cat([s.softmax(1)[range(len(y)), y] for s, y in zip(scores, ys)])
+    accuracy = sum(right)/sum(sizes)
+    return [
+        (sum(right), 'That is how many are right: divide by the number of images.'),
+        (sum(right)/len(sizes), 'You divide by the number of batches: divide by that of images.'),
+        (sum(right)/(len(sizes)*sizes[0]), 'The last batch is shorter: divide by the number of '
+                                           'images, not by batches times batch size.'),
+        (right[0]/sizes[0], 'That is the first batch alone: does a `return` or `break` stand in '
+                            'the loop?'),
+        (right[-1]/sizes[-1], 'That is the last batch alone: add up over the batches.'),
+        (sum(right[:-1])/sum(sizes[:-1]), 'The last, short batch is left out: its images count, '
+                                          'too.'),
+        (sum(losses)/len(losses), 'That is the loss: count how often `argmax(1)` of the scores is '
+                                  'the label.'),
+        (own.mean().item(), 'That is the mean probability of the right class: count how often '
+                            '`argmax(1)` is the label.'),
+        *((round(accuracy, k), 'That is rounded: return the exact fraction.') for k in (1, 2))]
+
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #f06b0033
 def _try_modes(answer, net, batches):
     "Raise a `Hint` unless a layer that was in evaluation mode stays in it"
@@ -94,18 +124,23 @@ def _try_modes(answer, net, batches):
                    'every module in `model.modules()`.')
     net.train()
 
-def _try_accuracy(got, want, mean_of_means):
+def _try_accuracy(got, want, mean_of_means, others):
     "Raise a `Hint` unless `got` is the accuracy `want`"
     if abs(got - 100*want) < 1e-4:
         raise Hint('That is a percentage; return a fraction from 0 to 1.')
     if abs(got - mean_of_means) < 1e-6:
         raise Hint('You average the accuracies of the batches. The last batch is shorter, so its '
                    'images count more than the others: add up correct predictions and images.')
-    if got > 1: raise Hint('That is how many are right: divide by the number of images.')
+    for wrong, hint in others:
+        if abs(got - wrong) < 1e-6 and abs(wrong - want) > 1e-6: raise Hint(hint)
+    if got > 1:
+        raise Hint(f'You return {got:.4g}, but a fraction is at most 1: divide the number of '
+                   'correct predictions by that of the images.')
     if abs(got - (1 - want)) < 1e-6: raise Hint('That is the share of wrong answers.')
     if abs(got - want) > 1e-6:
-        raise Hint(f'The accuracy is {want:.4f}; you return {got:.4f}. '
-                   'Is every image counted once?')
+        raise Hint(f'The accuracy is {want:.4f}; you return {got:.4f}. {compared(got, want)} '
+                   'Compare `argmax(1)` of the scores with the labels, and count every image '
+                   'once.')
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #a0d6e374
 def _try_lists(out, names, n_valid):
@@ -117,6 +152,12 @@ def _try_lists(out, names, n_valid):
     if both:
         raise Hint(f'{len(both)} names are in both lists: '
                    'the network would be validated on what it was trained on.')
+    if any(not isinstance(o, str) for o in train + valid):
+        raise Hint('Those are not the names themselves: return two lists of names.')
+    if set(train + valid) < set(names) and len(set(train + valid)) == len(train + valid):
+        lost = len(names) - len(train + valid)
+        raise Hint(f'Names that are in neither list: {lost} of {len(names)}. What is not in '
+                   'validation belongs in training.')
     if sorted(train + valid) != sorted(names):
         raise Hint('Some names are lost or appear twice: every name belongs in exactly one list.')
     if len(train) == n_valid:
@@ -213,6 +254,29 @@ _wrong_tests = [
     (lambda a, b, n: abs(a - b)/n > 1.96*n**0.5*math.hypot(_se(a, n), _se(b, n)),
      'No difference is significant in your function: under the square root, divide p(1 − p) by n.')]
 
+# %% ../../nbs/api/checks/11_find_the_bug.ipynb #e05365cf
+def _times(k): return lambda a, b, n: abs(_z(a, b, n)) > k
+def _points(share): return lambda a, b, n: abs(a - b)/n > share
+
+_one_error = ('That is about the standard error of *one* accuracy, or the mean of the two. For a '
+              'difference, their squares add up, and then comes the root.')
+_other_limit = 'That compares with {} standard errors; the exercise asks for 1.96.'
+_wrong_limits = [
+    *((_times(k), _other_limit.format(k)) for k in (0.98, 1.645, 2, 2.576, 2.58, 3, 3.92)),
+    *((_points(p), 'A fixed number of points is not enough: the effect of chance depends on n.')
+      for p in (0.02, 0.03, 0.05, 0.1)),
+    (lambda a, b, n: True, 'It is always True.'), (lambda a, b, n: False, 'It is always False.'),
+    (lambda a, b, n: a > b, 'It says which one is larger, whatever the difference: compare that '
+                            'with 1.96 standard errors.'),
+    (lambda a, b, n: b > a, 'It says which one is larger, whatever the difference: compare that '
+                            'with 1.96 standard errors.'),
+    (lambda a, b, n: abs(a - b)/n > 1.96*(_se(a, n) + _se(b, n))/2,
+     _one_error),
+    (lambda a, b, n: abs(a - b)/n > 1.96*_se((a + b)/2, n),
+     _one_error),
+    (lambda a, b, n: abs(a - b)/n > 1.96*(0.5/n)**0.5,
+     'That takes p = 0.5 for both: use the accuracies that were measured.')]
+
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #27cf0288
 def _draw_case():
     "Two numbers of correct answers and the number of images, not too close to the limit"
@@ -226,21 +290,30 @@ def _draw_case():
 def _(answer):
     cases = [_draw_case() for _ in range(200)]
     got = [answer(*case) for case in cases]
+    if any(o is None or isinstance(o, str) for o in got):
+        other = next(o for o in got if o is None or isinstance(o, str))
+        raise Hint(f'Return `True` or `False`, and not {kind_of(other)}.')
     if any(isinstance(o, float) for o in got):
         raise Hint('Return `True` or `False`: compare the difference with 1.96 standard errors.')
     got = [bool(o) for o in got]
     want = [abs(_z(*case)) > 1.96 for case in cases]
     if got == want: return
-    for wrong, hint in _wrong_tests:
+    for wrong, hint in _wrong_tests + _wrong_limits:
         if got == [wrong(*case) for case in cases]: raise Hint(hint)
     for (a, b, n), o, right in zip(cases, got, want):
         if o != right:
-            raise Hint(f'With {a} and {b} correct answers out of {n}, '
-                       f'the result should be {right}.')
+            raise Hint(f'With {a} and {b} correct answers out of {n}, the difference is '
+                       f'{abs(_z(a, b, n)):.2f} standard errors, so the result should be {right}. '
+                       'Compare the difference of the shares with 1.96·√(p(1 − p)/n + q(1 − q)/n).')
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #8101866b
 def _small():
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3))
+    "A network in which some names begin with a letter of 'module'"
+    net = nn.Sequential()
+    for name, layer in [('conv', nn.Conv2d(1, 4, 3)), ('mid', nn.BatchNorm2d(4)),
+                        ('flat', nn.Flatten()), ('end', nn.Linear(16, 3))]:
+        net.add_module(name, layer)
+    return net
 
 def _try_refused(answer, state, what):
     "Raise a `Hint` unless `answer` raises a `ValueError` for `state` and leaves the model alone"
@@ -269,17 +342,32 @@ def _(answer):
         net = _small()
         try: answer(net, {k: v.clone() for k, v in given.items()})
         except (ValueError, RuntimeError, KeyError) as e:
+            if name == 'plain keys':
+                raise Hint(f'With plain keys, the tensors fit, but it raises {type(e).__name__}. '
+                           'Remove the prefix only where it is, and as a whole: `removeprefix`. '
+                           '(`lstrip` removes single letters.)') from None
             raise Hint(f'With {name}, the tensors fit, but it raises {type(e).__name__}. The '
                        'prefix may be there or not.') from None
-        if _changed(net, state):
+        moved = _changed(net, state)
+        if moved and all('running' in k or 'num_batches' in k for k in moved):
+            raise Hint(f'With {name}, the buffers are still the old ones ({moved[0]}): copy them, '
+                       'too, not only the parameters.')
+        if moved:
             raise Hint(f'With {name}, the model does not hold the new tensors afterwards.')
     # torch fills in a missing `num_batches_tracked`
     dropped = random.choice([k for k in state if not k.endswith('num_batches_tracked')])
     fewer = {k: v for k, v in state.items() if k != dropped}
     _try_refused(answer, fewer, 'A tensor is missing from the file')
-    more, other = {'extra.weight': torch.zeros(2)}, {'3.weight': torch.zeros(5, 16)}
+    more, other = {'extra.weight': torch.zeros(2)}, {'end.weight': torch.zeros(5, 16)}
     _try_refused(answer, state | more, 'The file has a tensor that the model does not have')
     _try_refused(answer, state | other, 'A tensor has another shape')
+
+# %% ../../nbs/api/checks/11_find_the_bug.ipynb #785ef701
+def _runs(head, x, size):
+    "Does `head` take maps of `size` pixels with the channels of `x`?"
+    try: head(torch.rand(2, x.shape[1], size, size))
+    except RuntimeError: return False
+    return True
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #2c2a21c2
 def _scores(head, x, n_out):
@@ -290,6 +378,9 @@ def _scores(head, x, n_out):
         if 'x1 and' in str(e):
             raise Hint('The linear layer gets a width of 1 instead of the channels: flatten after '
                        'the average, before the linear layer.') from None
+        if 'mat1' in str(e) and not any(_runs(head, x, size) for size in (1, 2, 4, 7, 14)):
+            raise Hint('It fails at every size: the linear layer should get one number for each '
+                       'channel, the average over the map, so it is nn.Linear(ni, n_out).') from None
         raise Hint(f'A map of {h}×{w} fails ({str(e).splitlines()[0][:70]}). A window of fixed '
                    'size, or a linear layer on the flattened map, fits only one size: '
                    'average over the whole map, whatever its size.') from None
@@ -303,11 +394,15 @@ def _scores(head, x, n_out):
 def _try_used(out, x):
     "Raise a `Hint` unless nearly all positions of the map `x` affect `out`"
     if not out.requires_grad: raise Hint('No gradient flows from the scores back to the map.')
-    grad, = torch.autograd.grad(out.pow(2).sum(), x)
+    grad, = torch.autograd.grad(out.pow(2).sum(), x, allow_unused=True)
+    if grad is None:
+        raise Hint('The map does not influence the scores, or its gradient is cut off: no '
+                   '`detach`, no `no_grad`.')
     (h, w), used = x.shape[2:], (grad != 0).float().mean().item()
     if used >= 0.9: return
-    if round(used*h*w) <= 1: why = 'A maximum uses one place of each channel; take the average.'
-    else: why = 'A window of fixed size cuts off the edge.'
+    if round(used*h*w) <= 1: why = ('A maximum, or a single position, uses one place of each '
+                                       'channel; take the average.')
+    else: why = 'Average over all rows and columns; a window of fixed size cuts off the edge.'
     raise Hint(f'At {h}×{w} only {used:.0%} of the map matters. {why}')
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #393a6e09
@@ -351,6 +446,10 @@ def _(answer):
     net = _trained()
     answer(net)
     before, params = _copy(net), dict(net.named_parameters())
+    if all(p.requires_grad for p in params.values()) and all(m.training for m in net.modules()):
+        raise Hint('After the call, every parameter still requires a gradient and every layer is '
+                   'in training mode. Change `net` itself, parameter by parameter: '
+                   '`p.requires_grad_(False)`.')
     if not any(p.requires_grad for p in net.fc.parameters()):
         raise Hint('`fc` is frozen too: then nothing is left that could learn.')
     moved = _changed(_steps(net, 3), before)
@@ -365,7 +464,57 @@ def _(answer):
     if body:
         raise Hint(f'No weight moves, but `{body[0]}` does: BatchNorm in training mode updates '
                    'its statistics with every batch. Put the frozen layers into evaluation mode.')
+    still = [k for k in ('fc.weight', 'fc.bias') if not params[k].requires_grad]
+    if still: raise Hint(f'`{still[0]}` is frozen: both tensors of `fc` should learn.')
     if not {'fc.weight', 'fc.bias'} <= set(moved): raise Hint('Part of `fc` does not learn.')
+
+# %% ../../nbs/api/checks/11_find_the_bug.ipynb #c37268b4
+_state = 'Copy the whole state before (`state_dict()`, each tensor with `clone()`), and compare.'
+_advice = {   # programs → what a test of them compares
+    'that goes through the images in batches of eight':
+        'It may differ from your own numbers in the last digits (`torch.allclose`), and `net` is '
+        'in training mode when you get it.',
+    'that takes one image at a time': 'It may differ in the last digits: use `torch.allclose`.',
+    'that leaves the network in training mode': 'Do two calls give the same scores?',
+    'in which dropout stays on': 'Do two calls give the same scores?',
+    "that moves BatchNorm's statistics": _state, 'that changes a buffer of the network': _state,
+    'that leaves out the last, short batch': 'Is there one row for each image, for any number?',
+    'that returns the rows in a different order':
+        'Does row i belong to image i? Score some images alone, and compare.',
+    'in which the answer for an image depends on the other images':
+        'Score one image alone, or fewer images, and compare.',
+    'that draws from a generator of its own': 'It may put any names in validation.',
+    'that returns them in another order': 'The lists may be in any order: sort them.',
+    'that decides by the letters of each name': 'It may put any number of names in validation.',
+    'that puts one name on both sides': 'Is the intersection of the two lists empty?',
+    'that loses a name': 'Do the two lists together hold every name?',
+    'that draws a different split each time': 'Call it twice.',
+    'whose split depends on the order of the names': 'Call it again with the names reversed.',
+    'that leaves validation empty': 'Is there a name in each of the lists?',
+    'that repeats a name': 'A set forgets how often a name is there: compare sorted lists.'}
+
+# %% ../../nbs/api/checks/11_find_the_bug.ipynb #fd23c662
+_clone = 'Clone what you compare with: the tensors of `net` change in place.'
+_advice |= {
+    'that loads everything': 'In training mode, dropout makes the two differ: compare in '
+                             'evaluation mode. It may return the network in either mode.',
+    'that returns it in evaluation mode': 'It may return the network in either mode.',
+    'that loads nothing': 'Do both give the same scores in evaluation mode?',
+    "that does not restore BatchNorm's statistics": 'Compare the buffers, too, or the scores in '
+                                                    'evaluation mode.',
+    'that spoils the network after saving it': 'Is `net` still the same afterwards? ' + _clone,
+    'that changes the network it was given': 'Is `net` still the same afterwards? ' + _clone,
+    'that leaves out the last layer': 'Compare the scores, or all tensors.',
+    'that keeps two digits of each number': 'The tolerance is too large.',
+    'that returns the network it was given': 'Is the result another object than `net`?',
+    'that trains only the head': _clone + ' It may train in any way.',
+    'with a smaller step': 'Any difference is one: compare exactly, without a tolerance.',
+    'that trains everything': 'Has anything outside `fc` changed? ' + _clone,
+    'in which weight decay shrinks the body': 'Has any weight outside `fc` changed?',
+    "in which BatchNorm's statistics move": 'Compare `state_dict()`, which has the buffers, too.',
+    'in which the body moves a little': 'Compare exactly, without a tolerance.',
+    'in which nothing learns': 'Have both tensors of `fc` changed?',
+    "in which the head's weights stay and only its bias learns": 'Look at both tensors of `fc`.'}
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #f043ce26
 def _fails(test, what, program, args):
@@ -382,12 +531,15 @@ def _try_test(test, right, broken, args=tuple):
     "Raise a `Hint` unless `test` passes all programs in `right` and fails all in `broken`"
     if not callable(test): raise Hint('Write a function with `assert` in it.')
     for what, program in right.items():
-        if _fails(test, what, program, args): raise Hint(f'It fails a correct program: one {what}.')
+        if _fails(test, what, program, args):
+            raise Hint(f'It fails a correct program: one {what}. {_advice.get(what, "")}'.strip())
     missed = [what for what, program in broken.items() if not _fails(test, what, program, args)]
     if len(missed) == len(broken):
         raise Hint('It passes every program, broken ones too. Is there an `assert` that is '
                    'reached? (Returning False is not enough.)')
-    if missed: raise Hint(f'It does not notice a program {missed[0]}.')
+    if missed:
+        advice = _advice.get(missed[0], '')
+        raise Hint(f'It does not notice a program {missed[0]}. {advice}'.strip())
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #fade37e3
 def _batched(net, x, size=8):
@@ -556,6 +708,10 @@ def _(answer): _try_test(answer, _right_heads, _broken_heads, lambda: (_trained(
 def _try_diagnosis(answer, right, clues):
     "Raise a `Hint` unless `answer` maps each case to its letter; `clues`: case → what to look at"
     if not isinstance(answer, dict): raise Hint("Write a dictionary, such as {1: 'a', 2: 'b'}.")
+    if answer and not any(str(k).isdecimal() for k in answer):
+        raise Hint("The number of the case comes first, then the letter: {1: 'a', 2: 'b'}.")
+    long = [v for v in answer.values() if len(str(v).strip()) != 1]
+    if long: raise Hint(f'Write one letter for each case; {long[0]!r} is not a letter.')
     said = {int(k): str(v).strip().lower() for k, v in answer.items() if str(k).isdecimal()}
     missing = sorted(set(right) - set(said))
     if missing: raise Hint(f'No letter for case {missing[0]} yet.')

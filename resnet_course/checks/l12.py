@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from ..exercises import Hint, as_list, as_number, close, exercise, expect_sgd
+from ..exercises import Hint, as_list, as_number, close, exercise, expect_sgd, kind_of
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #f4c9595c
 def _random_tensors():
@@ -46,7 +46,7 @@ def _(answer):
             raise Hint('The file ends after its header, and safetensors refuses it. The header is '
                        'all that you need: read it with `struct` and `json`.') from None
     if not isinstance(got, dict):
-        raise Hint(f'The answer should be a dictionary; yours is a {type(got).__name__}.')
+        raise Hint(f'The answer should be a dictionary; yours is {kind_of(got)}.')
     if '__metadata__' in got:
         raise Hint("'__metadata__' is in the header, but holds no tensor: leave it out.")
     if any(isinstance(v, dict) for v in got.values()):
@@ -99,7 +99,7 @@ def _try_fold(answer, conv, bn):
     before, x = _state(conv, bn), torch.randn(4, 3, 9, 9)
     want, got = bn(conv(x)), answer(conv, bn)
     if not isinstance(got, nn.Conv2d):
-        raise Hint(f'Return one `nn.Conv2d`; yours is a {type(got).__name__}.')
+        raise Hint(f'Return one `nn.Conv2d`; yours is {kind_of(got)}.')
     if got.bias is None:
         raise Hint('The result needs a bias: the shift of BatchNorm has to go somewhere.')
     if any(not torch.equal(a, b) for a, b in zip(before, _state(conv, bn))):
@@ -170,7 +170,7 @@ def _(answer):
         raise Hint('A `source` may be a list of lines: join it first.') from None
     except IndexError: raise Hint('A cell may be empty.') from None
     if not isinstance(got, str):
-        raise Hint(f'The answer should be a string; yours is a {type(got).__name__}.')
+        raise Hint(f'The answer should be a string; yours is {kind_of(got)}.')
     if json.dumps(nb) != before: raise Hint('The notebook you were given has changed.')
     _try_source(got, want)
 

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #36b91347
-import math, random
+import math, random, statistics
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from ..exercises import Hint, as_list, as_number, close, exercise, same
+from ..exercises import (Hint, as_list, as_number, close, compared, exercise, kind_of,
+                                     same)
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #0da97145
 def _some_groups():
@@ -24,13 +25,21 @@ def _some_groups():
     random.shuffle(groups)
     return groups
 
-def _try_sides(out, groups, n_valid):
-    "Raise a `Hint` unless `out` divides the photos with `n_valid` groups in validation"
+def _try_sides(out, groups, pct):
+    "Raise a `Hint` unless `out` divides the photos, with the fraction `pct` of groups in validation"
+    n_valid = round(pct*len(set(groups)))
     if not isinstance(out, (tuple, list)) or len(out) != 2:
         raise Hint('Return two lists: training, validation.')
     train, valid = (as_list(o) for o in out)
     if any(isinstance(o, str) for o in train + valid):
         raise Hint('Those are names of groups; return the numbers of the photos.')
+    if any(isinstance(o, bool) for o in train + valid):
+        raise Hint('Those are True and False for each photo; return the numbers of the photos.')
+    both = sorted(train + valid)
+    if both == list(range(1, len(groups) + 1)): raise Hint('The numbers of the photos start at 0.')
+    if set(both) < set(range(len(groups))):
+        raise Hint(f'{len(groups) - len(set(both))} of the {len(groups)} photos are in neither '
+                   'list. A group has several photos, and all of them belong in one of the lists.')
     if sorted(train + valid) != list(range(len(groups))):
         raise Hint('Every photo should be in exactly one of the two lists.')
     both = {groups[i] for i in train} & {groups[i] for i in valid}
@@ -39,6 +48,9 @@ def _try_sides(out, groups, n_valid):
     if got != n_valid == len({groups[i] for i in train}):
         raise Hint('The two lists are swapped: training comes first, and `pct` of the groups are '
                    'for validation.')
+    if got == round(pct*len(groups)):
+        raise Hint(f'{got} groups are in validation, a fraction of the number of *photos*; it '
+                   'should be that of the number of groups.')
     if got != n_valid:
         raise Hint(f'{got} groups are in validation; `round(pct*number of groups)` is {n_valid}.')
 
@@ -54,11 +66,17 @@ def _(answer):
             if abs(share - round(share)) > 0.05 and (round(share) > share) == up: return groups
     groups, others = rounded(up=True), rounded(up=False)
     states = random.getstate(), torch.get_rng_state(), np.random.get_state()[1].tolist()
+    given = answer
+    def answer(*args):
+        "What the learner's function returns, with its two parts as lists that can be read twice"
+        out = given(*args)
+        pair = isinstance(out, (tuple, list)) and len(out) == 2
+        return [as_list(o) for o in out] if pair else out
     out = answer(list(groups), pct, seed)
-    _try_sides(out, groups, round(pct*len(set(groups))))
+    _try_sides(out, groups, pct)
     for s in range(seed + 1, seed + 6):     # a number that is right only on average
-        _try_sides(answer(list(groups), pct, s), groups, round(pct*len(set(groups))))
-    _try_sides(answer(list(others), pct, seed), others, round(pct*len(set(others))))
+        _try_sides(answer(list(groups), pct, s), groups, pct)
+    _try_sides(answer(list(others), pct, seed), others, pct)
     want = set(as_list(out[1]))
     def valid(s): return set(as_list(answer(list(groups), pct, s)[1]))
     if valid(seed) != want:
@@ -77,7 +95,22 @@ def _(answer):
         se2 = p*(1 - p)
         got, want = as_number(answer(p, half)), math.ceil(1.96**2*se2/half**2)
         if got == want: continue
+        if abs(got - want) == 1 and got > want:
+            raise Hint('That is one too many: round up once. (An exact value is not rounded.)')
+        if got <= 1 and abs(as_number(answer(p, half/100)) - want) <= 1:
+            raise Hint('`half` is a fraction, not a percentage: 0.03 is three points.')
+        if got < 1: raise Hint(f'It returns {got:.3g}, but it should be a number of photos.')
         wrong = [
+            (1.96*se2**0.5/half, 'Square both sides: half = 1.96·√(p(1 − p)/n), and n is under the '
+                                 'root.'),
+            (1.96**2*(1 - p)/half**2, 'The variance of an answer is p·(1 − p), not 1 − p.'),
+            (1.96**2*p*p/half**2, 'The variance of an answer is p·(1 − p), not p².'),
+            (1.96**2*se2**2/half**2, 'The square belongs to 1.96 and to `half`, not to p(1 − p).'),
+            ((1.96*se2/half)**2, 'The square belongs to 1.96 and to `half`, not to p(1 − p).'),
+            (1.96**2*se2/(half/100)**2, '`half` is a fraction already: do not divide it by 100.'),
+            (1.645**2*se2/half**2, '1.645 is for a 90% interval: the exercise asks for 95%.'),
+            (2.576**2*se2/half**2, '2.576 is for a 99% interval: the exercise asks for 95%.'),
+            (1/half**2, 'That is a rule of thumb for p = 0.5: use `p` and 1.96.'),
             (se2/half**2, 'That is for one standard error; the interval extends over 1.96.'),
             (1.96*se2/half**2, 'Square the 1.96 too: half = 1.96·√(p(1 − p)/n).'),
             (1.96**2*se2/half, 'Square `half`: n is under a square root.'),
@@ -88,10 +121,13 @@ def _(answer):
             (4*se2/half**2, 'That uses 2; the formula says exactly 1.96.'),
             (se2/(50*half)**2, '`half` is a fraction, not a percentage.')]
         for value, hint in wrong:
-            if abs(got - value) <= 1: raise Hint(hint)
+            if abs(got - value) <= 1 < value: raise Hint(hint)
         if abs(got - 1.96**2*se2/half**2) <= 1:
             raise Hint('Round *up* to a whole number: with fewer photos the interval is too wide.')
-        raise Hint(f'For p={p} and half={half} it should be {want}, but is {got:g}.')
+        if got == as_number(answer(0.7, 0.04)) == as_number(answer(0.6, 0.02)):
+            raise Hint(f'It returns {got:g} for every `p` and `half`: use both.')
+        raise Hint(f'For p={p} and half={half} it returns {got:,.6g}. {compared(got, want)} Solve '
+                   'half = 1.96·√(p(1 − p)/n) for n.')
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #c8a1e2f9
 def _wrong_photos(probs, labels, own):
@@ -110,6 +146,23 @@ def _wrong_photos(probs, labels, own):
         *((column.argsort(), 'You look at the same class for all photos: each has its own label.')
           for column in probs.T)]
 
+# %% ../../nbs/api/checks/13_your_own_photos.ipynb #c7cbc898
+def _wrong_numbers(probs, labels, own, k):
+    "Other wrong lists of numbers, each with its hint"
+    surest = probs.max(1).values.argsort(descending=True)
+    wrong = probs.argmax(1) != labels
+    entropy = -(probs*probs.log()).sum(1)
+    return [
+        (surest, 'Those are the photos of which the network is surest, whatever their label is.'),
+        (surest[wrong[surest]], 'Those are the mistakes of which the network is surest. Sort by '
+                                'the probability of the *label*, not of the prediction.'),
+        (entropy.argsort(descending=True), 'Those are the photos of which the network is least '
+         'sure (entropy). Sort by the probability of the label.'),
+        (own.argsort().argsort(), 'Those are the ranks of the first photos: one `argsort` gives '
+                                  'the numbers of the photos.'),
+        (labels[own.argsort()], 'Those are the classes of the right photos: return their numbers.'),
+        (own.argsort() + 1, 'The numbers of the photos start at 0.')]
+
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #9c912c1c
 @exercise('13.3', 'The photos whose label is least probable')
 def _(answer):
@@ -118,18 +171,33 @@ def _(answer):
     own = probs[range(n), labels]
     got = answer(probs, labels, k)
     if got is None: raise Hint('It returns None: is the `return` missing?')
+    if isinstance(got, torch.Tensor) and got.dim() == 2:
+        raise Hint(f'It returns {kind_of(got)}. The probability of its own label is one number for '
+                   'each photo: `probs[range(n), labels]`.')
     got = as_list(got)
+    if any(isinstance(o, bool) for o in got):
+        raise Hint('Those are True and False; return the numbers of the photos.')
+    if any(isinstance(o, (tuple, list)) for o in got):
+        raise Hint('Return the numbers of the photos alone, without their probabilities.')
     if any(isinstance(o, float) and o != int(o) for o in got):
         raise Hint('Those are probabilities; return the numbers of the photos.')
     want = own.argsort().tolist()
     if got == want[:k]: return
     if got == want: raise Hint('Return only the first `k`.')
+    if len(got) != k: raise Hint(f'Return k photos, here {k}; you return {len(got)}.')
+    if max(got) >= n:
+        raise Hint(f'Photo {max(got):g} does not exist: the numbers are 0 to {n - 1}. Sort one '
+                   'number for each photo, the probability of its label.')
     for order, hint in _wrong_photos(probs, labels, own):
         if got == order[:k].tolist(): raise Hint(hint)
     if sorted(got) == sorted(want[:k]):
         raise Hint('These are the right photos in the wrong order: '
                    'the lowest probability comes first.')
-    raise Hint('These are not the photos whose label has the lowest probability.')
+    for order, hint in _wrong_numbers(probs, labels, own, k):
+        if got == as_list(order)[:k]: raise Hint(hint)
+    raise Hint(f'Photo {got[0]}, your first, has the label {labels[got[0]]}, to which the network '
+               f'gives {own[got[0]]:.3f}; for photo {want[0]} it is {own[want[0]]:.5f}. Sort by '
+               'the probability of the label, `probs[range(n), labels]`.')
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #c4efdc69
 class _Spy:
@@ -169,6 +237,11 @@ def _(answer):
                    'them first, with `groups.unique(return_inverse=True)`.')
     if fit.leaks == n and len(fit.fits) == 1:
         raise Hint('You train once, on all photos: each function has seen what it is asked.')
+    if fit.leaks and len(fit.fits) == 1:
+        raise Hint(f'You train once, and ask about photos of groups that were seen: it takes {k} '
+                   'functions, and each part is predicted by the one that was trained without it.')
+    if fit.leaks and all(len(seen) == n for seen, _ in fit.fits):
+        raise Hint('Every function is trained on all photos: leave out the part that it predicts.')
     if fit.leaks:
         raise Hint(f'{fit.leaks} photos are predicted by a function that has seen their group: '
                    'divide the groups, not the photos.')
@@ -181,6 +254,16 @@ def _try_folds(got, fit, groups, k, c):
     "Raise a `Hint` unless there were `k` fits on the other parts and `got` is in order"
     n, want = len(groups), _probs_of(torch.arange(len(groups)), c)
     if isinstance(got, np.ndarray): got = torch.tensor(got)
+    if isinstance(got, (list, tuple)) or callable(got):
+        raise Hint(f'It returns {kind_of(got)}: return one tensor, in the order of `x`.')
+    if len(fit.fits) < k:
+        raise Hint(f'You divide into {k} parts, so `fit` should be called {k} times; the number of '
+                   f'your calls is {len(fit.fits)}.')
+    if isinstance(got, torch.Tensor) and got.shape == (n,):
+        raise Hint('That is one number for each photo: return its probabilities, one per class.')
+    if isinstance(got, torch.Tensor) and got.dim() == 2 and len(got) < n:
+        raise Hint(f'That holds {len(got)} of the {n} photos: put the probabilities of all parts '
+                   'together.')
     if isinstance(got, torch.Tensor) and got.shape == want.shape and not close(got, want):
         if close(got.sort(0).values, want.sort(0).values):
             raise Hint('All the probabilities are there, but in the wrong order: put each part '
@@ -208,6 +291,30 @@ def _scores_at(t):
     z = 2*torch.randn(3000, 5)
     return (z*t).double(), torch.distributions.Categorical(logits=z).sample()
 
+# %% ../../nbs/api/checks/13_your_own_photos.ipynb #6b765840
+def _softmax_twice(s, y, t): return F.cross_entropy((s/t).softmax(1), y)
+def _softmax_first(s, y, t): return F.cross_entropy(s.softmax(1)/t, y)
+def _without_log(s, y, t): return F.nll_loss((s/t).softmax(1), y)
+def _largest(s, y, t): return -F.cross_entropy(s/t, y)
+
+_wrong_losses = [
+    (_softmax_twice, '`F.cross_entropy` takes scores and applies the softmax itself: do not apply '
+                     'it to `scores/T` before.'),
+    (_softmax_first, 'You divide probabilities by T: divide the *scores*, and leave the softmax to '
+                     '`F.cross_entropy`.'),
+    (_without_log, '`F.nll_loss` takes logarithms of probabilities: use `F.cross_entropy` on '
+                   '`scores/T`.'),
+    (_largest, 'That T has the *largest* loss: look for the smallest.')]
+
+def _try_losses(cases, answers):
+    "Raise a `Hint` if both answers minimize one of the wrong losses, between 0.05 and 20"
+    grid = torch.logspace(math.log10(0.05), math.log10(20), 150).tolist()
+    right = [_best_temperature(*case) for case in cases]
+    if all(abs(a/b - 1) < 0.03 for a, b in zip(answers, right)): return
+    for loss, hint in _wrong_losses:
+        best = [min(grid, key=lambda t: loss(*case, t).item()) for case in cases]
+        if all(abs(a/b - 1) < 0.1 for a, b in zip(answers, best)): raise Hint(hint)
+
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #76abd34d
 @exercise('13.5', 'The temperature that fits')
 def _(answer):
@@ -215,6 +322,11 @@ def _(answer):
     answers = [as_number(answer(*case)) for case in cases]
     if all(abs(o - 1) < 1e-3 for o in answers):
         raise Hint('It is always 1: try other temperatures.')
+    if all(o > 0 for o in answers): _try_losses(cases, answers)
+    if abs(answers[0] - answers[1]) < 1e-9:
+        raise Hint(f'It returns {answers[0]:.4g} for two different models. Try many temperatures '
+                   'from 0.05 to 20, and return the one with the smallest cross-entropy of '
+                   '`scores/T`. (The accuracy is the same for all.)')
     for case, got in zip(cases, answers):
         want = _best_temperature(*case)
         if abs(got/want - 1) < 0.03: continue
@@ -227,9 +339,19 @@ def _(answer):
         if got >= 100: raise Hint('That looks like the index of the best one: return the T itself.')
         if abs(got - F.cross_entropy(case[0]/want, case[1]).item()) < 1e-2:
             raise Hint('That is the smallest loss: return the T that gives it.')
-        raise Hint(f'The smallest loss is at {want:.3f}; you return {got:.3f}. Is it the '
-                   'cross-entropy of the *scores* divided by T, and does your search reach from '
-                   '0.05 to 20?')
+        if abs(got - math.log(want)) < 0.03:
+            raise Hint('That is the logarithm of T: return `exp` of it.')
+        loss, least = (F.cross_entropy(case[0]/t, case[1]).item() for t in (got, want))
+        raise Hint(f'At T = {got:.3f} the loss is {loss:.3f}, but it can be as low as {least:.3f}, '
+                   f'at {want:.3f}. Does your search reach from 0.05 to 20, in fine steps?')
+
+# %% ../../nbs/api/checks/13_your_own_photos.ipynb #a1ff3f3b
+def _odd_rows(got):
+    "What is odd about the rows of `got`, if anything"
+    if not isinstance(got, torch.Tensor) or got.dim() != 2: return ''
+    sums = got.sum(1)
+    if (sums - 1).abs().max() < 1e-3: return ''
+    return f'Your first row adds up to {sums[0]:.3f}, and not to 1.'
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #d60fa9be
 @exercise('13.6', 'Probabilities at another temperature')
@@ -252,10 +374,36 @@ def _(answer):
         (probs.sqrt()/probs.sqrt().sum(1, keepdim=True), 'That is T = 2, whatever `T` is.'),
         (probs/t + (1 - 1/t)/5, 'That mixes in equal probabilities; divide the *scores* by T.'),
         (power/power.sum(), 'You divide by the sum over all photos: each row has to add up to 1.'),
-        ((scores*t).softmax(1), 'The wrong way round: p to the power of 1/T, not T.')]
+        ((scores*t).softmax(1), 'The wrong way round: p to the power of 1/T, not T.'),
+        *(((probs.log()/math.log(b)/t).softmax(1), 'The softmax undoes the *natural* logarithm: '
+           f'`log`, not `log{b}`.') for b in (2, 10)),
+        ((probs.logit()/t).softmax(1), 'p/(1 − p) is for two classes; with several, the score is '
+                                       'the logarithm of p.'),
+        ((probs.logit()/t).sigmoid(), 'The sigmoid is for two classes: take the logarithm of p, '
+                                      'and the softmax.'),
+        (want.log(), 'Those are the logarithms of the probabilities: softmax, not log_softmax.'),
+        ((-probs.log()/t).softmax(1), 'A sign is wrong: the least likely class comes out as the '
+                                      'likeliest.'),
+        (want.softmax(1), 'The softmax is there twice.'),
+        ((probs/t).exp(), 'That is `exp` of the probabilities. The scores are their logarithms, '
+                          'and after `exp`, divide by the sum.')]
     for o, hint in wrong:
         if close(got, o, 1e-3): raise Hint(hint)
-    same(got, want, 'It computes something else: take logarithms, divide by T, then the softmax.')
+    same(got, want, 'It computes something else: take logarithms, divide by T, then the softmax. '
+                    + _odd_rows(got))
+
+# %% ../../nbs/api/checks/13_your_own_photos.ipynb #2af40a83
+def _one_against_rest(y, preds):
+    "The mean accuracy of the questions 'is it class c?'"
+    return sum(((preds == c) == (y == c)).float().mean().item() for c in y.unique())/len(y.unique())
+
+def _overlap(y, preds, f1=False):
+    "The mean intersection over union of a class and its predictions, or the mean F1 score"
+    res = []
+    for c in y.unique():
+        both, either = ((preds == c) & (y == c)).sum(), ((preds == c) | (y == c)).sum()
+        res.append((2*both/(both + either) if f1 else both/either).item())
+    return sum(res)/len(res)
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #3990ff44
 def _shares(a, b, n, weight=None):
@@ -282,11 +430,28 @@ def _(answer):
         (min(shares), 'That is the worst class: take the mean of all.'),
         (sum(s*(y == c).sum().item() for s, c in zip(shares, y.unique()))/len(shares),
          'Those are counts: divide each by the photos of its class.'),
-        (1 - want, 'That is the error.')]
+        (1 - want, 'That is the error.'),
+        (sum(shares), 'That is the sum of the fractions: take their mean.'),
+        (statistics.median(shares), 'That is the median of the classes: take the mean.'),
+        (max(shares), 'That is the best class: take the mean of all.'),
+        (((preds == y).float().mean()/len(shares)).item(), 'You divide the correct photos of each '
+         'class by *all* photos: divide by the photos of this class.'),
+        ((sum(shares) + n - len(shares))/n, 'A class without photos counts as correct: leave it '
+                                            'out.'),
+        (_one_against_rest(y, preds), 'For each class, you also count the photos of other classes '
+         'that are classified as such. Look only at the photos of the class.'),
+        (sum(shares[1:])/len(shares[1:]), 'Class 0 is missing: the classes are 0 to n − 1.'),
+        (sum(shares[:-1])/len(shares[:-1]), 'The last class that occurs is missing.'),
+        (_overlap(y, preds, f1=True), 'That is the mean F1 score, which also counts the photos that '
+                                      'are wrongly given a class. Divide by those of the class.'),
+        (_overlap(y, preds), 'You divide by the photos that have the class *or* are classified '
+                             'as it: divide by those that have it.'),
+        *((round(want, k), 'That is rounded: return the exact number.') for k in (1, 2, 3))]
     if abs(got - want) < 1e-5: return
     for o, hint in wrong:
         if abs(got - o) < 1e-5: raise Hint(hint)
-    raise Hint(f'It should be {want:.4f}; you return {got:.4f}.')
+    raise Hint(f'You return {got:.4f}. {compared(got, want)} For each class that occurs, take the '
+               'photos with `targets == c`, and the fraction of them for which `preds == c`.')
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #450a31b0
 def _threshold(conf, right, want):
@@ -318,9 +483,22 @@ def _(answer):
                    'that probability (not among all answers), the fraction is large enough.')
     got = as_number(got)
     if abs(got - best) < 1e-6:
-        if answer(conf, torch.zeros(60, dtype=bool), want) is not None:
+        try: none = answer(conf, torch.zeros(60, dtype=bool), want)
+        except Exception as e:
+            raise Hint('If no answer is correct, no threshold is enough. Return None then; yours '
+                       f'raises {type(e).__name__}.') from None
+        if none is not None:
             raise Hint('If no answer is correct, no threshold is enough: return None.')
         return
+    if got >= 1: raise Hint('That is the place of an answer: return its probability, from `conf`.')
+    if abs(got - want) < 1e-6:
+        raise Hint('That is `want`, a fraction of correct answers: return the probability from '
+                   'which on the answers reach this fraction.')
+    if abs(got - right[conf >= best].float().mean().item()) < 1e-6:
+        raise Hint('That is the fraction of correct answers: return the probability at which it '
+                   'is reached.')
+    if any(abs(got - round(best, k)) < 1e-6 for k in (1, 2, 3)):
+        raise Hint('That is rounded: return the number as it is in `conf`.')
     if abs(got - max(ok)) < 1e-6:
         raise Hint('That is the largest: the app would say "not sure" more often than it has to.')
     if abs(got - first) < 1e-6:
@@ -390,7 +568,7 @@ def _is_unclear(net, photo):
 def _try_answer(said, net, photo, what):
     "Raise a `Hint` unless `said` is the dictionary for `photo`"
     if not isinstance(said, dict):
-        raise Hint(f'Return a dictionary from class to probability, not a {type(said).__name__}.')
+        raise Hint(f'Return a dictionary from class to probability, not {kind_of(said)}.')
     vocab = net.meta['vocab']
     if set(said) != set(vocab):
         raise Hint(f'The dictionary should have the keys {vocab}; yours has {list(said)}.')
