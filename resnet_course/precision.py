@@ -45,11 +45,14 @@ def _seconds(dtype, dev, reps=5):
 def cpu_bf16_speedup()->float: # Seconds in float32 divided by seconds in bfloat16
     "Measure how much faster bfloat16 is than float32 on this CPU, once per process"
     fp32 = bf16 = float('inf')
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)   # several wait for each other if other programs are running
     # the first call may come during prediction, with gradients turned off
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
         for _ in range(3):  # alternating, because a process speeds up as it starts
             fp32 = min(fp32, _seconds(torch.float32, 'cpu'))
             bf16 = min(bf16, _seconds(torch.bfloat16, 'cpu'))
+    torch.set_num_threads(threads)
     return fp32/bf16
 
 # %% ../nbs/api/30_precision.ipynb #a54213b3
