@@ -533,6 +533,7 @@ def _version(s):
     made_by = s.get('made_by') if isinstance(s, dict) else None
     return made_by.get('resnet_course') if isinstance(made_by, dict) else None
 
+@check_args
 @contextmanager
 def restoring(
     path:Path, # The checkpoint, for the message

@@ -952,8 +952,7 @@ def unaugmented(
     "Treat the images of `dl` as validation images inside the block"
     # a loader of another library may have no dataset
     ds = getattr(dl, 'dataset', None)
-    has_splits = isinstance(ds, (Datasets, TfmdLists))
-    with ds.set_split_idx(1) if has_splits else nullcontext(): yield dl
+    with ds.set_split_idx(1) if isinstance(ds, Datasets) else nullcontext(): yield dl
 
 # %% ../nbs/api/16_loaders.ipynb #205a8155
 @check_args

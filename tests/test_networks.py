@@ -355,3 +355,19 @@ def test_alexnet_biases_belong_to_layers(omit):
     net = create_model('alexnet_1gpu', n_out=2, omit=omit)
     biases = [float(m.bias[0]) for m in net.features if isinstance(m, nn.Conv2d)]
     assert biases == [b for i, b in enumerate((0, 1, 0, 1, 1), 1) if i != omit]
+
+def test_what_follows_the_trunk_is_in_its_last_group():
+    "A last normalization trains with the deepest blocks, not with the first ones"
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1 = nn.Conv2d(3, 8, 3)
+            blocks = [nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)) for _ in range(12)]
+            self.blocks = nn.Sequential(*blocks)
+            self.norm = nn.BatchNorm2d(8)
+            self.fc = nn.Linear(8, 10)
+    net = Net()
+    groups = [{id(p) for p in group} for group in param_groups(net)]
+    assert group_names(net)[0] == 'stem' and group_names(net)[-1] == 'head' and len(groups) > 3
+    assert {id(p) for p in net.norm.parameters()} < groups[-2]
+    assert {id(p) for p in net.conv1.parameters()} <= groups[0]

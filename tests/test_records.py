@@ -1,11 +1,12 @@
 "Records, weights and names from other people: nothing in them runs, and each fault gets one line"
-import inspect, json, os, shutil, socket
+import inspect, json, os, shutil, socket, subprocess
+from types import SimpleNamespace
 
 import pytest
 from browser import open_browser, watched
 from helpers import photos, quiet, run_command
 
-from resnet_course import report
+from resnet_course import records, report
 from resnet_course.checkpoint import read_checkpoint
 from resnet_course.core import CourseError
 from resnet_course.finetune import load_plan
@@ -205,3 +206,34 @@ def test_pipes_and_devices_are_not_opened(no_file, good, change, tmp_path, capfd
     assert run_command('predict', no_file, '--model', good['path']) == 1
     err = capfd.readouterr().err
     assert str(no_file) in err and err.count('could not be read') + err.count('no such file') == 1
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    "A git repository with a package in it, from which this package seems to be imported"
+    if not shutil.which('git'): pytest.skip('git is not installed')
+    package = tmp_path/'resnet_course'
+    package.mkdir()
+    (package/'__init__.py').write_text('')
+    (tmp_path/'settings.ini').write_text('')
+    for args in (['init', '-q'], ['add', '-A'], ['commit', '-qm', 'Start']): git(tmp_path, *args)
+    spec = SimpleNamespace(origin=str(package/'__init__.py'))
+    monkeypatch.setattr(records, 'find_spec', lambda name: spec)
+    return tmp_path
+
+def git(folder, *args):
+    names = ['-c', 'user.name=a', '-c', 'user.email=a@example.org']
+    res = subprocess.run(['git', '-C', str(folder), *names, *args], capture_output=True, text=True,
+                         check=True)
+    return res.stdout.strip()
+
+def test_commit_of_the_source(checkout):
+    "With a note if the package has changed since"
+    commit = git(checkout, 'rev-parse', 'HEAD')
+    assert records.source_commit() == commit
+    (checkout/'resnet_course/__init__.py').write_text('x = 1')
+    assert records.source_commit() == f'{commit} with changes'
+
+def test_commit_of_another_project(checkout):
+    "A package that is installed within the checkout of another project"
+    (checkout/'settings.ini').unlink()
+    assert records.source_commit() is None
