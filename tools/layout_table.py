@@ -207,7 +207,8 @@ sources |= {   # Heads beside their bodies, wrappers, the layouts of other libra
     "DeepSpeed's state of one process": zero, "DeepSpeed's folder": zero,
     'one of several files, by its name': hub + 'huggingface/transformers (save_pretrained)',
     'BatchNorm folded into the convolutions': 'torch.nn.utils.fusion.fuse_conv_bn_eval',
-    "numpy's .npy with a dict": hub + 'ethereon/caffe-tensorflow',
+    "numpy's .npy with a dict":
+        'numpy.save(file, dict); ethereon/caffe-tensorflow writes such files',
     "PaddlePaddle's program": hub + 'PaddlePaddle/PaddleClas (inference models)',
     "ncnn's layers": hub + 'Tencent/ncnn', 'a model for one kind of device':
         hub + 'airockchip/rknn_model_zoo',
