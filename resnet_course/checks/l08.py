@@ -269,8 +269,8 @@ def _try_head(new, old):
     except RuntimeError: shape = 'an error'
     added = sorted(set(dict(new.named_modules())) - set(dict(_Odd().named_modules())))
     if added and '.' not in added[0].removeprefix('top.').removeprefix('body.'):
-        raise Hint(f'It adds a layer, {added[0]!r}, but the new layer goes in the *place* of the '
-                   'old one: set it in its parent, `model.get_submodule(...)`.')
+        raise Hint(f'It adds a layer, {added[0]!r}. The new layer goes in the *place* of the last '
+                   '`nn.Linear`, whatever its name: set it in `model.get_submodule(...)`.')
     if shape == 'an error' and getattr(new.top[1], 'in_features', 6) == 7:
         raise Hint('The new layer takes 7 inputs: in `nn.Linear`, the number of inputs comes first.')
     if shape != (4, 7):
