@@ -84,8 +84,8 @@ def _(answer):
         if near(1.96*p*(1 - p)/n) or near(p*(1 - p)/n): raise Hint('The square root is missing.')
         _try_formula(near, p, n)
         if near(196*se): raise Hint('That is in percentage points; use fractions from 0 to 1.')
-        raise Hint(f'For p={p} and n={n} it returns {got:.4g}. {compared(got, 1.96*se)} The formula is '
-                   '1.96·√(p(1 − p)/n).')
+        raise Hint(f'For p={p} and n={n} it returns {got:.4g}. {compared(got, 1.96*se)} The '
+                   'formula is 1.96·√(p(1 − p)/n).')
 
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #71fb8115
 _sizes = {
@@ -111,8 +111,8 @@ def _(answer):
         raise Hint(f'{n:,.0f} images are enough, but find the smallest number that is.')
     if n < 1: raise Hint(f'{n:g} is not a number of images: solve the formula for n.')
     half = 196*math.sqrt(0.9*0.1/n)
-    raise Hint(f'With {n:,.0f} images, the interval extends {half:.2f} points on either side, and it '
-               'should be one. Set 1.96·√(0.9·0.1/n) = 0.01 and solve for n.')
+    raise Hint(f'With {n:,.0f} images, the interval extends {half:.2f} points on either side, and '
+               'it should be one. Set 1.96·√(0.9·0.1/n) = 0.01 and solve for n.')
 
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #25fc0a0e
 def _uneven():

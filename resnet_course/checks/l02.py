@@ -175,11 +175,11 @@ def _(answer):
     if n in hints: raise Hint(hints[n])
     if n == 72: return
     if n >= 128:
-        raise Hint(f'{n:,.6g} images would fill another batch of 128: fewer than that are left out. '
-                   'Which images do not fit into complete batches?')
+        raise Hint(f'{n:,.6g} images would fill another batch of 128: fewer than that are left '
+                   'out. Which images do not fit into complete batches?')
     if n != int(n):
-        raise Hint('An image is in a batch or not: the answer is a whole number, the remainder of a '
-                   'division.')
+        raise Hint('An image is in a batch or not: the answer is a whole number, the remainder of '
+                   'a division.')
     raise Hint(f'Without {n:g} images, {45_000 - n:,.0f} would be left, which is not a multiple of '
                '128. You want the remainder of the 45,000 training images.')
 

@@ -627,7 +627,8 @@ def _try_row(row, variant, errors, seeds):
                                       'plain difference.'),
             (diffs.median().item(), 'That is the median of the differences: take the mean.'),
             (m - want, 'Those are the ends of the interval: return its middle and half its width.'),
-            (m + want, 'Those are the ends of the interval: return its middle and half its width.')]:
+            (m + want,
+             'Those are the ends of the interval: return its middle and half its width.')]:
         if near(mean, wrong) and not near(m, wrong): raise Hint(hint)
     if not near(mean, diffs.mean().item()):
         raise Hint('The first number should be the mean over the seeds of (error of the variant '
@@ -659,7 +660,8 @@ def _try_half(half, want, sd, n):
         raise Hint('With the 95% quantile, 5% is left out on *each* side: take that of 97.5%.')
     if near(half, _t[n + 1]*sd/math.sqrt(n)):
         raise Hint(f'With {n} seeds there are {n - 1} degrees of freedom: t is {_t[n]}.')
-    if near(half, want*sd): raise Hint('You use the variance: take its root, the standard deviation.')
+    if near(half, want*sd):
+        raise Hint('You use the variance: take its root, the standard deviation.')
     if near(half, want/math.sqrt(n)): raise Hint('Divide by √n, not by n.')
     if near(half, want*math.sqrt(n/(n - 1))):
         raise Hint('Divide by √n: the n − 1 is in the standard deviation already.')

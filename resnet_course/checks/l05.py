@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import resnet as tv
 
-from ..exercises import (Hint, as_list, as_number, close, compared, exercise, expect_sgd,
-                                     explain_parts, kind_of)
+from ..exercises import (Hint, as_list, as_number, close, compared, exercise,
+                                     expect_sgd, explain_parts, kind_of)
 
 # %% ../../nbs/api/checks/05_residual_block.ipynb #33c70be8
 _parameters = [
@@ -239,8 +239,8 @@ def _(answer):
     if n == right: return
     if n in (right + 256, right + 14*14*256): raise Hint(_biases)
     raise Hint(explain_parts(n, _macs, math.prod)
-               or f'{compared(n, right)} Multiply the positions in the output map, the filters, the '
-                  'input channels, and 3 × 3.')
+               or f'{compared(n, right)} Multiply the positions in the output map, the filters, '
+                  'the input channels, and 3 × 3.')
 
 # %% ../../nbs/api/checks/05_residual_block.ipynb #be5db5c4
 def _halved(n, times):

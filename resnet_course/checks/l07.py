@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..exercises import (Hint, as_list, as_number, close, compared, exercise, expect_sgd,
-                                     kind_of)
+from ..exercises import (Hint, as_list, as_number, close, compared, exercise,
+                                     expect_sgd, kind_of)
 
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #9732c0f0
 def _try_count(answer):
@@ -153,8 +153,8 @@ def _(answer):
     if near(p) or near(p*1e6):
         raise Hint('That is the number of parameters. How many bytes does each of them need?')
     if p/2 < mb < 50*p:
-        raise Hint(f'That is {mb/p:.3g} bytes for each parameter. It has a weight, a gradient and a '
-                   'momentum, and each of them is a float32.')
+        raise Hint(f'That is {mb/p:.3g} bytes for each parameter. It has a weight, a gradient and '
+                   'a momentum, and each of them is a float32.')
     raise Hint(f'{compared(mb, 12*p)} Count the bytes for each parameter: its weight, its gradient '
                'and its momentum are in float32.')
 
@@ -303,7 +303,7 @@ def _blur_hint(y, x, want, net):
         return 'Only the borders differ: there, SlowBlur pads with zeros.'
     ratio = (y/want).flatten()
     if (ratio - ratio[0]).abs().max() < 1e-3:
-        return f'Every output is {ratio[0]:.3g} times that of SlowBlur: the kernel should add up to 1.'
+        return f'Every output is {ratio[0]:.3g} times that of SlowBlur: the kernel should sum to 1.'
     return ('The outputs differ from SlowBlur for the same input: are the weights its kernel, '
             '1 2 1 in both directions, divided by 16?' + _kernel_of(net))
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..exercises import (Hint, as_list, as_number, close, compared, exercise, expect_sgd,
-                                     explain_parts, kind_of)
+from ..exercises import (Hint, as_list, as_number, close, compared, exercise,
+                                     expect_sgd, explain_parts, kind_of)
 
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #3b16a952
 class _Net(nn.Module):
@@ -272,7 +272,7 @@ def _try_head(new, old):
         raise Hint(f'It adds a layer, {added[0]!r}. The new layer goes in the *place* of the last '
                    '`nn.Linear`, whatever its name: set it in `model.get_submodule(...)`.')
     if shape == 'an error' and getattr(new.top[1], 'in_features', 6) == 7:
-        raise Hint('The new layer takes 7 inputs: in `nn.Linear`, the number of inputs comes first.')
+        raise Hint('The new layer takes 7 inputs: in `nn.Linear`, the inputs come first.')
     if shape != (4, 7):
         names = [k for k, v in new.state_dict().items() if 7 in v.shape]
         dotted = [k for m in new.modules() for k in m.__dict__['_modules'] if '.' in k]
@@ -443,7 +443,7 @@ def _(answer):
         raise Hint('Some features are 0, as dropout leaves them: all of `body` belongs in '
                    'evaluation mode.')
     if f.shape == want.shape and not close(f, want) and _is_rescaled(f, want):
-        raise Hint('The features have been rescaled: return what `body` returns in evaluation mode.')
+        raise Hint('The features were rescaled: return what `body` returns in evaluation mode.')
     if not close(f, want):
         raise Hint('The features are not those of the body in evaluation mode, in the order of '
                    '`dl`.')

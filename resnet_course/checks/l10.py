@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..exercises import (Hint, all_differ, as_list, as_number, close, compared, exercise,
-                                     expect_sgd, kind_of, same)
+from ..exercises import (Hint, all_differ, as_list, as_number, close, compared,
+                                     exercise, expect_sgd, kind_of, same)
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #2eea9d64
 @exercise('10.1', 'Operations of a training run')
@@ -90,7 +90,7 @@ def _try_even(answer):
     left = 8 - len({int(i) for share in shares for i in share})
     if left:
         raise Hint(f'With n=8 and 4 processes each should get two images; process 0 gets '
-                   f'{shares[0]} and process 1 gets {shares[1]}. (`range` takes start, stop, step.)')
+                   f'{shares[0]} and process 1 {shares[1]}. (`range` takes start, stop, step.)')
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #7471eb6e
 @exercise('10.3', "A process's share of the test images")
@@ -217,7 +217,7 @@ def _(answer):
     if got < sizes[-1]:
         raise Hint(f'With {sizes[-1]:,} images the error is still above {target:.3f}, so it takes '
                    f'more than that; you return {got:,.4g}. From log error = slope · log images + '
-                   'intercept, solve for the images; the target is an error, so take its logarithm.')
+                   'intercept, solve for the images; the target is an error: take its logarithm.')
     raise Hint(f'The line reaches this error elsewhere. {compared(got, want)} Is it a straight '
                'line through all points, with logarithms on both axes?')
 
@@ -307,7 +307,8 @@ def _try_rate(got, step, lr, bs, warmup):
         if near(lr + (top - lr)*(step + 1)/warmup):
             raise Hint(f'{at}one step ahead: step number 0 has the rate `lr`.')
         if near(top*part): raise Hint(f'{at}the warm-up starts at `lr`, not at 0.')
-        if near(top) and step == 0: raise Hint(f'{at}that is the final rate already: the warm-up from `lr` is missing.')
+        if near(top) and step == 0:
+            raise Hint(f'{at}that is the final rate already: the warm-up from `lr` is missing.')
         if near(top):
             raise Hint(f'{at}the final rate is reached too early. Each step adds the same part of '
                        'the difference, 1/warmup.')

@@ -380,7 +380,7 @@ def _scores(head, x, n_out):
                        'the average, before the linear layer.') from None
         if 'mat1' in str(e) and not any(_runs(head, x, size) for size in (1, 2, 4, 7, 14)):
             raise Hint('It fails at every size: the linear layer should get one number for each '
-                       'channel, the average over the map, so it is nn.Linear(ni, n_out).') from None
+                       'channel, the average over the map: it is nn.Linear(ni, n_out).') from None
         raise Hint(f'A map of {h}×{w} fails ({str(e).splitlines()[0][:70]}). A window of fixed '
                    'size, or a linear layer on the flattened map, fits only one size: '
                    'average over the whole map, whatever its size.') from None

@@ -26,7 +26,7 @@ def _some_groups():
     return groups
 
 def _try_sides(out, groups, pct):
-    "Raise a `Hint` unless `out` divides the photos, with the fraction `pct` of groups in validation"
+    "Raise a `Hint` unless `out` divides the photos and `pct` of the groups are for validation"
     n_valid = round(pct*len(set(groups)))
     if not isinstance(out, (tuple, list)) or len(out) != 2:
         raise Hint('Return two lists: training, validation.')
@@ -442,8 +442,8 @@ def _(answer):
          'that are classified as such. Look only at the photos of the class.'),
         (sum(shares[1:])/len(shares[1:]), 'Class 0 is missing: the classes are 0 to n − 1.'),
         (sum(shares[:-1])/len(shares[:-1]), 'The last class that occurs is missing.'),
-        (_overlap(y, preds, f1=True), 'That is the mean F1 score, which also counts the photos that '
-                                      'are wrongly given a class. Divide by those of the class.'),
+        (_overlap(y, preds, f1=True), 'That is the mean F1 score, which also counts the photos '
+                                      'wrongly given a class. Divide by those of the class.'),
         (_overlap(y, preds), 'You divide by the photos that have the class *or* are classified '
                              'as it: divide by those that have it.'),
         *((round(want, k), 'That is rounded: return the exact number.') for k in (1, 2, 3))]
