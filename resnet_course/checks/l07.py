@@ -347,7 +347,8 @@ def _(answer):
         raise Hint('That is the *class* of the layer: return its name in `net.named_children()`.')
     if isinstance(name, (int, float)):
         raise Hint("The layer's name comes first, then its share.")
-    if name == min(took, key=took.get): raise Hint('That is the fastest layer.')
+    if name == min(took, key=took.get):
+        raise Hint(f'That is the fastest; the slowest layer was {slow!r}.')
     if name != slow: raise Hint(f'The slowest layer was {slow!r}; you return {name!r}.')
     share, want = as_number(share), took[slow]/total
     if abs(share - want) < 0.15: return
