@@ -115,8 +115,7 @@ def _try_layers(layers, name, same_shape, stride):
         raise Hint(f'{name} changes the shape: the shortcut has a 1×1 convolution there.')
     if proj and proj[0].stride != (1, 1):
         raise Hint('The 1×1 convolution of the shortcut has stride 2, so it never looks at three '
-                   'of '
-                   'four pixels: average 2×2 pixels first, then project with stride 1.')
+                   'of four pixels: average 2×2 pixels first, then project with stride 1.')
     if stride == 2 and main[0].stride != (2, 2):
         raise Hint('The stride belongs to the first of the two 3×3 convolutions.')
     if any(m.bias is not None for m in convs):
@@ -361,8 +360,7 @@ def _try_bottleneck(net, right, x, name):
     right.conv1.stride, right.conv2.stride = right.conv2.stride, (1, 1)
     if close(y, right(x)):
         raise Hint('The stride is in the first 1×1 convolution, which is v1: this exercise asks '
-                   'for '
-                   'v1.5, with the stride in the 3×3 convolution.')
+                   'for v1.5, with the stride in the 3×3 convolution.')
     raise Hint(f'{name} has the right weights, but computes something else: check the order '
                'conv1, bn1, ReLU, conv2, bn2, ReLU, conv3, bn3, sum, ReLU.')
 

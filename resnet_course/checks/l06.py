@@ -250,8 +250,7 @@ _mistakes = [(dict(mom=0), 'That is SGD without momentum; the exercise asks for 
              (dict(pct=lambda i, n: (i + 1)/n), 'One step ahead: before the first step nothing is '
                                                 'done, so its fraction is 0.'),
              (dict(pct=lambda i, n: i/(n - 1)), 'The last step should not have the fraction 1: '
-                                                'before '
-                                                'it, (n − 1)/n of the training is done.'),
+                                                'before it, (n − 1)/n of the training is done.'),
              (dict(times=True), 'The rates are multiplied with one another: each is `lr` times the '
                                 'schedule, not the previous rate times the schedule.')]
 
