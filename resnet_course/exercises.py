@@ -331,7 +331,7 @@ _does_nothing = {'RESUME', 'NOP', 'POP_TOP', 'LOAD_CONST', 'RETURN_VALUE', 'RETU
 
 def _unfinished(answer):
     "A hint if `answer` is a function whose body is `...` or `pass`, else ''"
-    if not isinstance(answer, types.FunctionType) or answer.__name__ == '<lambda>': return ''
+    if not isinstance(answer, types.FunctionType): return ''
     steps = list(dis.get_instructions(answer))
     loaded = [o.argval for o in steps if o.opname in ('LOAD_CONST', 'RETURN_CONST')]
     if {o.opname for o in steps} - _does_nothing or set(loaded) - {None, ...}: return ''

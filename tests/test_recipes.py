@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from resnet_course.core import CourseError
 from resnet_course.images import plain_tensor
 from resnet_course.fastresnet import FastResNet
-from resnet_course.callbacks import EMA
+from resnet_course.callbacks import EMA, GradientAccumulation
 from resnet_course.optimizers import Muon
 from resnet_course.learner import course_learner
 from resnet_course.recipes import fit_recipe, list_recipes, recipes
@@ -426,15 +426,18 @@ def test_average_of_torchvision():
     alpha = (1 - 0.99998)*1024*32/600   # references/classification/train.py
     assert r.ema == pytest.approx(1 - alpha) and r.ema_every == 32
     assert r.ema_steps == 600*1252
-    def scaled(n_epoch, steps):
+    def scaled(n_epoch, batches, cbs=()):
         ema = EMA(r.ema, r.ema_every, r.ema_steps)
-        ema.learn = SimpleNamespace(n_epoch=n_epoch, dls=SimpleNamespace(train=range(steps)))
+        dls = SimpleNamespace(train=range(batches))
+        ema.learn = SimpleNamespace(n_epoch=n_epoch, dls=dls, cbs=cbs)
         return ema.scaled()
     assert scaled(600, 1252) == (pytest.approx(r.ema), 32)
     decay, every = scaled(60, 1252)
     updates = 60*1252/every
     assert every == 3 and updates*(1 - decay) == pytest.approx(600*1252/32*alpha)
     assert scaled(2, 3) == (0., 1)
+    # four batches a step; the last step may have fewer
+    assert scaled(60, 4*1252 - 1, [GradientAccumulation(4)]) == (decay, every)
 
 def test_average_every_few_steps():
     class See(Callback):
