@@ -4,6 +4,7 @@ from collections import defaultdict
 from html.parser import HTMLParser
 from operator import attrgetter
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest, yaml
@@ -105,6 +106,20 @@ def test_two_sources_with_one_page_are_refused(tmp_path):
     assert doubles(tmp_path) == ['11_find.ipynb and 11b_find.ipynb become one page: rename one']
     with pytest.raises(SystemExit, match='11_find.ipynb and nbs/11b_find.ipynb .*: rename one'):
         build_site.course_site(tmp_path).build()
+
+@pytest.mark.parametrize('is_newer', [True, False])
+def test_pages_are_prepared_again_when_the_code_for_it_changes(tmp_path, monkeypatch, is_newer):
+    import nbdev.doclinks, nbdev.quarto, nbdev.serve
+    monkeypatch.setattr(nbdev.doclinks, '_build_modidx', lambda: None)
+    monkeypatch.setattr(nbdev.quarto, 'refresh_quarto_yml', lambda: None)
+    monkeypatch.setattr(nbdev.serve, 'proc_nbs', lambda path, force, **kwargs: force)
+    (tmp_path/'_proc').mkdir()
+    (tmp_path/'showdoc.py').touch()
+    os.utime(tmp_path/'_proc', (1000, 1000))
+    os.utime(tmp_path/'showdoc.py', (1000 + 2*is_newer - 1,)*2)
+    cfg = SimpleNamespace(config_path=tmp_path, nbs_path=tmp_path, lib_path=tmp_path)
+    assert build_site.process(cfg, False) == is_newer
+    assert build_site.process(cfg, True)
 
 # Titles: every entry and link leads to what it names
 

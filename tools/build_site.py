@@ -21,6 +21,9 @@ def process(cfg, force):
     refresh_quarto_yml()
     _build_modidx()
     proc = cfg.config_path/'_proc'
+    # nbdev compares with its own script only, but ours prepares pages, too
+    showdoc = cfg.lib_path/'showdoc.py'
+    if proc.exists() and proc.stat().st_mtime < showdoc.stat().st_mtime: force = True
     # nbdev keeps the files it made before: remove those without a source
     for f in sorted(proc.rglob('*'), reverse=True):
         if f.is_file() and not (cfg.nbs_path/f.relative_to(proc)).exists(): f.unlink()
