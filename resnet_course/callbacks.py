@@ -293,7 +293,7 @@ class RetainHeap(Callback):
     "On a CPU with glibc, keep memory freed by one batch for the next, until the fit ends"
     order = 51  # after the Recorder
     retains = False # whether this fit keeps the memory; set when it starts
-    _trim_threshold, _mmap_max = -1, -4   # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+    _trim_threshold, _mmap_max = -1, -4   # M_TRIM_THRESHOLD and M_MMAP_MAX from malloc.h
 
     def _libc(self):
         return _glibc() if batch_device(self.dls).type == 'cpu' else None

@@ -688,7 +688,7 @@ def _draw_rows(title, rows, shape, params, note=''):
 
 # %% ../nbs/api/63_drawings.ipynb #5a7404ef
 def _made_for(net):
-    "Usual side of a network's input images, px"
+    "Usual side length of a network's input images, in pixels"
     if isinstance(net, AlexNet) and net.min_size > 32: return 227
     small = isinstance(net, (AlexNet, FastResNet)) or cfg_of(net).get('stem') == 'cifar'
     return 32 if small else 224
@@ -699,7 +699,7 @@ def _has_features(net):
     return hasattr(net, 'features')
 
 def _network(model, size, kwargs):
-    "A network, its name, and the side of its images"
+    "A network, its name, and the side length of its images"
     if isinstance(model, str): net, name = create_model(model, **kwargs), model
     elif kwargs: raise CourseError(f'{", ".join(kwargs)}: options need the name of a network')
     else:
@@ -765,7 +765,7 @@ _stem_rows = dict(image='image', conv1='conv', maxpool='pooling', layer1='stage 
                   layer2='stage 2', layer3='stage 3', layer4='stage 4')
 
 def _stem_sides(stem, size):
-    "Part → side of its output in a ResNet-18 with this stem; None if the part is missing"
+    "Part → side length of its output in a ResNet-18 with this stem; None if it has no such part"
     rows = _merged(create_model('resnet18', stem=stem), size, 3, 1)
     sides = {r['name']: r['shape'][-1] for r in rows} | {'image': size}
     return {name: sides.get(name) for name in _stem_rows}

@@ -151,7 +151,7 @@ def top1_ci(self:Report)->tuple[float, float]: # Lower and upper end
 
 @patch(as_prop=True)
 def score(self:Report)->float: # From 0 to 1
-    "Score by which stages are compared: the accuracy"
+    "Score used to compare stages: the accuracy"
     return self.top1
 
 @patch(as_prop=True)

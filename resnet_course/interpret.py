@@ -185,7 +185,7 @@ def _stages(net, x=None):
 
 # %% ../nbs/api/42_interpret.ipynb #17d5dab7
 def _to_model(x, model):
-    "Convert a batch to an ordinary tensor on the model's device, images also to its precision"
+    "Move a batch to the model's device as an ordinary tensor; cast images to its dtype"
     x = plain_tensor(x)
     p = next(model.parameters())
     return x.to(p.device, p.dtype if x.is_floating_point() and p.is_floating_point() else x.dtype)

@@ -624,7 +624,7 @@ def _as_size(size):
     return int(pair[0]) if pair[0] == pair[1] else tuple(map(int, pair))
 
 def _test_sizes(images, size, test_size, load_size):
-    "Sizes of test images; raises `CourseError` if they cannot be cropped that way"
+    "Check `test_size` and `load_size`, and return them; raise `CourseError` if they do not fit"
     test_size, load_size = (o and _as_size(o) for o in (test_size, load_size))
     given = [name for name, o in dict(test_size=test_size, load_size=load_size).items() if o]
     if given and not images.is_photos:

@@ -179,7 +179,7 @@ class PhotoReader:
     def read(self,
         o:object # Path, encoded bytes, file object, Pillow image, array or tensor
     )->Tensor: # uint8 n_in,height,width
-        "Read an image as in evaluation; raises `CourseError` if it is unreadable"
+        "Read an image the way evaluation does; raises `CourseError` if it is unreadable"
         im = _any_image(o, self.white).convert('RGB' if self.n_in == 3 else 'L')
         if self.size is not None:
             im = fit_photo(im, self.size, self.resize, self.load_size, self.interpolation)

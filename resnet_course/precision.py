@@ -86,7 +86,7 @@ def _flags():
                 fill=(torch.utils.deterministic, 'fill_uninitialized_memory'))
 
 def fix_workspace():
-    "Request a workspace of fixed size from cuBLAS, which reads the setting when it is first used"
+    "Request a fixed-size workspace from cuBLAS, which reads the setting when it is first used"
     name = 'CUBLAS_WORKSPACE_CONFIG'
     if os.environ.get(name): return
     if torch.cuda.is_initialized():

@@ -100,7 +100,7 @@ def steps(
 )->callable: # Fraction of training done → fraction of `lr`
     "Create a piecewise constant shape"
     def f(pct):
-        "Fraction of `lr` after the fraction `pct` of training"
+        "Fraction of `lr` when the fraction `pct` of training is done"
         # fastai adds up fractions, and the sum can fall just short of a turning point
         pct += 1e-9
         if warm and pct < warm[0]: return warm[1]
@@ -117,7 +117,7 @@ def cosine(
 )->callable: # Fraction of training done → fraction of `lr`
     "Create a linear warm-up followed by half a cosine"
     def f(pct):
-        "Fraction of `lr` after the fraction `pct` of training"
+        "Fraction of `lr` when the fraction `pct` of training is done"
         if pct < warmup: return start + (1 - start)*pct/warmup
         if not under: pct = (pct - warmup)/(1 - warmup)
         return end + (1 - end)*(1 + math.cos(math.pi*pct))/2
@@ -130,7 +130,7 @@ def by_epoch(
 )->callable: # Fraction of training done → fraction of `lr`
     "Hold the value that `shape` has at the start of each epoch until the next one"
     def f(pct):
-        "Fraction of `lr` after the fraction `pct` of training"
+        "Fraction of `lr` when the fraction `pct` of training is done"
         # fastai adds up fractions, and the sum can fall just short of an epoch's start
         return shape(math.floor(pct*epochs + 1e-6)/epochs)
     return f
@@ -146,7 +146,7 @@ def one_cycle(
 )->callable: # Fraction of training done → fraction of `lr`
     "Create a rising cosine followed by a falling one"
     def f(pct):
-        "Fraction of `lr` after the fraction `pct` of training"
+        "Fraction of `lr` when the fraction `pct` of training is done"
         if pct < pct_start: return _cos(1/div, 1, pct/pct_start)
         return _cos(1, 1/div_final, (pct - pct_start)/(1 - pct_start))
     return f
@@ -173,7 +173,7 @@ def triangle(
 )->callable: # Fraction of training done → fraction of `lr`
     "Create a shape that rises linearly to 1 at `peak`, then falls linearly"
     def f(pct):
-        "Fraction of `lr` after the fraction `pct` of training"
+        "Fraction of `lr` when the fraction `pct` of training is done"
         if pct < peak: return start + (1 - start)*pct/peak
         return end + (1 - end)*(1 - pct)/(1 - peak)
     return f

@@ -110,7 +110,7 @@ class _Calls:
 
 # %% ../nbs/api/28_summary.ipynb #662f67ff
 def _record(model, x):
-    "Run `model` on `x`; returns the calls to its modules in the order in which they end"
+    "Run `model` on `x`; returns the calls to its modules in the order in which they finish"
     calls, hooks = _Calls(), []
     for name, m in model.named_modules():
         hooks.append(m.register_forward_pre_hook(partial(calls.enter, name)))

@@ -212,7 +212,7 @@ def _class_names(path, lines, labels):
 
 # %% ../nbs/api/06_tables.ipynb #26c34fa3
 def _one_hot(path, header, columns, rows):
-    "The class of each row from columns of zeros and ones"
+    "The class of each row, read from columns of zeros and ones"
     labels = []
     for line, cells in rows:
         names = [header[i] for i in columns if cells[i].lower() in _yes]

@@ -131,7 +131,7 @@ def _norms_after_convs(model):
 
 # %% ../nbs/api/26_weights.ipynb #0e51cb89
 class _Facts:
-    "What a network's modules say about themselves"
+    "Facts about a network, collected from its modules"
     def __init__(self, model):
         self.model, self.grids, self.windows = model, _grids(model), _windows(model)
     @cached_property
@@ -576,7 +576,7 @@ def _possible_heads(rest, prefix):
     for k, v in rest.items():
         modules.setdefault(_sibling(k, prefix), {})[k] = v
     def is_head(tensors):
-        "Whether a module has a few linear layers and no other convolutions"
+        "Whether a module's only layers are a few linear layers or 1×1 convolutions"
         n = len(_layers_of(tensors))
         return 0 < n < 7 and sum(v.ndim > 1 for v in tensors.values()) == n
     found = {k: o for k, o in modules.items()
@@ -1026,7 +1026,7 @@ def variant_of(
 _invisible = 'act', 'shortcut', 'groups', 'norm', 'overlap'
 
 def _check_kind(model, variant, cfg, label):
-    "Raise `CourseError` if weights were trained as a different kind of network from `model`"
+    "Raise `CourseError` if the weights come from a different kind of network than `model`"
     if variant is not None: check_choice(variant, variants, 'variant')
     theirs, ours = cfg.get('variant', variant), variant_of(model)
     if ours and variant and variant != theirs:
