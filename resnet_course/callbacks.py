@@ -42,12 +42,12 @@ def check_cbs(
     "Return callbacks as a list; raises `CourseError` for anything else"
     def is_cb(o): return isinstance(o, Callback) or isinstance(o, type) and issubclass(o, Callback)
     wrong = [o for o in L(cbs) if not is_cb(o)]
-    if wrong: raise CourseError(f'cbs={wrong[0]!r:.80} is not a callback: give one, or a list')
+    if wrong: raise CourseError(f'cbs={wrong[0]!r:.80} is not a callback: pass one, or a list')
     return L(cbs)
 
 # %% ../nbs/api/33_callbacks.ipynb #aec3488d
 def _recorder_of(learn):
-    "fastai's `Recorder`, once a fit has started; otherwise, or if there is none, None"
+    "Return fastai's `Recorder`, or None if there is none or no fit has started yet"
     for cb in learn.cbs:
         # `losses` exists from the first fit on
         if isinstance(cb, Recorder) and hasattr(cb, 'losses'): return cb
@@ -55,13 +55,13 @@ def _recorder_of(learn):
 
 # %% ../nbs/api/33_callbacks.ipynb #252a332d
 class TerminateOnNaN(Callback):
-    "End training with a `CourseError` when the loss is no longer finite, in any process"
+    "Stop training with a `CourseError` if the loss is no longer finite in any process"
     order = 70
     quiet_in_lr_find = True
 
     @check_args
     def __init__(self,
-        every:int=50 # Batches between checks on a GPU, because reading the loss waits for it
+        every:int=50 # Batches between checks on a GPU, because each one has to wait for the GPU
     ): self.every = every
 
     def after_batch(self):
@@ -116,7 +116,7 @@ class History(Callback):
     def __init__(self):
         self.rows = [] # A dict per epoch
         self.spent = 0. # Seconds of an interrupted epoch, from its checkpoint
-        self.saving = 0. # Seconds that training waited for checkpoints
+        self.saving = 0. # Seconds that training has spent waiting for checkpoints
 
     def before_epoch(self):
         "Start the clock"
@@ -220,14 +220,14 @@ def has_progress(
 
 # %% ../nbs/api/33_callbacks.ipynb #93379191
 class CourseProgress(ProgressCallback):
-    "fastai's progress bar, or one line per epoch if nobody is watching, as in a log"
+    "fastai's progress bar, or one line per epoch if the output is not interactive"
     name = 'progress'
     order = ProgressCallback.order - 1  # CSVLogger must wrap our logger, not vice versa
     quiet_in_lr_find = True
     pbar = None
 
     def before_fit(self):
-        "Start the table, below a bar if someone is watching"
+        "Start the table, with a bar above it if the output is interactive"
         if can_show_bar() or not self.create_mbar: return super().before_fit()
         self.mbar = _Table()
         with self.learn.no_mbar(): super().before_fit()
@@ -285,7 +285,7 @@ def _glibc():
     "The C library if it is glibc, which has `malloc_trim`; otherwise None"
     if sys.platform != 'linux': return None
     libc = ctypes.CDLL(None)
-    # another C library, such as musl, does not have it
+    # other C libraries, such as musl, do not have it
     return libc if hasattr(libc, 'malloc_trim') else None
 
 # %% ../nbs/api/33_callbacks.ipynb #4680a09d
@@ -382,7 +382,7 @@ def after_validate(self:EMA):
 
 @patch
 def before_train(self:EMA):
-    "The same, if validation was interrupted"
+    "Restore the training weights if validation was interrupted"
     self.restore_raw()
 
 # %% ../nbs/api/33_callbacks.ipynb #37103ab8
@@ -437,7 +437,7 @@ class SWA(Callback):
         others = [type(cb).__name__ for cb in others if cb is not self]
         if others:
             raise CourseError(f'SWA and {others[0]} both decide which weights training ends with: '
-                              'choose one of them')
+                              'use only one of them')
         self.avg = AveragedModel(unwrap_model(self.learn.model))
 
     def after_epoch(self):
@@ -532,14 +532,14 @@ class ProgressiveResize(Callback):
 
     @check_args
     def __init__(self,
-        start:float=0.6, # Fraction of the side to start with
+        start:float=0.6, # Initial side, as a fraction of the full side
         until:float=0.75 # Fraction of training after which images have their full size
     ): self.start, self.until = start, until
 
     def size_now(self,
         full:int # Side of the images, px
     )->int: # Side in this epoch, px: `full`, or a multiple of 4
-        "The side that images of `full` px are resized to at this point of training"
+        "The side that images of `full` px are resized to at this point in training"
         done = self.learn.epoch/max(self.until*self.n_epoch, 1e-6)
         fraction = self.start + (1 - self.start)*done
         if fraction >= 1: return full
@@ -566,13 +566,13 @@ def try_on(self:ProgressiveResize):
             model(*(x[:1] for x in self.xb))
     except RuntimeError as e:
         raise CourseError(
-            f'the network does not take images of {self.xb[0].shape[-1]} px, the size that '
-            'training would start with: train without `grow`, or put an adaptive pooling '
-            f'before the linear layers ({e})') from None
+            f'the network does not accept images of {self.xb[0].shape[-1]} px, the size that '
+            'training would start with: train without `grow`, or add an adaptive pooling '
+            f'layer before the linear layers ({e})') from None
 
 # %% ../nbs/api/33_callbacks.ipynb #f6600c8e
 class RestoreBest(TrackerCallback):
-    "Finish with the weights of the best epoch by `monitor`; with `patience`, stop early"
+    "Finish with the weights of the epoch with the best `monitor`; with `patience`, stop early"
     order = 63
 
     @check_args
@@ -609,7 +609,7 @@ class RestoreBest(TrackerCallback):
 # %% ../nbs/api/33_callbacks.ipynb #551caa69
 @patch
 def state_dict(self:RestoreBest)->dict: # The best value, its epoch and its weights
-    "What a checkpoint has to keep"
+    "Return the state to store in a checkpoint"
     return dict(best=self.best, weights=self.weights, best_epoch=self.best_epoch)
 
 @patch
@@ -620,7 +620,7 @@ def load_state_dict(self:RestoreBest, s):
 # %% ../nbs/api/33_callbacks.ipynb #d7fc725a
 @patch(as_prop=True)
 def sets_final_weights(self:RestoreBest)->bool: # True if it restores weights
-    "Whether training ends with other weights than those of the last step"
+    "Whether training ends with weights other than those of the last step"
     return self.restore
 
 @patch
@@ -652,7 +652,7 @@ class TorchPlateau(Callback):
         seen = dict(zip(self.recorder.metric_names[1:], self.recorder.final_record))
         value = seen.get(self.monitor)
         if value is None:
-            raise CourseError(f'there is no {self.monitor} to watch: it needs validation images')
+            raise CourseError(f'there is no {self.monitor} to monitor: it needs validation images')
         self.sched.step(value)
 
     def state_dict(self)->dict: # Numbers and strings of the schedule
@@ -666,7 +666,7 @@ def _send(t, like):
     return t.to(like.device, non_blocking=True)
 
 class CourseMixUp(MixUp):
-    "fastai's `MixUp`, but drawing random numbers does not wait for a GPU"
+    "fastai's `MixUp`, without waiting for a GPU when drawing random numbers"
     name = 'mix_up'
 
     @check_args
@@ -675,7 +675,7 @@ class CourseMixUp(MixUp):
     ): super().__init__(float(alpha))   # fastai fails with integers
 
     def before_batch(self):
-        "Blend each image with another, and its target too unless losses are blended"
+        "Blend each image with another and, unless losses are blended, its target as well"
         n = len(self.y)
         lam = self.distrib.sample((n,))
         self.lam = _send(torch.maximum(lam, 1 - lam), self.x)
@@ -694,7 +694,7 @@ class CourseMixUp(MixUp):
 
 # %% ../nbs/api/33_callbacks.ipynb #8a86ca94
 class CourseCutMix(CutMix):
-    "fastai's `CutMix`, but it draws the rectangle on the CPU, so it does not wait for a GPU"
+    "fastai's `CutMix`, without waiting for a GPU, because it draws the rectangle on the CPU"
     name = 'cut_mix'
 
     @check_args
@@ -721,9 +721,9 @@ class CourseCutMix(CutMix):
 def rectangle(
     w:int, # Width of the images (px)
     h:int, # Height of the images (px)
-    lam:torch.Tensor # Share of the image that is kept (1), on the CPU
+    lam:torch.Tensor # Fraction of the image to keep, shape (1,), on the CPU
 )->tuple: # Corners x1, y1, x2, y2 (px)
-    "Draw a rectangle with the share `1 - lam` of the image, clipped at the image's border"
+    "Draw a random rectangle that covers `1 - lam` of the image, clipped at the image's borders"
     def span(side):
         "Start and end along one side"
         half = int(torch.round(side*torch.sqrt(1 - lam)))//2
@@ -785,5 +785,5 @@ def check_logger(
 def end_log():
     "Finish the run on Weights & Biases, if there is one"
     wandb = sys.modules.get('wandb')
-    # without `init`, a module that is only partly imported may lack `run`
+    # a partly imported module may lack `run`
     if wandb is not None and getattr(wandb, 'run', None) is not None: wandb.finish()

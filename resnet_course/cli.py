@@ -167,7 +167,7 @@ Cutmix = _number('--cutmix', "paste in part of another image: CutMix's alpha, su
 Ema = _number('--ema', 'finish with a moving average of the weights; each step keeps this '
                        'fraction of it, such as 0.99')
 Smoothing = _number('--label-smoothing', 'fraction of the target that is spread over all classes')
-Clip = _number('--clip', 'maximum length of the gradient')
+Clip = _number('--clip', 'maximum norm of the gradient')
 EarlyStop = Annotated[Optional[int], typer.Option(
     help='stop after this many epochs without a lower validation loss')]
 Accumulate = Annotated[Optional[int], typer.Option(

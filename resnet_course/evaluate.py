@@ -341,8 +341,8 @@ def metrics_table(self:Report,
     means = ['' if k not in m else _with_interval(m, k) for k in _columns.values()]
     return [head, *rows, ['mean of classes', *means, f'{self.n:,}']]
 
-about_intervals = ('In brackets: 95% intervals, by Wilson for a class, by DeLong for ROC AUC, by '
-                   'bootstrap over the images for means. Sensitivity is recall; its mean is the '
+about_intervals = ('In parentheses: 95% intervals (Wilson for a class, DeLong for ROC AUC, '
+                   'bootstrap over the images for means). Sensitivity is recall; its mean is the '
                    'balanced accuracy.')
 
 # %% ../nbs/api/40_evaluate.ipynb #ee88f958
@@ -498,7 +498,7 @@ class _LabelScores:
 
 # %% ../nbs/api/40_evaluate.ipynb #ca786d3f
 about_thresholds = ('A label counts as predicted at or above its threshold; AP and ROC AUC do not '
-                    'depend on it. In brackets: 95% intervals, by Wilson, for ROC AUC by DeLong.')
+                    'depend on it. In parentheses: 95% intervals (Wilson; DeLong for ROC AUC).')
 
 class _LabelTables:
     "The output of a `MultiReport`"
@@ -514,7 +514,7 @@ class _LabelTables:
         return rows + [[f'… and {n_more} more', *['']*8]]*(n_more > 0)
 
     def details(self)->str: # One line
-        "Everything that `metrics_table` shows"
+        "Explain what `metrics_table` shows"
         return about_thresholds
 
     def __str__(self): return f'{self.split}: {self._in_words()}\n{align(self.metrics_table())}'
@@ -579,7 +579,7 @@ def _check_multi(rep, targets):
     if not torch.isfinite(rep.probs).all():
         raise CourseError('the predictions contain NaN or infinity: did training diverge?')
     if not ((targets == 0) | (targets == 1)).all():
-        raise CourseError('targets must be 0 or 1: is each label present or not?')
+        raise CourseError('targets must be 0 or 1, for a label that is absent or present')
 
 # %% ../nbs/api/40_evaluate.ipynb #2190ffa3
 @patch
@@ -798,7 +798,7 @@ def compare(
     check_int(seed, 'seed', 0)
     if a.vocab != b.vocab or not torch.equal(a.targets, b.targets):
         raise CourseError(f'the reports are not about the same images ({a.n:,} of {a.split}, '
-                          f'{b.n:,} of {b.split}): evaluate both networks on one set')
+                          f'{b.n:,} of {b.split}): evaluate both networks on the same set')
     names = (a.name or a.split, b.name or b.split)
     right_a = a.preds == a.targets
     right_b = b.preds == b.targets

@@ -115,7 +115,7 @@ def compare_nets(
     """
     if not isinstance(nets, dict): nets = {n: n for n in nets}
     if isinstance(lr, dict) and set(lr) != set(nets):
-        raise CourseError(f'lr is for {shorten(lr)}: give one rate to each of {shorten(nets)}')
+        raise CourseError(f'lr has rates for {shorten(lr)}: pass one for each of {shorten(nets)}')
     result = NetComparison()
     for label, net in nets.items():
         for seed in seeds:
@@ -227,7 +227,7 @@ def shrink_to_zero(
 
 # %% ../nbs/api/43_experiments.ipynb #a11542a4
 def _identity_curve(net, nf, lr, steps, seed):
-    "Train a stack with Adam to return its input; returns its error at each step"
+    "Train a stack with Adam to return its input, and return its error at each step"
     gen, opt = torch.Generator().manual_seed(seed), torch.optim.Adam(net.parameters(), lr=lr)
     errors = []
     for _ in range(steps):
@@ -342,7 +342,7 @@ class _StopAt(Callback):
 
 # %% ../nbs/api/43_experiments.ipynb #4b6b7d7a
 def _try_rate(make_net, dls, lr, stop, seed):
-    "Train a network at one learning rate until `stop` ends it; returns `stop`"
+    "Train a network at one learning rate until `stop` ends it, and return `stop`"
     set_seed(seed)
     learn = course_learner(dls, make_net(), precision='fp32', seed=seed, cbs=stop)
     epochs = math.ceil(stop.give_up/len(dls.train)) + 1

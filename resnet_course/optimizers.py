@@ -48,7 +48,7 @@ torch_adamw = partial(_TorchOptimizer, opt=torch.optim.AdamW)
 
 # %% ../nbs/api/34_optimizers.ipynb #e54ac818
 def _orthogonalize(
-    g:torch.Tensor, # A matrix, or filters (out, in, height, width): a matrix with `out` rows
+    g:torch.Tensor, # Matrix, or filters (out, in, height, width) as a matrix with `out` rows
     steps:int=3     # How many times to apply the polynomial
 )->torch.Tensor: # Same shape as `g`, with singular values near one
     "Approximate the nearest matrix with orthogonal rows (or columns) by Newton–Schulz iteration"
@@ -169,9 +169,9 @@ class _NoDecay:
 def _without_params(group): return {k: v for k, v in group.items() if k != 'params'}
 
 def _parts(group, decays):
-    "A group's parameters that decay, and the ones that do not, each with its own counters"
+    "Split a group into parameters that decay and those that do not, each with its own counters"
     def part(wanted, **kwargs):
-        "The parameters for which `decays` is `wanted`"
+        "The part of the group in which `decays` is `wanted`"
         own = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in group.items()}
         params = [p for p, d in zip(group['params'], decays) if d == wanted]
         return {**own, 'params': params, **kwargs}
@@ -202,4 +202,4 @@ def timm_lamb(
 def check_timm():
     "Raise `CourseError` if timm is not installed"
     if find_spec('timm') is None:
-        raise CourseError('LAMB is in the package timm, which is not installed: pip install timm')
+        raise CourseError('LAMB comes from timm, which is not installed: pip install timm')

@@ -122,7 +122,7 @@ def _n_in(model):
 def _probabilities(model, xs, prepare, precision):
     "Probabilities of the classes (N,C) for images"
     if isinstance(model, nn.Module): scores = _scores(model, torch.stack(xs), prepare, precision)
-    # images of any size come one by one
+    # images of different sizes are processed one by one
     elif model.preprocess == 'resize': scores = torch.cat([model(x[None]) for x in xs])
     else: scores = model(prepare(torch.stack(xs)))
     several = meta_of(model).get('multi_label')   # each label can be present or absent
@@ -158,8 +158,9 @@ def labels_of(
 )->list: # Labels, most probable first; may be empty
     "List the predicted labels of an image; raises `CourseError` if `p` has only some of them"
     if p.error is None and not set(thresholds) <= set(p.classes):
-        raise CourseError(f'{p.file}: {len(p.classes)} of {len(thresholds)} labels, and others may '
-                          f'be predicted, too: call predict_images with k={len(thresholds)}')
+        raise CourseError(f'{p.file}: the prediction has only {len(p.classes)} of '
+                          f'{len(thresholds)} labels: call predict_images with '
+                          f'k={len(thresholds)}')
     return [c for c, q in zip(p.classes, p.probs) if q >= thresholds[c]]
 
 
@@ -168,7 +169,7 @@ def _separator(vocab):
     "The first of some characters that no label contains; raises `CourseError` if there is none"
     for o in (';', '|', chr(9)):
         if not any(o in name for name in vocab): return o
-    raise CourseError("labels contain ';', '|' and tabs: in a table they could not be told apart; "
+    raise CourseError("labels contain ';', '|' and tabs, so they cannot be separated in a table: "
                       'use --json instead')
 
 @check_args
