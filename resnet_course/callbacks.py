@@ -437,7 +437,7 @@ class SWA(Callback):
         others = [type(cb).__name__ for cb in others if cb is not self]
         if others:
             raise CourseError(f'SWA and {others[0]} both decide which weights training ends with: '
-                              'use only one of them')
+                              'choose one of them')
         self.avg = AveragedModel(unwrap_model(self.learn.model))
 
     def after_epoch(self):
@@ -537,7 +537,7 @@ class ProgressiveResize(Callback):
     ): self.start, self.until = start, until
 
     def size_now(self,
-        full:int # Side of the images, px
+        full:int # Side length of the images, px
     )->int: # Side in this epoch, px: `full`, or a multiple of 4
         "The side that images of `full` px are resized to at this point in training"
         done = self.learn.epoch/max(self.until*self.n_epoch, 1e-6)

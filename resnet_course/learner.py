@@ -292,7 +292,7 @@ def _sampled(dls):
     return None if loader_fact(dls.train, 'chances') is None else 'sample'
 
 def _loss_for(dls, loss_func, balance):
-    "The given loss function or cross-entropy, weighted if `balance` asks for it"
+    "The given loss function or cross-entropy, weighted if `balance` requires it"
     if balance is not None: check_one_label(dls, f'balance={balance!r}')
     if is_multi_label(dls): return loss_func or BCEWithLogitsLossFlat()
     if balance is None: return loss_func or CrossEntropyLossFlat()

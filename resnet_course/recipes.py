@@ -71,7 +71,7 @@ class Recipe:
     swa:float = 0.               # Average the weights of the epochs after this fraction of training
     clip:float = 0.              # Maximum norm of the gradient
     accumulate:int = 1           # Batches per step
-    grow:float = 0.              # Side of the first images, as a fraction of the full side
+    grow:float = 0.              # Side length of the first images, as a fraction of the full side
     whiten:int = 0               # Number of images from which a `Whiten` layer computes its filters
     teacher_weight:float = 0.9   # With a teacher, its share of the loss
     temperature:float = 4.       # With a teacher, the divisor of both networks' scores
