@@ -76,7 +76,7 @@ class TerminateOnNaN(Callback):
         if rec is not None: self.check_loss(rec.smooth_loss.val)
 
     def check_loss(self,
-        loss:torch.Tensor # Loss, a single number
+        loss:torch.Tensor # Loss, a scalar
     ):
         "Raise `CourseError` if `loss` is not finite here or in another process"
         here = not torch.isfinite(loss)
@@ -144,7 +144,7 @@ class History(Callback):
         return dict(rows=self.rows, spent=spent, saving=self.saving)
 
     def load_state_dict(self, s):
-        "Restore what `state_dict` returned; earlier versions had no `saving`"
+        "Restore what `state_dict` returned; older checkpoints have no `saving`"
         self.rows, self.spent, self.saving = s['rows'], s['spent'], s.get('saving', 0.)
 
 # %% ../nbs/api/33_callbacks.ipynb #e5f2a043
@@ -331,7 +331,7 @@ class EMA(Callback):
     @check_args
     def __init__(self,
         decay:float=0.998, # Fraction of the average that each update keeps
-        every:int=1,       # Steps between two updates
+        every:int=1,       # Steps between updates
         steps:int=0        # Steps for which `decay` and `every` were chosen; 0: never rescale
     ):
         self.decay, self.every, self.steps = decay, every, steps
@@ -350,14 +350,14 @@ class EMA(Callback):
     def state_dict(self)->dict: # State of the `AveragedModel`, and the number of steps
         return dict(self.avg.state_dict(), n_steps=self.n_steps)
     def load_state_dict(self, s):
-        "Restore what `state_dict` returned; earlier versions had no `n_steps`"
+        "Restore what `state_dict` returned; older checkpoints have no `n_steps`"
         self.n_steps = s.get('n_steps', 0)
         self.avg.load_state_dict({k: v for k, v in s.items() if k != 'n_steps'})
 
 # %% ../nbs/api/33_callbacks.ipynb #fbee11a8
 @patch
 def before_fit(self:EMA):
-    "Start the average"
+    "Start averaging"
     self.restore_raw()
     self.n_steps, (decay, self.gap) = 0, self.scaled()
     decay = get_ema_multi_avg_fn(decay)
@@ -388,7 +388,7 @@ def before_train(self:EMA):
 # %% ../nbs/api/33_callbacks.ipynb #37103ab8
 @patch
 def scaled(self:EMA)->tuple: # Decay and steps between updates for this fit
-    "Rescale both to the number of steps in this fit, so that the average forgets at the same pace"
+    "Rescale both to this fit's number of steps, so that old weights fade at the same pace"
     if not self.steps: return self.decay, self.every
     batches = 1   # per step
     for cb in self.learn.cbs:
@@ -432,7 +432,7 @@ class SWA(Callback):
     ): self.start = start
 
     def before_fit(self):
-        "Start the average; raises `CourseError` if another callback also sets the final weights"
+        "Start averaging; raises `CourseError` if another callback also sets the final weights"
         others = [cb for cb in self.learn.cbs if declares(cb, 'sets_final_weights')]
         others = [type(cb).__name__ for cb in others if cb is not self]
         if others:
@@ -527,7 +527,7 @@ class FitWhiten(Callback):
 
 # %% ../nbs/api/33_callbacks.ipynb #e4a59f35
 class ProgressiveResize(Callback):
-    "Train on small images first, and on the full size after a given fraction of training"
+    "Train on small images first, and on full-size ones after a given fraction of training"
     order, run_valid = MixedPrecision.order - 5, False  # before the precision of a batch is set
 
     @check_args
@@ -587,7 +587,7 @@ class RestoreBest(TrackerCallback):
         self.weights = self.best_epoch = None
 
     def before_fit(self):
-        "Forget what an earlier fit recorded"
+        "Reset what an earlier fit recorded"
         names = [n for n in self.recorder.metric_names if n not in ('epoch', 'time')]
         check_choice(self.monitor, names, 'monitor')
         super().before_fit()
@@ -655,7 +655,7 @@ class TorchPlateau(Callback):
             raise CourseError(f'there is no {self.monitor} to monitor: it needs validation images')
         self.sched.step(value)
 
-    def state_dict(self)->dict: # Numbers and strings of the schedule
+    def state_dict(self)->dict: # The schedule's numbers and strings
         plain = (int, float, str, list, type(None))
         return {k: v for k, v in self.sched.state_dict().items() if isinstance(v, plain)}
     def load_state_dict(self, s): self.sched.load_state_dict(s)
@@ -671,7 +671,7 @@ class CourseMixUp(MixUp):
 
     @check_args
     def __init__(self,
-        alpha:float=0.4 # Beta distribution parameter: the larger, the more equal the two shares
+        alpha:float=0.4 # Beta distribution parameter; larger values make the two shares more equal
     ): super().__init__(float(alpha))   # fastai fails with integers
 
     def before_batch(self):
@@ -699,7 +699,7 @@ class CourseCutMix(CutMix):
 
     @check_args
     def __init__(self,
-        alpha:float=1. # Beta distribution parameter: the larger, the more equal the two shares
+        alpha:float=1. # Beta distribution parameter; larger values make the two shares more equal
     ): super().__init__(float(alpha))   # fastai fails with integers
 
     def before_batch(self):

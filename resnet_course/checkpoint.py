@@ -231,7 +231,7 @@ def run_lock(
 
 # %% ../nbs/api/35_checkpoint.ipynb #c20690eb
 class Interrupted(KeyboardInterrupt):
-    "Training was asked to stop, and has saved a checkpoint"
+    "Raised when training stops on request, after saving a checkpoint"
     def __init__(self,
         msg:str, # Message for the user
         path:Path=None # The checkpoint, or None if there is none
@@ -259,7 +259,7 @@ def _deferred_signals():
 class Checkpoint(Callback):
     "Write a checkpoint at the start, after every epoch and every `minutes`; see `resumable`"
     order = 110  # after every callback that has state
-    ask_every = 10 # Batches between exchanges of stop requests between processes
+    ask_every = 10 # Batches between exchanges of stop requests among processes
 
     @check_args
     def __init__(self,
@@ -469,7 +469,7 @@ def start_writing(self:Checkpoint,
     state:dict, # Contents from `content`
     at:tuple    # Epoch and batch to resume at
 ):
-    "Write the file; if the network trains on a GPU, from a copy in a thread"
+    "Write the file, or start a thread that writes a copy if the network trains on a GPU"
     behind = self.behind
     if behind is None: behind = next(self.learn.model.parameters()).device.type != 'cpu'
     # write the first one directly, before the processes that read photos start

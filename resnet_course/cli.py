@@ -113,7 +113,7 @@ SkipBad = Annotated[bool, typer.Option(
     '--skip-bad', help='leave out image files that cannot be read, and count them')]
 
 # %% ../nbs/api/71_cli.ipynb #ae38cf55
-Seed = Annotated[int, typer.Option(help='the same seed gives the same run')]
+Seed = Annotated[int, typer.Option(help='random seed; the same seed reproduces the run')]
 Resume = Annotated[Optional[Path], typer.Option(
     help='resume this interrupted run, or its folds or seeds; the folder records all other '
          'settings')]
@@ -471,7 +471,7 @@ def report_cmd(
         '--data', '-d', help='where the images are now, if they have moved')]=None,
     device:Device=None,
 ):
-    "Write a run as one HTML file that opens offline: result, curves, mistakes, reproduction."
+    "Write a run as one HTML file that opens offline: result, curves, mistakes, how to rerun it."
     from resnet_course.report import html_report
     say(html_report(run, out, data))
 

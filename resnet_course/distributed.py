@@ -145,7 +145,7 @@ class _ShardedDL(DistributedDL):
 def weight(self:_ShardedDL,
     i:int # Index of a batch
 )->float: # 1 if the shards have equal sizes
-    "Weight of this shard's mean in the mean of batch `i`, as a multiple of 1/number of processes"
+    "Compute this shard's weight in the mean over batch `i`, relative to equal shards"
     n = min(self.whole, self.n_all - i*self.whole)
     return len(self._shard(n))*self.world_size/n
 
@@ -203,7 +203,7 @@ def _sync_norms(model):
     return model
 
 def _norms_of(model):
-    "Name → BatchNorm layer, before `_sync_norms` replaces it"
+    "Map names to BatchNorm layers, before `_sync_norms` replaces them"
     return {name: m for name, m in model.named_modules()
             if isinstance(m, _BatchNorm) and not isinstance(m, nn.SyncBatchNorm)}
 
@@ -276,7 +276,7 @@ class DDPCallback(Callback):
         if self.training: self.wrapped.require_backward_grad_sync = not waits
 
     def before_backward(self):
-        "Weight shards of unequal size"
+        "Weight the loss if the shards differ in size"
         weight = self.learn.dl.weight(self.iter)
         if weight != 1: self.learn.loss_grad = self.loss_grad*weight
 
@@ -293,7 +293,7 @@ def after_train(self:DDPCallback):
 @patch
 def sum(self:DDPCallback,
     *xs:float # Numbers
-)->torch.Tensor: # Sums, float64, one for each of `xs`
+)->torch.Tensor: # Sum of each of `xs`, in float64
     "Sum each number over the processes"
     xs = torch.tensor([float(x) for x in xs], dtype=torch.float64, device=self.learn.dls.device)
     dist.all_reduce(xs)

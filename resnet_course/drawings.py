@@ -237,7 +237,7 @@ def out_side(
     stride:int=1, # Stride, px
     pad:int=0 # Padding on each side, px
 )->int: # Side length of the output, px
-    "Compute the side of the output of a convolution or pooling layer"
+    "Compute the side length of the output of a convolution or pooling layer"
     return (n + 2*pad - ks)//stride + 1
 
 # %% ../nbs/api/63_drawings.ipynb #4d40a4f2

@@ -176,7 +176,7 @@ def per_class(self:Report)->list[dict]: # Rows of name, precision, recall and su
 
 @patch
 def most_confused(self:Report,
-    k:int=5 # Number of pairs, at most
+    k:int=5 # Maximum number of pairs
 )->list[tuple]: # (true class, predicted class, count), largest count first
     "List the most frequent mistakes"
     mistakes = self.confusion.clone().fill_diagonal_(0).flatten()
@@ -188,7 +188,7 @@ def most_confused(self:Report,
 
 @patch
 def worst(self:Report,
-    k:int=9 # Number of images, at most
+    k:int=9 # Maximum number of images
 )->list[int]: # Positions in the split, highest loss first
     "Find the mistakes with the highest loss"
     wrong = (self.preds != self.targets).nonzero()[:, 0]
@@ -486,13 +486,13 @@ class _LabelScores:
 
     @property
     def score(self)->float: # From 0 to 1
-        "Score by which stages are compared: the mAP; raises `CourseError` if no image has a label"
+        "Score used to compare stages: the mAP; raises `CourseError` if no image has a label"
         value = self.summary()['map']
         if value is not None: return value
         raise CourseError(f'no {self.split} image has a label, so there is no mAP: add labels')
 
     def worst(self, k:int=9)->list[int]: # Positions in the split, highest loss first
-        "Find the images with the highest loss among those with a wrong label, `k` at most"
+        "Find up to `k` images with the highest loss among those with a wrong label"
         wrong = (self.preds != self.targets).any(1).nonzero()[:, 0]
         return wrong[self.losses[wrong].topk(min(k, len(wrong))).indices].tolist()
 
@@ -623,7 +623,7 @@ def _in_words(self:MultiReport):
 def at(self:MultiReport,
     thresholds:float|Sequence # One threshold for all labels, or one for each
 )->MultiReport: # Report on the same predictions
-    "The same report at different thresholds"
+    "Return the same report at different thresholds"
     return MultiReport(self.probs, self.targets, self.vocab, self.losses, self.split, self.name,
                        _thresholds(thresholds, len(self.vocab)))
 
@@ -726,7 +726,7 @@ def model_and_dls(
 @patch
 def plot_worst(self:Report,
     dls:DataLoaders, # The loaders that were evaluated
-    k:int=12, # Number of images, at most
+    k:int=12, # Maximum number of images
     fig:Figure=None # Where to draw; None: a new figure
 )->Figure: # Figure with the images
     "Show the mistakes with the highest loss: true class, predicted class and its probability"

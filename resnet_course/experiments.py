@@ -315,7 +315,7 @@ class _StopAt(Callback):
     order = 75
     def __init__(self,
         target:float=.25, # Error rate to reach
-        every:int=8, # Batches between two measurements
+        every:int=8, # Batches between measurements
         give_up:int=200, # Number of batches after which training ends regardless
         n:int=512 # Number of images to measure the error on
     ):
@@ -364,7 +364,7 @@ def batches_to_target(
     target:float=.25, # Training error to reach
     lrs:Iterable[float]=(.03, .01, .1), # Constant learning rates to try, the most promising first
     max_batches:int=200, # Maximum number of batches for each learning rate
-    every:int=8, # Batches between two measurements
+    every:int=8, # Batches between measurements
     seed:int=0 # Seed of the weights and the batches
 )->dict[str, _StopAt]: # Label → measurements at the best learning rate
     """Find how many batches of SGD with momentum 0.9 each network needs to reach a training error.

@@ -54,7 +54,7 @@ class Stage:
     "One row of a fine-tuning plan"
     name:str                  # Letters, digits, spaces and + - . , _
     freeze_to:int|str         # First group that trains, by index or name: -1 for only the head
-    epochs:int                # Passes over the training images; with `patience`, at most
+    epochs:int                # Passes over the training images, or the maximum with `patience`
     lr:object                 # Highest learning rate; `slice(low, high)`: head at `high`; or a list
     start_from:str|None=None  # An earlier stage, or 'initial'; None: the previous stage
     recipe:object='one_cycle' # A name from `list_recipes()`, or a `Recipe`
@@ -116,7 +116,7 @@ def _spread(lr, k):
 
 # %% ../nbs/api/50_finetune.ipynb #f208703c
 def _head(learn):
-    "The module that has exactly the parameters of the last group"
+    "Find the module that has exactly the parameters of the last group"
     ids = {id(p) for p in learn.opt.param_lists[-1]}
     modules = unwrap_model(learn.model).modules()
     heads = [m for m in modules if {id(p) for p in m.parameters()} == ids]
@@ -185,7 +185,7 @@ class _FeatureDL(DataLoader):
 
 # %% ../nbs/api/50_finetune.ipynb #88f0131e
 def _feature_dls(learn, n_views):
-    "Loaders of features, with `n_views` of each training image"
+    "Create loaders of features, with `n_views` of each training image"
     dls, device = learn.dls, learn.dls.device
     dl = dls.train.new(shuffle=False, drop_last=False)
     seen = [_head_inputs(learn, dl) for _ in range(n_views)]
@@ -253,7 +253,7 @@ class StageResults:
     score:str=one_label.title # Metric in `train`, `valid` and `test`: accuracy or mAP
 
     @property
-    def best(self)->dict: # Row of the stage
+    def best(self)->dict: # The stage's row
         "The stage with the highest validation score; the test set does not influence it"
         return max(self.rows, key=lambda r: r['valid'])
 
@@ -266,7 +266,7 @@ class StageResults:
         return dict(stages=self.rows, best=self.best['name'], freeze_reports=self.reports,
                     histories=self.histories, score=self.score)
 
-    def table(self)->list: # Rows of text; the first has the titles
+    def table(self)->list: # Rows of text, starting with the column titles
         "The stages as a table with rates, epochs, and scores (%) on the three splits"
         return [_columns] + [_cells(r) for r in self.rows]
 
@@ -280,7 +280,7 @@ _columns = ['stage', 'from', 'trains', 'parameters', 'rate', 'epochs', 'train', 
             '95% interval', 'gap', 'seconds']
 
 def _cells(r):
-    "A row as text"
+    "Format a row"
     low, high = r['lr'][0], r['lr'][-1]
     rate = f'{high:g}' if low == high else f'{low:g} … {high:g}'
     accs = ['' if r[k] is None else f'{100*r[k]:.2f}' for k in ('train', 'valid', 'test')]
@@ -663,7 +663,7 @@ def finetune_learner(
 
 # %% ../nbs/api/50_finetune.ipynb #b1dc286f
 def _is_torchvision(weights):
-    "Whether `weights` names torchvision's, rather than a file or weights in the package"
+    "Whether `weights` is a name of torchvision weights, not a file or weights in the package"
     if not isinstance(weights, str) or weights in shipped_weights(): return False
     return not Path(weights).suffix and not Path(weights).exists()
 

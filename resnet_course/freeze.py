@@ -234,7 +234,7 @@ def freeze_to(
     return learn
 
 def _forget(opt, frozen):
-    "Drop the optimizer's state for the parameters `frozen`"
+    "Drop the optimizer's state for the `frozen` parameters"
     for p in frozen:
         if isinstance(opt, OptimWrapper): opt.opt.state.pop(p, None)   # PyTorch's optimizer
         elif p in opt.state:
@@ -296,7 +296,7 @@ class FreezeReport:
         return self
 
     def problems(self)->list: # Strings
-        "One sentence for each thing that is wrong"
+        "Describe each problem in one sentence"
         found = []
         if self.broken: found.append(f'changed although frozen: {shorten(self.broken)}')
         if self.idle: found.append(f'should have trained but did not change: {shorten(self.idle)}')

@@ -45,7 +45,7 @@ def _net(learn):
     return net
 
 def _call(net, x):
-    "Compute the scores; run a network compiled in place uncompiled, because hooks need that"
+    "Compute the scores, without in-place compilation, because hooks do not work with it"
     # PyTorch sets it in `net.compile()`
     compiled = getattr(net, '_compiled_call_impl', None)
     return net(x) if compiled is None else net.forward(x)
@@ -486,7 +486,7 @@ def _show_cam(ax, cam, shape):
 
 # %% ../nbs/api/42_interpret.ipynb #4d4b3762
 def _class_of(y, vocab):
-    "The name of an image's class or labels, and a function that says whether it has one"
+    "Name an image's class or labels, and return a function that tells whether it has a given one"
     if not isinstance(y, list): return vocab[y], lambda c: c == y
     names = [c for c, is_there in zip(vocab, y) if is_there]
     return ', '.join(names) or 'no label', lambda c: bool(y[c])
@@ -700,7 +700,7 @@ class GradientNorms(Callback):
     order = 102   # after the gradients are unscaled and clipped
     @check_args
     def __init__(self,
-        every:int=10 # Batches between two records
+        every:int=10 # Batches between records
     ):
         self.every = every
         self.batches = []   # numbers of the batches recorded

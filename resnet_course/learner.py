@@ -331,7 +331,7 @@ def course_learner(
     opt_func:callable=torch_sgd, # An optimizer function for fastai
     metrics:object=accuracy,     # One or more metrics; with several labels per image, also mAP
     loss_func:callable=None,     # Loss; None: cross-entropy, binary if images have several labels
-    splitter:callable=param_groups, # Function from a model to its parameter groups, for freezing
+    splitter:callable=param_groups, # Function that returns a model's parameter groups, for freezing
     cbs:object=None,       # One or more additional callbacks
     model_kwargs:dict|None=None, # More arguments for `create_model`
     compile:bool|str=False,# Whether to `torch.compile` the network; or a backend or mode

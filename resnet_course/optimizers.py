@@ -68,13 +68,13 @@ def _is_linear_bias(p, before):
     return p.ndim == 1 and before is not None and before.ndim == 2
 
 def _kind(p, before):
-    "'conv', 'norm' or 'other', from the shapes of a parameter and the one before it"
+    "Classify a parameter as 'conv', 'norm' or 'other' by its shape and that of the one before it"
     if p.ndim == 4: return 'conv'
     if p.ndim == 1 and not _is_linear_bias(p, before): return 'norm'
     return 'other'
 
 def _kinds(params):
-    "The kind of each of `params`: 'conv', 'norm' (a BatchNorm's vector), or 'other'"
+    "Classify each of `params` as 'conv', 'norm' (a BatchNorm parameter) or 'other'"
     return [_kind(p, before) for p, before in zip(params, [None, *params])]
 
 # %% ../nbs/api/34_optimizers.ipynb #5569e2f4
@@ -88,7 +88,7 @@ class Muon(MultipliesMatrices, torch.optim.Optimizer):
         weight_decay:float=0., # Weight decay for all but convolutions, whose norm is fixed
         conv_lr_mult:float=0.3, # Learning rate for convolutions, as a multiple of `lr`
         conv_momentum:float=0.6, # Momentum for convolutions
-        shift_lr_mult:float=64. # Multiplies the gradient, not the decay, of BatchNorm's vectors
+        shift_lr_mult:float=64. # Multiplies the gradient, not the decay, of BatchNorm's parameters
     ):
         super().__init__(params, dict(
             lr=lr, momentum=momentum, weight_decay=weight_decay, conv_lr_mult=conv_lr_mult,
@@ -179,7 +179,7 @@ def _parts(group, decays):
 
 # %% ../nbs/api/34_optimizers.ipynb #b744552b
 class _SGDNoNorms(_NoDecay, torch.optim.SGD):
-    "SGD without weight decay for BatchNorm's vectors and the biases of convolutions"
+    "SGD without weight decay for BatchNorm's parameters and the biases of convolutions"
     def decays(self, params):
         "Return whether each parameter decays: all but BatchNorm's"
         return [kind != 'norm' for kind in _kinds(params)]

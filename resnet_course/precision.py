@@ -28,7 +28,7 @@ from .models import check_outputs
 
 # %% ../nbs/api/30_precision.ipynb #0254a8a2
 def _seconds(dtype, dev, reps=5):
-    "The fastest of `reps` forward and backward passes through a small convolution in `dtype`"
+    "Time `reps` forward and backward passes of a small convolution, and return the fastest"
     conv = nn.Conv2d(32, 32, 3, padding=1, device=dev).to(memory_format=torch.channels_last)
     xb = torch.randn(32, 32, 16, 16, device=dev).to(memory_format=torch.channels_last)
     best = float('inf')
@@ -49,7 +49,7 @@ def cpu_bf16_speedup()->float: # Seconds in float32 divided by seconds in bfloat
     torch.set_num_threads(1)   # several threads wait for each other if other programs run
     # the first call may come during prediction, with gradients turned off
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
-        for _ in range(3):  # alternating, because a process speeds up as it starts
+        for _ in range(3):  # alternate, because a process speeds up as it warms up
             fp32 = min(fp32, _seconds(torch.float32, 'cpu'))
             bf16 = min(bf16, _seconds(torch.bfloat16, 'cpu'))
     torch.set_num_threads(threads)

@@ -115,7 +115,7 @@ def _precision(model, precision):
     return resolve_precision(precision, next(model.parameters()).device)
 
 def _n_in(model):
-    "Channels of the images that a model takes"
+    "Number of image channels that a model expects"
     stats = meta_of(model).get('stats') or [[0]*3]
     return cfg_of(model).get('n_in') or len(stats[0])
 
@@ -153,7 +153,7 @@ def thresholds_of(
 
 @check_args
 def labels_of(
-    p:Prediction, # Prediction of a network with several labels, with all of them
+    p:Prediction, # Prediction with all labels, from a network with several labels per image
     thresholds:dict # Thresholds from `thresholds_of`
 )->list: # Labels, most probable first; may be empty
     "List the predicted labels of an image; raises `CourseError` if `p` has only some of them"
@@ -166,7 +166,7 @@ def labels_of(
 
 # %% ../nbs/api/41_predict.ipynb #4c068ba6
 def _separator(vocab):
-    "The first of some characters that no label contains; raises `CourseError` if there is none"
+    "Choose a separator that no label contains; raises `CourseError` if there is none"
     for o in (';', '|', chr(9)):
         if not any(o in name for name in vocab): return o
     raise CourseError("labels contain ';', '|' and tabs, so they cannot be separated in a table: "

@@ -65,7 +65,7 @@ class Recipe:
     mixup:float = 0.             # MixUp's alpha
     cutmix:float = 0.            # CutMix's alpha
     ema:float = 0.               # Decay of a moving average of the weights
-    ema_every:int = 1            # Steps between two updates of the average
+    ema_every:int = 1            # Steps between updates of the average
     ema_steps:int = 0            # Training steps for which both were chosen; 0: never rescale
     bce:bool = False             # Use binary cross-entropy, each class against the others
     swa:float = 0.               # Average the weights of the epochs after this fraction of training
@@ -216,7 +216,7 @@ _add('pytorch_resnet34', 'a PyTorch tutorial on ResNet-18 to 152 for CIFAR-10', 
      about='The rate is divided when the training loss stalls')
 _add('pytorch_resnet50', "code for a ResNet-50 on 240 of ImageNet's classes", lr=1e-3, bs=160,
      epochs=200, wd=1e-3, hypers=dict(mom=0.5), lr_power=0., keep_best=True,
-     about='A constant rate, half of the usual momentum, and the best epoch on validation')
+     about='A constant rate, half the usual momentum, and the best epoch on validation')
 _add('alexnet_adam', 'an AlexNet tutorial on Fashion-MNIST', lr=1e-3, bs=32, epochs=10, wd=0.,
      opt_func=torch_adam, lr_power=0., keep_best=True,
      about='Adam, and the best epoch on validation')
@@ -474,7 +474,7 @@ def _divergence(ours, theirs, temperature):
 
 # %% ../nbs/api/37_recipes.ipynb #6457ea8d
 class Distill(Callback):
-    "Train also on the scores of a larger network (Hinton et al. 2015)"
+    "Also train on the scores of a larger network (Hinton et al. 2015)"
     order, run_valid = MixedPrecision.order - 6, False  # before anything scales the loss
 
     @check_args
@@ -506,7 +506,7 @@ class Distill(Callback):
 
 # %% ../nbs/api/37_recipes.ipynb #5a825796
 def _check_images_of(teacher, dls):
-    "Raise `CourseError` unless a teacher computes one score per class; warn about other sizes"
+    "Raise `CourseError` unless a teacher has one score per class; warn if image sizes differ"
     size, n_in, c = (loader_fact(dls, k) for k in ('size', 'n_in', 'c'))
     was = meta_of(teacher).get('size')
     if was and size and height_width(was) != height_width(size):

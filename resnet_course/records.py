@@ -41,7 +41,7 @@ def machine(
 
 # %% ../nbs/api/51_records.ipynb #011eb979
 def _cpu_name()->str: # Name, such as 'Intel(R) Core(TM) i7-8550U'
-    "The processor's name, as the system reports it"
+    "The processor's name, as reported by the system"
     try:
         with open('/proc/cpuinfo', encoding='utf-8') as f:
             names = [line.split(':', 1)[1].strip() for line in f if line.startswith('model name')]

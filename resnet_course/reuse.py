@@ -270,7 +270,7 @@ def _beside(path, ending):
 def predict_run(
     images:list, # Files, and folders to search for images
     run:str|Path|None=None, # A run's folder, or a weights or ONNX file; None: newest run in ./runs
-    k:int|None=3, # Number of classes for each image; None: all, as always for several labels
+    k:int|None=3, # Number of classes for each image; None: all (always for several labels)
     bs:int=64, # Images per batch
     precision:str='auto' # As in `predict_images`
 )->tuple: # The weights file, the network, and an iterator of `Prediction`, one for each image

@@ -166,7 +166,7 @@ def _resume_training(run, teacher):
 
 # %% ../nbs/api/52_runs.ipynb #a025987d
 def _tested(learn):
-    "Report on the test images; for several labels, with the thresholds best on validation"
+    "Report on the test images; for several labels, with the best thresholds on validation"
     report, valid = evaluate(learn), len(learn.dls.valid.dataset)
     if report.task is not many_labels or not valid: return report
     return report.at(evaluate(learn, 'valid').best_thresholds())
@@ -218,13 +218,13 @@ def train_run(
     weights:object=None,  # Initial weights, as in `load_weights`; None: from scratch
     teacher:object=None,  # Trained network to also learn from: a run's folder, a file or a network
     precision:str='auto', # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
-    seed:int=42,          # The same seed gives the same run
+    seed:int=42,          # Random seed; the same seed reproduces the run
     compile:bool|str=False, # Whether to `torch.compile` the network, or a backend or mode
     deterministic:bool=False, # Require bit-identical results on a GPU as well, which is slower
     accumulate:int|None=None, # Batches per step; None: the recipe's, usually 1
     skip_bad:bool=False,  # Leave out image files that cannot be read
     balance:str|None=None,# Balance classes: 'loss' weights them, 'sample' draws them equally
-    group:object=None,    # What to keep in one split, as in `get_dls`
+    group:object=None,    # What to keep in the same split, as in `get_dls`
     fold:tuple|None=None, # (i, k): test on the i-th of k folds of the training images
     test_size:int|tuple|None=None, # Size of photos outside training, as in `get_dls`
     load_size:int|tuple|None=None, # Test photos are resized to cover this, as in `get_dls`
@@ -266,11 +266,11 @@ def finetune_run(
     num_workers:int|None=None, # Processes that read photos, as in `get_dls`
     n_train:int|None=None,# Keep only this many training images
     precision:str='auto', # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
-    seed:int=42,          # The same seed gives the same run
+    seed:int=42,          # Random seed; the same seed reproduces the run
     deterministic:bool=False, # Require bit-identical results on a GPU as well, which is slower
     skip_bad:bool=False,  # Leave out image files that cannot be read
     balance:str|None=None,# Balance classes: 'loss' weights them, 'sample' draws them equally
-    group:str|None=None,  # What to keep in one split, as in `get_dls`
+    group:str|None=None,  # What to keep in the same split, as in `get_dls`
     fold:tuple|None=None, # (i, k): test on the i-th of k folds of the training images
     test_size:int|tuple|None=None, # Size of photos outside training, as in `get_dls`
     load_size:int|tuple|None=None, # Test photos are resized to cover this, as in `get_dls`
@@ -285,7 +285,7 @@ def finetune_run(
     setup:callable=None,  # Called with the learner before it trains; its `path` is the run's folder
     **extra               # Additional entries for `run.json`
 )->tuple: # The record, the `StageResults` and the test report of the best stage
-    "Fine-tune with a plan, test, and save a record in a new folder; raises `CourseError`"
+    "Fine-tune with a plan, test, and save a record; raises `CourseError` for invalid input"
     data, weights = _lasting(data, datasets), _lasting(weights, ('torchvision', *shipped_weights()))
     settings = dict(data=data, weights=weights, arch=arch, variant=variant, bs=bs,
                     size=size, resize=resize, num_workers=num_workers, n_train=n_train,
@@ -619,7 +619,7 @@ def seeds_of(
 # %% ../nbs/api/52_runs.ipynb #1f4ef5d1
 @check_args
 def seeds_run(
-    seeds:Sequence=(42, 43, 44), # At least two whole numbers
+    seeds:Sequence=(42, 43, 44), # At least two integers
     each:callable=None, # Called with the result of each run
     finetune:bool=False, # Fine-tune with `finetune_run`; False: train with `train_run`
     resume:str|Path|None=None, # `RUN-seeds.json` or a run of interrupted seeds; None: new runs
@@ -627,7 +627,7 @@ def seeds_run(
     tell:callable=None, # Called with a line about the remaining seeds before they are resumed
     out:str|Path='runs', # Folder of runs
     **kwargs        # Passed to `train_run` or `finetune_run`
-)->dict: # Same as from `save_seeds`
+)->dict: # The same as from `save_seeds`
     "Train or fine-tune once per seed, and save the mean; raises `CourseError` for invalid input"
     connect()
     if resume: series = _read_seeds(check_path(resume, 'resume'), finetune, kwargs)

@@ -176,7 +176,7 @@ def explore_convolution(
     ks:int=3, # Side length of the kernel, px
     stride:int=2, # Stride, px
     pad:int=0, # Padding on each side, px
-    at:int=1 # Number of the output to mark, row by row
+    at:int=1 # Index of the output to mark, counted row by row
 )->Widget: # Widget with a slider for each argument
     "Explore which pixels a convolution looks at and how large its output is"
     n = check_int(n, 'n', 3, 7)
