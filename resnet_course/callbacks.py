@@ -42,12 +42,12 @@ def check_cbs(
     "Return callbacks as a list; raises `CourseError` for anything else"
     def is_cb(o): return isinstance(o, Callback) or isinstance(o, type) and issubclass(o, Callback)
     wrong = [o for o in L(cbs) if not is_cb(o)]
-    if wrong: raise CourseError(f'cbs={wrong[0]!r:.80} is not a callback: give one, or a list')
+    if wrong: raise CourseError(f'cbs={wrong[0]!r:.80} is not a callback: pass one, or a list')
     return L(cbs)
 
 # %% ../nbs/api/33_callbacks.ipynb #aec3488d
 def _recorder_of(learn):
-    "fastai's `Recorder`, once a fit has started; otherwise, or if there is none, None"
+    "Return fastai's `Recorder`, or None if there is none or no fit has started yet"
     for cb in learn.cbs:
         # `losses` exists from the first fit on
         if isinstance(cb, Recorder) and hasattr(cb, 'losses'): return cb
@@ -55,13 +55,13 @@ def _recorder_of(learn):
 
 # %% ../nbs/api/33_callbacks.ipynb #252a332d
 class TerminateOnNaN(Callback):
-    "End training with a `CourseError` when the loss is no longer finite, in any process"
+    "Stop training with a `CourseError` if the loss is no longer finite in any process"
     order = 70
     quiet_in_lr_find = True
 
     @check_args
     def __init__(self,
-        every:int=50 # Batches between checks on a GPU, because reading the loss waits for it
+        every:int=50 # Batches between checks on a GPU, because each one has to wait for the GPU
     ): self.every = every
 
     def after_batch(self):
@@ -76,7 +76,7 @@ class TerminateOnNaN(Callback):
         if rec is not None: self.check_loss(rec.smooth_loss.val)
 
     def check_loss(self,
-        loss:torch.Tensor # Loss, a single number
+        loss:torch.Tensor # Loss, a scalar
     ):
         "Raise `CourseError` if `loss` is not finite here or in another process"
         here = not torch.isfinite(loss)
@@ -116,7 +116,7 @@ class History(Callback):
     def __init__(self):
         self.rows = [] # A dict per epoch
         self.spent = 0. # Seconds of an interrupted epoch, from its checkpoint
-        self.saving = 0. # Seconds that training waited for checkpoints
+        self.saving = 0. # Seconds that training has spent waiting for checkpoints
 
     def before_epoch(self):
         "Start the clock"
@@ -144,7 +144,7 @@ class History(Callback):
         return dict(rows=self.rows, spent=spent, saving=self.saving)
 
     def load_state_dict(self, s):
-        "Restore what `state_dict` returned; earlier versions had no `saving`"
+        "Restore what `state_dict` returned; older checkpoints have no `saving`"
         self.rows, self.spent, self.saving = s['rows'], s['spent'], s.get('saving', 0.)
 
 # %% ../nbs/api/33_callbacks.ipynb #e5f2a043
@@ -220,14 +220,14 @@ def has_progress(
 
 # %% ../nbs/api/33_callbacks.ipynb #93379191
 class CourseProgress(ProgressCallback):
-    "fastai's progress bar, or one line per epoch if nobody is watching, as in a log"
+    "fastai's progress bar, or one line per epoch if the output is not interactive"
     name = 'progress'
     order = ProgressCallback.order - 1  # CSVLogger must wrap our logger, not vice versa
     quiet_in_lr_find = True
     pbar = None
 
     def before_fit(self):
-        "Start the table, below a bar if someone is watching"
+        "Start the table, with a bar above it if the output is interactive"
         if can_show_bar() or not self.create_mbar: return super().before_fit()
         self.mbar = _Table()
         with self.learn.no_mbar(): super().before_fit()
@@ -285,7 +285,7 @@ def _glibc():
     "The C library if it is glibc, which has `malloc_trim`; otherwise None"
     if sys.platform != 'linux': return None
     libc = ctypes.CDLL(None)
-    # another C library, such as musl, does not have it
+    # other C libraries, such as musl, do not have it
     return libc if hasattr(libc, 'malloc_trim') else None
 
 # %% ../nbs/api/33_callbacks.ipynb #4680a09d
@@ -331,7 +331,7 @@ class EMA(Callback):
     @check_args
     def __init__(self,
         decay:float=0.998, # Fraction of the average that each update keeps
-        every:int=1,       # Steps between two updates
+        every:int=1,       # Steps between updates
         steps:int=0        # Steps for which `decay` and `every` were chosen; 0: never rescale
     ):
         self.decay, self.every, self.steps = decay, every, steps
@@ -350,14 +350,14 @@ class EMA(Callback):
     def state_dict(self)->dict: # State of the `AveragedModel`, and the number of steps
         return dict(self.avg.state_dict(), n_steps=self.n_steps)
     def load_state_dict(self, s):
-        "Restore what `state_dict` returned; earlier versions had no `n_steps`"
+        "Restore what `state_dict` returned; older checkpoints have no `n_steps`"
         self.n_steps = s.get('n_steps', 0)
         self.avg.load_state_dict({k: v for k, v in s.items() if k != 'n_steps'})
 
 # %% ../nbs/api/33_callbacks.ipynb #fbee11a8
 @patch
 def before_fit(self:EMA):
-    "Start the average"
+    "Start averaging"
     self.restore_raw()
     self.n_steps, (decay, self.gap) = 0, self.scaled()
     decay = get_ema_multi_avg_fn(decay)
@@ -382,13 +382,13 @@ def after_validate(self:EMA):
 
 @patch
 def before_train(self:EMA):
-    "The same, if validation was interrupted"
+    "Restore the training weights if validation was interrupted"
     self.restore_raw()
 
 # %% ../nbs/api/33_callbacks.ipynb #37103ab8
 @patch
 def scaled(self:EMA)->tuple: # Decay and steps between updates for this fit
-    "Rescale both to the number of steps in this fit, so that the average forgets at the same pace"
+    "Rescale both to this fit's number of steps, so that old weights fade at the same pace"
     if not self.steps: return self.decay, self.every
     batches = 1   # per step
     for cb in self.learn.cbs:
@@ -432,7 +432,7 @@ class SWA(Callback):
     ): self.start = start
 
     def before_fit(self):
-        "Start the average; raises `CourseError` if another callback also sets the final weights"
+        "Start averaging; raises `CourseError` if another callback also sets the final weights"
         others = [cb for cb in self.learn.cbs if declares(cb, 'sets_final_weights')]
         others = [type(cb).__name__ for cb in others if cb is not self]
         if others:
@@ -527,19 +527,19 @@ class FitWhiten(Callback):
 
 # %% ../nbs/api/33_callbacks.ipynb #e4a59f35
 class ProgressiveResize(Callback):
-    "Train on small images first, and on the full size after a given fraction of training"
+    "Train on small images first, and on full-size ones after a given fraction of training"
     order, run_valid = MixedPrecision.order - 5, False  # before the precision of a batch is set
 
     @check_args
     def __init__(self,
-        start:float=0.6, # Fraction of the side to start with
+        start:float=0.6, # Initial side, as a fraction of the full side
         until:float=0.75 # Fraction of training after which images have their full size
     ): self.start, self.until = start, until
 
     def size_now(self,
-        full:int # Side of the images, px
+        full:int # Side length of the images, px
     )->int: # Side in this epoch, px: `full`, or a multiple of 4
-        "The side that images of `full` px are resized to at this point of training"
+        "The side that images of `full` px are resized to at this point in training"
         done = self.learn.epoch/max(self.until*self.n_epoch, 1e-6)
         fraction = self.start + (1 - self.start)*done
         if fraction >= 1: return full
@@ -566,13 +566,13 @@ def try_on(self:ProgressiveResize):
             model(*(x[:1] for x in self.xb))
     except RuntimeError as e:
         raise CourseError(
-            f'the network does not take images of {self.xb[0].shape[-1]} px, the size that '
-            'training would start with: train without `grow`, or put an adaptive pooling '
-            f'before the linear layers ({e})') from None
+            f'the network does not accept images of {self.xb[0].shape[-1]} px, the size that '
+            'training would start with: train without `grow`, or add an adaptive pooling '
+            f'layer before the linear layers ({e})') from None
 
 # %% ../nbs/api/33_callbacks.ipynb #f6600c8e
 class RestoreBest(TrackerCallback):
-    "Finish with the weights of the best epoch by `monitor`; with `patience`, stop early"
+    "Finish with the weights of the epoch with the best `monitor`; with `patience`, stop early"
     order = 63
 
     @check_args
@@ -587,7 +587,7 @@ class RestoreBest(TrackerCallback):
         self.weights = self.best_epoch = None
 
     def before_fit(self):
-        "Forget what an earlier fit recorded"
+        "Reset what an earlier fit recorded"
         names = [n for n in self.recorder.metric_names if n not in ('epoch', 'time')]
         check_choice(self.monitor, names, 'monitor')
         super().before_fit()
@@ -609,7 +609,7 @@ class RestoreBest(TrackerCallback):
 # %% ../nbs/api/33_callbacks.ipynb #551caa69
 @patch
 def state_dict(self:RestoreBest)->dict: # The best value, its epoch and its weights
-    "What a checkpoint has to keep"
+    "Return the state to store in a checkpoint"
     return dict(best=self.best, weights=self.weights, best_epoch=self.best_epoch)
 
 @patch
@@ -620,7 +620,7 @@ def load_state_dict(self:RestoreBest, s):
 # %% ../nbs/api/33_callbacks.ipynb #d7fc725a
 @patch(as_prop=True)
 def sets_final_weights(self:RestoreBest)->bool: # True if it restores weights
-    "Whether training ends with other weights than those of the last step"
+    "Whether training ends with weights other than those of the last step"
     return self.restore
 
 @patch
@@ -652,10 +652,10 @@ class TorchPlateau(Callback):
         seen = dict(zip(self.recorder.metric_names[1:], self.recorder.final_record))
         value = seen.get(self.monitor)
         if value is None:
-            raise CourseError(f'there is no {self.monitor} to watch: it needs validation images')
+            raise CourseError(f'there is no {self.monitor} to monitor: it needs validation images')
         self.sched.step(value)
 
-    def state_dict(self)->dict: # Numbers and strings of the schedule
+    def state_dict(self)->dict: # The schedule's numbers and strings
         plain = (int, float, str, list, type(None))
         return {k: v for k, v in self.sched.state_dict().items() if isinstance(v, plain)}
     def load_state_dict(self, s): self.sched.load_state_dict(s)
@@ -666,16 +666,16 @@ def _send(t, like):
     return t.to(like.device, non_blocking=True)
 
 class CourseMixUp(MixUp):
-    "fastai's `MixUp`, but drawing random numbers does not wait for a GPU"
+    "fastai's `MixUp`, without waiting for a GPU when drawing random numbers"
     name = 'mix_up'
 
     @check_args
     def __init__(self,
-        alpha:float=0.4 # Beta distribution parameter: the larger, the more equal the two shares
+        alpha:float=0.4 # Beta distribution parameter; larger values make the two shares more equal
     ): super().__init__(float(alpha))   # fastai fails with integers
 
     def before_batch(self):
-        "Blend each image with another, and its target too unless losses are blended"
+        "Blend each image with another and, unless losses are blended, its target as well"
         n = len(self.y)
         lam = self.distrib.sample((n,))
         self.lam = _send(torch.maximum(lam, 1 - lam), self.x)
@@ -694,12 +694,12 @@ class CourseMixUp(MixUp):
 
 # %% ../nbs/api/33_callbacks.ipynb #8a86ca94
 class CourseCutMix(CutMix):
-    "fastai's `CutMix`, but it draws the rectangle on the CPU, so it does not wait for a GPU"
+    "fastai's `CutMix`, without waiting for a GPU, because it draws the rectangle on the CPU"
     name = 'cut_mix'
 
     @check_args
     def __init__(self,
-        alpha:float=1. # Beta distribution parameter: the larger, the more equal the two shares
+        alpha:float=1. # Beta distribution parameter; larger values make the two shares more equal
     ): super().__init__(float(alpha))   # fastai fails with integers
 
     def before_batch(self):
@@ -721,9 +721,9 @@ class CourseCutMix(CutMix):
 def rectangle(
     w:int, # Width of the images (px)
     h:int, # Height of the images (px)
-    lam:torch.Tensor # Share of the image that is kept (1), on the CPU
+    lam:torch.Tensor # Fraction of the image to keep, shape (1,), on the CPU
 )->tuple: # Corners x1, y1, x2, y2 (px)
-    "Draw a rectangle with the share `1 - lam` of the image, clipped at the image's border"
+    "Draw a random rectangle that covers `1 - lam` of the image, clipped at the image's borders"
     def span(side):
         "Start and end along one side"
         half = int(torch.round(side*torch.sqrt(1 - lam)))//2
@@ -785,5 +785,5 @@ def check_logger(
 def end_log():
     "Finish the run on Weights & Biases, if there is one"
     wandb = sys.modules.get('wandb')
-    # without `init`, a module that is only partly imported may lack `run`
+    # a partly imported module may lack `run`
     if wandb is not None and getattr(wandb, 'run', None) is not None: wandb.finish()

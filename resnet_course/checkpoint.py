@@ -55,7 +55,7 @@ def get_random_state(
 
 def _sampler_rng(dl):
     "The random generator of a PyTorch sampler, or None"
-    # only loaders made from PyTorch's have a sampler, and a sampler need not have a generator
+    # only loaders made from PyTorch's have a sampler, and not every sampler has a generator
     return getattr(getattr(dl, 'sampler', None), 'generator', None)
 
 def _take_turns(dls):
@@ -91,19 +91,19 @@ def _plain(o):
     if isinstance(o, dict): return {k: _plain(v) for k, v in o.items()}
     if isinstance(o, tuple): return tuple(map(_plain, o))
     if isinstance(o, (list, L)): return [_plain(v) for v in o]
-    if isinstance(o, str): return str(o)  # not a subclass, such as torch's version
+    if isinstance(o, str): return str(o)  # not a subclass, such as that of `torch.__version__`
     if o is None or isinstance(o, (bool, int, float)): return o
     raise CourseError(f'a {type(o).__name__} cannot be stored in a checkpoint')
 
 # %% ../nbs/api/35_checkpoint.ipynb #1718d80d
 def _cb_state(cb):
     "State that `cb` keeps between batches, or None"
-    # the class's method: an instance looks up unknown names in the learner
+    # look in the class, because an instance looks up unknown names in the learner
     if hasattr(type(cb), 'state_dict'): return cb.state_dict()
     # fastai sets these attributes when a fit begins
     if isinstance(cb, TrackerCallback):
         return {k: getattr(cb, k) for k in ('best', 'wait') if hasattr(cb, k)}
-    # and `hps` as well
+    # the same goes for `hps`
     if isinstance(cb, ParamScheduler) and hasattr(cb, 'hps'): return dict(hps=cb.hps)
     if isinstance(cb, Recorder):
         state = dict(lrs=cb.lrs, iters=cb.iters, losses=cb.losses, values=cb.values)
@@ -161,7 +161,7 @@ def _load_learner_state(
     if lost:
         raise CourseError(f'the checkpoint is from a training run with {", ".join(lost)}: resume '
                           'with the same recipe and the same callbacks')
-    if new: warnings.warn(f'the checkpoint has no state for {", ".join(new)}, which start over')
+    if new: warnings.warn(f'the checkpoint has no state for {", ".join(new)}: starting without it')
     try: unwrap_model(learn.model).load_state_dict(s['model'])
     except RuntimeError as e:
         reason = str(e).splitlines()[1].strip()
@@ -176,7 +176,7 @@ def _load_learner_state(
 # %% ../nbs/api/35_checkpoint.ipynb #d202ea7e
 def _load_opt(learn, state):
     "Restore the optimizer, whether fastai's own or from PyTorch"
-    if 'hypers' in state:   # fastai's; PyTorch's move their state to the right device themselves
+    if 'hypers' in state:   # fastai's; PyTorch's own optimizers move their state themselves
         device = next(learn.model.parameters()).device
         hypers = L(dict(h) for h in state['hypers'])
         state = dict(to_device(state, device), hypers=hypers)
@@ -201,7 +201,7 @@ def _sign(fd, folder):
         os.write(fd, f'{os.getpid()}\n'.encode())
     except OSError as e:
         raise CourseError(f'{folder}: cannot be written to ({e.strerror}): choose another '
-                          'folder, or make room') from None
+                          'folder, or free some space') from None
 
 # %% ../nbs/api/35_checkpoint.ipynb #e73fb380
 @check_args
@@ -231,7 +231,7 @@ def run_lock(
 
 # %% ../nbs/api/35_checkpoint.ipynb #c20690eb
 class Interrupted(KeyboardInterrupt):
-    "Training was asked to stop, and has saved a checkpoint"
+    "Raised when training stops on request, after saving a checkpoint"
     def __init__(self,
         msg:str, # Message for the user
         path:Path=None # The checkpoint, or None if there is none
@@ -259,7 +259,7 @@ def _deferred_signals():
 class Checkpoint(Callback):
     "Write a checkpoint at the start, after every epoch and every `minutes`; see `resumable`"
     order = 110  # after every callback that has state
-    ask_every = 10 # Number of batches after which processes ask each other about stopping
+    ask_every = 10 # Batches between exchanges of stop requests among processes
 
     @check_args
     def __init__(self,
@@ -377,7 +377,7 @@ def after_batch(self:Checkpoint):
     if any(declares(cb, 'pending') for cb in self.learn.cbs): return
     asked = bool(self.asked)
     due = self.minutes is not None and time.monotonic() - self.last > 60*self.minutes
-    if num_distrib() > 1:  # processes stop together, and asking each other takes time
+    if num_distrib() > 1:  # they stop together, and exchanging requests takes time
         if self.iter//self.ask_every == self.asked_in: return
         self.asked_in = self.iter//self.ask_every
         asked, due = any_rank(asked, due)
@@ -399,8 +399,8 @@ def stop(self:Checkpoint):
     self.finish()
     if self.saved_at is None: raise Interrupted('stopped; there is no checkpoint to resume')
     epoch, it = self.saved_at
-    where = f'epoch {epoch + 1} of {self.n_epoch} from batch {it + 1} on'
-    raise Interrupted(f'stopped; {self.path} holds {where}', self.path)
+    where = f'epoch {epoch + 1} of {self.n_epoch}, batch {it + 1}'
+    raise Interrupted(f'stopped; {self.path} resumes at {where}', self.path)
 
 # %% ../nbs/api/35_checkpoint.ipynb #c32b4dd7
 def _here():
@@ -469,10 +469,10 @@ def start_writing(self:Checkpoint,
     state:dict, # Contents from `content`
     at:tuple    # Epoch and batch to resume at
 ):
-    "Write the file; if the network trains on a GPU, from a copy in a thread"
+    "Write the file, or start a thread that writes a copy if the network trains on a GPU"
     behind = self.behind
     if behind is None: behind = next(self.learn.model.parameters()).device.type != 'cpu'
-    # the first one is written before the processes that read photos start
+    # write the first one directly, before the processes that read photos start
     if not (behind and self.started):
         self.write(state, at)
         return self.finish()
@@ -561,7 +561,7 @@ def read_checkpoint(
     except MissingFileError:
         raise MissingFileError(f'{path}: no checkpoint to resume from') from None
     try:
-        contents = path.read_bytes()   # once, because the file may be large and far away
+        contents = path.read_bytes()   # once, because the file may be large, and on a network drive
         # PyTorch does not verify the checksums that it writes
         with zipfile.ZipFile(io.BytesIO(contents)) as z: bad = z.testzip()
         if bad: raise ValueError('wrong checksum')

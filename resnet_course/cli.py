@@ -59,7 +59,7 @@ Data = Annotated[str, typer.Option(
     help="a dataset's name (`resnet-course data` lists them) or a folder of class folders")]
 Out = Annotated[Path, typer.Option(help='folder for runs; each run gets its own numbered folder')]
 Precision = Annotated[str, typer.Option(
-    help="'auto', 'fp32', 'bf16' or 'fp16'; on NVIDIA's GPUs also 'tf32', a coarser fp32")]
+    help="'auto', 'fp32', 'bf16' or 'fp16'; on NVIDIA GPUs also 'tf32', a less precise fp32")]
 def _use_device(name):
     "Compute on the device `name` if it is given"
     if name is None: return
@@ -70,7 +70,7 @@ Device = Annotated[Optional[str], typer.Option(
     '--device', callback=_use_device,
     help='where to compute: cpu, cuda, cuda:1 or mps [default: a GPU if there is one]')]
 Deterministic = Annotated[bool, typer.Option(
-    '--deterministic', help='bit-identical results on a GPU, too; slower there')]
+    '--deterministic', help='bit-identical results on a GPU as well, which is slower')]
 CompileMode = Annotated[Optional[str], typer.Option(
     help="torch.compile in this mode: 'reduce-overhead' and 'max-autotune' use CUDA graphs")]
 Batch = Annotated[int, typer.Option(help='images per batch')]
@@ -87,20 +87,21 @@ def _size(text):
 # %% ../nbs/api/71_cli.ipynb #7a427a60
 Size = Annotated[Optional[object], typer.Option(
     parser=_size, metavar='PX',
-    help="side of the images in px, or HEIGHTxWIDTH [default: the set's own; 128 for photos]")]
+    help='side length of the images in px, or HEIGHTxWIDTH '
+         "[default: the set's own; 128 for photos]")]
 TestSize = Annotated[Optional[object], typer.Option(
     parser=_size, metavar='PX',
-    help='size of photos for validation, tests and predictions [default: that of training]')]
+    help='size of photos for validation, testing and prediction [default: as in training]')]
 LoadSize = Annotated[Optional[object], typer.Option(
     parser=_size, metavar='PX', help='size that these photos are resized to cover before the '
                                      'center crop [default: 256 for 224]')]
 Repeats = Annotated[int, typer.Option(
-    min=1, help='times that each training image comes in a row, augmented differently')]
+    min=1, help='times each training image is repeated in a row, augmented differently')]
 Resize = Annotated[str, typer.Option(
-    help="how photos fit: 'crop' cuts off borders, 'squish' distorts, 'pad' adds black bars")]
+    help="how to fit photos: 'crop' cuts off borders, 'squish' distorts, 'pad' adds black bars")]
 Interpolation = Annotated[str, typer.Option(
-    help="how photos are resized: 'bilinear', 'bicubic', or 'random', which is either in training, "
-         'and bicubic otherwise')]
+    help="how photos are resized: 'bilinear', 'bicubic', or 'random' (either one in training, "
+         'bicubic otherwise)')]
 TestInterpolation = Annotated[Optional[str], typer.Option(
     '--interpolation', help="how photos are resized: 'bilinear' or 'bicubic' [default: as in "
                             'training, or bilinear for a publisher\'s weights]')]
@@ -112,7 +113,7 @@ SkipBad = Annotated[bool, typer.Option(
     '--skip-bad', help='leave out image files that cannot be read, and count them')]
 
 # %% ../nbs/api/71_cli.ipynb #ae38cf55
-Seed = Annotated[int, typer.Option(help='the same seed gives the same run')]
+Seed = Annotated[int, typer.Option(help='random seed; the same seed reproduces the run')]
 Resume = Annotated[Optional[Path], typer.Option(
     help='resume this interrupted run, or its folds or seeds; the folder records all other '
          'settings')]
@@ -123,9 +124,10 @@ LabelDelim = Annotated[Optional[str], typer.Option(
                           "';' [default: one class per image]")]
 Group = Annotated[Optional[str], typer.Option(
     help='keep images that belong together (one patient, one scene) in one split: a column of the '
-         "CSV file, or a pattern of the path, such as 'patient-([0-9]+)'")]
+         "CSV file, or a pattern for the path, such as 'patient-([0-9]+)'")]
 AsJson = Annotated[bool, typer.Option('--json', help='print the result as JSON')]
-Start = Annotated[Optional[str], typer.Option(help="start from a file, or from 'torchvision'")]
+Start = Annotated[Optional[str], typer.Option(
+    help="start from the weights in a file, or from 'torchvision'")]
 Split = Annotated[str, typer.Option(help="'train', 'valid' or 'test'")]
 Variant = Annotated[Optional[str], typer.Option(
     help="'v1' for He et al.'s own weights, 'v1.5' for torchvision's")]
@@ -167,7 +169,7 @@ Cutmix = _number('--cutmix', "paste in part of another image: CutMix's alpha, su
 Ema = _number('--ema', 'finish with a moving average of the weights; each step keeps this '
                        'fraction of it, such as 0.99')
 Smoothing = _number('--label-smoothing', 'fraction of the target that is spread over all classes')
-Clip = _number('--clip', 'maximum length of the gradient')
+Clip = _number('--clip', 'maximum norm of the gradient')
 EarlyStop = Annotated[Optional[int], typer.Option(
     help='stop after this many epochs without a lower validation loss')]
 Accumulate = Annotated[Optional[int], typer.Option(
@@ -207,7 +209,7 @@ def _announce(learn):
 # %% ../nbs/api/71_cli.ipynb #b84b0071
 def _name_of(teacher):
     "Name and file of a teacher network"
-    return f"{teacher.cfg['name']} of {teacher.source['file']}"
+    return f"{teacher.cfg['name']} from {teacher.source['file']}"
 
 def _command(): return shlex.join(['resnet-course', *sys.argv[1:]])
 
@@ -372,10 +374,10 @@ def _say_finetuned(rec, results, report):
     run = Path(rec['path'])
     say(f'\n{results}\n')
     for line in results.proof(): say(line)
-    say(f"\nbest stage by validation: {results.best['name']}\n{report}")
+    say(f"\nbest stage on validation: {results.best['name']}\n{report}")
     say(f'model    {run/"model.safetensors"}\nstages   {run/"stages.png"}')
     if not all(r['ok'] for r in results.reports.values()):
-        say('some tensors that should train did not move: see  finetune.freeze_reports in run.json')
+        say('some trainable tensors did not change: see finetune.freeze_reports in run.json')
 
 # %% ../nbs/api/71_cli.ipynb #c432bb57
 @app.command('evaluate', epilog=_examples(
@@ -406,7 +408,7 @@ def evaluate_cmd(
     if out: check_choice(out.suffix.lower(), ['.png', '.svg'], 'kind of figure')
     views = 'ten_crop' if ten_crop else 'flip' if flips else None
     def setup(learn):
-        "Say what will be evaluated, and reject impossible options, before computing anything"
+        "Print what will be evaluated, and reject impossible options, before computing anything"
         if out: check_one_label(learn.dls, 'a confusion matrix', 'leave out --out')
         if not as_json: _say_data(learn)
     report, averaged = evaluate_run(run, data, split, views, bs, setup, skip_bad, precision,
@@ -469,7 +471,7 @@ def report_cmd(
         '--data', '-d', help='where the images are now, if they have moved')]=None,
     device:Device=None,
 ):
-    "Write a run as one HTML file that opens offline: result, curves, mistakes, how to repeat it."
+    "Write a run as one HTML file that opens offline: result, curves, mistakes, how to rerun it."
     from resnet_course.report import html_report
     say(html_report(run, out, data))
 
@@ -484,7 +486,7 @@ def predict(
         '--model', '-m',
         help="a run's folder, a .safetensors or an .onnx file [default: the newest run in "
              './runs]')]=None,
-    top:Annotated[int, typer.Option(min=1, help='classes to show, beside predicted labels')]=3,
+    top:Annotated[int, typer.Option(min=1, help='classes to show, besides predicted labels')]=3,
     bs:Batch=64, precision:Precision='auto', device:Device=None,
     csv:Annotated[Optional[Path], typer.Option(
         help='write a table instead: files, predictions, and the probability of every class')]=None,
@@ -550,7 +552,7 @@ def draw_cmd(
     model:Annotated[str, typer.Argument(
         help="a network's name (resnet18, alexnet …), a run's folder or a .safetensors file")],
     size:Annotated[Optional[int], typer.Option(
-        min=1, help="side of the images in pixels [default: the network's usual one]")]=None,
+        min=1, help="side length of the images in pixels [default: the network's usual one]")]=None,
     n_in:Annotated[Optional[int], typer.Option(
         min=1, help='channels of the images, for a name [default: 3]')]=None,
     out:Annotated[Optional[Path], typer.Option(
@@ -565,7 +567,7 @@ def draw_cmd(
         from resnet_course.saving import load_model
         net, name = load_model(weights_of(model)), Path(model).resolve().stem
     if out and out.suffix.lower() != '.svg':
-        raise CourseError(f'{out}: a drawing is an .svg file')
+        raise CourseError(f'{out}: a drawing must be an .svg file')
     drawing = draw_network(net, size, n_in)
     say(drawing)
     say(f'drawing: {drawing.save(out or name + ".svg")}')
@@ -590,12 +592,12 @@ def export_cmd(
         '--out', '-o', help='.onnx, or .pt2 for torch.export [default: next to the weights]')]=None,
     size:Annotated[Optional[object], typer.Option(
         parser=_size, metavar='PX',
-        help='side of the images in px, or HEIGHTxWIDTH [default: as in training]')]=None,
+        help='side length of the images in px, or HEIGHTxWIDTH [default: as in training]')]=None,
     preprocess:Annotated[Optional[str], typer.Option(
-        help="the file takes bytes: 'normalize' of the size of training, 'resize' of any "
-             'size')]=None,
+        help="let the file prepare bytes itself: 'normalize' for images of the size in training, "
+             "'resize' for any size")]=None,
     layout:Annotated[str, typer.Option(
-        help="of the bytes: 'NHWC', as image libraries have them, or 'NCHW'")]='NHWC',
+        help="layout of these bytes: 'NHWC', as in image libraries, or 'NCHW'")]='NHWC',
     int8:Annotated[bool, typer.Option(
         '--int8', help='8-bit integers instead of floats, fitted to validation images; prints the '
                        'test accuracy before and after')]=False,
@@ -644,7 +646,7 @@ def data_get(name:Name, root:Root=None):
 @data_app.command('export', epilog=_examples('resnet-course data export cifar10 cifar10-png/'))
 def data_export(
     name:Name, dest:Dest,
-    seed:Annotated[int, typer.Option(help='chooses the validation images')]=42, root:Root=None,
+    seed:Annotated[int, typer.Option(help='seed for the validation split')]=42, root:Root=None,
 ):
     "Write a dataset as folders of lossless PNG files: train, valid, test."
     from resnet_course.folders import export_set
@@ -656,8 +658,8 @@ def data_export(
     'resnet-course data subset imagenet/ two/ --classes "tench,golf ball" --copy'))
 def data_subset(
     source:Folder, dest:Dest,
-    classes:Annotated[str, typer.Option(help='number of classes, or their names, with commas')],
-    seed:Annotated[int, typer.Option(help='chooses the classes if a number is given')]=42,
+    classes:Annotated[str, typer.Option(help='number of classes, or comma-separated names')],
+    seed:Annotated[int, typer.Option(help='seed for choosing classes, given a number')]=42,
     copy:Annotated[bool, typer.Option(
         '--copy', help='copy the files; otherwise link to them')]=False,
 ):
@@ -776,7 +778,7 @@ def _check_args(args):
     for i, arg in enumerate(args):
         name = args[i - 1] if i and args[i - 1].startswith('-') else 'an argument'
         if arg.startswith('--') and arg.endswith('='): name, arg = arg[:-1], ''
-        if not arg: raise CourseError(f'{name} is empty: give a value, or leave it out')
+        if not arg: raise CourseError(f'{name} is empty: pass a value, or leave it out')
 
 # %% ../nbs/api/71_cli.ipynb #74015949
 # Click's class for command-line errors; typer may include its own copy of Click
@@ -796,7 +798,7 @@ def _drop_output():
     except (OSError, ValueError): pass   # not a file, as in a notebook
 
 def _run_app():
-    "Run the command; returns its exit status"
+    "Run the command, and return its exit status"
     args = sys.argv[1:]
     _check_args(args)
     # without arguments, Click raises its error to show the help

@@ -97,7 +97,7 @@ def _check_device()->Check: # ok with a GPU, a note without one, FAIL if torch c
     n = torch.get_num_threads()
     found = (f'trains on the CPU, {n} thread{"s"*(n > 1)}; bfloat16 is '
              f'{cpu_bf16_speedup():.1f} times as fast as float32, so precision {precision}')
-    if asked: found += '; RESNET_COURSE_DEVICE asks for it'
+    if asked: found += '; set by RESNET_COURSE_DEVICE'
     elif torch.version.cuda: found += '; torch was built with CUDA, but there is no GPU'
     return Check('device', None, found)
 

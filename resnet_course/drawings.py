@@ -232,12 +232,12 @@ def _grid(d, x, y, side, values, kind, marked=()):
 
 @check_args
 def out_side(
-    n:int, # Side of the input, px
-    ks:int, # Side of the kernel, px
+    n:int, # Side length of the input, px
+    ks:int, # Side length of the kernel, px
     stride:int=1, # Stride, px
     pad:int=0 # Padding on each side, px
-)->int: # Side of the output, px
-    "Compute the side of the output of a convolution or pooling layer"
+)->int: # Side length of the output, px
+    "Compute the side length of the output of a convolution or pooling layer"
     return (n + 2*pad - ks)//stride + 1
 
 # %% ../nbs/api/63_drawings.ipynb #4d40a4f2
@@ -290,8 +290,8 @@ def _draw_grids(d, x, w, y, n, pad, seen, at):
 # %% ../nbs/api/63_drawings.ipynb #936fc322
 @check_args
 def draw_convolution(
-    n:int=5, # Side of the input, px
-    ks:int=3, # Side of the kernel, px
+    n:int=5, # Side length of the input, px
+    ks:int=3, # Side length of the kernel, px
     stride:int=1, # Stride, px
     pad:int=0, # Padding on each side, px
     at:tuple=(0, 1) # Row and column of the output to mark
@@ -318,8 +318,8 @@ def draw_convolution(
 # %% ../nbs/api/63_drawings.ipynb #9d067a58
 def _receptive_field(
     n_layers:int, # Number of convolutions, with stride 1
-    ks:int=3 # Side of the kernels, px
-)->int: # Side of the input area that an output depends on, px
+    ks:int=3 # Side length of the kernels, px
+)->int: # Side length of the input area that an output depends on, px
     "Count the inputs along one side that have a gradient"
     x = torch.zeros(1, 1, n_layers*(ks - 1) + 9, requires_grad=True)
     y = x
@@ -329,7 +329,7 @@ def _receptive_field(
 
 # %% ../nbs/api/63_drawings.ipynb #d5383322
 def _draw_fan(d, x, y, c, k, x_next, y_next, ks):
-    "Lines from each of `k` cells to the `ks` cells below that it depends on"
+    "Draw lines from each of `k` cells to the `ks` cells below that it depends on"
     for j in range(k):
         for side, end in ((0, j), (1, j + ks)):
             start = x + (j + side)*c, y + c
@@ -338,7 +338,7 @@ def _draw_fan(d, x, y, c, k, x_next, y_next, ks):
 @check_args
 def draw_receptive_field(
     n_layers:int=3, # Number of convolutions, with stride 1
-    ks:int=3 # Side of the kernels, px
+    ks:int=3 # Side length of the kernels, px
 )->Drawing: # One row of cells for the input and each layer, seen from the side
     "Draw which inputs one output depends on through several convolutions"
     n_layers, ks = check_int(n_layers, 'n_layers', 1, 4), check_int(ks, 'ks', 2, 5)
@@ -442,7 +442,7 @@ def draw_training_step()->Drawing: # Forward pass above, backward pass below
     d = Drawing('One training step',
                 'A batch goes through the network, which outputs scores. The scores and the right '
                 'answers give the loss. Its gradients say how each weight should change, and a '
-                'step of the size of the learning rate changes the weights.', 216)
+                'step scaled by the learning rate changes the weights.', 216)
     d.text(16, 18, 'forward →', 13, 'start', 'branch', bold=True)
     for x, label, kind in ((16, 'batch of\nimages', 'data'), (136, 'network:\nweights', 'conv'),
                            (256, 'scores', 'data'), (376, 'loss', 'sum')):
@@ -542,7 +542,7 @@ def _column_end(block):
     return _first + (_box + _gap)*len(branch + after) + (0 if block.plain else 24 + _gap)
 
 def _draw_layers(d, cx, y, w, layers):
-    "Draw boxes in a column with arrows between them; returns where the last one ends"
+    "Draw boxes in a column with arrows between them, and return where the last one ends"
     for m in layers:
         label, kind = _name(m, short=True)
         if isinstance(m, nn.Conv2d): label += f', {m.out_channels}'
@@ -628,7 +628,7 @@ def _draw_way(d, x, y, label, cost):
 
 # %% ../nbs/api/63_drawings.ipynb #98b482f7
 def _merged(net, size, n_in, depth):
-    "Summary rows; a layer that keeps the shape and needs no row of its own is merged into the last"
+    "Summary rows; a layer that keeps the shape and needs no row is merged into the previous one"
     rows, small = [], (nn.BatchNorm2d, nn.ReLU, nn.LocalResponseNorm, nn.Dropout, nn.Identity)
     modules = dict(net.named_modules())
     for r in model_summary(net, size, depth=depth, n_in=n_in).rows:
@@ -711,7 +711,7 @@ def _network(model, size, kwargs):
 @check_args
 def draw_network(
     model:str|nn.Module|Learner, # Name of a network, a network, or a learner
-    size:int=None, # Side of the images, px; `None`: the network's usual size
+    size:int=None, # Side length of the images, px; `None`: the network's usual size
     n_in:int=None, # Channels of the images; `None`: those of its first convolution
     **kwargs # Options for `create_model`, if `model` is a name
 )->Drawing: # One row for each stage
@@ -742,7 +742,7 @@ def _number_layers(rows):
 @check_args
 def draw_alexnet(
     name:str='alexnet', # 'alexnet', 'alexnet_1gpu', 'alexnet_tv' or 'alexnet_small'
-    size:int=None, # Side of the images, px; `None`: 227, or 28 for 'alexnet_small'
+    size:int=None, # Side length of the images, px; `None`: 227, or 28 for 'alexnet_small'
     n_out:int=1000, # Number of classes
     **kwargs # Additional options for `create_model`
 )->Drawing: # One row for each layer with weights and each pooling
@@ -870,7 +870,7 @@ def draw_data_parallel(
         d.line((cx, 178), (cx, 196)).box(cx - w/2, 196, w, 32, 'linear', f'gradient {i + 1}', 13)
         d.line((cx, 228), (at, 252)).line((at, 296), (cx, 324), kind='shortcut')
         d.box(cx - w/2, 324, w, 44, 'act', 'the same\nstep', 13)
-    d.text(240, 384, 'so all copies stay equal', 13, kind='soft')
+    d.text(240, 384, 'so all copies stay identical', 13, kind='soft')
     return d
 
 # %% ../nbs/api/63_drawings.ipynb #6ecec9f2

@@ -176,7 +176,7 @@ def per_class(self:Report)->list[dict]: # Rows of name, precision, recall and su
 
 @patch
 def most_confused(self:Report,
-    k:int=5 # Number of pairs, at most
+    k:int=5 # Maximum number of pairs
 )->list[tuple]: # (true class, predicted class, count), largest count first
     "List the most frequent mistakes"
     mistakes = self.confusion.clone().fill_diagonal_(0).flatten()
@@ -188,7 +188,7 @@ def most_confused(self:Report,
 
 @patch
 def worst(self:Report,
-    k:int=9 # Number of images, at most
+    k:int=9 # Maximum number of images
 )->list[int]: # Positions in the split, highest loss first
     "Find the mistakes with the highest loss"
     wrong = (self.preds != self.targets).nonzero()[:, 0]
@@ -341,8 +341,8 @@ def metrics_table(self:Report,
     means = ['' if k not in m else _with_interval(m, k) for k in _columns.values()]
     return [head, *rows, ['mean of classes', *means, f'{self.n:,}']]
 
-about_intervals = ('In brackets: 95% intervals, by Wilson for a class, by DeLong for ROC AUC, by '
-                   'bootstrap over the images for means. Sensitivity is recall; its mean is the '
+about_intervals = ('In parentheses: 95% intervals (Wilson for a class, DeLong for ROC AUC, '
+                   'bootstrap over the images for means). Sensitivity is recall; its mean is the '
                    'balanced accuracy.')
 
 # %% ../nbs/api/40_evaluate.ipynb #ee88f958
@@ -486,19 +486,19 @@ class _LabelScores:
 
     @property
     def score(self)->float: # From 0 to 1
-        "Score by which stages are compared: the mAP; raises `CourseError` if no image has a label"
+        "Score used to compare stages: the mAP; raises `CourseError` if no image has a label"
         value = self.summary()['map']
         if value is not None: return value
         raise CourseError(f'no {self.split} image has a label, so there is no mAP: add labels')
 
     def worst(self, k:int=9)->list[int]: # Positions in the split, highest loss first
-        "Find the images with the highest loss among those with a wrong label, `k` at most"
+        "Find up to `k` images with the highest loss among those with a wrong label"
         wrong = (self.preds != self.targets).any(1).nonzero()[:, 0]
         return wrong[self.losses[wrong].topk(min(k, len(wrong))).indices].tolist()
 
 # %% ../nbs/api/40_evaluate.ipynb #ca786d3f
 about_thresholds = ('A label counts as predicted at or above its threshold; AP and ROC AUC do not '
-                    'depend on it. In brackets: 95% intervals, by Wilson, for ROC AUC by DeLong.')
+                    'depend on it. In parentheses: 95% intervals (Wilson; DeLong for ROC AUC).')
 
 class _LabelTables:
     "The output of a `MultiReport`"
@@ -514,7 +514,7 @@ class _LabelTables:
         return rows + [[f'… and {n_more} more', *['']*8]]*(n_more > 0)
 
     def details(self)->str: # One line
-        "Everything that `metrics_table` shows"
+        "Explain what `metrics_table` shows"
         return about_thresholds
 
     def __str__(self): return f'{self.split}: {self._in_words()}\n{align(self.metrics_table())}'
@@ -579,7 +579,7 @@ def _check_multi(rep, targets):
     if not torch.isfinite(rep.probs).all():
         raise CourseError('the predictions contain NaN or infinity: did training diverge?')
     if not ((targets == 0) | (targets == 1)).all():
-        raise CourseError('targets must be 0 or 1: is each label present or not?')
+        raise CourseError('targets must be 0 or 1, for a label that is absent or present')
 
 # %% ../nbs/api/40_evaluate.ipynb #2190ffa3
 @patch
@@ -623,7 +623,7 @@ def _in_words(self:MultiReport):
 def at(self:MultiReport,
     thresholds:float|Sequence # One threshold for all labels, or one for each
 )->MultiReport: # Report on the same predictions
-    "The same report at different thresholds"
+    "Return the same report at different thresholds"
     return MultiReport(self.probs, self.targets, self.vocab, self.losses, self.split, self.name,
                        _thresholds(thresholds, len(self.vocab)))
 
@@ -726,7 +726,7 @@ def model_and_dls(
 @patch
 def plot_worst(self:Report,
     dls:DataLoaders, # The loaders that were evaluated
-    k:int=12, # Number of images, at most
+    k:int=12, # Maximum number of images
     fig:Figure=None # Where to draw; None: a new figure
 )->Figure: # Figure with the images
     "Show the mistakes with the highest loss: true class, predicted class and its probability"
@@ -798,7 +798,7 @@ def compare(
     check_int(seed, 'seed', 0)
     if a.vocab != b.vocab or not torch.equal(a.targets, b.targets):
         raise CourseError(f'the reports are not about the same images ({a.n:,} of {a.split}, '
-                          f'{b.n:,} of {b.split}): evaluate both networks on one set')
+                          f'{b.n:,} of {b.split}): evaluate both networks on the same set')
     names = (a.name or a.split, b.name or b.split)
     right_a = a.preds == a.targets
     right_b = b.preds == b.targets

@@ -115,7 +115,7 @@ def compare_nets(
     """
     if not isinstance(nets, dict): nets = {n: n for n in nets}
     if isinstance(lr, dict) and set(lr) != set(nets):
-        raise CourseError(f'lr is for {shorten(lr)}: give one rate to each of {shorten(nets)}')
+        raise CourseError(f'lr has rates for {shorten(lr)}: pass one for each of {shorten(nets)}')
     result = NetComparison()
     for label, net in nets.items():
         for seed in seeds:
@@ -227,7 +227,7 @@ def shrink_to_zero(
 
 # %% ../nbs/api/43_experiments.ipynb #a11542a4
 def _identity_curve(net, nf, lr, steps, seed):
-    "Train a stack with Adam to return its input; returns its error at each step"
+    "Train a stack with Adam to return its input, and return its error at each step"
     gen, opt = torch.Generator().manual_seed(seed), torch.optim.Adam(net.parameters(), lr=lr)
     errors = []
     for _ in range(steps):
@@ -315,7 +315,7 @@ class _StopAt(Callback):
     order = 75
     def __init__(self,
         target:float=.25, # Error rate to reach
-        every:int=8, # Batches between two measurements
+        every:int=8, # Batches between measurements
         give_up:int=200, # Number of batches after which training ends regardless
         n:int=512 # Number of images to measure the error on
     ):
@@ -342,7 +342,7 @@ class _StopAt(Callback):
 
 # %% ../nbs/api/43_experiments.ipynb #4b6b7d7a
 def _try_rate(make_net, dls, lr, stop, seed):
-    "Train a network at one learning rate until `stop` ends it; returns `stop`"
+    "Train a network at one learning rate until `stop` ends it, and return `stop`"
     set_seed(seed)
     learn = course_learner(dls, make_net(), precision='fp32', seed=seed, cbs=stop)
     epochs = math.ceil(stop.give_up/len(dls.train)) + 1
@@ -364,7 +364,7 @@ def batches_to_target(
     target:float=.25, # Training error to reach
     lrs:Iterable[float]=(.03, .01, .1), # Constant learning rates to try, the most promising first
     max_batches:int=200, # Maximum number of batches for each learning rate
-    every:int=8, # Batches between two measurements
+    every:int=8, # Batches between measurements
     seed:int=0 # Seed of the weights and the batches
 )->dict[str, _StopAt]: # Label → measurements at the best learning rate
     """Find how many batches of SGD with momentum 0.9 each network needs to reach a training error.

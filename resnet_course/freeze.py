@@ -23,7 +23,7 @@ from .models import get_net, group_names, unwrap_model
 # %% ../nbs/api/32_freeze.ipynb #f2854394
 @dataclass
 class _Place:
-    "Where a tensor belongs"
+    "A tensor's parameter group and kind"
     group:int|None # Number of its parameter group, or None if it is in no group
     kind:str       # 'weight'; 'norm' for BatchNorm's scale and shift; 'stat' for a buffer
     by_hand:bool=False # Whether it was frozen with `requires_grad_(False)`
@@ -46,7 +46,7 @@ def _places(model, groups):
 
 # %% ../nbs/api/32_freeze.ipynb #56adb874
 def _is_off(m):
-    "Whether `m` has parameters, none of which train"
+    "Whether `m` has parameters but none of them train"
     flags = [p.requires_grad for p in m.parameters()]
     return bool(flags) and not any(flags)
 
@@ -62,8 +62,8 @@ def _norms(model, groups, n):
 
 # %% ../nbs/api/32_freeze.ipynb #495f4380
 bn_modes = dict(eval='statistics, scale and shift of frozen BatchNorm fixed',
-                stats='statistics move, scale and shift fixed',
-                train='statistics, scale and shift move')
+                stats='statistics change, scale and shift fixed',
+                train='statistics, scale and shift change')
 
 # %% ../nbs/api/32_freeze.ipynb #8a3b8f4c
 class Frozen(Callback):
@@ -79,7 +79,7 @@ class Frozen(Callback):
         self.stopped, self.idx_seen = set(), 0
 
     def _names(self):
-        "The name of each parameter, by its id"
+        "Map the id of each parameter to its name"
         return {id(p): name for name, p in unwrap_model(self.learn.model).named_parameters()}
 
     def by_hand(self)->list: # Names
@@ -91,7 +91,7 @@ class Frozen(Callback):
 # %% ../nbs/api/32_freeze.ipynb #68bb6599
 @patch
 def _take_over(self:Frozen, opt, names):
-    "Treat groups that fastai's own `freeze_to` froze as frozen by `apply`"
+    "Treat groups that fastai's own `freeze_to` froze as if `apply` had frozen them"
     if opt is self.opt_seen and opt.frozen_idx == self.idx_seen: return
     params = [p for group in opt.param_lists[:max(opt.frozen_idx, 0)] for p in group]
     self.stopped |= {names.get(id(p), '') for p in params if not p.requires_grad}
@@ -120,7 +120,7 @@ def apply(self:Frozen,
 # %% ../nbs/api/32_freeze.ipynb #199fe0a8
 @patch
 def _drop_gradients(self:Frozen):
-    "Drop frozen gradients, because weight decay changes weights even if their gradient is zero"
+    "Drop gradients of frozen weights, because weight decay would apply even if they were zero"
     for p in self.learn.model.parameters():
         if not p.requires_grad: p.grad = None
 
@@ -139,8 +139,9 @@ def before_fit(self:Frozen):
 def before_train(self:Frozen):
     "Undo `model.train()` for frozen BatchNorm; raises `CourseError` if no parameter trains"
     if not any(p.requires_grad for p in self.learn.model.parameters()):
-        raise CourseError('no parameter trains: what freeze_to leaves was frozen by hand; unfreeze '
-                          'it with requires_grad_(True), or give freeze_to an earlier group')
+        raise CourseError('no parameter trains: the groups that should train were frozen by hand; '
+                          'unfreeze them with requires_grad_(True), or pass freeze_to an earlier '
+                          'group')
     for m in self.fixed_norms(): m.eval()
 
 @patch
@@ -151,7 +152,7 @@ def fixed_norms(self:Frozen)->list: # Modules
 
 @patch
 def state_dict(self:Frozen)->dict: # Number of frozen groups, BatchNorm's mode, what `apply` froze
-    "What a checkpoint has to keep"
+    "Return the state to store in a checkpoint"
     return dict(n_frozen=self.n_frozen, bn=self.bn, stopped=sorted(self.stopped))
 
 @patch
@@ -164,7 +165,7 @@ def load_state_dict(self:Frozen, s):
 
 @patch
 def _take_over_all(self:Frozen):
-    "For older checkpoints: assume that `apply` froze everything that is frozen"
+    "For older checkpoints, assume that `apply` froze everything that is now frozen"
     net = unwrap_model(self.learn.model)
     self.stopped = {name for name, p in net.named_parameters() if not p.requires_grad}
 
@@ -205,7 +206,7 @@ def group_number(
                           'can be frozen; create it with course_learner or splitter=param_groups')
     if not -k <= n < k:
         raise CourseError(f'freeze_to({n}): this network has {k} parameter groups '
-                          f'({", ".join(names)}); give 0 (all train) to {k-1} (only {names[-1]}), '
+                          f'({", ".join(names)}); pass 0 (all train) to {k-1} (only {names[-1]}), '
                           f'or -1 (only {names[-1]}) to -{k} (all)')
     return n % k
 
@@ -215,7 +216,7 @@ def freeze_to(
     learn:Learner,         # Any fastai learner with parameter groups, such as `course_learner`'s
     n:int|str,             # First group that trains, by index or name: -1 for only the head
     bn:str|None=None,      # Frozen BatchNorm: 'eval' (initially), 'stats', 'train'; None: unchanged
-    momentum:str='reset'   # 'reset' drops all momentum, as in fastai; 'keep' only in frozen groups
+    momentum:str='reset'   # 'reset' drops all momentum (as in fastai), 'keep' that of frozen groups
 )->Learner: # `learn`
     "Freeze the groups before `n` and train the rest; raises `CourseError` for an invalid `n`"
     check_choice(momentum, ['reset', 'keep'], 'momentum')
@@ -233,7 +234,7 @@ def freeze_to(
     return learn
 
 def _forget(opt, frozen):
-    "Drop the optimizer's state for the parameters `frozen`"
+    "Drop the optimizer's state for the `frozen` parameters"
     for p in frozen:
         if isinstance(opt, OptimWrapper): opt.opt.state.pop(p, None)   # PyTorch's optimizer
         elif p in opt.state:
@@ -295,10 +296,10 @@ class FreezeReport:
         return self
 
     def problems(self)->list: # Strings
-        "One sentence for each thing that is wrong"
+        "Describe each problem in one sentence"
         found = []
         if self.broken: found.append(f'changed although frozen: {shorten(self.broken)}')
-        if self.idle: found.append(f'did not move although they train: {shorten(self.idle)}')
+        if self.idle: found.append(f'should have trained but did not change: {shorten(self.idle)}')
         return found + self.notes
 
 # %% ../nbs/api/32_freeze.ipynb #f8f2c1fb
@@ -363,11 +364,11 @@ def _notes(learn, n, places):
     "Problems with the setup of the learner"
     k = len(learn.opt.param_lists)
     notes = []
-    if k == 1: notes.append('there is one parameter group: freeze() froze nothing')
+    if k == 1: notes.append('there is only one parameter group, so freeze() froze nothing')
     if not 0 <= n < k:
-        notes.append(f'freeze_to was out of range: {k} groups, the first to train is number {n}')
+        notes.append(f'freeze_to was out of range: {k} groups, but training started at group {n}')
     loose = [name for name, o in places.items() if o.group is None and o.kind != 'stat']
-    if loose: notes.append(f'in no group of the optimizer, so never trained: {shorten(loose)}')
+    if loose: notes.append(f'not in any optimizer group, so never trained: {shorten(loose)}')
     grads = sum(p.grad is not None and not p.requires_grad for p in learn.model.parameters())
     if grads:
         notes.append(f'{grads} frozen parameters still have a gradient: weight decay can move them')
@@ -383,14 +384,14 @@ def _by_hand(learn, n):
     return [name for name, p in params if id(p) in ids and not p.requires_grad]
 
 def _mark(places, model, by_hand, bn):
-    "Mark what was frozen by hand in `places`, including BatchNorm's statistics if they are fixed"
+    "Mark in `places` what was frozen by hand, including BatchNorm's statistics if fixed"
     names = list(by_hand)
     for prefix, m in model.named_modules():
         dot = prefix + '.' if prefix else ''
         if bn == 'eval' and isinstance(m, _NormBase) and _is_off(m):
             if all(dot + k in by_hand for k, _ in m.named_parameters()):
                 names += [dot + k for k, _ in m.named_buffers()]
-    # a parameter that modules share has several names, and only the first is in `by_hand`
+    # a parameter shared by several modules has several names; only the first is in `by_hand`
     params = dict(model.named_parameters(remove_duplicate=False))
     ids = {id(params[k]) for k in by_hand if k in params}
     names += [k for k, p in params.items() if id(p) in ids]

@@ -45,7 +45,7 @@ def _net(learn):
     return net
 
 def _call(net, x):
-    "Compute the scores; run a network compiled in place uncompiled, because hooks need that"
+    "Compute the scores, without in-place compilation, because hooks do not work with it"
     # PyTorch sets it in `net.compile()`
     compiled = getattr(net, '_compiled_call_impl', None)
     return net(x) if compiled is None else net.forward(x)
@@ -170,7 +170,7 @@ def _named_stages(net):
 def stage_names(
     learn:Learner|nn.Module # A learner or a model
 )->list[str]: # Names for `get_layer`, starting at the input
-    "Name a ResNet's stages, an AlexNet's activations, or the last map of each size of any network"
+    "Name a ResNet's stages, AlexNet's activations, or else the last map of each size"
     return _stages(_net(learn))
 
 def _stages(net, x=None):
@@ -385,7 +385,7 @@ def plot_neighbors(
 )->Figure: # One row per query: the image, then its neighbors
     "Plot queries and their neighbors with distances; wrong classes are named in orange"
     if which is None: which = _first_of_each_class(found.query_y)
-    if not len(which): raise CourseError('which is empty: give the numbers of some queries')
+    if not len(which): raise CourseError('`which` is empty: pass the numbers of some queries')
     fig, axs = plt.subplots(len(which), 1 + found.idx.shape[1], figsize=(7, 1.08*len(which)),
                             layout='constrained', squeeze=False)
     for row, q in zip(axs, which):
@@ -454,8 +454,8 @@ def _evidence(net, x, cls, layers):
             if pair[1].any(): return pair
             flat = flat or pair
     if flat:
-        warnings.warn('the scores do not change with the image, so its map is constant: is the '
-                      'network untrained? Some begin with a head of zeros')
+        warnings.warn('the scores do not change with the image, so the map is constant. Is the '
+                      'network untrained? Some start with a head whose weights are all zero')
         return flat
     raise CourseError(f'the scores do not depend on the output of {layers[0].name}')
 
@@ -464,7 +464,7 @@ def _evidence(net, x, cls, layers):
 def grad_cam(
     learn:Learner|nn.Module, # A learner or a model
     xb:Tensor, # Images (N,C,H,W), normalized
-    cls:int|Tensor=None, # Class to explain, for all images or each (N); None: the predicted ones
+    cls:int|Tensor=None, # Class to explain, one or one per image (N); None: the predicted ones
     name:str=None, # Name of a layer; None: the one that outputs the last map of the image
     relu:bool=True # Keep only evidence for the class; False: negative values count against it
 )->Tensor: # N,H,W
@@ -486,7 +486,7 @@ def _show_cam(ax, cam, shape):
 
 # %% ../nbs/api/42_interpret.ipynb #4d4b3762
 def _class_of(y, vocab):
-    "The name of an image's class or labels, and a function that says whether it has one"
+    "Name an image's class or labels, and return a function that tells whether it has a given one"
     if not isinstance(y, list): return vocab[y], lambda c: c == y
     names = [c for c, is_there in zip(vocab, y) if is_there]
     return ', '.join(names) or 'no label', lambda c: bool(y[c])
@@ -564,8 +564,8 @@ def first_filters(
 @check_args
 def smoothness(
     w:Tensor # Filters (nf,c,ks,ks)
-)->float: # About -1/(ks²-1) for noise, towards 1 for smooth patterns
-    "Correlate each weight of a filter with its right and lower neighbors; returns the mean"
+)->float: # About -1/(ks²-1) for noise, close to 1 for smooth patterns
+    "Compute the mean correlation of each weight of a filter with its right and lower neighbors"
     w = w - w.mean((2, 3), keepdim=True)
     var = (w**2).mean((2, 3))
     right = (w[..., 1:]*w[..., :-1]).mean((2, 3))
@@ -579,7 +579,7 @@ def plot_filters(
     learn:Learner|nn.Module, # A learner or a model
     n:int=64 # Maximum number of filters
 )->Figure: # A grid of filters
-    "Plot the filters of the first convolution, in color for RGB images, else the first channel"
+    "Plot the filters of the first convolution, in color if RGB, otherwise the first channel"
     w = first_filters(learn)[:n]
     ncols = min(16, len(w)) if len(w) > 24 else 8
     nrows = -(-len(w)//ncols)
@@ -700,7 +700,7 @@ class GradientNorms(Callback):
     order = 102   # after the gradients are unscaled and clipped
     @check_args
     def __init__(self,
-        every:int=10 # Batches between two records
+        every:int=10 # Batches between records
     ):
         self.every = every
         self.batches = []   # numbers of the batches recorded

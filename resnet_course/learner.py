@@ -42,9 +42,9 @@ from .optimizers import torch_sgd
 # %% ../nbs/api/36_learner.ipynb #3dc2ec9b
 @check_args
 def why_not_compile(
-    device:object='cpu' # A `torch.device` or its name: where the network will run
+    device:object='cpu' # Device that the network will run on, or its name
 )->str: # '' if nothing is missing
-    "Return what `torch.compile` needs that this machine does not have"
+    "Check what `torch.compile` is missing on this machine"
     if torch.device(device).type == 'cuda':
         return '' if find_spec('triton') else 'Triton is not installed'
     from torch._inductor.cpp_builder import get_cpp_compiler
@@ -56,7 +56,7 @@ def why_not_compile(
 _compile_modes = ('default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs')
 
 def _compile(model, how, device):
-    "Compile `model` in place if this machine can; returns whether it did"
+    "Compile `model` in place if possible, and return whether it was compiled"
     known = {**dict.fromkeys(torch._dynamo.list_backends(None), 'backend'),
              **dict.fromkeys(_compile_modes, 'mode')}
     if how is not True: check_choice(how, known, 'backend or mode of torch.compile')
@@ -71,7 +71,7 @@ def _compile(model, how, device):
 # %% ../nbs/api/36_learner.ipynb #a3391dce
 @check_args
 def set_seeds(
-    seed:int, # Seed, any whole number
+    seed:int, # Seed; any integer
     dls:object=None, # Loaders whose batch order should also start from `seed`
     deterministic:bool=False # Whether to use only deterministic algorithms from now on
 ):
@@ -128,13 +128,13 @@ def facts_of(
 # %% ../nbs/api/36_learner.ipynb #469563fa
 @patch
 def compute_flags(self:CourseLearner,
-    is_fit:bool=False # Whether it is for training, so that cuDNN looks for the fastest algorithm
-)->AbstractContextManager: # Context that does nothing where there is nothing to set
+    is_fit:bool=False # Whether it is for training, in which cuDNN looks for the fastest algorithm
+)->AbstractContextManager: # Context manager; does nothing if there is nothing to set
     "Create a context that sets how NVIDIA's libraries compute for this learner"
     device = loader_fact(self.dls, 'device') or torch.device('cpu')
     on_gpu = torch.device(device).type == 'cuda'
     if not (on_gpu or self.deterministic) or own_precision(self) is None: return nullcontext()
-    # the fastest algorithm for one size need not be the fastest for another
+    # the fastest algorithm for one size may not be the fastest for another
     one_size = loader_fact(self.dls, 'size') is not None
     return backend_flags(precision_of(self), True if is_fit and one_size else None,
                          self.deterministic)
@@ -152,10 +152,10 @@ def no_bar(self:CourseLearner): # Yields this learner
 # %% ../nbs/api/36_learner.ipynb #a8eb70c9
 @patch
 def get_preds(self:CourseLearner, *args, **kwargs):
-    "Same as in fastai, but leave out unreadable images that may be skipped"
+    "Same as in fastai, except that unreadable images are left out if they may be skipped"
     n = loader_fact(self.dls, 'n_unreadable')
     try: return super(CourseLearner, self).get_preds(*args, **kwargs)
-    except IndexError:   # fewer predictions than fastai expects to put in order
+    except IndexError:   # fewer predictions than fastai expects when it sorts them
         if loader_fact(self.dls, 'n_unreadable') == n: raise
     # now the loader knows which ones to leave out
     return super(CourseLearner, self).get_preds(*args, **kwargs)
@@ -205,7 +205,7 @@ def to_contiguous(self:CourseLearner,
 
 # %% ../nbs/api/36_learner.ipynb #fe774e92
 def _stem_for(name, size):
-    "The stem that suits images of `size` px; prints a note if it differs from the network's own"
+    "Choose a stem for images of `size` px, and print a note if it is not the network's own"
     stem, own = default_stem(size, name), options(name).get('stem')
     if stem != own and not rank_distrib():
         print(f"{name} for images of {size} px: stem={stem!r} "
@@ -213,7 +213,7 @@ def _stem_for(name, size):
     return stem
 
 def _model_for(dls, name, stem, n_in, kwargs):
-    "A new model for the images and classes of `dls`"
+    "Create a model for the images and classes of `dls`"
     size = loader_fact(dls, 'size')
     if stem is None and size and 'stem' not in kwargs: stem = _stem_for(name, size)
     fitting = dict(n_out=dls.c, n_in=n_in, stem=stem)
@@ -225,12 +225,12 @@ def _as_dls(dls):
     is_one = isinstance(dls, torch.utils.data.DataLoader)
     loaders = dls.loaders if isinstance(dls, DataLoaders) else [dls] if is_one else dls
     if not (isinstance(loaders, (list, tuple)) and len(loaders) in (1, 2, 3)):
-        raise CourseError(f'dls={dls!r:.80}: give what `get_dls` returns, or loaders for training, '
-                          'validation and optionally test')
+        raise CourseError(f'dls={dls!r:.80}: pass the result of `get_dls`, or loaders for '
+                          'training, validation and optionally testing')
     is_torch = any(isinstance(dl, torch.utils.data.DataLoader) for dl in loaders)
     if loaders is dls and not is_torch:   # a list
-        raise CourseError("dls: fastai's loaders have to be together, as in "
-                          'DataLoaders(train, valid), so that they know the classes')
+        raise CourseError("dls: a list of fastai's loaders does not know the classes; combine "
+                          'them, as in DataLoaders(train, valid)')
     return as_dls(*loaders) if is_torch else dls
 
 def _channels(dls):
@@ -248,7 +248,7 @@ def _call_arch(arch, dls):
         # a `partial` has no name
         name = getattr(arch, '__name__', arch)
         raise CourseError(f'{name} cannot be called with num_classes={dls.c} ({e}): pass the '
-                          'network that it makes instead of the function') from None
+                          'network that it creates instead of the function') from None
 
 # %% ../nbs/api/36_learner.ipynb #3fe98084
 @torch.no_grad()
@@ -273,7 +273,7 @@ def _check_outputs(net, dls):
     warnings.warn(f'{said}: create it with {c}, or {n - c} of its scores are never correct')
 
 def _network(dls, arch, stem, n_in, kwargs, check):
-    "The network for a name, a function or a network; `check` verifies the number of outputs"
+    "Get a network from a name, a function or a network; `check` verifies the number of outputs"
     if isinstance(arch, str):
         arch = _model_for(dls, arch, stem, n_in, kwargs)
         check = check and 'n_out' in kwargs   # by default it's the number of classes
@@ -295,12 +295,12 @@ def _sampled(dls):
     return None if loader_fact(dls.train, 'chances') is None else 'sample'
 
 def _loss_for(dls, loss_func, balance):
-    "The given loss function or cross-entropy, weighted if `balance` asks for it"
+    "The given loss function or cross-entropy, weighted if `balance` requires it"
     if balance is not None: check_one_label(dls, f'balance={balance!r}')
     if is_multi_label(dls): return loss_func or BCEWithLogitsLossFlat()
     if balance is None: return loss_func or CrossEntropyLossFlat()
     if balance == 'sample':
-        raise CourseError("balance='sample' belongs to the loader: get_dls(..., balance='sample')")
+        raise CourseError("balance='sample' is for the loaders: get_dls(..., balance='sample')")
     check_choice(balance, ['loss'], 'balance')
     if loss_func is not None:
         raise CourseError("balance='loss' weights the classes of the cross-entropy: for your own "
@@ -334,7 +334,7 @@ def course_learner(
     opt_func:callable=torch_sgd, # An optimizer function for fastai
     metrics:object=accuracy,     # One or more metrics; with several labels per image, also mAP
     loss_func:callable=None,     # Loss; None: cross-entropy, binary if images have several labels
-    splitter:callable=param_groups, # Function from a model to its parameter groups, for freezing
+    splitter:callable=param_groups, # Function that returns a model's parameter groups, for freezing
     cbs:object=None,       # One or more additional callbacks
     model_kwargs:dict|None=None, # Arguments for `create_model`, which override those from `dls`
     compile:bool|str=False,# Whether to `torch.compile` the network; or a backend or mode

@@ -99,14 +99,14 @@ def _copy_file(f, content, checksum):
     if _sha256(content) == checksum: return 'kept yours'
     new = _free_name(f, content)
     with atomic_write(new) as tmp: tmp.write_bytes(content)
-    return f'kept yours, the new one is {new.name}'
+    return f'kept yours; the new version is {new.name}'
 
 # %% ../nbs/api/61_lessons.ipynb #23f14031
 @check_args
 def copy_lessons(
     dest:str|Path='resnet-course-lessons', # Folder to copy into, created if it doesn't exist
     files:dict=None # Name → content (bytes) to copy; None: the course's own files
-)->dict: # Name → what was done: 'new', 'updated', 'the same' or 'kept yours', and what is new
+)->dict: # Name → what was done: 'new', 'updated', 'the same' or 'kept yours' (with the new file)
     "Copy the notebooks, but keep what you have changed; raises `CourseError` if it can't write"
     dest = Path(dest)
     if files is None: files = _lesson_files()

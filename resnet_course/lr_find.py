@@ -62,7 +62,7 @@ def _attributes(o):
 @check_args
 @dataclass
 class LRCurve:
-    "What `find_lr` measured"
+    "The result of `find_lr`"
     lrs:list    # Learning rates tried
     losses:list # Smoothed training loss at each rate
     lr:float|None = None # Suggested rate; None if there is none
@@ -163,7 +163,7 @@ def find_lr(
     if not n:
         raise CourseError('the training loader has no batches: use a smaller `bs` or more images')
     if not 0 < start_lr < end_lr:
-        raise CourseError(f'start_lr={start_lr}, end_lr={end_lr}: end_lr must be the larger, '
+        raise CourseError(f'start_lr={start_lr}, end_lr={end_lr}: end_lr must be larger, '
                           'and both must be above 0')
     r = _Range(start_lr, end_lr, num_it)
     quiet = [cb for cb in learn.cbs

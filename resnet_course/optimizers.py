@@ -48,7 +48,7 @@ torch_adamw = partial(_TorchOptimizer, opt=torch.optim.AdamW)
 
 # %% ../nbs/api/34_optimizers.ipynb #e54ac818
 def _orthogonalize(
-    g:torch.Tensor, # A matrix, or filters (out, in, height, width): a matrix with `out` rows
+    g:torch.Tensor, # Matrix, or filters (out, in, height, width) as a matrix with `out` rows
     steps:int=3     # How many times to apply the polynomial
 )->torch.Tensor: # Same shape as `g`, with singular values near one
     "Approximate the nearest matrix with orthogonal rows (or columns) by Newton–Schulz iteration"
@@ -68,13 +68,13 @@ def _is_linear_bias(p, before):
     return p.ndim == 1 and before is not None and before.ndim == 2
 
 def _kind(p, before):
-    "'conv', 'norm' or 'other', from the shapes of a parameter and the one before it"
+    "Classify a parameter as 'conv', 'norm' or 'other' by its shape and that of the one before it"
     if p.ndim == 4: return 'conv'
     if p.ndim == 1 and not _is_linear_bias(p, before): return 'norm'
     return 'other'
 
 def _kinds(params):
-    "The kind of each of `params`: 'conv', 'norm' (a BatchNorm's vector), or 'other'"
+    "Classify each of `params` as 'conv', 'norm' (a BatchNorm parameter) or 'other'"
     return [_kind(p, before) for p, before in zip(params, [None, *params])]
 
 # %% ../nbs/api/34_optimizers.ipynb #5569e2f4
@@ -88,7 +88,7 @@ class Muon(MultipliesMatrices, torch.optim.Optimizer):
         weight_decay:float=0., # Weight decay for all but convolutions, whose norm is fixed
         conv_lr_mult:float=0.3, # Learning rate for convolutions, as a multiple of `lr`
         conv_momentum:float=0.6, # Momentum for convolutions
-        shift_lr_mult:float=64. # Multiplies the gradient, not the decay, of BatchNorm's vectors
+        shift_lr_mult:float=64. # Multiplies the gradient, not the decay, of BatchNorm's parameters
     ):
         super().__init__(params, dict(
             lr=lr, momentum=momentum, weight_decay=weight_decay, conv_lr_mult=conv_lr_mult,
@@ -169,9 +169,9 @@ class _NoDecay:
 def _without_params(group): return {k: v for k, v in group.items() if k != 'params'}
 
 def _parts(group, decays):
-    "A group's parameters that decay, and the ones that do not, each with its own counters"
+    "Split a group into parameters that decay and those that do not, each with its own counters"
     def part(wanted, **kwargs):
-        "The parameters for which `decays` is `wanted`"
+        "The part of the group in which `decays` is `wanted`"
         own = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in group.items()}
         params = [p for p, d in zip(group['params'], decays) if d == wanted]
         return {**own, 'params': params, **kwargs}
@@ -179,7 +179,7 @@ def _parts(group, decays):
 
 # %% ../nbs/api/34_optimizers.ipynb #b744552b
 class _SGDNoNorms(_NoDecay, torch.optim.SGD):
-    "SGD without weight decay for BatchNorm's vectors and the biases of convolutions"
+    "SGD without weight decay for BatchNorm's parameters and the biases of convolutions"
     def decays(self, params):
         "Return whether each parameter decays: all but BatchNorm's"
         return [kind != 'norm' for kind in _kinds(params)]
@@ -202,4 +202,4 @@ def timm_lamb(
 def check_timm():
     "Raise `CourseError` if timm is not installed"
     if find_spec('timm') is None:
-        raise CourseError('LAMB is in the package timm, which is not installed: pip install timm')
+        raise CourseError('LAMB comes from timm, which is not installed: pip install timm')

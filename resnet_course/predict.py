@@ -115,14 +115,14 @@ def _precision(model, precision):
     return resolve_precision(precision, next(model.parameters()).device)
 
 def _n_in(model):
-    "Channels of the images that a model takes"
+    "Number of image channels that a model expects"
     stats = meta_of(model).get('stats') or [[0]*3]
     return cfg_of(model).get('n_in') or len(stats[0])
 
 def _probabilities(model, xs, prepare, precision):
     "Probabilities of the classes (N,C) for images"
     if isinstance(model, nn.Module): scores = _scores(model, torch.stack(xs), prepare, precision)
-    # images of any size come one by one
+    # images of different sizes are processed one by one
     elif model.preprocess == 'resize': scores = torch.cat([model(x[None]) for x in xs])
     else: scores = model(prepare(torch.stack(xs)))
     several = meta_of(model).get('multi_label')   # each label can be present or absent
@@ -153,22 +153,23 @@ def thresholds_of(
 
 @check_args
 def labels_of(
-    p:Prediction, # Prediction of a network with several labels, with all of them
+    p:Prediction, # Prediction with all labels, from a network with several labels per image
     thresholds:dict # Thresholds from `thresholds_of`
 )->list: # Labels, most probable first; may be empty
     "List the predicted labels of an image; raises `CourseError` if `p` has only some of them"
     if p.error is None and not set(thresholds) <= set(p.classes):
-        raise CourseError(f'{p.file}: {len(p.classes)} of {len(thresholds)} labels, and others may '
-                          f'be predicted, too: call predict_images with k={len(thresholds)}')
+        raise CourseError(f'{p.file}: the prediction has only {len(p.classes)} of '
+                          f'{len(thresholds)} labels: call predict_images with '
+                          f'k={len(thresholds)}')
     return [c for c, q in zip(p.classes, p.probs) if q >= thresholds[c]]
 
 
 # %% ../nbs/api/41_predict.ipynb #4c068ba6
 def _separator(vocab):
-    "The first of some characters that no label contains; raises `CourseError` if there is none"
+    "Choose a separator that no label contains; raises `CourseError` if there is none"
     for o in (';', '|', chr(9)):
         if not any(o in name for name in vocab): return o
-    raise CourseError("labels contain ';', '|' and tabs: in a table they could not be told apart; "
+    raise CourseError("labels contain ';', '|' and tabs, so they cannot be separated in a table: "
                       'use --json instead')
 
 @check_args

@@ -32,7 +32,7 @@ class WrittenPrediction:
 @check_args
 def prediction(
     about:str, # Short description of what is predicted; unique within the notebook
-    said:object=... # Your prediction: text, a number or several; `...` until you have made one
+    said:object=... # Your prediction: text, a number or several; `...` until you make one
 )->WrittenPrediction: # Shown as your prediction, or as a reminder to make one
     "Write down what you expect the next result to be"
     if not about.strip(): raise CourseError("about='': say in a few words what is predicted")

@@ -65,13 +65,13 @@ class Recipe:
     mixup:float = 0.             # MixUp's alpha
     cutmix:float = 0.            # CutMix's alpha
     ema:float = 0.               # Decay of a moving average of the weights
-    ema_every:int = 1            # Steps between two updates of the average
+    ema_every:int = 1            # Steps between updates of the average
     ema_steps:int = 0            # Training steps for which both were chosen; 0: never rescale
     bce:bool = False             # Use binary cross-entropy, each class against the others
     swa:float = 0.               # Average the weights of the epochs after this fraction of training
-    clip:float = 0.              # Maximum length of the gradient
+    clip:float = 0.              # Maximum norm of the gradient
     accumulate:int = 1           # Batches per step
-    grow:float = 0.              # Side of the first images, as a fraction of the full side
+    grow:float = 0.              # Side length of the first images, as a fraction of the full side
     whiten:int = 0               # Number of images from which a `Whiten` layer computes its filters
     teacher_weight:float = 0.9   # With a teacher, its share of the loss
     temperature:float = 4.       # With a teacher, the divisor of both networks' scores
@@ -157,7 +157,7 @@ def mom_cycle(
     high:float=0.95,      # Momentum at both ends
     low:float=0.85        # Momentum when the learning rate is highest
 )->callable: # Fraction of training done → momentum
-    "Create the momentum of one cycle: low while the learning rate is high"
+    "Create the momentum schedule of one cycle: low while the learning rate is high"
     def f(pct):
         "Momentum after the fraction `pct` of training"
         if pct < pct_start: return _cos(high, low, pct/pct_start)
@@ -210,13 +210,13 @@ _add('kuangliu', 'kuangliu/pytorch-cifar, main.py of 2021', lr=0.1, bs=128, epoc
 _add('keras_resnet18', 'a Keras tutorial on ResNet-18 for CIFAR-10', lr=1e-3, bs=8, epochs=50,
      wd=0., opt_func=torch_adam, lr_power=0.,
      early_stop=dict(monitor='train_loss', min_delta=1e-3, patience=3),
-     about='Adam, stopped by the training loss')
+     about='Adam, with early stopping on the training loss')
 _add('pytorch_resnet34', 'a PyTorch tutorial on ResNet-18 to 152 for CIFAR-10', lr=0.1, bs=128,
      epochs=50, wd=5e-4, plateau=dict(monitor='train_loss', threshold=0.1, patience=3),
-     about='Divided when the training loss stalls')
+     about='The rate is divided when the training loss stalls')
 _add('pytorch_resnet50', "code for a ResNet-50 on 240 of ImageNet's classes", lr=1e-3, bs=160,
      epochs=200, wd=1e-3, hypers=dict(mom=0.5), lr_power=0., keep_best=True,
-     about='A constant rate, half of the usual momentum, and the best epoch on validation')
+     about='A constant rate, half the usual momentum, and the best epoch on validation')
 _add('alexnet_adam', 'an AlexNet tutorial on Fashion-MNIST', lr=1e-3, bs=32, epochs=10, wd=0.,
      opt_func=torch_adam, lr_power=0., keep_best=True,
      about='Adam, and the best epoch on validation')
@@ -230,14 +230,14 @@ _add('rsb_a3', 'Wightman et al. 2021, "ResNet strikes back", procedure A3', lr=8
      shape=by_epoch(cosine(5/100, start=1e-4/8e-3, end=1e-6/8e-3, under=True), 100),
      loaders=dict(size=160, test_size=224, load_size=235, augment='rsb_a3',
                   interpolation='random'),
-     about='LAMB and binary cross-entropy, for photos loaded as `loaders` says')
+     about='LAMB and binary cross-entropy, for photos loaded with its `loaders`')
 _tv_steps = 600*math.ceil(1_281_167/1024)   # for ImageNet's 1,281,167 training images
 _add('torchvision2021', 'Vryniotis 2021, torchvision\'s new training recipe', lr=0.5, bs=1024,
      epochs=600, wd=2e-5, opt_func=torch_sgd_no_norms, label_smoothing=0.1, mixup=0.2, cutmix=1.,
      ema=1 - (1 - 0.99998)*1024*32/600, ema_every=32, ema_steps=_tv_steps,
      shape=by_epoch(cosine(5/600), 600),
      loaders=dict(size=176, test_size=224, load_size=232, augment='torchvision2021', repeats=4),
-     about='SGD, MixUp or CutMix, averaged weights, for photos loaded as `loaders` says')
+     about='SGD, MixUp or CutMix, averaged weights, for photos loaded with its `loaders`')
 
 # %% ../nbs/api/37_recipes.ipynb #0f3b2127
 @check_args
@@ -285,7 +285,7 @@ _ranges = dict(
     cutmix=(0, math.inf, 'alpha, such as 1; 0 for none'),
     ema=(0, 1, 'the fraction that each step keeps, such as 0.998; 0 for none'),
     label_smoothing=(0, 1, 'a fraction, such as 0.1'),
-    clip=(0, math.inf, 'the maximum length of the gradient, such as 1; 0 for no limit'),
+    clip=(0, math.inf, 'the maximum norm of the gradient, such as 1; 0 for no limit'),
     accumulate=(1, math.inf, 'the number of batches per step, at least one batch'),
     early_stop=(1, math.inf, 'the number of epochs to wait for a better one'))
 tunable = tuple(_ranges)
@@ -355,7 +355,7 @@ def _watches_validation(r):
     return r.keep_best or any(monitor != 'train_loss' for monitor in watching)
 
 def _check_ema(r, n_steps):
-    "Warn if the average over so few steps consists mostly of the initial weights"
+    "Warn if, after `n_steps`, too much of the average still comes from the initial weights"
     left = r.ema**n_steps
     if not r.ema or r.ema_steps or left < 0.1: return
     warnings.warn(f'ema={r.ema}: after {n_steps} steps, {left:.0%} of the average still comes '
@@ -373,7 +373,7 @@ def _check_fit(r, learn, epochs, minutes):
                           'a `valid_pct` above 0, or choose another recipe')
     _check_ema(r, epochs*math.ceil(len(loaders[0])/r.accumulate))
     if r.whiten and not any(isinstance(m, Whiten) for m in learn.model.modules()):
-        warnings.warn(f'{r.name} is tuned to networks that begin with a `Whiten` layer, such as '
+        warnings.warn(f'{r.name} is tuned for networks that begin with a `Whiten` layer, such as '
                       'fast_resnet; other networks may learn far less with it than with one_cycle')
 
 # %% ../nbs/api/37_recipes.ipynb #43a9ee1e
@@ -474,7 +474,7 @@ def _divergence(ours, theirs, temperature):
 
 # %% ../nbs/api/37_recipes.ipynb #6457ea8d
 class Distill(Callback):
-    "Train also on the scores of a larger network (Hinton et al. 2015)"
+    "Also train on the scores of a larger network (Hinton et al. 2015)"
     order, run_valid = MixedPrecision.order - 6, False  # before anything scales the loss
 
     @check_args
@@ -506,7 +506,7 @@ class Distill(Callback):
 
 # %% ../nbs/api/37_recipes.ipynb #5a825796
 def _check_images_of(teacher, dls):
-    "Raise `CourseError` unless a teacher computes one score per class; warn about other sizes"
+    "Raise `CourseError` unless a teacher has one score per class; warn if image sizes differ"
     size, n_in, c = (loader_fact(dls, k) for k in ('size', 'n_in', 'c'))
     was = meta_of(teacher).get('size')
     if was and size and height_width(was) != height_width(size):
@@ -550,7 +550,7 @@ def check_teacher(
 # %% ../nbs/api/37_recipes.ipynb #d15711f1
 @patch
 def before_fit(self:Distill):
-    "Move the teacher to the data. Raises `CourseError` if it was trained for something else"
+    "Move the teacher to the data's device; raises `CourseError` if it does not fit the data"
     if self.teacher is unwrap_model(self.learn.model):
         raise CourseError('a network cannot be its own teacher: pass a different `teacher`')
     check_teacher(self.teacher, self.dls)

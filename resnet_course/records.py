@@ -41,7 +41,7 @@ def machine(
 
 # %% ../nbs/api/51_records.ipynb #011eb979
 def _cpu_name()->str: # Name, such as 'Intel(R) Core(TM) i7-8550U'
-    "The processor's name, as the system reports it"
+    "The processor's name, as reported by the system"
     try:
         with open('/proc/cpuinfo', encoding='utf-8') as f:
             names = [line.split(':', 1)[1].strip() for line in f if line.startswith('model name')]
@@ -59,7 +59,7 @@ def source_commit()->str|None: # Such as '1f3a…' or '1f3a… with changes'; No
         "Output of a git command; None if it fails"
         done = subprocess.run(['git', '-C', str(root), *args], capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else None
-    # an installed package may lie within the checkout of another project
+    # an installed package may be inside another project's checkout
     if not (root/'settings.ini').is_file() or not shutil.which('git'): return None
     commit = git('rev-parse', 'HEAD')
     changed = git('status', '--porcelain', '--untracked-files=no', '--', package.name)
@@ -67,7 +67,7 @@ def source_commit()->str|None: # Such as '1f3a…' or '1f3a… with changes'; No
 
 # %% ../nbs/api/51_records.ipynb #784a94fc
 def versions()->dict: # Package → version, None if it is not installed
-    "Return the versions of the packages that a result depends on, and the commit of this one"
+    "Return the versions of the packages that a result depends on, and this package's commit"
     commit = source_commit()
     found = {pkg: package_version(pkg) for pkg in _packages}
     return found | ({'commit': commit} if commit else {})
@@ -137,7 +137,7 @@ def _folder_name(name):
 
 @check_args
 def new_run_dir(
-    name:str,    # Subject of the run, such as 'fashion_mnist-resnet20'
+    name:str,    # Name of the run, such as 'fashion_mnist-resnet20'
     root:str|Path='runs'  # Folder of runs
 )->Path: # root/name-001, or the first unused number
     "Create a folder for a run; raises `CourseError` if that fails"
@@ -164,7 +164,7 @@ def save_run(
     **extra          # Additional entries for `run.json`
 )->dict: # The record
     """
-    Write a run's five files; the network's file gets the thresholds of reports on several labels
+    Write a run's five files; thresholds of reports on several labels are saved with the network
 
     Raises `CourseError` if the reports differ in their thresholds.
     """
@@ -232,7 +232,7 @@ def _record_problems(rec):
     missing = [key for key in _required if key not in rec]
     if 'schema' in missing: return ['it has no schema']
     if not has_type(rec['schema'], int) or rec['schema'] != 1:
-        return [f"its schema is {reprlib.repr(rec['schema'])}, but this version reads 1"]
+        return [f"its schema is {reprlib.repr(rec['schema'])}, but this version reads only 1"]
     if missing: return [f'it has no {", ".join(missing)}']
     res = _wrong_types(rec, {**_required, **_optional})
     for part, fields in _within.items():

@@ -38,12 +38,12 @@ def _own_data(rec, model, run):
     own['stats'] = model.meta.get('stats') or own.get('stats')
     if model.meta.get('white'): own['white'] = model.meta['white']
     cfg = cfg_of(model)
-    if model.meta.get('interpolation'):   # unless training drew it for each photo
+    if model.meta.get('interpolation'):   # unless training chose it at random for each photo
         own.setdefault('interpolation', model.meta['interpolation'])
     own['n_in'] = cfg.get('n_in') or (len(own['stats'][0]) if own['stats'] else None)
     unknown = set(own) - set(inspect.signature(get_dls).parameters)
     if unknown:
-        raise CourseError(f'{run}: this version does not know the settings of its data '
+        raise CourseError(f'{run}: this version does not know these settings of its data: '
                           f'{shorten(sorted(unknown))}')
     # recorded by name only, and not needed for evaluation
     if isinstance(own.get('augment'), list): own['augment'] = False
@@ -87,7 +87,7 @@ def _model_and_images(run, data, bs, skip_bad, variant=None, model=None, **image
 # %% ../nbs/api/53_reuse.ipynb #d15711f6
 @check_args
 def run_learner(
-    run:str|Path, # A run's folder; or, with `data`, our weights, or a ResNet's for ImageNet
+    run:str|Path, # A run's folder; or, with `data`, our weights or an ImageNet ResNet's
     data:str|Path|None=None, # A dataset, or a folder of images (all are used); None: the run's
     bs:int|None=None, # Images per batch; None: as in training, or 64 for a file
     skip_bad:bool=False, # Leave out files that cannot be read, but count them
@@ -99,7 +99,7 @@ def run_learner(
     model, dls, rec = _model_and_images(run, data, bs, skip_bad, variant, model,
                                         label_delim=label_delim)
     if isinstance(model, nn.Module): return course_learner(dls, model), rec
-    raise CourseError(f'{run}: an ONNX file has no network to train: name the run that it was '
+    raise CourseError(f'{run}: an ONNX file has no network to train: pass the run that it was '
                       'exported from, or evaluate it with evaluate_run')
 
 # %% ../nbs/api/53_reuse.ipynb #e8f4a5b6
@@ -134,7 +134,7 @@ def _other_names(vocab):
 
 # %% ../nbs/api/53_reuse.ipynb #aea498ea
 def _other_dls(data, own, rec, vocab):
-    "Loaders of all images of a folder, or of a dataset or the run's images, split as in training"
+    "Load all images of a folder, or a dataset or the run's images, split as in training"
     was = (rec.get('data') or {}).get('name_or_path') or ''
     id = rec.get('split_id')
     is_own = not vocab or data in datasets or same_place(was, data)
@@ -174,7 +174,7 @@ def _check_same_network(rec, model, run):
     diff = [k for k in then if k in now and then[k] != now[k]]
     if not diff: return
     raise CourseError(f'{run}: model.safetensors is from another run: its {diff[0]} is '
-                      f'{shorten([now[diff[0]]])}, and run.json says {shorten([then[diff[0]]])}')
+                      f'{shorten([now[diff[0]]])}, but run.json says {shorten([then[diff[0]]])}')
 
 def _check_task(run, model, own):
     "Raise `CourseError` unless network and images both have one class or several labels per image"
@@ -194,8 +194,8 @@ def _check_images(run, rec, dls):
     left_out = bool(rec.get('split_id') and (dls.cfg or {}).get('skip_bad'))
     if same and (then == now or left_out): return
     how = 'different files or labels' if then == now else f'{then} then and {now} now'
-    raise CourseError(f'{run}: its images have changed ({how}), so others may be held out for the '
-                      'test: name the set with data=')
+    raise CourseError(f'{run}: its images have changed ({how}), so others may be held out for '
+                      'testing: name the dataset with data=')
 
 # %% ../nbs/api/53_reuse.ipynb #d545e425
 @check_args
@@ -240,15 +240,15 @@ def compare_runs(
     both = [_model_and_images(o, data, bs, False) for o in (first, second)]
     (a, dls_a, rec_a), (b, dls_b, rec_b) = both
     for dls in (dls_a, dls_b):
-        check_one_label(dls, 'comparing runs', 'evaluate each of them, and compare the mAP')
+        check_one_label(dls, 'comparing runs', 'evaluate each one, and compare the mAPs')
     mine, other = images_of(rec_a, split), images_of(rec_b, split)
     if data is None and mine != other:
-        raise CourseError(f'these runs were made on different images ({mine} and {other}): '
+        raise CourseError(f'these runs used different images ({mine} and {other}): '
                           'choose one with data=')
     items_a, items_b = (list(split_dl(dls, split).dataset.items) for dls in (dls_a, dls_b))
     if items_a != items_b:
-        raise CourseError(f'the two runs hold out different images for {split}: runs with the same '
-                          'seed, valid_pct and n_train can be compared there')
+        raise CourseError(f'the two runs hold out different images for {split}: to compare them, '
+                          'use runs with the same seed, valid_pct and n_train')
     return compare(evaluate(a, split, name=str(first), dls=dls_a),
                    evaluate(b, split, name=str(second), dls=dls_b))
 
@@ -263,14 +263,14 @@ def weights_of(
     return path/'model.safetensors' if path.is_dir() else path
 
 def _beside(path, ending):
-    "A file next to the weights; in the current folder for weights that ship with the package"
+    "A file next to the weights, or in the current folder if they ship with the package"
     return (path if path.exists() else Path(path.name)).with_suffix(ending)
 
 @check_args
 def predict_run(
     images:list, # Files, and folders to search for images
     run:str|Path|None=None, # A run's folder, or a weights or ONNX file; None: newest run in ./runs
-    k:int|None=3, # Number of classes for each image; None: all, as always for several labels
+    k:int|None=3, # Number of classes for each image; None: all (always for several labels)
     bs:int=64, # Images per batch
     precision:str='auto' # As in `predict_images`
 )->tuple: # The weights file, the network, and an iterator of `Prediction`, one for each image
@@ -279,7 +279,7 @@ def predict_run(
     if not files: raise CourseError(f"no image files in {', '.join(map(str, images))}")
     is_onnx = str(path).endswith('.onnx')
     net = OnnxModel(path) if is_onnx else load_model(path, default_device())
-    # an improbable label can be predicted, and a more probable one not: thresholds differ
+    # thresholds differ, so a label can be predicted while a more probable one is not
     if k is None or net.meta.get('multi_label'): k = max(1, len(net.meta.get('vocab') or ()))
     found = predict_images(net, files, k=k, bs=bs, precision=precision)
     return path, net, with_progress(found, len(files))
@@ -289,7 +289,7 @@ def predict_run(
 def export_run(
     run:str|Path|None=None, # A run's folder, or a weights file; None: newest run in ./runs
     out:str|Path|None=None, # `.onnx`, or `.pt2` for torch.export; None: next to the weights
-    size:int|tuple|None=None, # Side of the images, or (height, width) (px); None: as in training
+    size:int|tuple|None=None, # Side length of images or (height, width), px; None: as in training
     preprocess:str|None=None, # As in `export_model`
     layout:str='NHWC' # As in `export_model`
 )->Exported: # Result whose `path` is the file

@@ -38,7 +38,7 @@ from .records import has_type, images_of, load_run, new_run_dir, same_place, sav
 
 # %% ../nbs/api/52_runs.ipynb #a406a1e8
 def _recipe_again(r, path, again):
-    "The recipe and the number of batches per step recorded in a checkpoint"
+    "Get the recipe and the number of batches per step that a checkpoint records"
     get_recipe(r['name'])
     changed = dict(r.get('changed') or {})
     accumulate = changed.pop('accumulate', None)
@@ -76,7 +76,7 @@ def learner_from_checkpoint(
 
 # %% ../nbs/api/52_runs.ipynb #372e41cc
 def _loggers_again(path, names):
-    "The logging callbacks of a resumed run; warns about others, which must be passed again"
+    "Recreate a resumed run's logging callbacks; warn about others, which must be passed again"
     kinds = dict(TensorBoardCallback='tensorboard', WandbCallback='wandb')
     other = [name for name in names if name not in kinds]
     if other:
@@ -88,7 +88,7 @@ def _loggers_again(path, names):
 
 # %% ../nbs/api/52_runs.ipynb #1a57ab1e
 def _lasting(name, known):
-    "A known name unchanged, or a path that works from any current folder"
+    "Return a known name unchanged, and a path in a form that works from any folder"
     is_name = name in known or not os.path.exists(name)
     return name if isinstance(name, str) and is_name else os.path.abspath(name)
 
@@ -102,8 +102,8 @@ def load_teacher(
     file = _lasting(teacher, shipped_weights())
     if os.path.isdir(file): file = os.path.join(file, 'model.safetensors')
     if not str(file).endswith('.safetensors') and file not in shipped_weights():
-        raise CourseError(f"{file}: a teacher is a run's folder, or a file that `save_weights` "
-                          'wrote')
+        raise CourseError(f"{file}: a teacher must be a run's folder, or a file that "
+                          '`save_weights` wrote')
     net = load_model(file)
     net.source = dict(file=file, sha256=checksum(shipped_weights().get(file, file)))
     return net
@@ -140,7 +140,7 @@ def _few_valid(n_train):
 
 def _check_unfinished(run):
     if not (run/'run.json').is_file(): return
-    raise CourseError(f'{run} is finished: `resnet-course evaluate {run}` evaluates it')
+    raise CourseError(f'{run} is finished: evaluate it with `resnet-course evaluate {run}`')
 
 def _new_training(data, images, arch, net, how, out, teacher):
     "A new learner in a new folder, and the arguments for `fit_recipe`"
@@ -166,7 +166,7 @@ def _resume_training(run, teacher):
 
 # %% ../nbs/api/52_runs.ipynb #a025987d
 def _tested(learn):
-    "Report on the test images; for several labels, with the thresholds best on validation"
+    "Report on the test images; for several labels, with the best thresholds on validation"
     report, valid = evaluate(learn), len(learn.dls.valid.dataset)
     if report.task is not many_labels or not valid: return report
     return report.at(evaluate(learn, 'valid').best_thresholds())
@@ -218,13 +218,13 @@ def train_run(
     weights:object=None,  # Initial weights, as in `load_weights`; None: from scratch
     teacher:object=None,  # Trained network to also learn from: a run's folder, a file or a network
     precision:str='auto', # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
-    seed:int=42,          # The same seed gives the same run
+    seed:int=42,          # Random seed; the same seed reproduces the run
     compile:bool|str=False, # Whether to `torch.compile` the network, or a backend or mode
     deterministic:bool=False, # Require bit-identical results on a GPU as well, which is slower
     accumulate:int|None=None, # Batches per step; None: the recipe's, usually 1
     skip_bad:bool=False,  # Leave out image files that cannot be read
     balance:str|None=None,# Balance classes: 'loss' weights them, 'sample' draws them equally
-    group:object=None,    # What to keep in one split, as in `get_dls`
+    group:object=None,    # What to keep in the same split, as in `get_dls`
     fold:tuple|None=None, # (i, k): test on the i-th of k folds of the training images
     test_size:int|tuple|None=None, # Size of photos outside training, as in `get_dls`
     load_size:int|tuple|None=None, # Test photos are resized to cover this, as in `get_dls`
@@ -266,11 +266,11 @@ def finetune_run(
     num_workers:int|None=None, # Processes that read photos, as in `get_dls`
     n_train:int|None=None,# Keep only this many training images
     precision:str='auto', # 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'
-    seed:int=42,          # The same seed gives the same run
+    seed:int=42,          # Random seed; the same seed reproduces the run
     deterministic:bool=False, # Require bit-identical results on a GPU as well, which is slower
     skip_bad:bool=False,  # Leave out image files that cannot be read
     balance:str|None=None,# Balance classes: 'loss' weights them, 'sample' draws them equally
-    group:str|None=None,  # What to keep in one split, as in `get_dls`
+    group:str|None=None,  # What to keep in the same split, as in `get_dls`
     fold:tuple|None=None, # (i, k): test on the i-th of k folds of the training images
     test_size:int|tuple|None=None, # Size of photos outside training, as in `get_dls`
     load_size:int|tuple|None=None, # Test photos are resized to cover this, as in `get_dls`
@@ -285,7 +285,7 @@ def finetune_run(
     setup:callable=None,  # Called with the learner before it trains; its `path` is the run's folder
     **extra               # Additional entries for `run.json`
 )->tuple: # The record, the `StageResults` and the test report of the best stage
-    "Fine-tune by a plan, test, and save a record in a new folder; raises `CourseError` if invalid"
+    "Fine-tune with a plan, test, and save a record; raises `CourseError` for invalid input"
     data, weights = _lasting(data, datasets), _lasting(weights, ('torchvision', *shipped_weights()))
     settings = dict(data=data, weights=weights, arch=arch, variant=variant, bs=bs,
                     size=size, resize=resize, num_workers=num_workers, n_train=n_train,
@@ -331,7 +331,7 @@ def _read_asked(run):
     _check_unfinished(run)
     f = run/'finetune.json'
     if not f.is_file():
-        raise CourseError(f'{run}: no interrupted fine-tuning; `resnet-course runs` lists '
+        raise CourseError(f'{run}: no interrupted fine-tuning here; `resnet-course runs` lists '
                           'finished runs')
     asked = read_json(f)
     ok = isinstance(asked, list) and len(asked) in (4, 5) and isinstance(asked[0], str)
@@ -380,7 +380,7 @@ def kfold_run(
     setup:callable=None, # As in `train_run`
     tell:callable=None, # Called with a line about the remaining folds before they are resumed
     **kwargs        # Passed to `train_run` or `finetune_run`
-)->dict: # Contents of `folds.json`: a row per fold, and mean, sd and ci of each metric
+)->dict: # Contents of `folds.json`: a row per fold, and the mean, sd and ci of each metric
     "Train and test once per fold, and save the mean; raises `CourseError` for invalid input"
     if not 2 <= k <= 100: raise CourseError(f'{k} folds: give a number from 2 to 100')
     connect()
@@ -399,7 +399,7 @@ def kfold_run(
 
 # %% ../nbs/api/52_runs.ipynb #e44198d1
 def _as_json(value):
-    "A setting in a form that JSON can represent; raises `TypeError` if there is none"
+    "Convert a setting for JSON; raises `TypeError` if that is not possible"
     if isinstance(value, Path): return str(value)
     if isinstance(value, Recipe):
         changed = recipe_settings(value)
@@ -409,14 +409,14 @@ def _as_json(value):
     return value
 
 def _from_json(name, value):
-    "The setting that `_as_json` converted"
+    "Convert a setting back from what `_as_json` returned"
     if name == 'recipe' and isinstance(value, dict):
         return change_recipe(value['name'], **value['changed'])
     return tuple(value) if isinstance(value, list) else value
 
 # %% ../nbs/api/52_runs.ipynb #6c8091b5
 def _asked(kwargs):
-    "Arguments of several runs in a form that JSON can hold, and the names of the others"
+    "Convert the arguments of several runs for JSON, and list those that cannot be converted"
     known = dict(data=datasets, weights=('torchvision', *shipped_weights()), plan=plans)
     asked, lost = {}, []
     for key, value in kwargs.items():
@@ -434,7 +434,8 @@ def _check_asked(state, file, finetune, kwargs, what):
     "Raise `CourseError` unless several interrupted runs can be resumed with these arguments"
     if state['finetune'] != finetune:
         command = 'finetune' if state['finetune'] else 'train'
-        raise CourseError(f'{file}: these {what} belong to `{command}`: resume them with it')
+        raise CourseError(f'{file}: these {what} belong to `{command}`: resume them '
+                          'with that command')
     lost = [name for name in state['not_recorded'] if name not in kwargs]
     if lost:
         function = dict(folds='kfold_run', seeds='seeds_run')[what]
@@ -465,7 +466,7 @@ def _remove_if_unbegun(folder):
 def _read_folds(folder, finetune, kwargs):
     "The folder of interrupted folds, and the contents of its `folds.json`"
     f = folder/'folds.json'
-    if not f.is_file(): raise CourseError(f'{folder}: no interrupted folds are here')
+    if not f.is_file(): raise CourseError(f'{folder}: no interrupted folds here')
     state = read_json(f)
     if not _is_folds(state): raise CourseError(f'{f} is damaged; start the folds again')
     if len(state['folds']) == state['k']: raise CourseError(f'{folder}: all folds are finished')
@@ -473,13 +474,13 @@ def _read_folds(folder, finetune, kwargs):
     return folder, state
 
 def _about_folds(folder, state):
-    "A line about which folds are finished, in progress and still to come"
+    "Describe in one line which folds are finished, in progress and still to come"
     k, n_done = state['k'], len(state['folds'])
     begun = {i: _begun(folder/f'fold{i}') for i in range(n_done + 1, k + 1)}
     return _about_rest(f'{k} folds', range(1, k + 1), n_done, begun)
 
 def _about_rest(what, names, n_done, begun):
-    "A line about several runs, of which the first `n_done` are finished; `begun`: name → folder"
+    "Describe several runs, of which the first `n_done` are finished; `begun`: name → folder"
     def listed(chosen): return ', '.join(map(str, chosen))
     unfinished = [o for o in names[n_done:] if not _is_finished(begun.get(o))]
     begins = [o for o in unfinished if begun.get(o)]
@@ -579,8 +580,8 @@ def save_seeds(
     "Write the mean over seeds to `RUN-seeds.json`, where `RUN` is the first run's folder"
     for rec in recs:
         if isinstance(rec, dict) and rec.get('test') and rec.get('path'): continue
-        raise CourseError('save_seeds needs records of runs that were tested, as `train_run` and '
-                          '`load_run` return them')
+        raise CourseError('save_seeds needs records of runs that were tested, such as those from '
+                          '`train_run` and `load_run`')
     if not recs: raise CourseError('save_seeds needs at least one record')
     state, path = _seed_state(recs, recs[0].get('command')), _seeds_file(Path(recs[0]['path']))
     if not rank_distrib(): write_json(state, path)
@@ -603,7 +604,7 @@ def _is_mean(o):
 def seeds_of(
     run:str|Path # A run's folder
 )->dict|None: # What `save_seeds` returned; None if the run was not one of several seeds
-    "Read what `save_seeds` wrote about a run and others; warns about damaged files"
+    "Read the file from `save_seeds` that includes a run; warn about damaged files"
     run = check_path(run)
     for f in sorted(run.resolve().parent.glob('*-seeds.json')):
         try: state = read_json(f)
@@ -618,7 +619,7 @@ def seeds_of(
 # %% ../nbs/api/52_runs.ipynb #1f4ef5d1
 @check_args
 def seeds_run(
-    seeds:Sequence=(42, 43, 44), # At least two whole numbers
+    seeds:Sequence=(42, 43, 44), # At least two integers
     each:callable=None, # Called with the result of each run
     finetune:bool=False, # Fine-tune with `finetune_run`; False: train with `train_run`
     resume:str|Path|None=None, # `RUN-seeds.json` or a run of interrupted seeds; None: new runs
@@ -626,7 +627,7 @@ def seeds_run(
     tell:callable=None, # Called with a line about the remaining seeds before they are resumed
     out:str|Path='runs', # Folder of runs
     **kwargs        # Passed to `train_run` or `finetune_run`
-)->dict: # Same as from `save_seeds`
+)->dict: # The same as from `save_seeds`
     "Train or fine-tune once per seed, and save the mean; raises `CourseError` for invalid input"
     connect()
     if resume: series = _read_seeds(check_path(resume, 'resume'), finetune, kwargs)
@@ -652,14 +653,14 @@ class _Seeds:
         return self.out/name if name and _is_begun(self.out/name) else None
 
     def write(self, done=False):
-        "Write what is finished and, unless `done`, what is left; returns what was written"
+        "Write what is finished and, unless `done`, what is left, and return it"
         state = _seed_state(self.recs, self.todo['asked'].get('command'))
         if not done: state['unfinished'] = self.todo
         if not rank_distrib(): write_json(state, self.file)
         return state
 
     def started(self, seed, run):
-        "Note the folder of the run with this seed"
+        "Record the folder of the run with this seed"
         self.todo['begun'][str(seed)] = run.name
         if self.file is None: self.file = _seeds_file(run)
         self.write()
@@ -667,7 +668,7 @@ class _Seeds:
 # %% ../nbs/api/52_runs.ipynb #13408736
 @patch
 def run(self:_Seeds, each, setup, kwargs):
-    "Run what is not finished; returns the contents of the file, with its `path`"
+    "Run what is not finished, and return the contents of the file, with its `path`"
     run = finetune_run if self.todo['finetune'] else train_run
     settings = _asked_again(self.todo, kwargs)
     for seed in self.todo['wanted']:
@@ -682,13 +683,13 @@ def run(self:_Seeds, each, setup, kwargs):
 
 @patch
 def about_rest(self:_Seeds):
-    "A line about which seeds are finished, in progress and still to come"
+    "Describe in one line which seeds are finished, in progress and still to come"
     wanted = self.todo['wanted']
     return _about_rest(f'{len(wanted)} seeds', wanted, 0, {o: self.begun(o) for o in wanted})
 
 # %% ../nbs/api/52_runs.ipynb #c8ae1c4f
 def _new_seeds(seeds, finetune, kwargs, out):
-    "New runs; raises `CourseError` unless `seeds` are different numbers"
+    "Prepare new runs; raises `CourseError` unless `seeds` are different numbers"
     ok = not isinstance(seeds, str) and all(map(is_whole, seeds)) and len(set(seeds)) == len(seeds)
     if not ok or len(seeds) < 2:
         raise CourseError(f'seeds={seeds!r:.80}: give at least two different whole numbers')
@@ -698,9 +699,9 @@ def _new_seeds(seeds, finetune, kwargs, out):
     return _Seeds(todo, check_path(out, 'out'))
 
 def _read_seeds(path, finetune, kwargs):
-    "Interrupted runs; raises `CourseError` if there are none at `path`"
+    "Find interrupted runs; raises `CourseError` if there are none at `path`"
     file = unfinished_seeds(path)
-    if file is None: raise CourseError(f'{path}: no interrupted seeds are here')
+    if file is None: raise CourseError(f'{path}: no interrupted seeds here')
     state = read_json(file)
     if isinstance(state, dict) and 'unfinished' not in state and state.get('seeds'):
         raise CourseError(f'{file}: all seeds are finished')
@@ -721,7 +722,7 @@ def _are_seeds(state):
 @check_args
 def unfinished_seeds(
     path:str|Path # `RUN-seeds.json`, or a run's folder
-)->Path|None: # The file; None if the run is not one of interrupted seeds
+)->Path|None: # The file; None if the run does not belong to interrupted seeds
     "Find the file about interrupted seeds that a run belongs to"
     path = check_path(path)
     if path.name.endswith('-seeds.json'): return path

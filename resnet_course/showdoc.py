@@ -31,7 +31,7 @@ def _type(annotation):
     return re.sub(r'^Optional\[(.*)\]$', r'\1 | None', short)
 
 def _default(value):
-    "Format a default; a dataclass creates some of its defaults for every object"
+    "Format a default; `…` if a dataclass creates it anew for each object"
     if value is empty: return ''
     if repr(value) == '<factory>': return '…'
     return re.sub(_object, r'\1', repr(value))
@@ -48,7 +48,7 @@ def _from_package(sym):
 
 # %% ../nbs/api/72_showdoc.ipynb #f9dd697b
 def _options_as_code(text):
-    "A help text with options such as `--data` in backticks: pandoc makes a dash of two hyphens"
+    "Put options such as `--data` in backticks, because pandoc turns two hyphens into a dash"
     return re.sub(r'(?<![\w`-])--[a-z][\w-]*', r'`\g<0>`', text)
 
 # %% ../nbs/api/72_showdoc.ipynb #7d20a00f
@@ -142,7 +142,7 @@ def _arguments(text):
     return [f'`{name}`' for call in calls for name in re.findall(r'\w+', call)]
 
 def _linkify(lookup, text):
-    "`text` with links for names in backticks, unless they are arguments or inside a link text"
+    "Add links to names in backticks, unless they are arguments or inside a link text"
     kept = re.findall(r'\[[^][]*`[^][]*\]\([^)]*\)', text) + _arguments(text)
     for i, o in enumerate(kept): text = text.replace(o, f'\0{i}\0')
     text = lookup.linkify(text)

@@ -172,11 +172,11 @@ _convolution_script = '''(v, { box, text }, inputs) => {
 # %% ../nbs/api/65_widgets.ipynb #c9ff7aa2
 @check_args
 def explore_convolution(
-    n:int=6, # Side of the input, px
-    ks:int=3, # Side of the kernel, px
+    n:int=6, # Side length of the input, px
+    ks:int=3, # Side length of the kernel, px
     stride:int=2, # Stride, px
     pad:int=0, # Padding on each side, px
-    at:int=1 # Number of the output to mark, row by row
+    at:int=1 # Index of the output to mark, counted row by row
 )->Widget: # Widget with a slider for each argument
     "Explore which pixels a convolution looks at and how large its output is"
     n = check_int(n, 'n', 3, 7)

@@ -170,7 +170,7 @@ def test_run_with_a_teacher(teachers_run, tmp_path):
 def test_command(teachers_run, tmp_path, capsys):
     args = ['--data', 'digits', '--arch', 'resnet8', '--epochs', 1, '--bs', 16, '--n-train', 64]
     assert run_command('train', *args, '--teacher', teachers_run, '--out', tmp_path) == 0
-    assert f'its teacher is resnet8 of {teachers_run}' in capsys.readouterr().out
+    assert f'its teacher is resnet8 from {teachers_run}' in capsys.readouterr().out
     assert load_run(next(tmp_path.iterdir()))['recipe']['teacher'] == entry(teachers_run)
 
 def cut_run(teacher, out):

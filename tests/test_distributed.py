@@ -506,7 +506,7 @@ def test_fine_tuning_from_the_command_line(tmp_path, launcher):
     out = launch(launcher, tmp_path, '-m', 'resnet_course', 'finetune', '--data', 'digits',
                  '--weights', 'resnet20-fashion_mnist', '--plan', 'plan.yaml', '--n-train', '64',
                  '--bs', '16')
-    assert out.count('epoch 1/1') == out.count('best stage by validation') == 1
+    assert out.count('epoch 1/1') == out.count('best stage on validation') == 1
     rec, = list_runs(tmp_path/'runs')
     assert rec['processes'] == 2 and [s['name'] for s in rec['finetune']['stages']] == [
         'head', 'more']

@@ -305,7 +305,7 @@ def test_precision_by_fastais_names(to, asked, dls):
 @pytest.mark.parametrize('cb', [MixedPrecision, ModelToHalf])
 def test_two_precisions(cb, dls):
     learn = course_learner(dls, small(), precision='bf16', cbs=cb(), splitter=params)
-    with pytest.raises(CourseError, match='leave the callback out'): train(learn, dls)
+    with pytest.raises(CourseError, match='remove the callback'): train(learn, dls)
 
 # Files
 

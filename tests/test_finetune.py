@@ -160,12 +160,12 @@ def test_command_and_report_show_stages_and_proof(tmp_path, capfd):
                        '--n-train', 64, '--bs', 32, '--precision', 'fp32', '--out', tmp_path) == 0
     said, err = capfd.readouterr()
     assert 'digits: 64 training, 180 validation, 180 test images' in said
-    assert 'head: 2 of 2 tensors that train moved; 0 of 57 frozen tensors changed' in said
+    assert 'head: 2 of 2 trainable tensors changed; 0 of 57 frozen tensors changed' in said
     assert len(set(err.splitlines())) == len(err.splitlines()), err   # no warning twice
     run, = tmp_path.iterdir()
     page = html_report(run).read_text(encoding='utf-8')
     assert 'evaluated 4 times: after each of the 3 stages, and once more' in page
-    for text in ('<td>0.002</td>', '<td>0.0002</td>', '0 of 57 frozen', 'evaluated it again'):
+    for text in ('<td>0.002</td>', '<td>0.0002</td>', '0 of 57 frozen', 'evaluated again'):
         assert text in page, text
     assert 'evaluated once' not in page and 'one for each stage' in page
 

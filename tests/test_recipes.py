@@ -290,7 +290,7 @@ def test_fast_cifar_warns_about_other_networks(arch, warns):
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter('always')
         fit_recipe(learn, 'fast_cifar', 1)
-    assert any('tuned to networks' in str(w.message) for w in seen) == warns
+    assert any('tuned for networks' in str(w.message) for w in seen) == warns
 
 class Double(Callback):
     "Compute in float64, though fastai's loaders make everything float32"

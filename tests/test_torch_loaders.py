@@ -176,5 +176,5 @@ def test_loaders_that_do_not_fit():
     with pytest.raises(CourseError, match='begin with 0, but an image comes first'):
         learner(lambda i: (i, torch.rand(3, 16, 16), 0))
     dls = get_dls('digits', bs=32, n_train=64)
-    with pytest.raises(CourseError, match=r'together, as in DataLoaders\(train, valid\)'):
+    with pytest.raises(CourseError, match=r'combine them, as in DataLoaders\(train, valid\)'):
         course_learner([dls.train, dls.valid], 'resnet8')
