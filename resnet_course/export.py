@@ -30,7 +30,7 @@ from .summary import image_shape
 def import_optional(
     name:str # Name of a module, such as 'onnxruntime'
 )->object: # The module
-    "Import a package that only exporting needs; raises `CourseError` if it is not installed"
+    "Import a package that only exporting needs; raise `CourseError` if it is not installed"
     try: return importlib.import_module(name)
     except ImportError as e:
         raise CourseError(f"export needs the package {e.name}: "
@@ -105,7 +105,7 @@ def preparation(
     meta:dict, # As in `save_weights`, including class names, size and statistics
     n_in:int|None=None # Channels of the images; None: as many as in the statistics
 )->tuple: # A `PhotoReader`, and a function that turns a batch of bytes into network input
-    "Look up how to prepare images for a network; raises `CourseError` if its metadata lacks it"
+    "Look up how to prepare images for a network; raise `CourseError` if its metadata lacks it"
     missing = [key for key in ('vocab', 'size', 'stats') if not meta.get(key)]
     if missing:
         raise CourseError(f'these weights come without {", ".join(missing)}, so they cannot '
@@ -311,7 +311,7 @@ def _arrange(net, x):
 
 @torch.no_grad()
 def _compare(model, other, xbs):
-    "Compare the scores for some batches; returns the largest difference and largest score"
+    "Compare the scores for some batches; return the largest difference and largest score"
     diffs, scores = [], []
     for xb in xbs:
         want = model(xb)
@@ -351,7 +351,7 @@ def _prepared(net, preprocess, layout, size, images):
 
 # %% ../nbs/api/29_export.ipynb #47dcd7da
 def _write_checked(net, x, path, xbs, tol):
-    "Write a file, and keep it if its scores match the network's; returns the largest difference"
+    "Write a file, and keep it if its scores match the network's; return the largest difference"
     write, load = _formats[path.suffix]
     with atomic_write(path) as tmp:
         write(net, x, tmp)

@@ -32,7 +32,7 @@ activations = dict(relu=nn.ReLU, leaky_relu=nn.LeakyReLU, elu=nn.ELU, gelu=nn.GE
 def get_act(
     name:str='relu' # One of `activations`
 )->nn.Module: # New layer, not in place
-    "Create the activation called `name`; raises `CourseError` for an unknown name"
+    "Create the activation called `name`; raise `CourseError` for an unknown name"
     return activations[check_choice(name, activations, 'activation')]()
 
 # %% ../nbs/api/20_layers.ipynb #5c1d8e02
@@ -170,7 +170,7 @@ def make_shortcut(
     stride:int=1, # Stride of the block
     norm:bool=True # Add BatchNorm after a projection; pre-activation blocks don't
 )->nn.Module|None: # The module; `None` if the shortcut is the identity or there is none
-    "Create the module on a block's shortcut; raises `CourseError` for an unknown `kind`"
+    "Create the module on a block's shortcut; raise `CourseError` for an unknown `kind`"
     check_choice(kind, shortcuts, 'shortcut')
     same_shape = ni == nf and stride == 1
     if kind == 'none' or (same_shape and kind != 'C'): return None
@@ -344,7 +344,7 @@ def make_stem(
     nf:int, # Output channels
     act:str='relu' # Activation between the convolutions of 'deep'
 )->tuple: # (convolutions, pooling); BatchNorm and an activation go in between
-    "Create the layers of a stem; raises `CourseError` for an unknown `kind`"
+    "Create the layers of a stem; raise `CourseError` for an unknown `kind`"
     check_choice(kind, stems, 'stem')
     if kind == 'cifar': return conv(n_in, nf), nn.Identity()
     pool = nn.MaxPool2d(3, stride=2, padding=1)

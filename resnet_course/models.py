@@ -66,7 +66,7 @@ _options = {ResNet: ['stem', 'shortcut', 'variant', 'nf', 'act', 'zero_gamma', '
 def options(
     name:str # One of `list_models()`
 )->dict: # Option → default value for this network
-    "List the options of the network called `name`; raises `CourseError` for an unknown name"
+    "List the options of the network called `name`; raise `CourseError` for an unknown name"
     cls, kw = registry[check_choice(name, registry, 'model')]
     params = inspect.signature(cls).parameters
     return {k: kw.get(k, params[k].default) for k in _options[cls]}
@@ -81,7 +81,7 @@ def create_model(
     shortcut:str=None, # 'A', 'B', 'C' or 'none'; `None`: the network's own
     **kwargs # Other options of the network; see `options`
 )->nn.Module: # Network with random weights; `net.cfg` holds the arguments to create it again
-    "Create the network called `name`; raises `CourseError` for unknown names, options or values"
+    "Create the network called `name`; raise `CourseError` for unknown names, options or values"
     cls, kw = registry[check_choice(name, registry, 'model')]
     chosen = dict(stem=stem, shortcut=shortcut)
     free = options(name)
@@ -206,7 +206,7 @@ def _dominant(parts):
     return large[-1] if is_pair else None
 
 def _trunk(body):
-    "Split `body` until no part has nearly all layers; returns parts before, in, after the trunk"
+    "Split `body` until no part has nearly all layers; return parts before, in, after the trunk"
     before = []
     parts = [body]
     after = []
@@ -352,7 +352,7 @@ def source_of(
 def check_outputs(
     out:object # What a network returned for a batch of images
 )->Tensor: # `out`
-    "Return `out` if it is a tensor; raises `CourseError` otherwise"
+    "Return `out` if it is a tensor; raise `CourseError` otherwise"
     if isinstance(out, Tensor): return out
     raise CourseError(f'the network returns a {type(out).__name__}, not a tensor of scores N×C: '
                       'return the scores alone, as with aux_logits=False')

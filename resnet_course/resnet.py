@@ -26,7 +26,7 @@ preact_depths = {164: (Bottleneck, (18, 18, 18))}
 _preact = {BasicBlock: PreactBasicBlock, Bottleneck: PreactBottleneck}
 
 def _add_stages(net, block, n_blocks, nf, variant, **kwargs):
-    "Add the stages `layer1`, `layer2`, … to `net`; returns the output channels of the last one"
+    "Add the stages `layer1`, `layer2`, … to `net`; return the output channels of the last one"
     check_choice(variant, variants, 'variant')
     ni, first = nf, {}
     if variant == 'v2': block, first = _preact[block], dict(first=True)

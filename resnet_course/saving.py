@@ -185,7 +185,7 @@ def _card(layout, cfg, sd, meta, file):
 
 # %% ../nbs/api/27_saving.ipynb #160625c6
 def _save_layout(model, path, layout, meta):
-    "Write a folder that another library can load; returns the weights file"
+    "Write a folder that another library can load; return the weights file"
     make_config, rename = _layouts[check_choice(layout, _layouts, 'layout')]
     cfg = _cfg_of(model)
     text = json.loads(_to_json(meta))
@@ -203,7 +203,7 @@ def _save_layout(model, path, layout, meta):
     return file
 
 def _write_safetensors(sd, path, metadata):
-    "Write a safetensors file; raises `CourseError` if that fails"
+    "Write a safetensors file; raise `CourseError` if that fails"
     try:
         with atomic_write(path) as tmp:
             save_file(sd, tmp, metadata=metadata)
@@ -256,7 +256,7 @@ def save_weights(
 
 # %% ../nbs/api/27_saving.ipynb #fb88c733
 def _build(cfg, path):
-    "Create a model without memory for its weights; raises `CourseError` if `cfg` is not valid"
+    "Create a model without memory for its weights; raise `CourseError` if `cfg` is not valid"
     try:
         with torch.device('meta'): return create_model(**cfg)
     except Exception as e:   # options of any type are passed to the constructors of layers
@@ -289,7 +289,7 @@ def load_model(
     device:object='cpu', # Device to move the model to: a `torch.device` or its name
     model:nn.Module=None # Your own network to load the weights into; None: the network in the file
 )->nn.Module: # Model in evaluation mode; `.meta` has the metadata saved with it
-    "Rebuild a model from a file; raises `CourseError` if its weights and configuration disagree"
+    "Rebuild a model from a file; raise `CourseError` if its weights and configuration disagree"
     if str(path).endswith('.onnx'):
         raise CourseError(f'{path}: load an ONNX model with OnnxModel, which predict_images '
                           'accepts like a network')

@@ -110,7 +110,7 @@ class _Calls:
 
 # %% ../nbs/api/28_summary.ipynb #662f67ff
 def _record(model, x):
-    "Run `model` on `x`; returns the calls to its modules in the order in which they finish"
+    "Run `model` on `x`; return the calls to its modules in the order in which they finish"
     calls, hooks = _Calls(), []
     for name, m in model.named_modules():
         hooks.append(m.register_forward_pre_hook(partial(calls.enter, name)))
@@ -148,7 +148,7 @@ def image_shape(
     size:int|tuple, # Side of the images, px, or (height, width)
     n_in:int=None # Channels; `None`: those of the first convolution, or 3 if there is none
 )->tuple: # (channels, height, width)
-    "Return the shape of one input image; raises `CourseError` for a size below one pixel"
+    "Return the shape of one input image; raise `CourseError` for a size below one pixel"
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if len(sides) != 2: raise CourseError(f'size={sides}: give one side, or height and width')
     h, w = (check_int(o, 'size', high=2**20) for o in sides)

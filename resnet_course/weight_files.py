@@ -312,7 +312,7 @@ def _check_folder(path):
 
 # %% ../nbs/api/25_weight_files.ipynb #0c78f14c
 def _first_bytes(path):
-    "Read the beginning of a file; raises `CourseError` if it cannot be read"
+    "Read the beginning of a file; raise `CourseError` if it cannot be read"
     _check_folder(path)
     check_file(path)
     try:
@@ -437,7 +437,7 @@ def _contents_of(path):
 def read_weight_sets(
     path:str|Path # As in `read_weights`
 )->tuple[dict, dict]: # Path within the file → tensors by name; metadata
-    "Read all sets of weights in a file without running code; raises `CourseError` if it has none"
+    "Read all sets of weights in a file without running code; raise `CourseError` if it has none"
     obj, meta = _contents_of(path)
     return weight_sets(obj, path), meta
 
@@ -447,7 +447,7 @@ def read_weights(
     path:str|Path, # A `.safetensors` file, its index, a PyTorch checkpoint, or a shipped name
     part:str=None # Which of several sets of weights to read, such as 'model'; None: prefer averaged
 )->tuple[dict, dict]: # Name → tensor; metadata, empty unless `save_weights` wrote the file
-    "Read a weights file without running code from it; raises `CourseError` if it is invalid"
+    "Read a weights file without running code from it; raise `CourseError` if it is invalid"
     sets, meta = read_weight_sets(path)
     if part is not None: return sets[check_choice(part, sets, 'part')], meta
     return sets[preferred_set(sets)], meta
@@ -564,7 +564,7 @@ def preferred_set(
 
 # %% ../nbs/api/25_weight_files.ipynb #50201c3d
 def _split_averages(found):
-    "Put each average in LitEma's layout into its own set; returns all sets and the averages' paths"
+    "Put each average in LitEma's layout into its own set; return all sets and the averages' paths"
     sets, paths = {}, []
     for path, sd in found.items():
         starts = [k.removesuffix('num_updates') for k in sd if k.split('.')[-1] == 'num_updates']
@@ -678,7 +678,7 @@ def weight_sets(
     obj:object,   # A state dict, model, or anything that contains one at any depth
     label:object  # The name of `obj` in error messages
 )->dict: # Path within `obj`, such as 'state_dict' → tensors by name
-    "Find every set of weights in an object; raises `CourseError` if there is none"
+    "Find every set of weights in an object; raise `CourseError` if there is none"
     found, lists = {}, _find_lists(obj)
     _find_sets(obj, '', found, set())
     if not found and lists:

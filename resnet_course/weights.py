@@ -327,7 +327,7 @@ def _differ_only_in(dim, a, b):
     return shape == list(b.shape)
 
 def _convert(v, like):
-    "Convert `v` to the channels and dtype of `like`; returns it with a note about the change"
+    "Convert `v` to the channels and dtype of `like`; return it with a note about the change"
     notes = []
     if v.dtype != like.dtype: notes.append(f'{v.dtype} → {like.dtype}'.replace('torch.', ''))
     v = v.detach().to(like.dtype)
@@ -490,7 +490,7 @@ def _pattern(template):
     return re.compile(text)
 
 def _compute_weights(sd):
-    "Compute the weights that are stored in parts; returns all tensors, and name → what was done"
+    "Compute the weights that are stored in parts; return all tensors, and name → what was done"
     sd, done = dict(sd), {}
     for templates, compute, note in _parts_of:
         for found in [_pattern(templates[0]).fullmatch(k) for k in list(sd)]:
@@ -1050,7 +1050,7 @@ def _arch_name(model):
     return cfg.get('name', type(model).__name__.lower())   # such as torchvision's AlexNet
 
 def _torchvision_arch(model):
-    "Find torchvision's name for an architecture; raises `CourseError` if there are no weights"
+    "Find torchvision's name for an architecture; raise `CourseError` if there are no weights"
     from torchvision.models import list_models as tv_models   # slow to import
     theirs, name = tv_models(), _arch_name(model)
     arch = name.removesuffix('_tv')
@@ -1066,7 +1066,7 @@ def _has_published_hash(path):
     return checksum(path).startswith(path.stem.rpartition('-')[2])
 
 def _download(url, path):
-    "Download one of torchvision's files; raises `MissingFileError` if that fails"
+    "Download one of torchvision's files; raise `MissingFileError` if that fails"
     try: fetch(url, path)
     except (CourseError, OSError) as e: why = str(e)
     else:
@@ -1081,7 +1081,7 @@ def torchvision_file(
     model:nn.Module, # Determines which architecture's weights to download
     name:str='torchvision' # 'IMAGENET1K_V1', 'IMAGENET1K_V2', or 'torchvision' for V1
 )->Path: # File in torch's hub cache
-    "Download torchvision's ImageNet weights unless they are cached; raises `CourseError`"
+    "Download torchvision's ImageNet weights unless they are cached; raise `CourseError`"
     from torchvision.models import get_model_weights
     if name == 'torchvision': name = 'IMAGENET1K_V1'
     arch = _torchvision_arch(model)
@@ -1096,7 +1096,7 @@ def torchvision_file(
 
 # %% ../nbs/api/26_weights.ipynb #a9fa6951
 def _source(model, source):
-    "Read weights from any source; returns sets of tensors, metadata, and a label for messages"
+    "Read weights from any source; return sets of tensors, metadata, and a label for messages"
     if isinstance(source, (dict, nn.Module)):
         return weight_sets(source, 'state dict'), {}, 'state dict'
     if isinstance(source, str) and re.fullmatch(r'torchvision|\w*\.?IMAGENET1K_V\d', source):
@@ -1134,7 +1134,7 @@ def load_weights(
     variant:str=None, # Variant in which the weights were trained: 'v1', 'v1.5', 'v2'; None: unknown
     part:str=None # Which of several sets of weights to load, such as 'model'; None: prefer averaged
 )->LoadReport: # Report on what was loaded and what was not
-    """Load weights under any key names; raises `CourseError` unless every tensor of the body fits.
+    """Load weights under any key names; raise `CourseError` unless every tensor of the body fits.
 
     Names are 'torchvision', 'IMAGENET1K_V1', 'IMAGENET1K_V2' and the names in `shipped_weights()`.
     """
