@@ -314,7 +314,7 @@ class CenterCrop(DisplayedTransform):
 
 # %% ../nbs/api/11_augment.ipynb #f81ca85a
 def _resize_weights(start, length, n, size):
-    "Weights (N,size,n) of the anti-aliased linear filter that resizes N windows to `size` pixels"
+    "Compute weights (N,size,n) of the anti-aliased linear filter that resizes N windows to `size`"
     # `start` and `length` (N) describe the windows in a row or column of `n` pixels
     length = length[:, None, None]
     scale = length/size

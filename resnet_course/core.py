@@ -45,7 +45,7 @@ def printable(
     return _controls.sub(escaped, str(text))
 
 def _brief(value):
-    "`value` as text for a message, shortened if necessary"
+    "Format `value` for a message, shortened if necessary"
     text = reprlib.repr(value)
     return text if len(text) <= 100 else f'{text[:90]}…'
 
@@ -97,20 +97,20 @@ def _is_size_error(e):
     return isinstance(e, RuntimeError) and in_images
 
 def _cause(e, is_kind):
-    "The first error of this kind among `e` and its causes, or None"
+    "Return the first error of this kind among `e` and its causes, or None"
     # fastai raises an IndexError if an error in a callback has no message
     while e is not None and not is_kind(e): e = e.__cause__ or e.__context__
     return e
 
 # %% ../nbs/api/00_core.ipynb #memadv03
 def _where(e):
-    "What ran out of memory: 'the GPU' or 'this computer'"
+    "Return what ran out of memory: 'the GPU' or 'this computer'"
     if isinstance(e, OutOfMemoryError): return e.where
     on_cpu = isinstance(e, (MemoryError, OSError)) or _says(e, 'CPUAllocator')
     return 'this computer' if on_cpu else 'the GPU'
 
 def _out_of_memory(where, bs, accumulate):
-    "An `OutOfMemoryError` that suggests what to try"
+    "Create an `OutOfMemoryError` that suggests what to try"
     if not bs: what = 'a smaller batch size, or smaller images'
     elif bs == 1: what = 'smaller images, or a smaller network'
     else: what = f'bs={bs//2}'
@@ -128,7 +128,7 @@ _worker_advice = (
 
 # %% ../nbs/api/00_core.ipynb #d65d0e98
 def _size_advice(e):
-    "What to do about images of different sizes, or with different numbers of channels"
+    "Explain what to do about images with different sizes or numbers of channels"
     found = re.findall(r'\[(\d+(?:, \d+)+)\]', str(e))[:2]
     shapes = [o.split(', ') for o in found]
     said = f" ({' and '.join('×'.join(o) for o in shapes)})" if len(shapes) == 2 else ''
@@ -394,7 +394,7 @@ def default_device()->object: # A `torch.device`
     if device.type == 'cuda' and device.index is not None:
         import torch
         torch.cuda.set_device(device)
-    return default_device(use=device.type != 'cpu')   # from now on, also for fastai's own loaders
+    return default_device(use=device.type != 'cpu')   # from now on, fastai's own loaders use it too
 
 def check_device(
     device:object # A `torch.device`, its name or its number; None: the default device
@@ -490,7 +490,7 @@ def atomic_write(
 )->Iterator[Path]: # Temporary path in the same folder
     "Yield a temporary path that replaces `path` on success and is deleted on failure"
     path = check_path(path)
-    # otherwise a device such as /dev/null would be replaced by a file, for all programs
+    # otherwise, a device such as /dev/null would be replaced by a file for all programs
     if os.path.exists(path): check_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path)
@@ -614,7 +614,7 @@ def align(
     rows = [list(map(printable, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows)]
     def line(row):
-        "One row"
+        "Format one row"
         cells = [c.ljust(w) for c, w in zip(row[:left], widths)]
         cells += [c.rjust(w) for c, w in zip(row[left:], widths[left:])]
         return '  '.join(cells).rstrip()
@@ -646,7 +646,7 @@ def plot_text(
 )->str:
     "Prepare a name for a figure: escape formulas and control characters, and find missing fonts"
     def line(s):
-        "One line, shortened"
+        "Shorten one line"
         s = printable(s)
         return s if len(s) <= n else f'{s[:n//2]}…{s[-(n//2 - 1):]}'
     text = '\n'.join(map(line, str(text).split('\n')[:5]))

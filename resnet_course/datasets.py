@@ -73,7 +73,7 @@ def _read_pickle(
 @check_args
 @dataclass
 class SetInfo:
-    "Description of a dataset; there is a subclass for each format"
+    "Description of a dataset, with a subclass for each format"
     name:str # Name for `get_dls`
     title:str # Name in running text
     images:tuple # Number of training and test images, as published

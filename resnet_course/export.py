@@ -47,7 +47,7 @@ def _takes(meta, path):
 
 # %% ../nbs/api/29_export.ipynb #559c4086
 def _session(path):
-    "Create onnxruntime's session for a file; raise `CourseError` if it cannot run it"
+    "Create an onnxruntime session for a file; raise `CourseError` if it can't run the file"
     ort = import_optional('onnxruntime')
     if not Path(path).exists(): raise MissingFileError(f'{path}: no such file')
     try:
@@ -152,9 +152,10 @@ def _filter(apart, interpolation):
     return torch.where(apart < 1, near, torch.where(apart < 2, far, 0.))
 
 def _shares(n, length, n_out, start, count, interpolation='bilinear'):
-    """Weights of each of `n` pixels in the pixels `start` … of `n_out`, for resizing.
+    """Compute the weights of `n` input pixels in each of `count` output pixels, for resizing.
 
-    `length` is `n` as a float64 tensor. Pixels outside 0 … `n_out` are black."""
+    The output pixels start at `start` of `n_out`; pixels outside that range are black. `length` is
+    `n` as a float64 tensor."""
     out = start + torch.arange(count, dtype=torch.float64)
     scale = length/n_out
     apart = torch.arange(n, dtype=torch.float64) + .5 - ((out + .5)*scale)[:, None]
@@ -175,7 +176,7 @@ class _Fit(nn.Module):
         self.how = interpolation
 
     def resized(self, h, w):
-        "Height and width after resizing, before the center is cropped or borders are added"
+        "Return the height and width after resizing, before cropping the center or adding borders"
         (height, width), (high, wide) = self.size, self.load_size
         if self.resize == 'squish': return torch.full_like(h, height), torch.full_like(w, width)
         if self.resize == 'pad':

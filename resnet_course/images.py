@@ -60,7 +60,7 @@ def _is_deep(im): return im.mode.startswith('I') or im.mode == 'F'
 def _depth(im): return im.mode[:4]
 
 def _white_for(im, low, high, white):
-    "The value of white for an image with more than 8 bits, whose pixels must not exceed it"
+    "Return the value of white for an image with more than 8 bits; pixels must not exceed it"
     known = (white or {}).get(_depth(im))
     if known is None: return white_of(low, high)
     if 0 <= low and high <= known: return known
@@ -210,7 +210,7 @@ class ImageSet:
         if x is not None: n_in, load_size = x.shape[1], x.shape[-1]
         self.n_in, self.load_size, self.crop_size = n_in, load_size, crop_size or load_size
         self.stats, self.flip, self.white, self.listing = stats, flip, white, listing
-        self.skip_bad, self.unreadable = skip_bad, {}   # number of the image → `CourseError`
+        self.skip_bad, self.unreadable = skip_bad, {}   # index of the image → `CourseError`
         self._copies = {}   # device → images and classes
     def __len__(self): return len(self.y)
     def __deepcopy__(self, memo): return self
@@ -239,7 +239,7 @@ def __repr__(self:ImageSet):
 # %% ../nbs/api/10_images.ipynb #dfbb98e4
 @patch
 def on(self:ImageSet,
-    device:str|torch.device|None # Device that the batches are for; None: the CPU
+    device:str|torch.device|None # Device of the batches; None: the CPU
 )->tuple: # Images (uint8 N,C,H,W) and classes (N), or `rows`
     "Return images and classes on `device` if it is a GPU with enough memory, else on the CPU"
     device = torch.device(device or 'cpu')
@@ -363,7 +363,7 @@ def _find_bad(
     if seconds is not None and (time.monotonic() - start)*len(files) > 64*seconds: rest = []
     for _ in in_threads(read, rest, 'checking the images' if rest else None):
         n += 1
-        # other programs may be using the disk and the processors now
+        # other programs may be using the disk and the processors
         if seconds is not None and time.monotonic() - start > 1.5*seconds: break
     return errors, n
 

@@ -254,7 +254,7 @@ _runs, _linked = 'of earlier runs', 'in linked folders'
 _other_files = {'dataset.json'}
 
 def _files_below(folder):
-    "All files in a folder and its subfolders"
+    "List all files in a folder and its subfolders"
     return [Path(d)/n for d, _, names in os.walk(folder) for n in names]
 
 def _images_below(folder, o, readable):

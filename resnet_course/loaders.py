@@ -342,7 +342,7 @@ class ImageSetDL(SeededDL):
         return super().new(dataset, cls, **dict(dict(num_workers=self.workers), **kwargs))
 
     def get_idxs(self)->list: # Positions in the dataset
-        "Same as in `SeededDL`, but leave out images found to be unreadable during evaluation"
+        "Same as in `SeededDL`, but evaluation skips images found to be unreadable"
         idxs, tfm = super().get_idxs(), self._to_image()
         bad = tfm.images.unreadable if tfm is not None and tfm.images is not None else ()
         if self.shuffle or not bad: return idxs
@@ -449,7 +449,7 @@ class CourseDataLoaders(DataLoaders):
     load_size = None # Side of the images as loaded; photos are resized to cover it (px)
     train_size = None # Image side in training, if it is different (px)
     resize = None    # How to fit photos of a different shape; None: the images are not photos
-    interpolation = 'bilinear' # Filter with which evaluation resizes photos
+    interpolation = 'bilinear' # Filter for resizing photos in evaluation
     stats = None     # (means, standard deviations) that images are normalized with
     flip = None      # Whether an image keeps its class when mirrored; None: unknown
     source = None    # Name or path given to `get_dls`
@@ -701,7 +701,7 @@ def _lasting(name_or_path):
     return os.path.abspath(check_path(name_or_path, 'data'))
 
 def _with_unreadable(images, path, label_delim=None):
-    "Add unreadable files that were left out, so that the other images are split as with them"
+    "Restore unreadable files that were left out, so that the other images keep their split"
     lost = images.listing and images.listing.left_out.get('unreadable')
     return list_set(path, label_delim) if lost else images
 

@@ -43,7 +43,7 @@ def _add_stages(net, block, n_blocks, nf, variant, **kwargs):
 
 # %% ../nbs/api/22_resnet.ipynb #10b4362c
 def _drop_branches(net, rate):
-    "Skip branches at random in training, with probabilities from 0 to `rate` in the last block"
+    "Skip branches at random in training, with probabilities that rise from 0 to `rate`"
     blocks = [m for m in net.modules() if isinstance(m, ResBlock)]
     if not isinstance(rate, (int, float)) or isinstance(rate, bool) or not 0 <= rate < 1:
         raise CourseError(f'drop_path={rate!r}: give a fraction below 1, such as 0.05')

@@ -52,7 +52,7 @@ def _rows(text, sep, path):
 
 # %% ../nbs/api/06_tables.ipynb #13ed99a5
 def _separator(text):
-    "The most frequent separator in the first line; None if there is none"
+    "Find the most frequent separator in the first line; None if there is none"
     first = next((line for line in text.splitlines() if line.strip()), '')
     bare = re.sub('"[^"]*"', '', first)
     return max(_separators, key=bare.count) if any(s in bare for s in _separators) else None

@@ -107,10 +107,10 @@ def _targets(ds):
 def _find(ds, attr):
     "Return `ds.attr`, or the same attribute of the dataset behind a `Subset`"
     while ds is not None:
-        # of another library's dataset
+        # an attribute of another library's dataset
         value = getattr(ds, attr, None)
         if value is not None: return value
-        # a wrapper's original
+        # the original dataset of a wrapper
         ds = getattr(ds, 'dataset', None)
 
 def _typed(b):

@@ -888,7 +888,7 @@ def _pair(ours, theirs):
 @check_args
 def pair_by_place(
     ours:list,  # Names of a model's tensors
-    theirs:list # Names of the other tensors, equally many
+    theirs:list # Names of the other tensors, the same number of them
 )->dict|None: # Our name → theirs; None if the module trees differ
     "Pair tensors by their positions in the module tree"
     return _pair(_tree(ours), _tree(theirs))

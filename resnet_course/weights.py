@@ -149,12 +149,12 @@ def _square(n):
     return (side, side) if side > 0 and side*side == n else None
 
 def _is_map(v, like, grids):
-    "Whether positions have the shape (1,c,h,w), as PiT's do, and not (1,h,w,c)"
+    "Whether positions have the shape (1,c,h,w), as in PiT, rather than (1,h,w,c)"
     if v.ndim != 4 or like.ndim != 4 or len(v)*len(like) > 1: return False
     return v.shape[1] == like.shape[1] and tuple(like.shape[2:]) in grids
 
 def _find_maps(v, like, grids):
-    "`_find_grids` for position embeddings (1,h,w,c)"
+    "Same as `_find_grids`, for position embeddings (1,h,w,c)"
     if len(v)*len(like) != 1: return None
     # NesT stores rows of patches for each of several blocks, which is not a grid
     is_blocks = v.shape[1] == like.shape[1] and _square(v.shape[2]) and _square(like.shape[2])
@@ -183,7 +183,7 @@ def _resample_positions(
     old:tuple, # Rows and columns of the patches in `v`
     new:tuple # Rows and columns to convert to
 )->Tensor: # Positions for each patch in `new` and each other token
-    "Interpolate learned positions to a different grid, bicubic and antialiased, as timm does"
+    "Interpolate learned positions to a different grid, bicubically with antialiasing, like timm"
     c = v.shape[-1]
     tokens = v.reshape(-1, c)
     grid = tokens[n_other:].float().reshape(1, *old, c).permute(0, 3, 1, 2)
@@ -218,7 +218,7 @@ def _around(old, new):
 # %% ../nbs/api/26_weights.ipynb #5875d9a2
 def _resample_offsets(
     v:Tensor, # Biases by offset (heads,rows,columns), with odd numbers of rows and columns
-    new:tuple # Rows and columns to convert to, odd
+    new:tuple # Odd numbers of rows and columns to convert to
 )->Tensor: # Biases (heads,rows,columns) with the rows and columns of `new`
     "Interpolate relative positions to a different window, as timm does"
     y0, y1, up, down = _around(v.shape[1], new[0])
@@ -459,12 +459,12 @@ def _add(match, name, v, done=''):
 def _masked(w, mask): return w*mask if w.shape == mask.shape else None
 
 def _weight_norm(g, v):
-    "PyTorch's weight normalization; `g` holds the length of each filter"
+    "Apply PyTorch's weight normalization; `g` holds the length of each filter"
     if v.ndim < 2 or g.ndim != v.ndim or not len(g) == g.numel() == len(v): return None
     return v*(g/v.flatten(1).norm(dim=1).view_as(g))
 
 def _spectral_norm(w, u, v):
-    "PyTorch's spectral normalization in evaluation mode, with the vectors found in training"
+    "Apply PyTorch's spectral normalization with the vectors found in training"
     matrix = w.flatten(1) if w.ndim > 1 else w
     return w/(u@matrix@v) if matrix.shape == (*u.shape, *v.shape) else None
 
@@ -715,7 +715,7 @@ def _common_names(own, head, sd, facts=None):
     return ours, theirs
 
 def _place(match, name, key):
-    "Find the tensor that the file calls `key` for the model's tensor `name`"
+    "Find the file's tensor `key` for the model's tensor `name`"
     if key in match.left: _found(match, name, match.left.pop(key))
     else: _absent(match, name)
     if key in match.done and name in match.new:
@@ -914,7 +914,7 @@ def _check_unclear(found, fitting, part):
 
 # %% ../nbs/api/26_weights.ipynb #ca2f1f6e
 def _unused(found, best, sets):
-    "Map the path of each average in a file that does not fit to the reason"
+    "Map the path of each average that does not fit to the reason"
     no_names = "its tensors have no names, and their shapes differ from the plain weights'"
     res = dict.fromkeys(sets.unnamed, no_names)
     for c in found:
@@ -1023,7 +1023,7 @@ def variant_of(
     return 'v1' if block.conv1.stride[0] == 2 else 'v1.5'
 
 # %% ../nbs/api/26_weights.ipynb #638b5858
-# options that change the outputs but not necessarily any shape
+# options that change the outputs, but not necessarily any shapes
 _invisible = 'act', 'shortcut', 'groups', 'norm', 'overlap'
 
 def _check_kind(model, variant, cfg, label):
