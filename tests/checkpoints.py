@@ -710,7 +710,7 @@ def _(d, sd): return save(d, prepared(sd, True).state_dict())
 @good('several averages in a list', "taken: 'ema.0'")
 def _(d, sd): return save(d, dict(models=[other()], ema=[sd]))
 
-@good('folds under their numbers', "taken: '0', of several")
+@good('folds under their numbers', "taken: '0', one of several")
 def _(d, sd): return save(d, {0: sd, 1: other()})
 
 @good('a number of the training beside the weights', 'ema_decay (not in the model)')
@@ -822,19 +822,19 @@ def _(d, sd): return save(d, dict(model_s=sd, model_t=create_model('resnet32').s
 @bad('a list of averaged parameters alone', 'holds only an average without names')
 def _(d, sd): return save(d, dict(shadow_params=list(params(sd).values()), decay=.99))
 
-@bad("LitEma's average of a network with BatchNorm, alone", 'give the file that holds the plain')
+@bad("LitEma's average of a network with BatchNorm, alone", 'use the file that also contains')
 def _(d, sd): return save(d, lit_ema(network(sd)))
 
 @bad('calibrated for quantization, without BatchNorm', 'a network prepared for quantization')
 def _(d, sd): return save(d, prepared(sd, False).state_dict())
 
-@bad('a network of 8-bit integers', 'integers of a quantized network; give the checkpoint that')
+@bad('a network of 8-bit integers', 'integers of a quantized network; use the checkpoint from')
 def _(d, sd):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         return save(d, quantize_fx.convert_fx(prepared(sd, False)).state_dict())
 
-@bad('a head of 8-bit integers', 'integers of a quantized network; give the checkpoint that')
+@bad('a head of 8-bit integers', 'integers of a quantized network; use the checkpoint from')
 def _(d, sd):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -1021,7 +1021,7 @@ def _(d, sd): return save_safetensors({k: sd[k] for k in list(sd)[:20]}, d/'w.sa
 @bad('a part that the file does not have', "unknown part 'ema'", part='ema')
 def _(d, sd): return save(d, dict(state_dict=sd, model=sd))
 
-@bad('a piece of a large network', 'are of a different network')
+@bad('a piece of a large network', 'belong to a different network')
 def _(d, sd):
     rest = prefixed(create_model('resnet32').state_dict(), 'decoder.')
     return save(d, prefixed(body(sd), 'encoder.') | rest)

@@ -214,7 +214,7 @@ def test_run_of_ones_own_network(saved, tmp_path):
     assert got.classes == want.classes
     np.testing.assert_allclose(got.probs, want.probs, atol=1e-5)
     for f in (lambda: evaluate_run(tmp_path), lambda: load_model(tmp_path/'model.safetensors')):
-        with pytest.raises(CourseError, match='give the network that it belongs to'): f()
+        with pytest.raises(CourseError, match='pass the network that it belongs to'): f()
     with pytest.raises(CourseError, match='do not match'):
         evaluate_run(tmp_path, model=create_model('resnet8', n_in=1))
 
