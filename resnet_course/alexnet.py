@@ -26,11 +26,11 @@ def _layers_of(part, kinds): return [m for m in part if isinstance(m, kinds)]
 
 @check_args
 def init_paper(
-    features:nn.Sequential, # Part with the convolutions, to change in place
-    classifier:nn.Sequential, # Part with the three linear layers, to change in place
+    features:nn.Sequential, # Part with the convolutions; changed in place
+    classifier:nn.Sequential, # Part with the three linear layers; changed in place
     omit:int=None # Number of the omitted convolution, if any
 ):
-    "Initialize as Krizhevsky et al. 2012, section 5: weights N(0, 0.01²), biases 0 or 1"
+    "Initialize as in Krizhevsky et al. 2012, section 5: weights N(0, 0.01²), biases 0 or 1"
     convs = _layers_of(features, nn.Conv2d)
     fcs = _layers_of(classifier, nn.Linear)
     for m in convs + fcs: nn.init.normal_(m.weight, std=0.01)
@@ -41,10 +41,10 @@ def init_paper(
 # %% ../nbs/api/21_alexnet.ipynb #bfb5a3bd
 @check_args
 def init_kaiming(
-    features:nn.Sequential, # Part with the convolutions, to change in place
+    features:nn.Sequential, # Part with the convolutions; changed in place
     classifier:nn.Sequential # Part with the linear layers; changed in place
 ):
-    "Initialize as He et al. 2015b, section 2.2: weights N(0, 2/fan-in), biases 0"
+    "Initialize as in He et al. 2015b, section 2.2: weights N(0, 2/fan-in), biases 0"
     for m in _layers_of([*features, *classifier], (nn.Conv2d, nn.Linear)):
         nn.init.kaiming_normal_(m.weight, nonlinearity='relu')
         nn.init.zeros_(m.bias)
@@ -82,7 +82,7 @@ def _conv_part(
     ks1:int=11, # Kernel side of the first convolution, px
     stride1:int=4, # Stride of the first convolution, px
     pad1:int=0, # Padding of the first convolution, px
-    groups:int=1, # Groups in convolutions 2, 4 and 5; 2 as on the paper's two GPUs
+    groups:int=1, # Groups in convolutions 2, 4 and 5; 2: as on the paper's two GPUs
     act:str='relu', # One of `layers.activations`
     norm:bool=True, # Add local response normalization after convolutions 1 and 2 (section 3.3)
     overlap:bool=True, # Pool 3×3 windows at stride 2; `False`: 2×2 (section 3.4)
@@ -111,7 +111,7 @@ def _linear_part(
     nh:int, # Width of the two hidden layers
     n_out:int, # Number of classes
     act:str, # One of `layers.activations`
-    dropout:float, # Probability that dropout zeroes a unit
+    dropout:float, # Probability that a unit is zeroed
     drop_first:bool # Apply dropout before each hidden layer; `False`: after it
 )->nn.Sequential: # (N, ni) → (N, n_out)
     "Create the three linear layers with dropout (Krizhevsky et al. 2012, section 4.2)"
@@ -133,7 +133,7 @@ class AlexNet(CheckedModule):
         omit:int=None, # Convolution to leave out: 3, 4 or 5
         side:int=6, # Feature maps are pooled to `side`×`side` before the linear layers
         nh:int=4096, # Width of the two hidden layers
-        dropout:float=0.5, # Probability that dropout zeroes a hidden unit (section 4.2)
+        dropout:float=0.5, # Probability that a hidden unit is zeroed (section 4.2)
         drop_first:bool=False, # Dropout before each hidden layer (2014); `False`: after it (2012)
         init:str='torch', # 'paper', 'kaiming' or 'torch': see "Initialization" above
         **kwargs
@@ -158,5 +158,5 @@ class AlexNet(CheckedModule):
 def check(self:AlexNet,
     x:Tensor # Input of the network
 ):
-    "Raise a `CourseError` that says what to do if this network cannot use `x`"
+    "Raise a helpful `CourseError` if this network cannot use `x`"
     check_input(x, self.n_in, self.min_size)

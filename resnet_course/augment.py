@@ -42,18 +42,18 @@ def covering(
     w:int, # Width of the image (px)
     size:int|tuple # Size to cover (px)
 )->tuple: # (height, width) after resizing, with the aspect ratio kept
-    "Compute the size at which an image just covers `size`; for squares, the same as torchvision"
+    "Compute the size at which an image just covers `size`; for squares, rounds like torchvision"
     height, width = height_width(size)
     if height*w >= width*h: return height, int(height*w/h)
     return int(width*h/w), width
 
 # %% ../nbs/api/11_augment.ipynb #c1ed0da0
 class ImageTransform(DisplayedTransform):
-    "Base class of transforms that change the images in a batch and nothing else"
+    "Base class for transforms that change only the images in a batch"
     gen = None    # random generator, set by the loader each epoch; None: torch's default
-    ids = None    # item numbers of the epoch in loading order; None: not needed by the transform
-    turn = None   # epoch number; None: the transform treats all epochs alike
-    uses_order = False # whether `start_epoch` needs the items; if not, loaders don't list them
+    ids = None    # the epoch's item numbers in loading order; None: the transform doesn't need them
+    turn = None   # epoch number; None: the transform treats all epochs the same
+    uses_order = False # whether `start_epoch` needs the item numbers; if not, it is not called
 
     def start_epoch(self,
         ids:Sequence # Item numbers in loading order
@@ -109,7 +109,7 @@ class Standardize(ImageTransform, Normalize):
 
 # %% ../nbs/api/11_augment.ipynb #3fedf9ec
 class BatchAugment(ImageTransform):
-    "Base class of random transforms: `draw` parameters for each image, then `apply` them"
+    "Base class for random transforms, which `draw` parameters for each image and `apply` them"
     split_idx, order = 0, 1
     window = None # in crops, a method that chooses a window of a whole photo
 
@@ -134,7 +134,7 @@ class BatchAugment(ImageTransform):
         return self._transform(x)
 
     def rand(self, n:int, lo:float=0., hi:float=1.)->Tensor: # Float (n)
-        "Draw `n` numbers, uniform between `lo` and `hi`"
+        "Draw `n` numbers uniformly between `lo` and `hi`"
         return torch.rand(n, generator=self.gen)*(hi - lo) + lo
 
     def randint(self, high:int, n:int)->Tensor: # Int64 (n)
@@ -175,14 +175,14 @@ def crop_at(
     left:Tensor, # First column of each window (N)
     size:int|tuple # Side of the windows, or (height, width) (px)
 )->Tensor: # N,C,height,width
-    "Crop a window from each image, each at its own position"
+    "Crop a window from each image at its own position"
     (n, c, h, w), (height, width) = x.shape, height_width(size)
     i = torch.arange(n, device=x.device)
     if x.device.type != 'cpu':
         windows = x.unfold(2, height, 1).unfold(3, width, 1)
         return windows[i, :, top, left]
-    # On a CPU, it takes only a quarter of the time to view flat memory as an array of all possible
-    # windows and copy the ones needed
+    # On a CPU, viewing flat memory as an array of all possible windows and copying the ones
+    # needed takes only a quarter of the time
     starts = i*c*h*w + top*w + left
     last = (n - 1)*c*h*w + (h - height)*w + w - width
     windows = x.contiguous().as_strided((last + 1, c, height, width), (1, h*w, w, 1))
@@ -260,7 +260,7 @@ class AlternatingFlip(BatchAugment):
 
     def draw(self, x:Tensor)->tuple: # Mask (N)
         if self.ids is None:
-            raise CourseError('AlternatingFlip has not been told the order of the images: '
+            raise CourseError('AlternatingFlip does not know the order of the images: '
                               'use a loader from get_dls')
         ids = self.ids[self.pos:self.pos + len(x)]
         self.pos += len(x)
@@ -271,7 +271,7 @@ class AlternatingFlip(BatchAugment):
 
 # %% ../nbs/api/11_augment.ipynb #30abc4fc
 def _window_at(h, w, size, load_size, central=False):
-    "A random window of `size` in a photo resized to cover `load_size`, in the photo's pixels"
+    "Draw a window of `size` in a photo resized to cover `load_size`; return it in photo pixels"
     (height, width), (rows, cols) = height_width(size), covering(h, w, load_size)
     y_scale = h/rows
     x_scale = w/cols
@@ -329,7 +329,7 @@ class CenterCrop(DisplayedTransform):
 
 # %% ../nbs/api/11_augment.ipynb #f81ca85a
 def _resize_weights(start, length, n, size):
-    "Weights (N,size,n) of the anti-aliased linear filter that resizes N windows to `size` pixels"
+    "Compute weights (N,size,n) of the anti-aliased linear filter that resizes N windows to `size`"
     # `start` and `length` (N) describe the windows in a row or column of `n` pixels
     length = length[:, None, None]
     scale = length/size
@@ -460,7 +460,7 @@ class ScaleJitter(BatchAugment):
         return tuple(torch.tensor([self._seeded_window(x, seed) for seed in seeds]).T)
 
     def _seeded_window(self, x, seed):
-        "A window in whole pixels"
+        "Return a window in whole pixels"
         with torch_seeded(seed): return [round(o) for o in self.window(*x.shape[-2:])]
 
     def apply(self, x:Tensor, *box:Tensor)->Tensor: # Float N,C,height,width
@@ -477,7 +477,7 @@ def _rotate_and_shift(
     H, W = x.shape[-2:]
     cos = angle.deg2rad().cos()
     sin = angle.deg2rad().sin()
-    # the position that ends up in the center
+    # the point that ends up in the center
     cx = -(cos*dx + sin*dy)
     cy = sin*dx - cos*dy
     row0 = torch.stack([cos, sin*H/W, 2*cx/W], -1)
@@ -510,9 +510,9 @@ class RandomAffine(BatchAugment):
 def _per_image(f): return f[:, None, None, None]
 
 def _gray(x):
-    "Gray values N,1,H,W with torchvision's weights"
+    "Convert to gray (N,1,H,W) with torchvision's weights"
     if x.shape[1] != 3: return x
-    r, g, b = x.unbind(1)   # a tensor of weights would have to be sent to the device
+    r, g, b = x.unbind(1)   # a tensor of weights would have to be copied to the device
     return (0.2989*r + 0.587*g + 0.114*b)[:, None]
 
 def _blend(a, b, f):
@@ -584,7 +584,7 @@ class ColorJitter(BatchAugment):
         n, (*amounts, hue) = len(x), self.amounts
         factors = [(self.rand(n, -a, a) + 1).clamp(min=0) for a in amounts]
         factors.append(self.rand(n, -hue, hue))
-        # not a parameter, because reading it back from a GPU would wait for the whole queue
+        # not a parameter, because reading it back from a GPU would stall until the queue is empty
         self.sequence = torch.randperm(4, generator=self.gen).tolist()
         return tuple(factors)
 
@@ -599,7 +599,7 @@ class ColorJitter(BatchAugment):
 def color_components(
     x:Tensor # uint8 N,3,H,W
 )->tuple: # Standard deviations (3), largest first; directions (3,3), one per column
-    "Compute the principal components of an image set's colors, for pixels from 0 to 1"
+    "Compute the principal components of an image set's colors, with pixels from 0 to 1"
     n = 0
     total = torch.zeros(3, dtype=torch.float64)
     products = torch.zeros(3, 3, dtype=torch.float64)
@@ -717,7 +717,7 @@ class PerImage(BatchAugment):
 
     def one(self,
         x:Tensor, # One image (uint8 C,H,W)
-        seed:int # Seed for everything that the transform draws
+        seed:int # Seed for the random numbers that the transform draws
     )->Tensor: # uint8 C,H,W
         "Transform one image"
         with seeded(seed): return self.tfm(x)

@@ -22,8 +22,8 @@ from .core import check_args
 class Fingerprint:
     "Data for recognizing copies of an image"
     digest:str # Hash of the bytes
-    dhash:int # Difference hash, 64 bits
-    thumb:np.ndarray = field(repr=False) # Thumbnail, 16×16, 0 to 255
+    dhash:int # Difference hash (64 bits)
+    thumb:np.ndarray = field(repr=False) # Thumbnail (16×16, from 0 to 255)
 
 @check_args
 def fingerprint(
@@ -42,18 +42,18 @@ def fingerprint(
 def equal_pairs(
     prints:list # A `Fingerprint` for each image, or None for one that cannot be read
 )->list: # Pairs (i, j): the first image with these bytes, and each later one
-    "Pairs of images with equal bytes"
+    "Find pairs of images with identical bytes"
     same = defaultdict(list)
     for i, o in enumerate(prints):
         if o is not None: same[o.digest].append(i)
     return [(group[0], i) for group in same.values() for i in group[1:]]
 
 def _candidates(prints, bits):
-    "Pairs of indices whose difference hashes differ in at most `bits` (7 or fewer) bits"
+    "Yield pairs whose difference hashes differ in at most `bits` bits (7 or fewer)"
     groups = defaultdict(list)
     pairs = set()
     for i, o in enumerate(prints):
-        # images of a single color all look the same
+        # single-color images all look alike
         if o is None or o.dhash == 0 or o.thumb.std() < 4: continue
         for k in range(8): groups[k, o.dhash >> 8*k & 0xff].append(i)
     for group in groups.values():
@@ -71,7 +71,7 @@ def near_pairs(
     bits:int=7, # Largest difference between the hashes (of 64 bits)
     grays:float=6 # Largest mean difference between the thumbnails (of 255)
 )->list: # Pairs (i, j)
-    "Pairs of images that are nearly the same, but not equal"
+    "Find pairs of images that are nearly, but not exactly, the same"
     def differ(a, b):
         "Whether two different files show the same image"
         return a.digest != b.digest and np.abs(a.thumb - b.thumb).mean() <= grays

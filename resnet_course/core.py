@@ -34,7 +34,7 @@ _short_escapes = {'\n': r'\n', '\r': r'\r', '\t': r'\t'}
 def printable(
     text:object, # Shown as `str(text)`
     lines:bool=False # Whether to keep line breaks and tabs
-)->str: # Text that is safe to print on a terminal; JSON stays valid JSON
+)->str: # Text that is safe to print on a terminal; valid JSON remains valid
     "Escape control characters, so that a name from a file can be printed"
     def escaped(m):
         "Escape one character"
@@ -45,7 +45,7 @@ def printable(
     return _controls.sub(escaped, str(text))
 
 def _brief(value):
-    "`value` as text for a message, shortened if it is long"
+    "Format `value` for a message, shortened if necessary"
     text = reprlib.repr(value)
     return text if len(text) <= 100 else f'{text[:90]}…'
 
@@ -59,7 +59,7 @@ class CourseError(ValueError):
         text = str(args[0]) if args else ''
         if text.startswith('Caught '): text = re.sub(r'(?s)^.*\n[\w.]+Error: ', '', text).rstrip()
         text = printable(text)
-        # a name can be of any length
+        # a name can be arbitrarily long
         self.message = text if len(text) <= 1000 else f'{text[:600]} … {text[-300:]}'
     def __str__(self): return self.message
 
@@ -68,7 +68,7 @@ class MissingFileError(CourseError, FileNotFoundError):
 
 class OutOfMemoryError(CourseError, MemoryError, RuntimeError):
     "The GPU or the computer has too little memory for a batch"
-    where = 'this computer' # what ran out of memory: this or 'the GPU'
+    where = 'this computer' # what ran out of memory: 'this computer' or 'the GPU'
 
 # from GitHub, until the package is on PyPI
 reinstall_command = ('pip install --force-reinstall --no-deps '
@@ -92,25 +92,25 @@ def _is_worker_error(e):
     return isinstance(e, RuntimeError) and _says(e, *_worker_errors)
 
 def _is_size_error(e):
-    "True if fastai's `collate_error` says that the images of a batch have different sizes"
+    "True if fastai's `collate_error` says that the images in a batch have different sizes"
     in_images = _says(e, 'trying to collate the data') and _says(e, 'axis 0 of the batch')
     return isinstance(e, RuntimeError) and in_images
 
 def _cause(e, is_kind):
-    "The first error of this kind among `e` and its causes, or None"
+    "Return the first error of this kind among `e` and its causes, or None"
     # fastai raises an IndexError if an error in a callback has no message
     while e is not None and not is_kind(e): e = e.__cause__ or e.__context__
     return e
 
 # %% ../nbs/api/00_core.ipynb #memadv03
 def _where(e):
-    "What ran out of memory: 'the GPU' or 'this computer'"
+    "Return what ran out of memory: 'the GPU' or 'this computer'"
     if isinstance(e, OutOfMemoryError): return e.where
     on_cpu = isinstance(e, (MemoryError, OSError)) or _says(e, 'CPUAllocator')
     return 'this computer' if on_cpu else 'the GPU'
 
 def _out_of_memory(where, bs, accumulate):
-    "An `OutOfMemoryError` that suggests what to try"
+    "Create an `OutOfMemoryError` that suggests what to try"
     if not bs: what = 'a smaller batch size, or smaller images'
     elif bs == 1: what = 'smaller images, or a smaller network'
     else: what = f'bs={bs//2}'
@@ -128,20 +128,20 @@ _worker_advice = (
 
 # %% ../nbs/api/00_core.ipynb #d65d0e98
 def _size_advice(e):
-    "What to do about images of different sizes, or with different numbers of channels"
+    "Explain what to do about images with different sizes or numbers of channels"
     found = re.findall(r'\[(\d+(?:, \d+)+)\]', str(e))[:2]
     shapes = [o.split(', ') for o in found]
     said = f" ({' and '.join('×'.join(o) for o in shapes)})" if len(shapes) == 2 else ''
     if said and shapes[0][1:] == shapes[1][1:]:
-        return (f'the images of a batch differ in their channels{said}: convert them, with '
+        return (f'the images in a batch differ in channels{said}: convert them, with '
                 "PILImage in fastai's ImageBlock, or Grayscale(3) in the transform of the dataset")
-    return (f'the images of a batch differ in size{said}: give them one, with '
+    return (f'the images in a batch differ in size{said}: resize them, with '
             'item_tfms=Resize(224) in fastai, or Resize((224, 224)) in the transform of a '
             'PyTorch dataset')
 
 @contextmanager
 def size_advice()->Iterator[None]:
-    "Explain PyTorch's error about images of different sizes; for blocks that only make a batch"
+    "Explain PyTorch's error about images of different sizes, in a block that only builds a batch"
     try: yield
     except RuntimeError as e:
         if not _says(e, 'stack expects each tensor to be equal size'): raise
@@ -152,7 +152,7 @@ def size_advice()->Iterator[None]:
 @contextmanager
 def memory_advice(
     bs:int|None=None, # Images per batch; None: unknown
-    accumulate:int=0  # Batches per step, if that can be changed; 0: it can't
+    accumulate:int=0  # Batches per step, if that can be changed; 0 if not
 )->Iterator[None]:
     "Turn out-of-memory errors into an `OutOfMemoryError` with advice, and explain loader errors"
     try: yield
@@ -174,7 +174,7 @@ def check_choice(
     names:Iterable, # Valid names
     what:str='name' # Kind of name, for the message
 )->str: # `name`
-    "Return `name` if it is one of `names`; raises `CourseError` with the closest matches otherwise"
+    "Return `name` if it is one of `names`; raise `CourseError` with the closest matches otherwise"
     names = list(names)
     if isinstance(name, str) and name in names: return name
     near = difflib.get_close_matches(str(name)[:100], names, n=3, cutoff=0.6)
@@ -184,7 +184,7 @@ def check_choice(
 
 # %% ../nbs/api/00_core.ipynb #6f35987f
 def _range(low, high):
-    "The allowed range in words"
+    "Describe the allowed range in words"
     if low is None and high is None: return ''
     if high is None: return f' of {low} or more'
     return f' from {low} to {high}' if low is not None else f' of {high} or less'
@@ -194,8 +194,8 @@ def _fits(value, low, high):
 
 def is_whole(
     value:object # Anything
-)->bool: # False for True, False and numbers with a fraction
-    "Return whether a value is a whole number; NumPy integers count"
+)->bool: # False for True, False and numbers with a fractional part
+    "Return whether a value is a whole number, such as an `int` or a NumPy integer"
     # Python's own protocol for whole numbers
     if isinstance(value, bool) or not hasattr(value, '__index__'): return False
     try: value.__index__()
@@ -207,9 +207,9 @@ def check_int(
     what:str,       # Name of the argument, for the message
     low:int|None=None,  # Smallest value allowed; None: any
     high:int|None=None, # Largest value allowed; None: any
-    none:bool=False # Whether None is allowed too
+    none:bool=False # Whether None is also allowed
 )->int|None: # `value` as an ordinary `int`
-    "Return `value` if it is a whole number in the range; raises `CourseError` otherwise"
+    "Return `value` if it is a whole number in the range; raise `CourseError` otherwise"
     if value is None and none: return None
     if is_whole(value) and _fits(value.__index__(), low, high): return value.__index__()
     raise CourseError(f'{what}={_brief(value)}: give a whole number{_range(low, high)}')
@@ -225,9 +225,9 @@ def check_number(
     what:str,       # Name of the argument, for the message
     low:float|None=None,  # Smallest value allowed; None: any
     high:float|None=None, # Largest value allowed; None: any
-    none:bool=False # Whether None is allowed too
+    none:bool=False # Whether None is also allowed
 )->float|None: # `value` unchanged
-    "Return `value` if it is a finite number in the range; raises `CourseError` otherwise"
+    "Return `value` if it is a finite number in the range; raise `CourseError` otherwise"
     if value is None and none: return None
     if _is_number(value) and _fits(value, low, high): return value
     raise CourseError(f'{what}={_brief(value)}: give a number{_range(low, high)}')
@@ -239,7 +239,7 @@ def check_type(
     what:str,          # Name of the argument, for the message
     hint:str           # What to give instead, for the message
 )->object: # `value`
-    "Return `value` if it has one of the types; raises `CourseError` otherwise"
+    "Return `value` if it has one of the types; raise `CourseError` otherwise"
     if isinstance(value, types): return value
     raise CourseError(f'{what}={_brief(value)} is of type {type(value).__name__}: give {hint}')
 
@@ -248,7 +248,7 @@ def _is_path(o): return isinstance(o, (str, os.PathLike)) and isinstance(os.fspa
 _name_errors = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 
 def _why_no_name(path):
-    "Why a file can't have this name, or None; the file need not exist"
+    "Return why a file can't have this name, or None if it can; the file need not exist"
     path = Path(os.path.expanduser(path))
     # also check each part alone: if a folder is missing, the system ignores the rest of the path
     try: return None if os.path.lexists(path) else _refused([path, *path.parts])
@@ -256,7 +256,7 @@ def _why_no_name(path):
     except ValueError: return 'a path cannot contain a null byte'
 
 def _refused(paths):
-    "The system's error for the first path with an invalid name, or None"
+    "Return the system's error for the first path with an invalid name, or None"
     for p in paths:
         try: os.lstat(p)
         except OSError as e:
@@ -268,10 +268,10 @@ def check_path(
     path:object,     # Value to check
     what:str='path'  # Name of the argument, for the message
 )->Path: # `path`
-    "Return `path` as a `Path` with `~` expanded; raises `CourseError` if it is invalid, such as ''"
+    "Return `path` as a `Path` with `~` expanded; raise `CourseError` if it is invalid, such as ''"
     if not _is_path(path):
         raise CourseError(f'{what}={_brief(path)}: give the path of a file or folder')
-    # such as an unset shell variable; `Path('')` would be the current folder
+    # for example, from an unset shell variable; `Path('')` would be the current folder
     if not os.fspath(path):
         raise CourseError(f"{what} is empty: give a path, or '.' for the current folder")
     why = _why_no_name(path)
@@ -285,7 +285,7 @@ _words = {int: 'a whole number', float: 'a number', bool: 'True or False', str: 
           types.NoneType: 'None'}
 
 def _options(kind):
-    "The types in an annotation, without their parameters"
+    "Return the types in an annotation, without their parameters"
     is_union = isinstance(kind, types.UnionType) or get_origin(kind) is Union
     if is_union: return [o for part in get_args(kind) for o in _options(part)]
     return [get_origin(kind) or kind]
@@ -317,7 +317,7 @@ def _check_arg(value, kinds, name):
     raise CourseError(f'{name}={_brief(value)}: give {" or ".join(wanted)}')
 
 def _kinds_of(f):
-    "Parameter name → the types that a function's annotation and default value allow"
+    "Map each parameter of a function to the types that its annotation and default allow"
     no_kind = object, inspect.Parameter.empty
     variable = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
     res = {}
@@ -349,7 +349,7 @@ def check_args(
 
 # %% ../nbs/api/00_core.ipynb #8b81e615
 def shorten(
-    names:Iterable, # Things to list, in order
+    names:Iterable, # Names to list, in order
     n:int=3 # Number of names to show
 )->str: # 'a, b, c and 4 more'
     "List the first `n` of `names`, and count the rest"
@@ -359,19 +359,19 @@ def shorten(
 
 # %% ../nbs/api/00_core.ipynb #device02
 def _absence(device):
-    "Why this machine cannot compute on a `torch.device`; '' if it can"
+    "Return why this machine cannot compute on a `torch.device`; '' if it can"
     import torch
     if device.type == 'cuda':
         n = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) < n: return ''
         gpus = ', '.join(f'cuda:{i}' for i in range(n))
-        return f'of the GPUs, this machine has {gpus}' if n else 'PyTorch finds no NVIDIA GPU'
+        return f'this machine only has {gpus}' if n else 'PyTorch found no NVIDIA GPU'
     if device.type == 'mps' and not torch.backends.mps.is_available():
-        return 'PyTorch finds no Apple GPU'
+        return 'PyTorch found no Apple GPU'
     return ''
 
 def _find_device(device, what):
-    "`device` as a `torch.device` that exists here; `what` requested it"
+    "Return `device` as a `torch.device` on this machine; messages name its source, `what`"
     import torch
     known = isinstance(device, (str, int, torch.device)) and not isinstance(device, bool)
     try: found = torch.device(device) if known else None
@@ -380,32 +380,32 @@ def _find_device(device, what):
         raise CourseError(f"{what}={_brief(device)}: give a torch.device, or a name: 'cpu', "
                           "'cuda', 'cuda:1' or 'mps'")
     why = _absence(found)
-    if why: raise CourseError(f"{what}={_brief(str(found))}: {why}; `resnet-course doctor` says "
-                              "what there is, and 'cpu' is everywhere")
+    if why: raise CourseError(f"{what}={_brief(str(found))}: {why}; run `resnet-course doctor` "
+                              "to list the devices, or use 'cpu', which always works")
     return found
 
 # %% ../nbs/api/00_core.ipynb #devuse01
 def default_device()->object: # A `torch.device`
-    "fastai's default device, or the one that `use_device` or `RESNET_COURSE_DEVICE` asks for"
-    from fastai.torch_core import default_device   # here, because torch takes seconds to import
+    "Return the device set by `use_device` or `RESNET_COURSE_DEVICE`, or else fastai's default"
+    from fastai.torch_core import default_device   # here, because torch takes seconds to load
     name = os.environ.get('RESNET_COURSE_DEVICE')
     if not name: return default_device()
     device = _find_device(name, 'RESNET_COURSE_DEVICE')
     if device.type == 'cuda' and device.index is not None:
         import torch
         torch.cuda.set_device(device)
-    return default_device(use=device.type != 'cpu')   # from now on, also for fastai's own loaders
+    return default_device(use=device.type != 'cpu')   # from now on, fastai's own loaders use it too
 
 def check_device(
     device:object # A `torch.device`, its name or its number; None: the default device
 )->object: # A `torch.device`
-    "Return `device` as a `torch.device`; raises `CourseError` if it is invalid or unavailable"
+    "Return `device` as a `torch.device`; raise `CourseError` if it is invalid or unavailable"
     return default_device() if device is None else _find_device(device, 'device')
 
 def use_device(
     device:object # A `torch.device`, or its name: 'cpu', 'cuda', 'cuda:1' or 'mps'
 )->object: # A `torch.device`
-    "Make `device` the default for this process and its children. Raises `CourseError`"
+    "Make `device` the default for this process and its children; raise `CourseError` if invalid"
     os.environ['RESNET_COURSE_DEVICE'] = str(_find_device(device, 'device'))
     return default_device()
 
@@ -429,14 +429,14 @@ def _is_abandoned(path, age):
     return time.time() - path.stat().st_mtime >= age
 
 def _temporary_name(path):
-    "Start and end of a temporary file's name; short, because names have at most 255 bytes"
+    "Return a temporary name's start and end, kept short because names are limited to 255 bytes"
     return f'.{path.stem[:40]}-', f'{path.suffix[:10]}.tmp'
 
 # %% ../nbs/api/00_core.ipynb #d60a2b6a
 def check_file(
     path:str|Path # File to read
 )->Path: # `path`
-    "Raise `CourseError` unless `path` is a regular file; a pipe might block and a device never end"
+    "Raise `CourseError` unless `path` is a regular file; a pipe might block forever"
     path = check_path(path)
     try: mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -449,7 +449,7 @@ def check_file(
 @contextmanager
 def utf8_path(
     path:str|Path # A file
-)->Iterator[str]: # Its name, or another name while it is open, such as '/dev/fd/5'
+)->Iterator[str]: # Its name, or an alias such as '/dev/fd/5' that is valid inside the block
     "Yield a file name for libraries that do not accept names with arbitrary bytes"
     try: os.fspath(path).encode()
     except UnicodeEncodeError:   # a name that is not UTF-8, possible only on Linux
@@ -458,8 +458,8 @@ def utf8_path(
 
 # %% ../nbs/api/00_core.ipynb #705ca2bb
 def remove_abandoned(
-    path:str|Path, # File written by `atomic_write`, whether or not it was completed
-    age:float=5. # Minimum time since a temporary file was last changed (s)
+    path:str|Path, # File written by `atomic_write`, complete or not
+    age:float=5. # Minimum time since the temporary file was last changed (s)
 ):
     "Remove temporary files of `path` that a killed process left behind, and warn about it"
     path, removed = check_path(path), []
@@ -475,7 +475,7 @@ def remove_abandoned(
 def remove_folder(
     folder:str|Path # A temporary folder
 ):
-    "Remove what a killed process left behind, and warn about it"
+    "Remove a folder that a killed process left behind, and warn about it"
     folder = check_path(folder)
     if not folder.is_dir(): return
     shutil.rmtree(folder, ignore_errors=True)
@@ -490,7 +490,7 @@ def atomic_write(
 )->Iterator[Path]: # Temporary path in the same folder
     "Yield a temporary path that replaces `path` on success and is deleted on failure"
     path = check_path(path)
-    # otherwise a device such as /dev/null would be replaced by a file, for all programs
+    # otherwise, a device such as /dev/null would be replaced by a file for all programs
     if os.path.exists(path): check_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path)
@@ -507,7 +507,7 @@ def atomic_write(
         tmp.chmod(0o666 & ~umask)
         os.replace(tmp, path)
     except OSError as e:
-        # a full disk shows up while writing, and the system does not name the file
+        # a full disk is only noticed while writing, and the system does not name the file
         if e.errno in _disk_errors and e.filename in (None, str(tmp)): e.filename = str(path)
         raise
     finally: tmp.unlink(missing_ok=True)
@@ -538,7 +538,7 @@ def parse_json(
     label:object,   # Source of the text, for messages
     depth:int=20    # Largest allowed depth of nested lists and objects
 )->object:
-    "Parse untrusted JSON; raises `CourseError` if that fails or it is nested too deeply"
+    "Parse untrusted JSON; raise `CourseError` if that fails or it is nested too deeply"
     try: res = json.loads(text)
     except RecursionError: raise CourseError(f'{label} is nested too deeply') from None
     except ValueError as e: raise CourseError(f'{label} is not JSON ({e})') from None
@@ -550,7 +550,7 @@ def read_json(
     path:str|Path, # JSON file
     limit:int=2**26 # Largest size that is read (bytes)
 )->object:
-    "Read untrusted JSON; raises `CourseError` if that fails"
+    "Read untrusted JSON; raise `CourseError` if that fails"
     path = check_file(path)
     try:
         if path.stat().st_size > limit: raise CourseError(f'{path}: larger than {limit:,} bytes')
@@ -577,13 +577,13 @@ def package_version(
 def naming_version(
     written_by:object # Version of this package that wrote a file; None: unknown
 ): # Yields nothing
-    "Say in a `CourseError` which version wrote the file, if it was another than this one"
+    "Add the version that wrote a file to any `CourseError`, unless it is the current version"
     here = resnet_course.__version__
     try: yield
     except CourseError as e:
         if isinstance(written_by, str) and written_by != here:
             version = printable(written_by[:20])
-            e.message += f'; resnet-course {version} wrote it, and this is {here}'
+            e.message += f'; it was written by resnet-course {version}, and this is {here}'
         raise
 
 # %% ../nbs/api/00_core.ipynb #18e79653
@@ -614,7 +614,7 @@ def align(
     rows = [list(map(printable, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows)]
     def line(row):
-        "One row"
+        "Format one row"
         cells = [c.ljust(w) for c, w in zip(row[:left], widths)]
         cells += [c.rjust(w) for c, w in zip(row[left:], widths[left:])]
         return '  '.join(cells).rstrip()
@@ -622,7 +622,7 @@ def align(
 
 # %% ../nbs/api/00_core.ipynb #11c15921
 def _fonts_with(chars):
-    "Installed fonts for the `chars` that current fonts lack, and the characters no font has"
+    "Find fonts for the `chars` that current fonts lack; also return the characters no font has"
     from matplotlib import font_manager, ft2font, rcParams   # slow to import
     def left_by(file): return chars - set(map(chr, ft2font.FT2Font(file).get_charmap()))
     for name in rcParams['font.family']:
@@ -646,7 +646,7 @@ def plot_text(
 )->str:
     "Prepare a name for a figure: escape formulas and control characters, and find missing fonts"
     def line(s):
-        "One line, shortened"
+        "Shorten one line"
         s = printable(s)
         return s if len(s) <= n else f'{s[:n//2]}…{s[-(n//2 - 1):]}'
     text = '\n'.join(map(line, str(text).split('\n')[:5]))
@@ -693,14 +693,14 @@ def progress(
 def in_threads(
     f:Callable,     # Called with each item
     items:Sequence, # What to process
-    what:str|None=None # What is being done, shown as progress; None: show nothing
+    what:str|None=None # Description of the task, for the progress bar; None: show nothing
 )->Iterator: # The results, in order
-    "Apply `f` to each item in threads; the first exception is raised and stops the rest"
+    "Apply `f` to each item in threads; the first exception stops the rest and is raised"
     done = _mapped(f, items)
     yield from progress(done, len(items), what) if what else done
 
 def _mapped(f, items):
-    "Results of `f` in order, with few calls queued at a time; a million would need gigabytes"
+    "Yield results of `f` in order, with few calls queued; a million calls would take gigabytes"
     def each(some): return [f(o) for o in some]
     n_threads = min(16, os.cpu_count() or 1)
     n = min(16, max(1, len(items)//(4*n_threads)))   # items per call

@@ -37,7 +37,7 @@ _algos = {32: 'md5', 40: 'sha1', 64: 'sha256'}   # by number of hexadecimal digi
 @check_args
 def verify_checksum(
     path:str|Path, # File to check
-    sums:str|Iterable[str]|None # Valid checksum, one or several; None: don't check
+    sums:str|Iterable[str]|None # One or more valid checksums; None: don't check
 )->bool: # True if any of `sums` matches
     "Check a file against its published checksums"
     if not sums: return True
@@ -46,7 +46,7 @@ def verify_checksum(
 
 # %% ../nbs/api/08_download.ipynb #9c406b50
 def _open(url, start, timeout):
-    "Request `url` from byte `start`; returns the response, where it starts, and the file size"
+    "Request `url` from byte `start`; return the response, where it starts, and the file size"
     headers = {'User-Agent': 'resnet-course'}
     if start: headers['Range'] = f'bytes={start}-'
     r = urlopen(Request(url, headers=headers), timeout=timeout)
@@ -73,7 +73,7 @@ def _shows(progress, url):
     return progress and can_show_bar()
 
 def _attempt(url, part, timeout, progress):
-    "Append the rest of the file to `part`; raises `OSError` if the connection ends early"
+    "Append the rest of the file to `part`; raise `OSError` if the connection ends early"
     have = part.stat().st_size if part.exists() else 0
     r, start, total = _open(url, have, timeout)
     with r, open(part, 'ab' if start else 'wb') as f:
@@ -95,7 +95,7 @@ def _reason(e):
     return f'{type(e).__name__}: {e}'
 
 def _transfer(url, part, tries, timeout, wait, progress):
-    "Try up to `tries` times to complete `part`; raises the last error"
+    "Try up to `tries` times to complete `part`; raise the last error"
     for i in range(tries):
         if i: time.sleep(wait*2**(i - 1))
         try: return _attempt(url, part, timeout, progress)
@@ -115,18 +115,18 @@ def _transfer(url, part, tries, timeout, wait, progress):
 def fetch(
     url:str, # Address of the file
     dest:str|Path, # Path to save it to; missing parent folders are created
-    sums:str|Iterable[str]=None, # Valid MD5, SHA-1 or SHA-256, one or several; None: don't check
+    sums:str|Iterable[str]=None, # Valid MD5, SHA-1 or SHA-256 checksums; None: don't check
     tries:int=5, # Maximum number of attempts
     timeout:float=30, # Seconds without data before an attempt fails
-    wait:float=1, # Seconds before the second attempt; doubles with each further one
+    wait:float=1, # Seconds before the second attempt; doubles for each further attempt
     progress:bool=True # Whether to show a progress bar
 )->Path: # `dest`
-    "Download `url` to `dest` unless it is already there; raises `CourseError` if that fails"
+    "Download `url` to `dest` unless it is already there; raise `CourseError` if that fails"
     dest = Path(dest)
     dest.parent.mkdir(parents=True, exist_ok=True)
     part, lock = dest.with_name(f'{dest.name}.part'), dest.with_name(f'.{dest.name}.lock')
     def download():
-        "Complete `part`; returns whether its checksum is correct"
+        "Complete `part`; return whether its checksum is correct"
         try: _transfer(url, part, tries, timeout, wait, progress)
         except (OSError, http.client.HTTPException) as e:
             raise CourseError(f'cannot download {url} to {dest}: {_reason(e)}') from e
@@ -168,8 +168,8 @@ def _check_members(archive, unsafe, files):
     counts = Counter(os.path.normcase(os.path.normpath(name)) for name in files)
     double = [name for name, n in counts.items() if n > 1]
     if double:
-        raise CourseError(f'{archive} is not safe to unpack: it has two members {double[0]!r}, '
-                          'and one would replace the other')
+        raise CourseError(f'{archive} is not safe to unpack: it has two members named '
+                          f'{double[0]!r}, and one would replace the other')
 
 # %% ../nbs/api/08_download.ipynb #38ab6872
 def _unpack_zip(archive, folder):
@@ -203,7 +203,7 @@ def unpack(
     archive:str|Path, # Zip or tar file, compressed or not, detected by content
     dest:str|Path # Folder to create; must not exist yet
 )->Path: # `dest`
-    "Unpack all of `archive` or nothing; raises `CourseError` if it is unsafe or damaged"
+    "Unpack all of `archive` or nothing; raise `CourseError` if it is unsafe or damaged"
     archive = check_file(archive)
     dest = check_path(dest, 'dest')
     if dest.exists(): raise CourseError(f'{dest} already exists: remove it first')

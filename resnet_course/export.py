@@ -30,7 +30,7 @@ from .summary import image_shape
 def import_optional(
     name:str # Name of a module, such as 'onnxruntime'
 )->object: # The module
-    "Import a package that only exporting needs; raises `CourseError` if it is not installed"
+    "Import a package that is only needed for exporting; raise `CourseError` if it is not installed"
     try: return importlib.import_module(name)
     except ImportError as e:
         raise CourseError(f"export needs the package {e.name}: "
@@ -40,14 +40,14 @@ def import_optional(
 preprocess_ways, layouts = ('normalize', 'resize'), ('NCHW', 'NHWC')
 
 def _takes(meta, path):
-    "How a file prepares images, and the layout it expects; raises `CourseError` if damaged"
+    "Return how a file prepares images, and its layout; raise `CourseError` if damaged"
     how, layout = meta.get('preprocess'), meta.get('layout', 'NCHW')
     if how in (None, *preprocess_ways) and layout in layouts: return how, layout
     raise CourseError(f'{path}: its metadata is damaged: it does not say which images it takes')
 
 # %% ../nbs/api/29_export.ipynb #559c4086
 def _session(path):
-    "onnxruntime's session for a file; raises `CourseError` if it cannot run it"
+    "Create an onnxruntime session for a file; raise `CourseError` if it can't run the file"
     ort = import_optional('onnxruntime')
     if not Path(path).exists(): raise MissingFileError(f'{path}: no such file')
     try:
@@ -97,7 +97,7 @@ def __repr__(self:OnnxModel):
     kind = f"{self.cfg.get('name') or 'a network'} as {'int8 ' if self.int8 else ''}ONNX"
     if not self.preprocess: return f'{kind}, for normalized images'
     size = 'of any size' if self.preprocess == 'resize' else 'of its size'
-    return f'{kind}, for images of bytes, {self.layout}, {size}'
+    return f'{kind}, for byte images, {self.layout}, {size}'
 
 # %% ../nbs/api/29_export.ipynb #e0a11002
 @check_args
@@ -105,7 +105,7 @@ def preparation(
     meta:dict, # As in `save_weights`, including class names, size and statistics
     n_in:int|None=None # Channels of the images; None: as many as in the statistics
 )->tuple: # A `PhotoReader`, and a function that turns a batch of bytes into network input
-    "Look up how to prepare images for a network; raises `CourseError` if its metadata lacks it"
+    "Look up how to prepare images for a network; raise `CourseError` if its metadata lacks it"
     missing = [key for key in ('vocab', 'size', 'stats') if not meta.get(key)]
     if missing:
         raise CourseError(f'these weights come without {", ".join(missing)}, so they cannot '
@@ -146,15 +146,16 @@ def _crops(meta):
 
 # %% ../nbs/api/29_export.ipynb #e0a11004
 def _filter(apart, interpolation):
-    "Pillow's filters, at distances from 0 on"
+    "Evaluate one of Pillow's filters at distances of 0 or more"
     if interpolation == 'bilinear': return (1 - apart).clamp(min=0)
     near, far = (1.5*apart - 2.5)*apart**2 + 1, ((2.5 - .5*apart)*apart - 4)*apart + 2
     return torch.where(apart < 1, near, torch.where(apart < 2, far, 0.))
 
 def _shares(n, length, n_out, start, count, interpolation='bilinear'):
-    """Weights of each of `n` pixels in the pixels `start` … of `n_out`, for resizing.
+    """Compute the weights of `n` input pixels in each of `count` output pixels, for resizing.
 
-    `length` is `n` as a float64 tensor. Pixels outside 0 … `n_out` are black."""
+    The output pixels start at `start` of `n_out`; pixels outside that range are black. `length` is
+    `n` as a float64 tensor."""
     out = start + torch.arange(count, dtype=torch.float64)
     scale = length/n_out
     apart = torch.arange(n, dtype=torch.float64) + .5 - ((out + .5)*scale)[:, None]
@@ -163,7 +164,7 @@ def _shares(n, length, n_out, start, count, interpolation='bilinear'):
     return torch.where(inside[:, None], w/w.sum(1, keepdim=True).clamp(min=1e-9), 0.)
 
 def _centered(n, size):
-    "Where a centered window of `size` begins in `n` pixels, as in torchvision's `center_crop`"
+    "Return the start of a centered window of `size` in `n` pixels, as in torchvision"
     return torch.where(n >= size, torch.round((n - size)/2), -torch.floor((size - n)/2))
 
 # %% ../nbs/api/29_export.ipynb #fbe28658
@@ -175,7 +176,7 @@ class _Fit(nn.Module):
         self.how = interpolation
 
     def resized(self, h, w):
-        "Height and width after resizing, before the center is cropped or borders are added"
+        "Return the height and width after resizing, before cropping the center or adding borders"
         (height, width), (high, wide) = self.size, self.load_size
         if self.resize == 'squish': return torch.full_like(h, height), torch.full_like(w, width)
         if self.resize == 'pad':
@@ -200,7 +201,7 @@ class _Fit(nn.Module):
 
 # %% ../nbs/api/29_export.ipynb #e0a11006
 def _resize_matrix(n, n_out):
-    "The matrix (`n_out`, `n`) that resizes rows or columns from `n` pixels to `n_out`"
+    "Return the matrix (`n_out`, `n`) that resizes rows or columns from `n` pixels to `n_out`"
     zero, length, new = (torch.tensor(float(o), dtype=torch.float64) for o in (0, n, n_out))
     return _shares(n, length, new, zero, n_out).float()
 
@@ -267,7 +268,7 @@ def _image_shape(model, size, images):
 
 # %% ../nbs/api/29_export.ipynb #29e87d13
 def _dynamic(net):
-    "Dimensions that may vary: the batch size, and for some networks also height and width"
+    "List the dimensions that may vary: the batch size and, for some networks, height and width"
     names = {0: 'batch'}
     if isinstance(net, Prepared) and isinstance(net.fit, _Fit):
         top = net.layout.index('H')
@@ -293,7 +294,7 @@ def _write_onnx(model, x, path):
 
 # %% ../nbs/api/29_export.ipynb #169d8e35
 def _examples(net, shape, images):
-    "Batches of random inputs, and `images` if they are given"
+    "Return batches of random inputs, and `images` if given"
     gen = torch.Generator().manual_seed(0)
     if not isinstance(net, Prepared):
         xbs = [torch.randn(n, *shape, generator=gen) for n in (1, 3)]
@@ -305,13 +306,13 @@ def _examples(net, shape, images):
             for n in (1, 3) for size in sizes]
 
 def _arrange(net, x):
-    "Images N,C,H,W as the input of `net`"
+    "Arrange images (N,C,H,W) as input for `net`"
     is_last = isinstance(net, Prepared) and net.layout == 'NHWC'
     return x.permute(0, 2, 3, 1).contiguous() if is_last else x
 
 @torch.no_grad()
 def _compare(model, other, xbs):
-    "Compare the scores for some batches; returns the largest difference and largest score"
+    "Compare the scores for some batches; return the largest difference and the largest score"
     diffs, scores = [], []
     for xb in xbs:
         want = model(xb)
@@ -324,7 +325,7 @@ def _compare(model, other, xbs):
 def _write_pt2(model, x, path):
     "Write `model` in torch.export's format"
     program = torch.export.export(model, (x,), dynamic_shapes=_dynamic(model))
-    # write to memory first: on a full disk, torch would kill the whole process
+    # write to memory first: if the disk is full, torch kills the whole process
     file = io.BytesIO()
     torch.export.save(program, file)
     path.write_bytes(file.getbuffer())
@@ -338,9 +339,9 @@ _formats = {'.onnx': (_write_onnx, OnnxModel), '.pt2': (_write_pt2, _load_pt2)}
 
 # %% ../nbs/api/29_export.ipynb #5ff05000
 def _prepared(net, preprocess, layout, size, images):
-    "The network preceded by image preparation, and the shape of its input"
+    "Add image preparation before the network; also return the shape of its input"
     if size is not None or images is not None:
-        raise CourseError('preprocess= prepares images for the size that is saved with the model: '
+        raise CourseError('preprocess= prepares images for the size saved with the model: '
                           'leave out size= and images=')
     meta = meta_of(net)
     res = Prepared(net, meta, preprocess, layout)
@@ -351,12 +352,12 @@ def _prepared(net, preprocess, layout, size, images):
 
 # %% ../nbs/api/29_export.ipynb #47dcd7da
 def _write_checked(net, x, path, xbs, tol):
-    "Write a file, and keep it if its scores match the network's; returns the largest difference"
+    "Write a file, keep it if its scores match the network's, and return the largest difference"
     write, load = _formats[path.suffix]
     with atomic_write(path) as tmp:
         write(net, x, tmp)
         written = load(tmp)
-        # torch.export's format takes images in the layout of the file
+        # a torch.export program takes images in the layout of the file
         other = (lambda x: written(_arrange(net, x))) if path.suffix == '.pt2' else written
         diff, scale = _compare(lambda x: net(_arrange(net, x)), other, xbs)
         if not diff <= tol:
@@ -370,12 +371,12 @@ def export_model(
     model:nn.Module, # Trained network; it is not changed
     path:str|Path, # File to write: `.onnx`, or `.pt2` for torch.export's own format
     size:int|tuple=None, # Side of the images, px, or (height, width); `None`: as saved with `model`
-    images:Tensor=None, # Normalized images to compare on, along with random ones; they set the size
+    images:Tensor=None, # Normalized images to compare with, besides random ones; they set the size
     tol:float=1e-4, # Largest accepted difference between two scores
     preprocess:str|None=None, # 'normalize': the file takes bytes; 'resize': bytes of any size
     layout:str='NHWC' # Layout of the bytes: 'NHWC', as in image libraries, or 'NCHW'
 )->Exported: # File, image size, differences
-    "Write `model` to a file; if the scores differ, raises `CourseError` and keeps no file"
+    "Write `model` to a file; if its scores differ, raise `CourseError` and delete it"
     path, start = check_path(path), time.perf_counter()
     if path.suffix not in _formats:
         raise CourseError(f'{path}: the file name must end in .onnx or .pt2')

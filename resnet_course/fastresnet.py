@@ -17,9 +17,9 @@ from .layers import (
 # %% ../nbs/api/23_fastresnet.ipynb #6f2edabd
 @check_args
 def whitening(
-    x:Tensor, # Normalized images (N, C, H, W); a thousand are enough
+    x:Tensor, # Normalized images (N, C, H, W); a thousand is enough
     ks:int=3, # Side of the patches, px
-    eps:float=5e-4 # Added to the variances, so that tiny ones are not amplified
+    eps:float=5e-4 # Added to the variances so that tiny ones are not amplified
 )->Tensor: # Filters (C*ks*ks, C, ks, ks), by decreasing variance
     "Compute filters whose responses to `x` are uncorrelated with variance 1"
     if len(x) < 2 or min(x.shape[2:]) < ks:
@@ -34,13 +34,13 @@ def whitening(
 
 # %% ../nbs/api/23_fastresnet.ipynb #27c73fdf
 class Whiten(nn.Conv2d):
-    "A convolution whose filters are set once by `fit` and never trained; its biases are trained"
+    "A convolution with trainable biases whose filters are set once by `fit` and never trained"
     @check_args
     def __init__(self,
         n_in:int, # Channels of the images
         n:int=12 # Number of filters; each one produces two output channels
     ):
-        ks = math.ceil(math.sqrt(n/n_in))  # the smallest patches that have `n` directions
+        ks = math.ceil(math.sqrt(n/n_in))  # the smallest patches with `n` directions
         super().__init__(n_in, 2*n, ks)
         self._set(nn.init.orthogonal_(torch.empty(n, n_in, ks, ks)))
         as_buffer(self)
@@ -88,7 +88,7 @@ class FastResNet(CheckedModule):
         self.min_size = 2**3 + self.conv1.kernel_size[0] - 1
         for m in [m for m in self.modules() if isinstance(m, nn.BatchNorm2d)]:
             m.momentum = 0.4
-            as_buffer(m)  # its gain
+            as_buffer(m)  # the gain
 
     def forward(self,
         x:Tensor # Normalized images (N, n_in, H, W), at least `min_size` px on each side
@@ -103,5 +103,5 @@ class FastResNet(CheckedModule):
 def check(self:FastResNet,
     x:Tensor # Input of the network
 ):
-    "Raise a `CourseError` that says what to do if this network cannot use `x`"
+    "Raise a helpful `CourseError` if this network cannot use `x`"
     check_input(x, self.n_in, self.min_size)

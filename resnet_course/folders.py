@@ -32,7 +32,7 @@ from .images import find_white, list_set, open_image
 @contextmanager
 def _new_folder(
     dest:Path # Folder to create; must not exist
-)->Iterator[Path]: # Temporary folder beside it
+)->Iterator[Path]: # Temporary folder next to it
     "Yield a temporary folder that becomes `dest` on success and is deleted on failure"
     if dest.exists():
         raise CourseError(f'{dest} already exists: remove it or choose another folder')
@@ -52,7 +52,7 @@ def _new_folder(
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
 def _why(e):
-    "The system's reason for a file error; the first one if `shutil` lists several"
+    "Return the system's reason for a file error; the first one if `shutil` lists several"
     if isinstance(e, shutil.Error): return str(e.args[0][0][2])
     return f'{e.strerror}: {e.filename}' if e.filename else str(e.strerror)
 
@@ -62,7 +62,7 @@ def _write_info(folder, **info):
 
 # %% ../nbs/api/17_folders.ipynb #757923fd
 def _folder_names(vocab):
-    "Folder names for the classes, which sort in the order of `vocab`"
+    "Choose folder names for the classes that sort in the order of `vocab`"
     names = [re.sub(r'[^\w.-]+', '_', v) for v in vocab]
     is_sorted = names == sorted(set(names))
     if is_sorted and not set(names) & {'train', 'valid', 'test'}: return names
@@ -79,7 +79,7 @@ def export_set(
     root:str|Path=None, # Folder of the standard datasets; None: fastai's data folder
     progress:bool=True # Whether to show a progress bar
 )->Path: # `dest`
-    "Write a dataset as folders of PNG files; raises `CourseError` for photos, or if `dest` exists"
+    "Write a dataset as folders of PNG files; raise `CourseError` for photos, or if `dest` exists"
     dest = check_path(dest, 'dest')
     images = open_image_set(name, root=root)
     if images.x is None or images.crop_size != images.load_size:
@@ -125,7 +125,7 @@ def make_subset(
     seed:int=42, # Seed for choosing the classes if `classes` is a number
     copy:bool=False # Copy the files; otherwise, link to the class folders
 )->Path: # `dest`
-    "Create a dataset from some of the classes in `source`; raises `CourseError` if that fails"
+    "Create a dataset from some of the classes in `source`; raise `CourseError` if that fails"
     # `Path.resolve` raises RuntimeError for a link to itself
     source = Path(os.path.realpath(check_path(source, 'source')))
     dest = check_path(dest, 'dest')
@@ -149,9 +149,9 @@ def make_subset(
 class _Scan:
     "Result of reading one image file"
     path:Path
-    split:str # Split according to the folders, or 'all'
+    split:str # Split given by the folders, or 'all'
     label:str
-    side:str = None # Split, including any that `get_dls` draws
+    side:str = None # Split, including splits drawn by `get_dls`
     error:str = None
     format:str = None
     size:tuple = (0, 0) # Width, height
@@ -183,7 +183,7 @@ def _scan(job, white=None):
 @dataclass
 class Finding:
     "A problem in an image folder, and the files it affects"
-    level:str # 'error': fix before training; 'warning': take a look; 'note': for your information
+    level:str # 'error': fix before training; 'warning': take a look; 'note': just information
     text:str # Description
     files:list = field(default_factory=list, repr=False) # One string per file or pair of files
 
@@ -210,7 +210,7 @@ class FolderReport:
         return not any(f.level == 'error' for f in self.findings)
 
     def _splits(self):
-        "A line for each split that has classes"
+        "Yield a line for each split that has classes"
         for split, classes in self.counts.items():
             n = classes.values()
             if not n: continue
@@ -237,11 +237,11 @@ def _repr_html_(self:FolderReport):
 
 # %% ../nbs/api/17_folders.ipynb #0a3bc7a0
 def _pair_name(o):
-    "Path of an image with its class and its split, if any"
+    "Return an image's path from its split, if any, or its class"
     return '/'.join(o.path.parts[-2 if o.split == 'all' else -3:])
 
 def _pair_findings(what, pairs, level, advice):
-    "Findings about pairs of files that show the same image; `level` is for pairs in two classes"
+    "Report pairs of files that show the same image; `level` is for pairs in two classes"
     across, labels, within = [], [], []
     for a, b in pairs:
         if a.side != b.side: kind = across
@@ -259,7 +259,7 @@ def _pair_findings(what, pairs, level, advice):
 
 # %% ../nbs/api/17_folders.ipynb #af781aa4
 def _copy_findings(scans, near, drawn):
-    "Findings about copies; `drawn` tells whether splits are drawn at random"
+    "Report copies; `drawn` says whether splits are drawn at random"
     advice = 'remove one of each'
     if drawn: advice += ", or keep copies on one side with get_dls(group='copies')"
     prints = [o.print for o in scans]
@@ -271,19 +271,19 @@ def _copy_findings(scans, near, drawn):
 
 # %% ../nbs/api/17_folders.ipynb #eba9dc51
 def _known_findings(labels):
-    "Finding about classes that are also in ImageNet"
+    "Report classes that are also in ImageNet"
     names = imagenet_names()
     def plain(s): return re.sub(r'\W|_', '', s.lower())
     known = {plain(n) for n in names.values()}
     seen = [o for o in labels if o in names or plain(o) in known]
     if not seen: return []
-    text = (f"{len(seen)} of {len(labels)} classes are ImageNet's own ({shorten(seen, 4)}): "
+    text = (f"{len(seen)} of {len(labels)} classes are also in ImageNet ({shorten(seen, 4)}): "
             'weights pretrained on ImageNet have seen these classes and perhaps these images, '
             'so this does not test transfer')
     return [Finding('note', text)]
 
 # %% ../nbs/api/17_folders.ipynb #01d523fc
-_same = dict(MPO='JPEG', DIB='BMP')   # a phone's JPEG with a second image, and a Windows BMP
+_same = dict(MPO='JPEG', DIB='BMP')   # a phone's JPEG with a second image; a Windows BMP
 
 def _is_named(o):
     "Whether an image has the format that its name indicates"
@@ -292,18 +292,18 @@ def _is_named(o):
 
 # %% ../nbs/api/17_folders.ipynb #242d35f7
 def _file_findings(scans, small, large):
-    "Findings about individual files"
+    "Report problems with individual files"
     def name(path): return '/'.join(path.parts[-2:])
     def size(o): return f'{name(o.path)}: {o.size[0]}×{o.size[1]}'
     found = []
     def add(level, text, files):
-        "Add a finding, with the number of files in front of `text`"
+        "Add a finding, with the number of files before `text`"
         if files: found.append(Finding(level, f'{len(files)} {text}', files))
     bad = [o for o in scans if o.error]
     add('error', 'unreadable files', [f'{name(o.path)}: {o.error}' for o in bad])
     good = [o for o in scans if not o.error]
     odd = [o for o in good if not _is_named(o)]
-    add('warning', 'files are not in the format that their names say',
+    add('warning', 'files are not in the format that their names suggest',
         [f'{name(o.path)} is {o.format}' for o in odd])
     tiny = [o for o in good if min(o.size) < small]
     add('warning', f'images have a side below {small} px', list(map(size, tiny)))
@@ -319,19 +319,19 @@ def _file_findings(scans, small, large):
 
 # %% ../nbs/api/17_folders.ipynb #89639c05
 def _find_white(o):
-    "Value of white as in `open_image`, sentences about it, and a finding if there is none"
+    "Find the value of white for `open_image`; also return notes, and a finding if none fits"
     try: return *find_white(o.files), []
     except CourseError as e: return {}, [], [Finding('error', str(e))]
 
 def _left_out_findings(o, notes):
-    "Findings about files that were not used, and about what was assumed"
+    "Report files that were not used, and any assumptions"
     found = [Finding('note' if why in quiet_kinds else 'warning', f'{len(files)} left out: {why}',
                      ['/'.join(f.parts[-2:]) for f in files]) for why, files in o.left_out.items()]
     return found + [Finding('note', text) for text in o.notes + o.facts + notes]
 
 # %% ../nbs/api/17_folders.ipynb #a69768f8
 def _split_findings(split, classes, trained):
-    "Findings about the classes of one split; `trained` are the classes of the first split"
+    "Report problems with the classes of one split; `trained` are those of the first split"
     found = []
     full = {c: n for c, n in classes.items() if n}
     missing = sorted(trained - set(full))
@@ -346,7 +346,7 @@ def _split_findings(split, classes, trained):
     return found
 
 def _class_findings(counts, empty):
-    "Findings about the classes; `empty` are class folders without images"
+    "Report problems with the classes; `empty` are class folders without images"
     found = []
     trained = set(next(iter(counts.values())))
     if empty:
@@ -362,12 +362,12 @@ def _class_findings(counts, empty):
 
 # %% ../nbs/api/17_folders.ipynb #7837ba99
 def _draw_sides(o, scans):
-    "Record the split of each image; returns whether `get_dls` draws some of the splits"
+    "Record the split of each image; return whether `get_dls` draws some of the splits"
     for scan in scans: scan.side = scan.split
     try:
         images = list_set(o.path)
         sides = dict(zip(('train', 'valid', 'test'), make_splits(images)))
-    except CourseError: return False   # another finding gives the reason
+    except CourseError: return False   # another finding reports the reason
     of_file = {images.files[i]: side for side, idxs in sides.items() for i in idxs}
     for scan in scans: scan.side = of_file[scan.path]
     return len(images.splits) < 3
@@ -375,13 +375,13 @@ def _draw_sides(o, scans):
 # %% ../nbs/api/17_folders.ipynb #ae9a15c8
 @check_args
 def check_folder(
-    path:str|Path, # Folder of class folders, or of split folders that hold them; or a CSV file
+    path:str|Path, # Folder of class folders, or of split folders that contain them; or a CSV file
     small:int=32, # Report images whose shorter side is below this (px)
     large:float=50, # Report images with more megapixels than this
     near:bool=True, # Also look for images that are nearly the same
     progress:bool=True # Whether to show a progress bar
 )->FolderReport: # Report on what was found
-    "Read every image of a folder or CSV file and report problems; raises `CourseError`"
+    "Read every image in a folder or CSV file and report problems"
     o = (list_csv if is_table(path) else list_folder)(path)
     splits = [s or 'all' for s in o.splits]
     given = split_folders(o.path) if o.path.is_dir() else ()

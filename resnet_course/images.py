@@ -35,7 +35,7 @@ def _check_regular(path):
     if not stat.S_ISREG(os.stat(path).st_mode): raise OSError('not a regular file')
 
 def _why_unreadable(e):
-    "Why a file is unreadable, based on an error of any kind from Pillow or a codec"
+    "Explain why a file is unreadable, based on any error from Pillow or a codec"
     if isinstance(e, UnidentifiedImageError): return 'its content is not a readable image'
     return str(e).split('\n')[0][:300] or type(e).__name__
 
@@ -46,8 +46,8 @@ def white_of(
     low:float, # Smallest value of the pixels
     high:float # Largest value of the pixels
 )->int: # One of 1, 255, 1023, 4095, 16383 and 65535
-    "Return the value of white for an image with over 8 bits; raises `ValueError` if none fits"
-    # between 1 and 16, neither is plausible: with 255, the image would be black
+    "Return the value of white for an image with over 8 bits; raise `ValueError` if none fits"
+    # between 1 and 16, neither 1 nor 255 is plausible: with 255, the image would be black
     if low >= 0 and high <= _whites[-1] and not 1 < high < 16:
         return next(w for w in _whites if high <= w)
     # this also catches NaN
@@ -60,7 +60,7 @@ def _is_deep(im): return im.mode.startswith('I') or im.mode == 'F'
 def _depth(im): return im.mode[:4]
 
 def _white_for(im, low, high, white):
-    "The value of white for an image with more than 8 bits, whose pixels must not exceed it"
+    "Return the value of white for an image with more than 8 bits; pixels must not exceed it"
     known = (white or {}).get(_depth(im))
     if known is None: return white_of(low, high)
     if 0 <= low and high <= known: return known
@@ -71,10 +71,10 @@ def _white_for(im, low, high, white):
 @check_args
 def open_image(
     o:str|Path|bytes|io.IOBase|Image.Image, # Path, encoded bytes, file object or Pillow image
-    size:int=None, # Short side needed later (px), so JPEG decoding can skip work; None: full size
+    size:int=None, # Short side needed (px), which can speed up JPEG decoding; None: full size
     white:dict=None # 'I;16', 'I' or 'F' → value of white, if over 8 bits; None: from `white_of`
 )->Image.Image: # Mode L or RGB
-    "Open an image upright, 8-bit, on a white background; raises `CourseError` if unreadable"
+    "Open an image as 8-bit, upright, on a white background; raise `CourseError` if unreadable"
     name = f'of {len(o)} bytes' if isinstance(o, bytes) else o
     try:
         if isinstance(o, Image.Image): im = o
@@ -109,7 +109,7 @@ def _to_gray_or_rgb(im, white=None):
 def array_image(
     a:np.ndarray|Tensor # Array H,W or H,W,C, or tensor H,W or C,H,W; uint8, or floats from 0 to 1
 )->Image.Image: # Mode L or RGB
-    "Convert an array or a tensor to a Pillow image; raises `CourseError` if it doesn't hold one"
+    "Convert an array or a tensor to a Pillow image; raise `CourseError` if it doesn't hold one"
     if isinstance(a, Tensor):
         a = a.detach().cpu()
         if a.ndim == 3: a = a.permute(1, 2, 0)
@@ -118,7 +118,7 @@ def array_image(
     _check_array(a)
     if a.dtype.kind in 'fb': a = np.round(a*255.)
     if a.min() < 0 or a.max() > 255:
-        raise CourseError('an image of integers must have values from 0 to 255')
+        raise CourseError('an integer image must have values from 0 to 255')
     return open_image(Image.fromarray(a.astype(np.uint8)))
 
 def _check_array(a):
@@ -132,7 +132,7 @@ def _check_array(a):
                           'pass uint8, or floats from 0 to 1')
     if a.dtype.kind != 'f': return
     if not (np.isfinite(a).all() and a.min() >= 0 and a.max() <= 1):
-        raise CourseError('an image of floats must have values from 0 to 1: '
+        raise CourseError('a floating-point image must have values from 0 to 1: '
                           'divide by 255, or pass uint8')
 
 # %% ../nbs/api/10_images.ipynb #2970b4b8
@@ -155,7 +155,7 @@ def read_image(
     return a.permute(2, 0, 1).contiguous()
 
 def _center_box(w, h):
-    "Left, top, right and bottom of the central square"
+    "Return the left, top, right and bottom of the central square"
     side = min(w, h)
     left = (w - side)//2
     top = (h - side)//2
@@ -171,10 +171,10 @@ def plain_tensor(
 # %% ../nbs/api/10_images.ipynb #79fae8de
 @check_args
 def as_channels(
-    x:Tensor, # uint8 …,C,H,W with one or three channels
+    x:Tensor, # uint8 (…,C,H,W) with one or three channels
     n_in:int # Desired number of channels; 1: grayscale, 3: RGB
 )->Tensor: # uint8 …,n_in,H,W
-    "Repeat gray channels to get RGB, or convert RGB to gray with the usual ITU-R 601 weights"
+    "Repeat the gray channel to get RGB, or convert RGB to gray with the usual ITU-R 601 weights"
     if x.shape[-3] == n_in: return x
     *n, _, h, w = x.shape
     if n_in == 3: return x.expand(*n, 3, h, w)
@@ -198,7 +198,7 @@ class ImageSet:
         stats:tuple=None, # Mean and standard deviation of the training pixels, per channel, 0 to 1
         flip:bool=False, # Whether an image keeps its class when mirrored
         crop_size:int|tuple=None, # Size that the network sees (px); None: `load_size`
-        labels:Sequence=None, # Folder name of each class; None: `vocab`
+        labels:Sequence=None, # Folder name of each class; None: as in `vocab`
         white:dict=None, # Depth → value of white, if images have more than 8 bits
         skip_bad:bool=False, # Leave out files that turn out to be unreadable later
         listing:Listing=None, # Where the files come from and what was left out
@@ -210,15 +210,15 @@ class ImageSet:
         if x is not None: n_in, load_size = x.shape[1], x.shape[-1]
         self.n_in, self.load_size, self.crop_size = n_in, load_size, crop_size or load_size
         self.stats, self.flip, self.white, self.listing = stats, flip, white, listing
-        self.skip_bad, self.unreadable = skip_bad, {}   # number of the image → `CourseError`
+        self.skip_bad, self.unreadable = skip_bad, {}   # index of the image → `CourseError`
         self._copies = {}   # device → images and classes
     def __len__(self): return len(self.y)
     def __deepcopy__(self, memo): return self
 
 # %% ../nbs/api/10_images.ipynb #3ec7bc26
 @patch(as_prop=True)
-def is_photos(self:ImageSet)->bool: # True if they are read when needed
-    "Whether the images are photos of any size and shape"
+def is_photos(self:ImageSet)->bool: # True if images are read when needed
+    "Whether the images are photos, which can have any size and shape"
     return self.load_size is None
 
 @patch
@@ -239,9 +239,9 @@ def __repr__(self:ImageSet):
 # %% ../nbs/api/10_images.ipynb #dfbb98e4
 @patch
 def on(self:ImageSet,
-    device:str|torch.device|None # Device that the batches are for; None: the CPU
+    device:str|torch.device|None # Device of the batches; None: the CPU
 )->tuple: # Images (uint8 N,C,H,W) and classes (N), or `rows`
-    "Images and classes on `device` if it is a GPU with enough memory, otherwise on the CPU"
+    "Return images and classes on `device` if it is a GPU with enough memory, else on the CPU"
     device = torch.device(device or 'cpu')
     y = self.y if self.rows is None else self.rows
     if device.type != 'cuda': return self.x, y
@@ -279,7 +279,7 @@ def _check_trainable(
     if o.sets is None and len(names) < 2 and o.path.is_file():
         raise CourseError(f'{o.path} names {len(names)} class, but a classifier needs two or more')
     if o.sets is None and len(names) < 2:
-        # an archive often unpacks to a folder in a folder
+        # an archive often unpacks to a folder within a folder
         inner = o.path/names[0] if names else o.path
         hint = f'; did you mean {inner}?' if names and class_folders(inner) else ''
         raise CourseError(f'{o.path} has {len(names)} class folders with images, but a classifier '
@@ -290,18 +290,18 @@ def _check_trainable(
 
 # %% ../nbs/api/10_images.ipynb #14d1692e
 def _splits_of(o):
-    "Indices of the images of each split; empty if none is given"
+    "Return the indices of the images in each split; empty if no splits are given"
     names = np.array(o.splits, dtype=str)
     return {s: np.flatnonzero(names == s) for s in ('train', 'valid', 'test') if s in names}
 
 # %% ../nbs/api/10_images.ipynb #e20e4456
 def _header(f):
-    "Size and mode of an image file, without decoding it"
+    "Return the size and mode of an image file without decoding it"
     with Image.open(f, formats=readable_formats()) as im:
         return im.size, 'RGBA' if 'transparency' in im.info else im.mode
 
 def _common_format(files):
-    "Most common side and channels of small squares, and how many differ; photos: `(None, 3, 0)`"
+    "Find small squares' most common side and channels, and count exceptions; None, 3, 0: photos"
     sizes, modes = Counter(), set()
     for f in files:
         try: size, mode = _header(f)
@@ -316,7 +316,7 @@ def _common_format(files):
 
 # %% ../nbs/api/10_images.ipynb #02e6853b
 def _unreadable(files, errors):
-    "An error that counts unreadable files and names the first"
+    "Create an error that counts the unreadable files and names the first one"
     first = errors[min(errors)]
     return CourseError(f'{len(errors)} of {len(files)} images are unreadable, the first: {first}; '
                        'remove them, or leave them out with skip_bad (--skip-bad)')
@@ -330,7 +330,7 @@ def decode_all(
     show:bool=None, # Whether to show progress; None: for 2,000 images or more
     white:dict=None # As in `open_image`
 )->Tensor: # uint8 N,n_in,size,size
-    "Read `files` in threads; raises one `CourseError` that counts the unreadable ones"
+    "Read `files` in threads; raise one `CourseError` that counts the unreadable ones"
     x = torch.empty(len(files), n_in, size, size, dtype=torch.uint8)
     errors = {}
     def read(i):
@@ -348,8 +348,8 @@ def _find_bad(
     seconds:float|None=60, # Time limit for reading them; None: no limit
     size:int=64, # Short side (px); small ones are decoded faster
     white:dict=None # As in `open_image`
-)->tuple: # Index of the file → `CourseError`; and the number of files that were read
-    "Find unreadable image files; reads only 64 if reading all would take too long"
+)->tuple: # Index of the file → `CourseError`; number of files read
+    "Find unreadable image files; read only 64 if reading all would take too long"
     errors = {}
     def read(i):
         "Read one image, or record its error"
@@ -363,7 +363,7 @@ def _find_bad(
     if seconds is not None and (time.monotonic() - start)*len(files) > 64*seconds: rest = []
     for _ in in_threads(read, rest, 'checking the images' if rest else None):
         n += 1
-        # other programs may be using the disk and the processors now
+        # other programs may be using the disk and the processors
         if seconds is not None and time.monotonic() - start > 1.5*seconds: break
     return errors, n
 
@@ -373,13 +373,13 @@ def _is_jpeg(f):
     with open(f, 'rb', buffering=0) as file: return file.read(3) == b'\xff\xd8\xff'
 
 def _is_cut(im):
-    "Whether Pillow will keep only the upper 8 of 16 bits of a color image"
+    "Whether Pillow will keep only the upper 8 of a color image's 16 bits"
     return ';16' in str(im.tile) and not _is_deep(im)
 
 _color16 = 'color of 16 bits'
 
 def _brightest(f):
-    "Depth and largest value of an image with more than 8 bits; None for any other"
+    "Return the depth and largest value of an image with more than 8 bits; None for any other"
     try:
         if _is_jpeg(f): return None
         with Image.open(f, formats=readable_formats()) as im:
@@ -395,7 +395,7 @@ def _brightest(f):
 def find_white(
     files:Sequence # Paths of images
 )->tuple: # Depth → value of white (for `open_image`), and sentences about it
-    "Find the value of white for a set's images with more than 8 bits; raises `CourseError`"
+    "Find the value of white for a set's images of over 8 bits; raise `CourseError` if none fits"
     highs = {}
     for found in in_threads(_brightest, files):
         if found: highs.setdefault(found[0], []).append(found[1])
@@ -421,24 +421,24 @@ def _about_white(highs, white):
 
 def _about_color16(highs):
     "Describe what `find_white` found about color images"
-    text = f'{len(highs):,} color images have 16 bits, of which the upper 8 are used'
+    text = f'{len(highs):,} color images have 16 bits; only the upper 8 are used'
     n_dark = sum(v < 16 for v in highs)
     return text + (f'; {n_dark:,} of them are nearly black' if n_dark else '')
 
 # %% ../nbs/api/10_images.ipynb #71f338bc
 def _check_files(o, skip_bad, in_memory, white):
-    "Leave out unreadable files, or raise `CourseError` for them; decoding also finds them"
+    "Leave out unreadable files or raise `CourseError`, unless decoding will find them anyway"
     if in_memory and not skip_bad: return
-    # the others are found when first read
+    # any others will be found when they are first read
     bad, n_read = _find_bad(o.files, None if in_memory else 60, white=white)
     if bad and not skip_bad: raise _unreadable(o.files, bad)
     if n_read < len(o.files):
-        o.notes.append(f'only {n_read:,} images were checked: reading all takes more than a minute')
+        o.notes.append(f'only {n_read:,} images were checked: reading all would take over a minute')
     o.drop(bad, 'unreadable')
 
 # %% ../nbs/api/10_images.ipynb #f51c461d
 def _targets_of(o, labels):
-    "The class of each image, and zeros and ones (N,C) if it can have several labels, else None"
+    "Return the class of each image, and zeros and ones (N,C) if images can have several labels"
     number = {c: i for i, c in enumerate([*labels, ''])}   # '': an image without a label
     y = [number[c] for c in o.labels]
     if o.sets is None: return y, None
@@ -452,7 +452,7 @@ def _make_image_set(
     name:str, # Name of the dataset
     o:Listing, # Files and labels of the images
     vocab:Sequence, # Class names
-    labels:Sequence=None, # Spelling of the classes in the listing; None: as in `vocab`
+    labels:Sequence=None, # Class names as spelled in the listing; None: as in `vocab`
     size:int|tuple=None, # Size that the network sees (px); None: unchanged, or 128 for photos
     in_memory:bool=None, # Decode small square images now; None: only if they fit in `max_gb`
     skip_bad:bool=False, # Leave out files that cannot be read
@@ -463,7 +463,7 @@ def _make_image_set(
     "Create an `ImageSet` from image files"
     side, n_in, n_odd = _common_format(o.files)
     if n_odd:
-        o.notes.append(f'{n_odd} of {len(o.files):,} images are not {side}×{side} px: resized')
+        o.notes.append(f'{n_odd} of {len(o.files):,} images were resized to {side}×{side} px')
     if side is None: in_memory = False
     elif in_memory is None: in_memory = len(o.files)*n_in*side*side <= max_gb*1e9
     found, notes = find_white(o.files)
@@ -486,7 +486,7 @@ def open_folder(
     skip_bad:bool=False, # Leave out files that cannot be read
     white:dict=None # Depth → value of white used in training; None: see `find_white`
 )->ImageSet: # Image set with the splits that the folder defines
-    "Open class folders as an `ImageSet`; raises `CourseError` if they cannot be used"
+    "Open class folders as an `ImageSet`; raise `CourseError` if they cannot be used"
     o = list_folder(path)
     names = _check_trainable(o)
     vocab, labels, kwargs = _told_by_json(o) or (names, names, {})
@@ -495,7 +495,7 @@ def open_folder(
 
 # %% ../nbs/api/10_images.ipynb #f8dc3cc6
 def _told_by_json(o):
-    "Names and folders of the classes, `stats` and `flip` from `dataset.json`; None if missing"
+    "Read the names and folders of the classes, `stats` and `flip` from `dataset.json`, if any"
     f = o.path/'dataset.json'
     if not f.is_file(): return None
     info = _read_dataset_json(f, set(o.labels))
@@ -505,13 +505,13 @@ def _told_by_json(o):
 
 # %% ../nbs/api/10_images.ipynb #4be59a65
 def _read_dataset_json(file, names):
-    "Read `dataset.json`, and check that it has all class folders `names`"
+    "Read `dataset.json` and check that it lists all the class folders in `names`"
     info = read_json(file)
     if not isinstance(info, dict) or not _are_names(info.get('classes')):
         raise CourseError(f'{file} needs "classes", an object that gives each class folder a name '
                           'of its own: add it, or remove the file')
     unknown = sorted(set(names) - set(info['classes']))
-    if unknown: raise CourseError(f'{file} does not know the class {unknown[0]}')
+    if unknown: raise CourseError(f'{file} does not list the class {unknown[0]}')
     if not isinstance(info.get('flip', True), bool):
         raise CourseError(f'{file}: flip is {info["flip"]!r:.80}: write true or false')
     if not are_stats(info.get('stats')):
@@ -537,7 +537,7 @@ def are_stats(
     return a.shape in ((2, 1), (2, 3)) and bool(np.isfinite(a).all() and (a[1] > 0).all())
 
 def _order_by_name(o):
-    "Indices that sort the files by name within each split"
+    "Return the indices that sort the files by name within each split"
     def name(i): return o.files[i].name
     groups = list(_splits_of(o).values()) or [range(len(o.files))]
     return np.concatenate([sorted(g, key=name) for g in groups]).tolist()
@@ -552,7 +552,7 @@ def open_csv(
     white:dict=None, # Depth → value of white used in training; None: see `find_white`
     label_delim:str=None # Separator between the labels of an image; None: one class per image
 )->ImageSet: # Image set with the splits that the file defines
-    "Open the images listed in a CSV file as an `ImageSet`; raises `CourseError` for invalid rows"
+    "Open the images listed in a CSV file as an `ImageSet`; raise `CourseError` for invalid rows"
     o = list_csv(path, label_delim)
     return _make_image_set(o.path.stem, o, _check_trainable(o), None, size, in_memory, skip_bad,
                            white=white, flip=True)
@@ -570,7 +570,7 @@ def list_set(
     path:str|Path, # As in `open_folder` or `open_csv`
     label_delim:str=None # As in `open_csv`
 )->ImageSet: # Image set with the names, classes and splits of the images
-    "List an image set without reading images; raises `CourseError` if it is unfit for training"
+    "List an image set without reading images; raise `CourseError` if it can't be used for training"
     o = _list(path, label_delim)
     names = _check_trainable(o)
     vocab, labels, _ = _told_by_json(o) or (names, names, {})
@@ -582,7 +582,7 @@ def list_set(
 @check_args
 def open_labeled(
     path:str|Path, # As in `open_folder` or `open_csv`
-    vocab:Sequence, # Classes that a network knows; the set may lack some of them
+    vocab:Sequence, # Classes that the network knows; the set may lack some of them
     size:int|tuple=None, # As in `open_folder`
     in_memory:bool=None, # As in `open_folder`
     skip_bad:bool=False, # As in `open_folder`
@@ -590,7 +590,7 @@ def open_labeled(
     white:dict=None, # As in `open_folder`
     label_delim:str=None # As in `open_csv`
 )->ImageSet: # Image set with all images in the split 'test'
-    "Open all labeled images, in any split, to test a network; raises `CourseError`"
+    "Open all labeled images of any split to test a network; raise `CourseError` if that fails"
     o = _list(path, label_delim)
     names, labels, kwargs = _told_by_json(o) or (vocab, vocab, {})
     label_of = dict(zip(names, labels))

@@ -19,7 +19,7 @@ def conv(
     nf:int, # Output channels (number of filters)
     ks:int=3, # Side of the kernel, px; odd
     stride:int=1, # Stride, px
-    groups:int=1 # Number of channel groups; each group sees only its own inputs
+    groups:int=1 # Number of channel groups; each group sees only its own input channels
 )->nn.Conv2d: # Layer that keeps height and width at stride 1
     "Create a convolution with 'same' padding and no bias"
     return nn.Conv2d(ni, nf, ks, stride, padding=ks//2, groups=groups, bias=False)
@@ -31,8 +31,8 @@ activations = dict(relu=nn.ReLU, leaky_relu=nn.LeakyReLU, elu=nn.ELU, gelu=nn.GE
 @check_args
 def get_act(
     name:str='relu' # One of `activations`
-)->nn.Module: # New layer, not in place
-    "Create the activation called `name`; raises `CourseError` for an unknown name"
+)->nn.Module: # New layer, which does not work in place
+    "Create the activation called `name`; raise `CourseError` for an unknown name"
     return activations[check_choice(name, activations, 'activation')]()
 
 # %% ../nbs/api/20_layers.ipynb #5c1d8e02
@@ -40,20 +40,20 @@ def _is_float16(x):
     "Whether a convolution of `x` would be computed in float16"
     kind = x.device.type
     if x.dtype == torch.float16: return True
-    if not torch.amp.is_autocast_available(kind): return False   # such as 'meta'
+    if not torch.amp.is_autocast_available(kind): return False   # for example on 'meta'
     return torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
 
-@torch.fx.wrap   # one step for tools that trace `forward`, because it depends on the shape
+@torch.fx.wrap   # one step for tools that trace `forward`, because the code depends on the shape
 def _response_norm(x:Tensor, size:int, alpha:float, beta:float, k:float)->Tensor:
-    "A faster `F.local_response_norm` for images; in float32 if squares would overflow"
+    "Compute `F.local_response_norm` for images faster; in float32 if squares would overflow"
     if torch.jit.is_scripting(): return _norm_over_channels(x, size, alpha, beta, k)
-    else:   # TorchScript skips this branch, which it could not compile
+    else:   # TorchScript skips this branch, because it cannot compile it
         if not _is_float16(x): return _norm_over_channels(x, size, alpha, beta, k)
         with torch.autocast(x.device.type, enabled=False):
             return _norm_over_channels(x.float(), size, alpha, beta, k).to(x.dtype)
 
 def _norm_over_channels(x:Tensor, size:int, alpha:float, beta:float, k:float)->Tensor:
-    "Response normalization in the precision of `x`"
+    "Apply response normalization in the precision of `x`"
     if x.ndim != 4: return F.local_response_norm(x, size, alpha, beta, k)
     c = x.shape[1]
     ones = torch.ones(c, c, dtype=x.dtype, device=x.device)
@@ -76,17 +76,17 @@ class LRN(nn.LocalResponseNorm):
 # %% ../nbs/api/20_layers.ipynb #234141f0
 @check_args
 def lrn(
-    n:int=5, # Number of neighboring channels in the sum
+    n:int=5, # Number of channels in the sum
     k:float=2, # Constant added to the sum
     alpha:float=1e-4, # Factor for the sum
     beta:float=0.75 # Exponent
-)->nn.LocalResponseNorm: # Layer with the paper's formula
+)->nn.LocalResponseNorm: # Layer that computes the paper's formula
     "Create the response normalization of Krizhevsky et al. 2012, section 3.3"
     return LRN(n, alpha=alpha*n, beta=beta, k=float(k))
 
 # %% ../nbs/api/20_layers.ipynb #detpool2
 def _cells(n, k):
-    "A k×n matrix that averages over each of the `k` cells into which pooling divides `n` pixels"
+    "Create the k×n matrix that averages over each of the `k` cells that divide `n` pixels"
     i = torch.arange(k)[:, None]
     start = i*n//k
     end = -(-(i + 1)*n//k)
@@ -97,31 +97,31 @@ def _cells(n, k):
 def _must_be_same(x): return x.is_cuda and torch.are_deterministic_algorithms_enabled()
 
 def _mean_by_products(x, side):
-    "`F.adaptive_avg_pool2d` as two matrix products"
+    "Compute `F.adaptive_avg_pool2d` as two matrix products"
     h, w = x.shape[-2:]
     rows, cols = (_cells(n, side).to(x, non_blocking=True) for n in (h, w))
     return rows @ x @ cols.T
 
 def _max_by_lookup(x):
-    "`F.adaptive_max_pool2d` to one value, looked up at its position"
+    "Compute `F.adaptive_max_pool2d` to one value by looking it up at its position"
     flat = x.flatten(2)
     return flat.gather(2, flat.argmax(2, keepdim=True))[..., None]
 
 @torch.fx.wrap
 def _adaptive_mean(x:Tensor, side:int)->Tensor:
-    "`F.adaptive_avg_pool2d`, deterministic if required"
+    "Compute `F.adaptive_avg_pool2d`, deterministically if required"
     if torch.jit.is_scripting(): return F.adaptive_avg_pool2d(x, side)
     else: return _mean_by_products(x, side) if _must_be_same(x) else F.adaptive_avg_pool2d(x, side)
 
 # %% ../nbs/api/20_layers.ipynb #4874a967
 @torch.fx.wrap
 def _largest(x:Tensor)->Tensor:
-    "`F.adaptive_max_pool2d` to one value, deterministic if required"
+    "Compute `F.adaptive_max_pool2d` to one value, deterministically if required"
     if torch.jit.is_scripting(): return F.adaptive_max_pool2d(x, 1)
     else: return _max_by_lookup(x) if _must_be_same(x) else F.adaptive_max_pool2d(x, 1)
 
 class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
-    "`nn.AdaptiveAvgPool2d` for squares, with a gradient that can be deterministic"
+    "`nn.AdaptiveAvgPool2d` for square outputs, with a gradient that can be deterministic"
     def forward(self,
         x:Tensor # (N, C, H, W)
     )->Tensor: # (N, C, side, side)
@@ -168,9 +168,9 @@ def make_shortcut(
     ni:int, # Input channels of the block
     nf:int, # Output channels of the block
     stride:int=1, # Stride of the block
-    norm:bool=True # Add BatchNorm after a projection; pre-activation blocks don't
-)->nn.Module|None: # The module; `None` if the shortcut is the identity or there is none
-    "Create the module on a block's shortcut; raises `CourseError` for an unknown `kind`"
+    norm:bool=True # Add BatchNorm after a projection; False in pre-activation blocks
+)->nn.Module|None: # The module; `None` for an identity or no shortcut
+    "Create the module in a block's shortcut; raise `CourseError` for an unknown `kind`"
     check_choice(kind, shortcuts, 'shortcut')
     same_shape = ni == nf and stride == 1
     if kind == 'none' or (same_shape and kind != 'C'): return None
@@ -181,7 +181,7 @@ def make_shortcut(
 
 # %% ../nbs/api/20_layers.ipynb #5a0124eb
 class ResBlock(nn.Module):
-    "Base class of the residual blocks; subclasses create the branch and the shortcut, `downsample`"
+    "Base class for residual blocks; subclasses create the branch and the shortcut, `downsample`"
     expansion = 1  # Output channels of a block of width 1
     last = None  # Name of the last layer with weights in the branch
     @check_args
@@ -190,7 +190,7 @@ class ResBlock(nn.Module):
     ):
         super().__init__()
         self.plain = shortcut == 'none'
-        self.drop = None   # a layer that drops branches in training, if the network sets one
+        self.drop = None   # a layer that drops branches during training, if the network sets one
     def add(self,
         y:Tensor, # Output of the branch
         x:Tensor # Input of the shortcut
@@ -200,12 +200,12 @@ class ResBlock(nn.Module):
         if self.drop is not None: y = self.drop(y)
         return y + (x if self.downsample is None else self.downsample(x))
     def last_layer(self)->nn.Module: # A BatchNorm, or a convolution in a pre-activation block
-        "The last layer with weights in the branch; if they are zero, the branch adds nothing"
+        "Return the branch's last layer with weights; if these are zero, the branch adds nothing"
         return getattr(self, self.last)
 
 # %% ../nbs/api/20_layers.ipynb #96b4f178
 class BasicBlock(ResBlock):
-    "Two 3×3 convolutions (He et al. 2015, Figure 5 left): ResNet-18, ResNet-34, CIFAR networks"
+    "Two 3×3 convolutions (He et al. 2015, Figure 5 left), for ResNet-18, ResNet-34 and CIFAR"
     last = 'bn2'
     @check_args
     def __init__(self,
@@ -233,14 +233,14 @@ class BasicBlock(ResBlock):
 
 # %% ../nbs/api/20_layers.ipynb #cdee52bf
 class Bottleneck(ResBlock):
-    "1×1, 3×3 and 1×1 convolutions (He et al. 2015, Figure 5 right): ResNet-50 and deeper"
+    "1×1, 3×3 and 1×1 convolutions (He et al. 2015, Figure 5 right), for ResNet-50 and deeper"
     expansion, last = 4, 'bn3'
     def __init__(self,
         ni:int, # Input channels
         nf:int, # Width of the stage; the block has `4*nf` output channels
         stride:int=1, # Stride; 2 halves the feature map
         shortcut:str='B', # One of `shortcuts`
-        variant:str='v1.5', # 'v1' strides in the first 1×1 convolution, 'v1.5' in the 3×3
+        variant:str='v1.5', # 'v1': stride in the first 1×1 convolution; 'v1.5': in the 3×3
         act:str='relu', # One of `activations`
         groups:int=1, # Groups of the 3×3 convolution (ResNeXt's cardinality)
         base_width:int=64 # Channels per group when `nf` is 64 (ResNeXt, Wide ResNet)
@@ -344,7 +344,7 @@ def make_stem(
     nf:int, # Output channels
     act:str='relu' # Activation between the convolutions of 'deep'
 )->tuple: # (convolutions, pooling); BatchNorm and an activation go in between
-    "Create the layers of a stem; raises `CourseError` for an unknown `kind`"
+    "Create the layers of a stem; raise `CourseError` for an unknown `kind`"
     check_choice(kind, stems, 'stem')
     if kind == 'cifar': return conv(n_in, nf), nn.Identity()
     pool = nn.MaxPool2d(3, stride=2, padding=1)
@@ -363,7 +363,7 @@ def check_input(
     n_in:int, # Number of channels the network was created for
     min_size:int=1 # Smallest height and width that work, px
 ):
-    "Raise a `CourseError` that says what to do if `x` is not a batch of suitable images"
+    "Raise a helpful `CourseError` if `x` is not a batch of suitable images"
     if x.ndim != 4:
         hint = '; add a batch dimension: x[None]' if x.ndim == 3 else ''
         raise CourseError('expected a batch of images (N, channels, height, width), '
@@ -378,14 +378,14 @@ def check_input(
 
 # %% ../nbs/api/20_layers.ipynb #44cefb8a
 class CheckedModule(nn.Module):
-    "Base class for networks that check their input whenever they are called"
+    "Base class for networks that check their input on every call"
     def check(self,
         x:Tensor # Input of the network
     ):
-        "Raise a `CourseError` that says what to do if this network cannot use `x`"
+        "Raise a helpful `CourseError` if this network cannot use `x`"
 
     def __call__(self, x, *args, **kwargs):
-        "Check `x`, unless a tool is tracing the network; then compute `forward`"
+        "Run `forward`, after checking `x` unless a tool is tracing the network"
         recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
         if isinstance(x, Tensor) and not recorded: self.check(x)
         return super().__call__(x, *args, **kwargs)
@@ -396,7 +396,7 @@ def as_buffer(
     m:nn.Module, # Module to change in place
     name:str='weight' # Name of one of its parameters
 ):
-    "Turn a parameter of `m` into a buffer: saved and moved with `m`, but not trained"
+    "Turn a parameter of `m` into a buffer, which is saved and moved with `m` but not trained"
     p = getattr(m, name).data
     delattr(m, name)
     m.register_buffer(name, p)

@@ -64,7 +64,7 @@ def is_hidden(
 
 # %% ../nbs/api/05_listing.ipynb #c24543c8
 _mime_types = MimeTypes()   # Python's own list, not the system's, so that it is the same everywhere
-# images from cameras and other programs, which Pillow cannot read
+# images from cameras and other programs, in formats that Pillow cannot read
 _no_reader = {'.dng', '.cr2', '.cr3', '.nef', '.arw', '.orf', '.rw2', '.raf', '.svg', '.exr',
               '.hdr', '.dcm', '.xcf'}
 # a few formats can begin with almost any bytes, so the bytes alone are no proof
@@ -72,7 +72,7 @@ _weak = {'TGA', 'PCX', 'PPM', 'ICO', 'DIB'}
 _ftyp = {b'heic', b'heix', b'mif1', b'msf1', b'hevc', b'heim', b'avif'}
 
 def _by_content(path):
-    "Why a file is not an image, judging by its first bytes; None for an image"
+    "Return why a file is not an image, judging by its first bytes; None for an image"
     try:
         with open(path, 'rb') as f: head = f.read(12)
         formats = [name for name in readable_formats() if name not in _weak]
@@ -83,7 +83,7 @@ def _by_content(path):
 
 # %% ../nbs/api/05_listing.ipynb #e0a6de3f
 def _by_name(name, readable):
-    "Why a file is not an image, judging by its name; None for an image, '?' if unclear"
+    "Return why a file is not an image, judging by its name; None for an image, '?' if unclear"
     if name.lower().endswith('.icloud'): return 'not downloaded from iCloud'
     if is_hidden(name): return 'hidden'
     if name.lower().endswith(_temporary) or name.startswith('~$'): return 'temporary'
@@ -104,7 +104,7 @@ def why_not_image(
     path:str|Path|os.DirEntry, # A file
     readable:list=None # Formats that can be read (Pillow's names); None: `readable_formats()`
 )->str: # Reason, such as 'hidden' or 'HEIC without a reader'; None for an image
-    "Return why a file is not used as an image; opens only regular files whose name is unclear"
+    "Return why a file is not used as an image; open only regular files whose name is unclear"
     path = path if isinstance(path, os.DirEntry) else Path(path)
     why = _by_name(path.name, readable_formats() if readable is None else readable)
     is_known = format_of.get(os.path.splitext(path.name)[1].lower()) is not None
@@ -135,12 +135,12 @@ def split_of(
 
 # %% ../nbs/api/05_listing.ipynb #675af091
 def _entries(folder):
-    "Entries of a folder, sorted by name; raises `CourseError` if it cannot be read"
+    "List a folder's entries, sorted by name; raise `CourseError` if it cannot be read"
     try: return sorted(os.scandir(folder), key=lambda e: e.name)
     except OSError as e: raise CourseError(f'cannot read the folder {folder}: {e.strerror}') from e
 
 def _is_folder(entry):
-    "Whether a directory entry is a folder; a link to itself is not"
+    "Whether a directory entry is a folder (not a link that points to itself)"
     try: return entry.is_dir()
     except OSError: return False
 
@@ -148,7 +148,7 @@ def _is_folder(entry):
 def class_folders(
     folder:str|Path # Folder to search; hidden folders are skipped
 )->list: # Names, in torchvision's order
-    "List the class folders in `folder`; raises `CourseError` if it cannot be read"
+    "List the class folders in `folder`; raise `CourseError` if it cannot be read"
     return [e.name for e in _entries(folder) if _is_folder(e) and not is_hidden(e.name)]
 
 # %% ../nbs/api/05_listing.ipynb #a10164e6
@@ -156,12 +156,12 @@ def class_folders(
 def split_folders(
     folder:str|Path # Folder to search
 )->dict: # 'train', 'valid' or 'test' → path, for those that exist
-    "Find the training, validation and test folders; raises `CourseError` if a split has two"
+    "Find the training, validation and test folders; raise `CourseError` if a split has two"
     found = {}
     for name in class_folders(folder):
         split = split_of(name)
         if split: found.setdefault(split, []).append(Path(folder)/name)
-    # without class folders inside, they are themselves classes
+    # without class folders inside, they are classes themselves
     if not any(class_folders(d) for dirs in found.values() for d in dirs): return {}
     for split, dirs in found.items():
         if len(dirs) == 1: continue
@@ -171,7 +171,7 @@ def split_folders(
     return {split: _unwrapped(found[split][0]) for split in split_names if split in found}
 
 def _unwrapped(folder):
-    "`folder`, or its only subfolder if that has the same name: seg_train/seg_train"
+    "Return `folder`, or its only subfolder if it has the same name, as in seg_train/seg_train"
     inside = class_folders(folder)
     return folder/inside[0] if inside == [folder.name] else folder
 
@@ -186,7 +186,7 @@ class Listing:
     left_out:dict = field(default_factory=dict) # Reason → paths
     empty:list = field(default_factory=list) # Class folders without images
     notes:list = field(default_factory=list) # Sentences about what was changed or assumed
-    facts:list = field(default_factory=list) # Sentences that do not call for a warning
+    facts:list = field(default_factory=list) # Sentences that are not worth a warning
     sets:list|None = None # All labels of each image, as tuples; `labels` has only the
                           # rarest. None: one class per image
 
@@ -254,11 +254,11 @@ _runs, _linked = 'of earlier runs', 'in linked folders'
 _other_files = {'dataset.json'}
 
 def _files_below(folder):
-    "All files in a folder and its subfolders"
+    "List all files in a folder and its subfolders"
     return [Path(d)/n for d, _, names in os.walk(folder) for n in names]
 
 def _images_below(folder, o, readable):
-    "The images in a class folder and its subfolders, sorted by name; leaves the others out"
+    "List the images in a class folder and its subfolders, sorted by name; leave out other files"
     entries, found = _entries(folder), []
     if _run_files & {e.name for e in entries}:
         o.leave(_runs, *_files_below(folder))
@@ -279,7 +279,7 @@ def _holds(link, folder):
 
 # %% ../nbs/api/05_listing.ipynb #30440201
 def _add_classes(o, folder, split, readable):
-    "Add the images in the class folders of `folder`"
+    "Add the images from the class folders in `folder`"
     for e in _entries(folder):
         if not _is_folder(e):
             if e.name not in _other_files:
@@ -294,12 +294,12 @@ def _add_classes(o, folder, split, readable):
 
 # %% ../nbs/api/05_listing.ipynb #d5acf7f5
 def _about_inner_splits(o):
-    "A sentence about cat/train, cat/test …, which look like splits but are not"
+    "Describe folders such as cat/train and cat/test, which look like splits but are not"
     folders = map(Path, {os.path.dirname(f) for f in o.files})
     inner = sorted({name for d in folders for name in d.relative_to(o.path).parts[1:]
                     if split_of(name)})
     if not inner: return []
-    return [f'{shorten(inner)} inside class folders are not used as splits: for that, put the '
+    return [f'{shorten(inner)} inside class folders are not used as splits: to use them, put the '
             f'class folders into {o.path.name}/{inner[0]}']
 
 def _leave_siblings(o, parts, readable):
@@ -321,7 +321,7 @@ def _leave_siblings(o, parts, readable):
 def list_folder(
     path:str|Path # Folder with class folders, or with split folders that contain them
 )->Listing: # Listing sorted by split, class and name
-    "List the labeled images of a folder; raises `CourseError` if it cannot be read"
+    "List the labeled images of a folder; raise `CourseError` if it cannot be read"
     path = check_path(path)
     if path.exists() and not path.is_dir():
         raise CourseError(f'{path} is a file: give a folder of class folders, or a table that ends '
@@ -341,7 +341,7 @@ def list_folder(
 def list_images(
     folder:str|Path # Folder to search, with its subfolders; links to folders are not followed
 )->Listing: # Sorted listing without classes
-    "List the images below `folder`; raises `CourseError` if a folder cannot be read"
+    "List the images below `folder`; raise `CourseError` if a folder cannot be read"
     o = Listing(Path(folder))
     o.add(_images_below(o.path, o, readable_formats()), None, None)
     return o
@@ -350,10 +350,10 @@ def list_images(
 quiet_kinds = ('hidden', 'not images', 'temporary', _runs) # Left out without a warning
 
 class LeftOutWarning(UserWarning):
-    "Images were left out, or something about them was assumed"
+    "Images were left out, or an assumption was made about them"
 
 def _plain(name):
-    "A name without details that are easily overlooked"
+    "Return a name without its case, extra spaces and invisible characters"
     seen = [c for c in unicodedata.normalize('NFKC', name) if unicodedata.category(c) != 'Cf']
     return ' '.join(''.join(seen).lower().split())
 
@@ -361,7 +361,7 @@ def _plain(name):
 def warnings_about(
     o:Listing # Listing from `list_folder`
 )->list: # Sentences
-    "List what a user should know: images left out, empty classes, nearly identical class names"
+    "Warn about images that were left out, empty classes, and nearly identical class names"
     loud = {why: fs for why, fs in o.left_out.items() if why not in quiet_kinds}
     said = list(o.notes)
     if loud:

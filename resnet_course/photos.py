@@ -60,10 +60,10 @@ def fit_photo(
 _orientation = 274   # number of the EXIF tag
 
 def _as_jpeg(o):
-    "Bytes, height and width of a plain JPEG file, if it is upright and gray or RGB; else None"
+    "Return the bytes, height and width of an upright gray or RGB JPEG file; None for any other"
     if not isinstance(o, (str, Path)): return None
     try: data = Path(o).read_bytes()
-    except (OSError, ValueError): return None   # `open_image` reports why
+    except (OSError, ValueError): return None   # `open_image` will report the reason
     if data[:3] != b'\xff\xd8\xff': return None
     try:
         with Image.open(io.BytesIO(data)) as im:
@@ -82,7 +82,7 @@ def _decode(o, data, height, width):
 
 # %% ../nbs/api/12_photos.ipynb #8ed3799e
 def _whole_window(box, h, w, by_h, by_w):
-    "A window in whole pixels of an image decoded at a smaller size, at least one pixel each way"
+    "Scale a window to an image decoded at a smaller size, in whole pixels (at least 1×1)"
     top = min(round(box[0]*by_h), h - 1)
     left = min(round(box[1]*by_w), w - 1)
     height = max(1, round(box[2]*by_h))
@@ -90,20 +90,20 @@ def _whole_window(box, h, w, by_h, by_w):
     return max(0, top), max(0, left), min(height, h - top), min(width, w - left)
 
 def _resize_tensor(x, box, size, interpolation='bilinear'):
-    "Cut a window out of an image C,H,W and resize it"
+    "Crop a window from an image (C,H,W) and resize it"
     top, left, height, width = box
     x = x[None, :, top:top + height, left:left + width]
     return F.interpolate(x, height_width(size), mode=interpolation, antialias=True)[0]
 
 def _to_tensor(im):
-    "Convert a Pillow image or an array to a tensor C,H,W; tensors are unchanged"
+    "Convert a Pillow image or an array to a tensor (C,H,W); return tensors unchanged"
     if isinstance(im, Tensor): return im
     if not isinstance(im, np.ndarray): im = np.array(im)   # a copy, because Pillow's is read-only
     a = torch.from_numpy(im)
     return a[None] if a.ndim == 2 else a.permute(2, 0, 1)
 
 def _with_channels(x, n_in):
-    "An image C,H,W converted to one or three channels with Pillow's weights"
+    "Convert an image (C,H,W) to one or three channels with Pillow's weights"
     if len(x) == n_in: return x.contiguous()
     if n_in == 3: return x.expand(3, -1, -1).contiguous()
     return _to_tensor(Image.fromarray(x.permute(1, 2, 0).numpy()).convert('L'))
@@ -121,7 +121,7 @@ class _ShrunkPhoto:
     width:int # Width of the photo in the file (px)
 
 def _pixels(o, white):
-    "An image, and its original height and width from before it was shrunk"
+    "Open an image; also return its original height and width, from before any shrinking"
     if isinstance(o, _ShrunkPhoto): return o.pixels, o.height, o.width
     im = _any_image(o, white)
     return im, im.height, im.width
@@ -130,7 +130,7 @@ def _pixels(o, white):
 @check_args
 def read_window(
     o:object, # Path, encoded bytes, file object, Pillow image, array or tensor
-    window:object, # Function from height and width to top, left, height and width to cut out (px)
+    window:object, # Function from height and width to the top, left, height and width to crop (px)
     size:int|tuple, # Side of the result, or (height, width) (px)
     n_in:int=3, # Number of channels; 1: grayscale, 3: RGB
     white:dict=None, # As in `open_image`
@@ -144,7 +144,7 @@ def read_window(
     else:
         data, h, w = jpeg
         box, (height, width) = window(h, w), height_width(size)
-        # the decoder may leave out what resizing would average away
+        # the decoder may skip details that resizing would average out
         scale = max(1, min(box[2]/height, box[3]/width))
         x = _decode(o, data, int(h/scale), int(w/scale))
     if interpolation == 'random': interpolation = interpolations[int(torch.randint(2, ()))]
@@ -170,8 +170,8 @@ class PhotoReader:
     interpolation:str='bilinear' # 'bilinear' or 'bicubic'
     random_interpolation:bool=False # Whether training draws one of the two for each window
 
-    def in_training(self)->object: # A `PhotoReader`; the same one if there is only one size
-        "A reader for the `size` of training images"
+    def in_training(self)->object: # A `PhotoReader`; this one if there is only one size
+        "Return a reader for the `size` of training images"
         if self.train_size is None: return self
         return replace(self, size=self.train_size, load_size=load_size_for(self.train_size),
                        train_size=None)
@@ -179,7 +179,7 @@ class PhotoReader:
     def read(self,
         o:object # Path, encoded bytes, file object, Pillow image, array or tensor
     )->Tensor: # uint8 n_in,height,width
-        "Read an image the way evaluation does; raises `CourseError` if it is unreadable"
+        "Read an image the way evaluation does; raise `CourseError` if it is unreadable"
         im = _any_image(o, self.white).convert('RGB' if self.n_in == 3 else 'L')
         if self.size is not None:
             im = fit_photo(im, self.size, self.resize, self.load_size, self.interpolation)
@@ -215,18 +215,18 @@ def _check_augmented(x, n_in, size):
     shape = (n_in, *height_width(size))
     if x.dtype == torch.uint8 and tuple(x.shape) == shape: return
     raise CourseError(f'augmentation turned an image into {x.dtype}, {tuple(x.shape)}: it must '
-                      f'become uint8, {shape}; leave out transforms that convert to floats '
+                      f'be uint8, {shape}; leave out transforms that convert to floats '
                       'or normalize, and crop to the `size` of `get_dls`')
 
 # %% ../nbs/api/12_photos.ipynb #eaef084d
 @patch
 def crops_itself(self:PhotoReader)->bool: # False if they do not change the size
-    "Whether `tfms` crop whole photos to `size`; raises `CourseError` if they can't be used"
+    "Return whether `tfms` crop whole photos to `size`; raise `CourseError` if they are unusable"
     h, w = height_width(self.size)
     blank = torch.zeros(self.n_in, h + 41, w + 87, dtype=torch.uint8)
     try: x = _transformed(self.tfms, blank, 0)
     except Exception as e:
-        raise CourseError(f'augment: these transforms fail on an image of bytes: {e}') from e
+        raise CourseError(f'augment: these transforms fail on a byte image: {e}') from e
     if x.shape == blank.shape and x.dtype == torch.uint8: return False
     _check_augmented(x, self.n_in, self.size)
     return True
@@ -259,7 +259,7 @@ def shrink_all(
     progress:bool=None, # Whether to show progress; None: for 100 photos or more
     skip_bad:bool=False # Return None for files that cannot be read; False: raise an error
 )->list: # Photos, smaller than in their files
-    "Read and shrink photos in threads; raises `CourseError` at the first unreadable one"
+    "Read and shrink photos in threads; raise `CourseError` at the first unreadable one"
     if progress is None: progress = len(files) >= 100
     def read(f):
         "Shrink one photo"
@@ -275,14 +275,14 @@ def keeping_pays(
     files:Sequence, # Paths of photos
     size:int|tuple, # Side that the network sees, or (height, width) (px)
     max_gb:float=1.0 # Memory limit (10^9 bytes)
-)->bool: # True if so, estimated from a sample
-    "Return whether photos average a million pixels or more and fit into memory when shrunk"
+)->bool: # True if both hold, estimated from a sample
+    "Return whether photos average at least a million pixels and fit in memory when shrunk"
     height, width = height_width(size)
     most, pixels = 4*1.5*height*width, []   # 1.5: a typical aspect ratio
     for f in files[::-(-len(files)//50)]:
         try:
             with Image.open(f) as im: pixels.append(im.width*im.height)
-        except Exception: continue   # decoding will report what is wrong
+        except Exception: continue   # decoding will report the problem
     kept = np.minimum(pixels, most).mean() if pixels else 0
     return bool(pixels) and np.mean(pixels) >= 1e6 and 3*kept*len(files) <= max_gb*1e9
 
@@ -299,19 +299,19 @@ class _Requests(Dataset):
         except CourseError as e: return e
 
 def _join(images):
-    "The readable images as a batch, and the errors for the others by position"
+    "Join the readable images into a batch; also return the other images' errors by position"
     errors = {i: x for i, x in enumerate(images) if isinstance(x, Exception)}
     good = [x for x in images if not isinstance(x, Exception)]
     return default_collate(good) if good else None, errors
 
 class _Plan:
-    "The next batches of requests to read"
+    "A batch sampler whose `batches` of requests can be replaced"
     batches = ()
     def __iter__(self): return iter(self.batches)
 
 # %% ../nbs/api/12_photos.ipynb #d9bb584e
 class PhotoBatches:
-    "Read batches of images, in this process or in several others"
+    "Read batches of images, in this process or in several worker processes"
     def __init__(self,
         reader:PhotoReader, # Reader for the images
         workers:int=0, # Number of processes; 0: this one
@@ -323,7 +323,7 @@ class PhotoBatches:
             pin_memory=pin, persistent_workers=workers > 0)
 
     def read_some(self,
-        batches:Iterable # Lists of requests: (image, number, key); number None: unaugmented
+        batches:Iterable # Lists of requests (image, number, key); number None: no augmentation
     )->Iterator: # uint8 N,C,height,width or None, and position in the batch → `CourseError`
         "Read batches in order, without the images that can't be read"
         self.plan.batches = batches
@@ -332,7 +332,7 @@ class PhotoBatches:
     def read(self,
         batches:Iterable # As in `read_some`
     )->Iterator: # uint8 N,C,height,width
-        "Read batches in order; raises `CourseError` at the first unreadable image"
+        "Read batches in order; raise `CourseError` at the first unreadable image"
         for x, errors in self.read_some(batches):
             if errors: raise errors[min(errors)]
             yield x

@@ -26,7 +26,7 @@ preact_depths = {164: (Bottleneck, (18, 18, 18))}
 _preact = {BasicBlock: PreactBasicBlock, Bottleneck: PreactBottleneck}
 
 def _add_stages(net, block, n_blocks, nf, variant, **kwargs):
-    "Add the stages `layer1`, `layer2`, … to `net`; returns the output channels of the last one"
+    "Add the stages `layer1`, `layer2`, … to `net`; return the output channels of the last one"
     check_choice(variant, variants, 'variant')
     ni, first = nf, {}
     if variant == 'v2': block, first = _preact[block], dict(first=True)
@@ -43,13 +43,13 @@ def _add_stages(net, block, n_blocks, nf, variant, **kwargs):
 
 # %% ../nbs/api/22_resnet.ipynb #10b4362c
 def _drop_branches(net, rate):
-    "Skip branches at random in training; the probability rises from 0 to `rate` in the last block"
+    "Skip branches at random in training, with probabilities that rise from 0 to `rate`"
     blocks = [m for m in net.modules() if isinstance(m, ResBlock)]
     if not isinstance(rate, (int, float)) or isinstance(rate, bool) or not 0 <= rate < 1:
         raise CourseError(f'drop_path={rate!r}: give a fraction below 1, such as 0.05')
     if blocks[0].plain:
-        raise CourseError('drop_path leaves out branches, and without shortcuts nothing would be '
-                          'left: drop one of the two')
+        raise CourseError('drop_path skips branches, which without shortcuts would leave nothing: '
+                          'drop one of the two')
     for i, b in enumerate(blocks): b.drop = StochasticDepth(rate*i/(len(blocks) - 1), 'row')
 
 # %% ../nbs/api/22_resnet.ipynb #a5a57dd5
@@ -66,7 +66,7 @@ class ResNet(CheckedModule):
         variant:str='v1.5', # One of `layers.variants`
         act:str='relu', # One of `layers.activations`
         zero_gamma:bool=False, # Initialize every block as the identity
-        drop_path:float=0., # Stochastic depth: probability that training skips the last branch
+        drop_path:float=0., # Stochastic depth: probability of skipping the last branch in training
         **kwargs # Passed to `Bottleneck`: groups, base_width
     ):
         super().__init__()
@@ -95,7 +95,7 @@ def forward(self:ResNet, x:Tensor)->Tensor: # Normalized images (N, n_in, H, W) 
 # %% ../nbs/api/22_resnet.ipynb #b612806f
 @patch
 def stages(self:ResNet)->list: # `layer1`, `layer2`, …
-    "The stages, in order"
+    "Return the stages in order"
     return [getattr(self, f'layer{i+1}') for i in range(self.n_stages)]
 
 # %% ../nbs/api/22_resnet.ipynb #8c2c3b81
@@ -103,7 +103,7 @@ def stages(self:ResNet)->list: # `layer1`, `layer2`, …
 def check(self:ResNet,
     x:Tensor # Input of the network
 ):
-    "Raise a `CourseError` that says what to do if this network cannot use `x`"
+    "Raise a helpful `CourseError` if this network cannot use `x`"
     check_input(x, self.n_in)
     if not self.training or len(x) > 1: return
     last_norm = self.stages()[-1][-1].bn2
@@ -121,7 +121,7 @@ def init_resnet(
     net:nn.Module, # Network to change in place
     zero_gamma:bool=False # Initialize every block as the identity
 ):
-    "Initialize as He et al. 2015b: convolutions N(0, 2/fan-out); BatchNorm γ=1, β=0"
+    "Initialize as in He et al. 2015b: convolutions N(0, 2/fan-out); BatchNorm γ=1, β=0"
     blocks = [m for m in net.modules() if isinstance(m, ResBlock)]
     if zero_gamma and any(b.plain for b in blocks):
         raise CourseError('with zero_gamma and no shortcuts, the output would never depend on the '

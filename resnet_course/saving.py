@@ -25,14 +25,14 @@ from .weights import infer_arch, variant_of
 
 # %% ../nbs/api/27_saving.ipynb #74a4d536
 def _cfg_of(model):
-    "`create_model` options that describe a ResNet; raises `CourseError` for any other network"
+    "Return `create_model` options that describe a ResNet; raise `CourseError` for other networks"
     net = unwrap_model(model)
     cfg = cfg_of(net)
     if cfg: return dict(options(cfg['name']), **cfg)
     fits = infer_arch(net.state_dict())
     if not fits:
-        raise CourseError(f'{type(net).__name__}: only ResNets and AlexNets of this package or '
-                          'of torchvision can be saved in the layout of a library')
+        raise CourseError(f'{type(net).__name__}: only ResNets and AlexNets from this package or '
+                          'torchvision can be saved in another library\'s layout')
     return dict(options(fits[0]['name']), **fits[0], variant=variant_of(net) or 'v1.5')
 
 def _needs(layout, cfg, **want):
@@ -61,7 +61,7 @@ def _torchvision_config(cfg, sd, meta):
     return {}
 
 def _timm_config(cfg, sd, meta):
-    "timm's config.json"
+    "Create timm's config.json"
     _check_name('timm', cfg, _shared)
     _needs('timm', cfg, stem=['imagenet', 'deep'], **_usual)
     n_in, n_out, size = cfg['n_in'], len(sd['fc.weight']), _saved_size(meta)
@@ -85,19 +85,19 @@ def _saved_size(meta): return height_width(meta.get('size') or 224)
 _resampling = dict(bilinear=2, bicubic=3)   # Pillow's numbers
 
 def _stats(meta, n_in):
-    "Mean and standard deviation per channel; ImageNet's if none are saved with the weights"
+    "Return the mean and standard deviation per channel; ImageNet's if none are saved"
     mean, std = meta.get('stats') or ([.485, .456, .406], [.229, .224, .225])
     return [list(o)[:n_in] if len(o) >= n_in else [o[0]]*n_in for o in (mean, std)]
 
 # %% ../nbs/api/27_saving.ipynb #29f525ce
 def _hugging_face_preparation(cfg, meta):
-    "How transformers prepares images; raises `CourseError` if it cannot do it as in training"
+    "Describe image preparation for transformers; raise `CourseError` if it can't match training"
     height, width = _saved_size(meta)
     how = meta.get('resize') or 'crop'
     side, other = height_width(meta.get('side') or (height, width))
     if how == 'pad' or how == 'crop' and (height, side) != (width, other):
-        raise CourseError(f'transformers cannot fit photos to {height}×{width} px by {how!r} as '
-                          "this network's training did: save it with layout='timm'")
+        raise CourseError(f'transformers cannot fit photos to {height}×{width} px with {how!r}, '
+                          "as in this network's training: save it with layout='timm'")
     resized = dict(height=height, width=width)
     if how == 'crop': resized = dict(shortest_edge=side)
     mean, std = _stats(meta, cfg['n_in'])
@@ -109,7 +109,7 @@ def _hugging_face_preparation(cfg, meta):
 
 # %% ../nbs/api/27_saving.ipynb #275fe0d3
 def _hugging_face_config(cfg, sd, meta):
-    "The config.json and preprocessor_config.json of transformers"
+    "Create the config.json and preprocessor_config.json of transformers"
     _check_name('transformers', cfg, [o for o in _shared if o.startswith('resnet')])
     _needs('transformers', cfg, stem=['imagenet'], shortcut=['B'], act=['relu'],
            variant=['v1.5', 'v1'])
@@ -130,7 +130,7 @@ def _hugging_face_config(cfg, sd, meta):
 
 # %% ../nbs/api/27_saving.ipynb #fca9b37c
 def _to_hugging_face(key):
-    "transformers' name for torchvision's `key`"
+    "Return transformers' name for torchvision's `key`"
     if key.startswith('fc.'): return 'classifier.1.' + key.removeprefix('fc.')
     stem = {'conv1.': 'convolution.', 'bn1.': 'normalization.'}
     for ours, theirs in stem.items():
@@ -161,7 +161,7 @@ model = AutoModelForImageClassification.from_pretrained('FOLDER')""")
 
 # %% ../nbs/api/27_saving.ipynb #57f840ad
 def _card(layout, cfg, sd, meta, file):
-    "A model card in Markdown that describes the model, how to load it, and how to prepare images"
+    "Write a Markdown model card: what the model is, how to load it, and how to prepare images"
     arch, n_out = cfg['name'].removesuffix('_tv'), len(list(sd.values())[-1])
     library = dict(huggingface='transformers').get(layout, layout)
     mean, std = _stats(meta, cfg['n_in'])
@@ -185,7 +185,7 @@ def _card(layout, cfg, sd, meta, file):
 
 # %% ../nbs/api/27_saving.ipynb #160625c6
 def _save_layout(model, path, layout, meta):
-    "Write a folder that another library can load; returns the weights file"
+    "Write a folder that another library can load; return the weights file"
     make_config, rename = _layouts[check_choice(layout, _layouts, 'layout')]
     cfg = _cfg_of(model)
     text = json.loads(_to_json(meta))
@@ -203,7 +203,7 @@ def _save_layout(model, path, layout, meta):
     return file
 
 def _write_safetensors(sd, path, metadata):
-    "Write a safetensors file; raises `CourseError` if that fails"
+    "Write a safetensors file; raise `CourseError` if that fails"
     try:
         with atomic_write(path) as tmp:
             save_file(sd, tmp, metadata=metadata)
@@ -219,14 +219,14 @@ def _to_json(meta):
         raise CourseError(f'metadata must be JSON-serializable: {e}') from None
 
 def _sort_metadata(path):
-    "Order the metadata of a safetensors file, so that equal models produce equal files"
+    "Sort the metadata of a safetensors file, so that equal models produce equal files"
     with open(path, 'rb+') as f:
         n = int.from_bytes(f.read(8), 'little')
         head = json.loads(f.read(n))
         meta = head.pop('__metadata__')
         head = dict(__metadata__=dict(sorted(meta.items())), **head)
         text = json.dumps(head, separators=(',', ':'), ensure_ascii=False).encode()
-        if len(text) > n: return   # not seen in practice: both write JSON without spaces
+        if len(text) > n: return   # never seen in practice: both write JSON without spaces
         f.seek(8)
         f.write(text.ljust(n))
 
@@ -234,7 +234,7 @@ def _sort_metadata(path):
 @check_args
 def save_weights(
     model:nn.Module, # A model from `create_model`
-    path:str|Path, # A `.safetensors` file (the default extension), or a folder if `layout` is given
+    path:str|Path, # A `.safetensors` file (the default extension), or a folder if `layout` is set
     layout:str=None, # 'timm', 'torchvision' or 'huggingface'; None: the course's own file
     **meta # JSON-serializable values that `predict` needs: vocab, size (px), stats=(mean, std), …
 )->Path: # The file written
@@ -256,20 +256,20 @@ def save_weights(
 
 # %% ../nbs/api/27_saving.ipynb #fb88c733
 def _build(cfg, path):
-    "Create a model without memory for its weights; raises `CourseError` if `cfg` is not valid"
+    "Create a model without allocating its weights; raise `CourseError` if `cfg` is not valid"
     try:
         with torch.device('meta'): return create_model(**cfg)
-    except Exception as e:   # options of any type are passed to the constructors of layers
+    except Exception as e:   # options of any type reach the layers' constructors
         why = str(e).split('\n')[0][:200]
         raise CourseError(f'{path}: no model can be built from its configuration ({why})') from None
 
 def _version(meta):
-    "Version of this package that wrote a file with this metadata; None if it is unknown"
+    "Return the version of this package that wrote a file with this metadata; None if unknown"
     versions = meta.get('versions')
     return versions.get('resnet_course') if isinstance(versions, dict) else None
 
 def _kinds(sd):
-    "Name → shape of each tensor, and whether its dtype is floating-point"
+    "Map each name to the tensor's shape and whether it is floating-point"
     return {k: (v.shape, v.is_floating_point()) for k, v in sd.items()}
 
 def _check_complete(sd, own, path):
@@ -289,16 +289,16 @@ def load_model(
     device:object='cpu', # Device to move the model to: a `torch.device` or its name
     model:nn.Module=None # Your own network to load the weights into; None: the network in the file
 )->nn.Module: # Model in evaluation mode; `.meta` has the metadata saved with it
-    "Rebuild a model from a file; raises `CourseError` if its weights and configuration disagree"
+    "Rebuild a model from a file; raise `CourseError` if its weights and configuration disagree"
     if str(path).endswith('.onnx'):
         raise CourseError(f'{path}: load an ONNX model with OnnxModel, which predict_images '
                           'accepts like a network')
     sd, meta = read_weights(path)
     if model is None:
         if not isinstance(meta.get('cfg'), dict):
-            raise CourseError(f'{path}: has no configuration: give the network that it belongs to, '
+            raise CourseError(f'{path}: has no configuration: pass the network that it belongs to, '
                               'load_model(path, model=...), or use create_model and load_weights')
-        # allocate nothing until the shapes in the file are known to match its configuration
+        # don't allocate anything until the file's shapes are known to match its configuration
         with naming_version(_version(meta)): model = _build(meta['cfg'], path)
     own = model.state_dict()
     with naming_version(_version(meta)): _check_complete(sd, own, path)
@@ -319,5 +319,5 @@ def check_classes(
         raise CourseError(f"the metadata of these weights is damaged: {len(vocab)} names for "
                           f"{cfg['n_out']} classes")
     if stats and len(stats[0]) not in (1, cfg.get('n_in', len(stats[0]))):
-        raise CourseError('the metadata of these weights is damaged: its stats are not for images '
-                          f"of {cfg['n_in']} channels")
+        raise CourseError('the metadata of these weights is damaged: its stats are not for '
+                          f"{cfg['n_in']}-channel images")

@@ -29,11 +29,11 @@ _label_keys = ('label labels target targets y fine_label coarse_label class labe
                'gt_label category').split()
 
 def _item_keys(item):
-    "The keys of the image and the class in an item: a dict's keys, or 0 and 1"
+    "Find the keys of the image and the class in an item: a dict's keys, or 0 and 1"
     if not isinstance(item, dict):
         if isinstance(item, (list, tuple)) and len(item) > 1: return 0, 1
-        raise CourseError(f'the dataset has items of the kind {type(item).__name__} without a '
-                          'class: give (image, class)')
+        raise CourseError(f'the items of the dataset are of type {type(item).__name__}, '
+                          'without a class: return (image, class)')
     found = [next((k for k in keys if k in item), None) for keys in (_image_keys, _label_keys)]
     if None in found:
         raise CourseError(f'the dataset has items with {", ".join(map(str, item))}; call the image '
@@ -41,17 +41,17 @@ def _item_keys(item):
     return tuple(found)
 
 def _class_number(y, n):
-    "A class from 0 to `n`-1; raises `CourseError` for anything but a number or a one-hot vector"
+    "Return a class from 0 to `n`-1; raise `CourseError` unless it is a number or one-hot"
     if y is None or isinstance(y, str):
-        raise CourseError(f'a class is a number or a one-hot vector, got {y!r}')
+        raise CourseError(f'a class must be a number or a one-hot vector, got {y!r}')
     y = torch.as_tensor(y)
     is_one_hot = y.ndim == 1 and (y != 0).sum() == 1 and y.max() == 1
     if y.numel() != 1 and not is_one_hot:
-        raise CourseError(f'a class is a number or a one-hot vector, got a tensor of shape '
+        raise CourseError(f'a class must be a number or a one-hot vector, got a tensor of shape '
                           f'{tuple(y.shape)} with {int((y != 0).sum())} values that are not zero')
     i = int(y) if y.numel() == 1 else int(y.int().argmax())
     if 0 <= i < n: return i
-    raise CourseError(f'the dataset has an image of class {i}, but names for classes 0 to {n-1}')
+    raise CourseError(f'the dataset has an image of class {i}, but only names for 0 to {n-1}')
 
 # %% ../nbs/api/18_torch_loaders.ipynb #d0cafe6b
 class _TorchItem(ItemTransform):
@@ -59,8 +59,8 @@ class _TorchItem(ItemTransform):
     loss_func = CrossEntropyLossFlat()
 
     def __init__(self,
-        images:object,  # A PyTorch dataset of (image tensor, class), or of dicts
-        tfm:callable,   # Function from image to tensor, for new images; None if there is none
+        images:object,  # A PyTorch dataset of (image tensor, class) pairs or of dicts
+        tfm:callable,   # Function that turns a new image into a tensor; None if there is none
         vocab:list      # Class names
     ):
         self.images, self.tfm = images, tfm
@@ -76,8 +76,8 @@ class _TorchItem(ItemTransform):
         im = array_image(o) if isinstance(o, np.ndarray) else open_image(o)
         return (_typed_image(self.tfm(im)),)
 
-    def classes_of(self, items:list)->np.ndarray: # Class of each of the items
-        "Look up classes without reading any image; raises `CourseError` if the dataset has none"
+    def classes_of(self, items:list)->np.ndarray: # Class of each item
+        "Look up classes without reading any image; raise `CourseError` if the dataset has none"
         return _targets(self.images)[np.asarray(items, int)]
 
     def _item(self, i):
@@ -94,32 +94,32 @@ def _typed_image(x): return (TensorImageBW if x.shape[-3] == 1 else TensorImage)
 
 # %% ../nbs/api/18_torch_loaders.ipynb #696d41df
 def _targets(ds):
-    "The class of each item of a PyTorch dataset"
+    "Find the class of each item in a PyTorch dataset"
     if isinstance(ds, Subset): return _targets(ds.dataset)[np.asarray(ds.indices, int)]
-    # datasets of other libraries: torchvision's have `targets`
+    # datasets from other libraries; torchvision's have `targets`
     y = getattr(ds, 'targets', None)
     if y is None and isinstance(ds, TensorDataset): y = ds.tensors[-1]
     if y is None:
         raise CourseError(f'{type(ds).__name__} does not say which class each image has: give it '
-                          'a list `targets`, as the datasets of torchvision have')
+                          'a list `targets`, as in torchvision\'s datasets')
     return np.asarray(y, int)
 
 def _find(ds, attr):
-    "`ds.attr`, or the same attribute of the dataset behind a `Subset`"
+    "Return `ds.attr`, or the same attribute of the dataset behind a `Subset`"
     while ds is not None:
-        # of another library's dataset
+        # an attribute of another library's dataset
         value = getattr(ds, attr, None)
         if value is not None: return value
-        # a wrapper's original
+        # the original dataset of a wrapper
         ds = getattr(ds, 'dataset', None)
 
 def _typed(b):
-    "A collated batch as fastai's types"
+    "Convert a collated batch to fastai's types"
     x, y = (b[k] for k in _item_keys(b))
     return TensorImage(x), TensorCategory(y)
 
 def _class_names(ds, key):
-    "Class names of a dataset from torchvision or Hugging Face; None if it has none"
+    "Return the class names of a torchvision or Hugging Face dataset; None if it has none"
     names = _find(ds, 'classes')
     if names is not None: return names
     features = _find(ds, 'features')
@@ -128,14 +128,14 @@ def _class_names(ds, key):
 
 # %% ../nbs/api/18_torch_loaders.ipynb #48f1451c
 class _Batches(Dataset):
-    "Dataset whose items are whole batches, created as in fastai's loader `dl`"
+    "Dataset whose items are whole batches, created in the same way as by fastai's loader `dl`"
     def __init__(self, dl): self.dl = dl
     def __getitem__(self, idxs):
         items = [o for o in map(self.dl.do_item, idxs) if o is not None]
         return self.dl.do_batch(items)
 
 class TorchDL(ImageSetDL):
-    "Batches of a PyTorch dataset, read in as many processes as in its own loader"
+    "Batches of a PyTorch dataset, read in as many processes as its own loader uses"
     own = None # PyTorch's loader; None: read in this process
     _reader = None # PyTorch's loader of batches
 
@@ -150,7 +150,7 @@ class TorchDL(ImageSetDL):
         with size_advice(): return super().do_batch(b)
 
     def create_batches(self, samps):
-        "Send batches to the device; to a GPU, from pinned memory and without waiting"
+        "Copy batches to the device; for a GPU, from pinned memory and without waiting"
         pinned = torch.device(self.device or 'cpu').type == 'cuda'
         for b in self.read(samps, pinned):
             if pinned: b = apply(Tensor.pin_memory, b)   # does nothing if it is already pinned
@@ -160,9 +160,9 @@ class TorchDL(ImageSetDL):
 @patch
 def read(self:TorchDL,
     samps:object, # Indices, in order
-    pinned:bool   # Copy batches to pinned memory, for a GPU
+    pinned:bool   # Copy batches to pinned memory for a GPU
 ):
-    "Read batches: on Linux in other processes, elsewhere in this one, like fastai's loaders"
+    "Read batches in worker processes on Linux and in this process elsewhere, as fastai does"
     if not (self.workers and self.own and sys.platform == 'linux'):
         yield from super(TorchDL, self).create_batches(samps)
         return
@@ -173,7 +173,7 @@ def read(self:TorchDL,
 @patch
 def new_reader(self:TorchDL,
     pinned:bool # Copy batches to pinned memory for a GPU
-)->TorchLoader: # Set the `batches` of its `sampler` before each epoch
+)->TorchLoader: # Loader; set the `batches` of its `sampler` before each epoch
     "Create the loader that reads batches, with the settings of the original loader"
     o = self.own
     return TorchLoader(
@@ -184,7 +184,7 @@ def new_reader(self:TorchDL,
 
 # %% ../nbs/api/18_torch_loaders.ipynb #e8c0e9dc
 class _Asked(Sampler):
-    "The batches of an epoch, as lists of indices"
+    "Sampler of an epoch's batches, as lists of indices"
     batches = ()
     def __init__(self): pass
     def __len__(self): return len(self.batches)
@@ -192,7 +192,7 @@ class _Asked(Sampler):
 
 # %% ../nbs/api/18_torch_loaders.ipynb #a7df55bd
 def _torch_dl(dl, tfm, vocab, train, device):
-    "Convert one PyTorch loader to one of this course's"
+    "Convert a PyTorch loader to one of this course's loaders"
     n, bs = len(dl.dataset), dl.batch_size or 1
     items = TfmdLists(list(range(n)), _TorchItem(dl.dataset, tfm, vocab), do_setup=False,
                       split_idx=0 if train else 1)
@@ -209,7 +209,7 @@ def _torch_dl(dl, tfm, vocab, train, device):
 
 # %% ../nbs/api/18_torch_loaders.ipynb #905a4e20
 class _ShowAs(Transform):
-    "Leave batches unchanged, but undo the normalization when they are shown"
+    "Leave batches unchanged, but undo normalization when showing them"
     def __init__(self,
         stats:tuple # (means, standard deviations), one number per channel
     ): self.mean, self.std = (torch.tensor(o)[:, None, None] for o in stats)
@@ -217,10 +217,10 @@ class _ShowAs(Transform):
         return (x*self.std.to(x.device) + self.mean.to(x.device)).clamp(0, 1)
 
 def _check_image(x):
-    "Return `x`; raises `CourseError` unless it is an image that networks accept"
+    "Return `x`; raise `CourseError` unless it is an image that networks accept"
     if isinstance(x, (int, float, str)):
-        raise CourseError(f'the items of the dataset begin with {x!r}, but an image comes first: '
-                          '(image, class)')
+        raise CourseError(f'the items of the dataset begin with {x!r}, but the image must come '
+                          'first: (image, class)')
     if not isinstance(x, Tensor) or x.ndim != 3:
         raise CourseError('the dataset has no image tensors C,H,W: add ToTensor to its transform')
     if x.shape[-1] <= 4 < min(x.shape[:2]):
@@ -233,7 +233,7 @@ def _check_image(x):
 def _check_loader(dl):
     "Raise `CourseError` unless `dl` can be converted"
     if not isinstance(dl, TorchLoader) or not isinstance(dl.dataset, Sized):
-        raise CourseError(f'{dl!r} is not a PyTorch DataLoader over a dataset that has a length')
+        raise CourseError(f'{dl!r} is not a PyTorch DataLoader over a dataset with a length')
     if not len(dl.dataset): raise CourseError(f'{dl!r} has no images')
     if dl.batch_size is None:
         raise CourseError('a DataLoader with a batch_sampler cannot be used: '
@@ -242,14 +242,14 @@ def _check_loader(dl):
 # %% ../nbs/api/18_torch_loaders.ipynb #c9f9a4b9
 @check_args
 def as_dls(
-    train:TorchLoader, # Loader of (image tensor C,H,W, class, …), or of dicts of image and label
+    train:TorchLoader, # Loader of (image tensor C,H,W, class, …), or of dicts with image and label
     valid:TorchLoader=None, # Validation loader; required
     test:TorchLoader=None, # Test loader; None: no test set
     vocab:list=None, # Class names; None: the dataset's `classes`
-    stats:tuple=None, # Normalization used by the datasets, undone to show images; None: none used
+    stats:tuple=None, # Normalization used by the datasets, undone to show images; None: nothing
     device:object=None # Device for the batches; None: fastai's default device
 )->CourseDataLoaders: # Two or three loaders
-    "Turn PyTorch loaders into fastai's; raises `CourseError` if they cannot be used"
+    "Turn PyTorch loaders into fastai's; raise `CourseError` if they cannot be used"
     if valid is None:
         raise CourseError('one loader is not enough: give a loader to train on and one to '
                           'validate on')
@@ -258,7 +258,7 @@ def as_dls(
     item = train.dataset[0]
     image, label = _item_keys(item)
     vocab = vocab or _class_names(train.dataset, label)
-    if vocab is None: raise CourseError('the dataset has no `classes`: give their names as vocab=')
+    if vocab is None: raise CourseError('the dataset has no `classes`: pass their names as vocab=')
     x = _check_image(item[image])
     tfm, device = _find(valid.dataset, 'transform'), check_device(device)
     dls = [_torch_dl(dl, tfm, list(vocab), i == 0, device) for i, dl in enumerate(loaders)]

@@ -40,11 +40,11 @@ class _PlainDict(dict):
 
 # %% ../nbs/api/25_weight_files.ipynb #56e6acb2
 def _numpy_names(*names):
-    "The modules that have contained these NumPy names, in any version"
+    "Return the modules that contain these NumPy names, in any version"
     return {f'{core}.{o}' for core in ('numpy.core', 'numpy._core') for o in names}
 
 # %% ../nbs/api/25_weight_files.ipynb #c9b554b9
-# module names for Lightning's classes, by version
+# names of the modules with Lightning's classes, across versions
 _lightning = ['pytorch_lightning', 'lightning', 'lightning.pytorch', 'lightning_fabric',
               'lightning.fabric', 'lightning_utilities']
 _harmless = {   # module: names
@@ -90,7 +90,7 @@ _families = ('numpy', 'torch.optim', 'torch.nn.modules.loss', 'torch.nn.modules.
 
 # %% ../nbs/api/25_weight_files.ipynb #be65bdeb
 def _safe_globals():
-    "A stand-in for each harmless class or function found in checkpoints"
+    "Create a stand-in for each harmless class or function found in checkpoints"
     kinds = [(_Inert, _harmless), (_PlainDict, _dicts), (_PlainList, _lists),
              (_InertArray, _arrays)]
     return [type(name, (base,), dict(__module__=module))
@@ -98,7 +98,7 @@ def _safe_globals():
             for module, names in modules.items() for name in names.split()]
 
 def _stand_in(e):
-    "A stand-in for the class that PyTorch rejected with the error `e`; None if we also reject it"
+    "Create a stand-in for the class that PyTorch rejected with `e`; None if we also reject it"
     found = re.search(r'GLOBAL ([\w.]+)\.(\w+) was not an allowed', str(e))
     if found is None: return None
     module, name = found.groups()
@@ -108,7 +108,7 @@ def _stand_in(e):
 
 # %% ../nbs/api/25_weight_files.ipynb #7700e0d8
 def _check_zip(path):
-    "Raise `CourseError` for an archive that is a program or unpacks to far more than its size"
+    "Raise `CourseError` for an archive that is a program or unpacks to far more than its own size"
     with zipfile.ZipFile(path) as z: members = z.infolist()
     names = [m.filename for m in members]
     _check_archive(path, names)
@@ -124,7 +124,7 @@ def _check_zip(path):
 # how to convert another library's weights to a file that `load_weights` can read
 _convert_by = {
     'Keras weights (HDF5)': 'in Keras, save each layer\'s get_weights() as safetensors under the '
-        'names of PyTorch, and transpose convolutions from (height, width, in, out) to (out, in, '
+        'names in PyTorch, and transpose convolutions from (height, width, in, out) to (out, in, '
         'height, width)',
     'NumPy arrays': 'convert them: torch.save({k: torch.from_numpy(v) for k, v in '
         'np.load(file).items()}, "weights.pth")',
@@ -154,7 +154,7 @@ _convert_by |= {   # whole models, programs and old formats
     'a TensorRT engine': 'get the checkpoint or the ONNX model that it was built from',
     'an ExecuTorch program': 'get the checkpoint that it was exported from',
     'a Torch7 file': 'read it with the package torchfile, and save the tensors with safetensors',
-    'Darknet weights': 'build the network in PyTorch, fill in the numbers in their order, and save '
+    'Darknet weights': 'build the network in PyTorch, copy the numbers into it in order, and save '
         'its state_dict',
     'a distributed checkpoint': 'convert its folder: '
         'torch.distributed.checkpoint.format_utils.dcp_to_torch_save(folder, "weights.pth")',
@@ -246,7 +246,7 @@ def _unpickle_with(path, known):
 
 # %% ../nbs/api/25_weight_files.ipynb #7620fa82
 def _load_error(path, e):
-    "Turn an error of `torch.load` into a `CourseError`"
+    "Convert an error from `torch.load` to a `CourseError`"
     why = str(e).partition('WeightsUnpickler error: ')[2] or str(e) or type(e).__name__
     why = why.strip()
     if isinstance(e, pickle.UnpicklingError) and not why.startswith('Unsupported operand'):
@@ -261,7 +261,7 @@ def _load_error(path, e):
 
 # %% ../nbs/api/25_weight_files.ipynb #c3988d18
 def _read_torch(path):
-    "Read a PyTorch checkpoint without running code from it"
+    "Read a PyTorch checkpoint without running any code in it"
     try:
         if zipfile.is_zipfile(path): _check_zip(path)
         return _unpickle(path)
@@ -281,7 +281,7 @@ def tensor_checksum(
 
 # %% ../nbs/api/25_weight_files.ipynb #ad9ce996
 def _read_safetensors(path):
-    "Read the tensors and the metadata of a safetensors file"
+    "Read the tensors and metadata of a safetensors file"
     try:
         with utf8_path(path) as name, safe_open(name, 'pt') as f:
             tensors = {k: f.get_tensor(k) for k in f.keys()}
@@ -294,7 +294,7 @@ def _read_safetensors(path):
 
 # %% ../nbs/api/25_weight_files.ipynb #b1962761
 def _check_folder(path):
-    "Raise `CourseError` if `path` is a folder, from another library or with weights files in it"
+    "Raise `CourseError` if `path` is a folder, and say which file to use instead"
     if not path.is_dir(): return
     names = sorted(o.name for o in path.iterdir())
     what = _by_suffix.get(path.suffix.lower())
@@ -312,7 +312,7 @@ def _check_folder(path):
 
 # %% ../nbs/api/25_weight_files.ipynb #0c78f14c
 def _first_bytes(path):
-    "Read the beginning of a file; raises `CourseError` if it cannot be read"
+    "Read the beginning of a file; raise `CourseError` if it cannot be read"
     _check_folder(path)
     check_file(path)
     try:
@@ -327,7 +327,7 @@ def _check_start(path, start):
     _refuse_foreign(path, _foreign(path, start))
     if start[8:9] != b'{' and start.lstrip()[:1] in (b'<', b'{'):
         word = start.split()[0][:20].decode(errors='replace')
-        what = 'give the file that holds the weights'
+        what = 'use the file that contains the weights'
         if start.lstrip()[:1] == b'<': what = 'did the download save a web page?'
         raise CourseError(f'{path}: a text file ({word}…), not weights; {what}')
 
@@ -351,10 +351,10 @@ def _read_index(path):
             raise CourseError(f'{path}: names a file in another folder ({name!r})')
         if not check_path(path.parent/name, 'a part').exists():
             raise MissingFileError(f'{path.parent/name}: no such file; it is one of the '
-                                   f'{len(set(shards.values()))} parts that {path.name} names')
+                                   f'{len(set(shards.values()))} parts listed in {path.name}')
         sd |= read_weights(path.parent/name)[0]
     absent = [k for k in shards if k not in sd]
-    if absent: raise CourseError(f'{path}: {shorten(absent)} are in none of its files')
+    if absent: raise CourseError(f'{path}: none of its files contain {shorten(absent)}')
     return sd
 
 # %% ../nbs/api/25_weight_files.ipynb #22013451
@@ -393,12 +393,12 @@ _meta_checks = dict(vocab=(_is_vocab, 'a list of names'), stats=(_is_stats, 'mea
                     crop=(lambda v: isinstance(v, bool), 'true or false'),
                     multi_label=(lambda v: isinstance(v, bool), 'true or false'),
                     thresholds=(_are_thresholds, 'numbers from 0 to 1'),
-                    interpolation=(lambda v: v in ('bilinear', 'bicubic'), 'a kind of resizing'),
+                    interpolation=(lambda v: v in ('bilinear', 'bicubic'), 'an interpolation'),
                     white=(_is_white, 'a value of white for each depth'))
 
 # %% ../nbs/api/25_weight_files.ipynb #34b9d385
 def _with_stats(meta):
-    "`meta` with its own `mean` and `std` as `stats`, the entry that all readers use"
+    "Return `meta` with any `mean` and `std` moved to `stats`, the entry that all readers use"
     if meta.get('stats') or not {'mean', 'std'} & meta.keys(): return meta
     rest = {k: v for k, v in meta.items() if k not in ('mean', 'std')}
     return dict(rest, stats=[meta.get('mean'), meta.get('std')])
@@ -420,7 +420,7 @@ def check_meta(
 
 # %% ../nbs/api/25_weight_files.ipynb #a05a8bd1
 def _contents_of(path):
-    "The contents of a file, read without running its code, and its `save_weights` metadata"
+    "Read a file's contents and its `save_weights` metadata without running any code in it"
     path = shipped_weights().get(str(path)) or check_path(path, 'weights')
     start = _first_bytes(path)
     if path.name.endswith('.index.json'): return _read_index(path), {}
@@ -437,7 +437,7 @@ def _contents_of(path):
 def read_weight_sets(
     path:str|Path # As in `read_weights`
 )->tuple[dict, dict]: # Path within the file → tensors by name; metadata
-    "Read all sets of weights in a file without running code; raises `CourseError` if it has none"
+    "Read all sets of weights in a file without running code; raise `CourseError` if it has none"
     obj, meta = _contents_of(path)
     return weight_sets(obj, path), meta
 
@@ -447,7 +447,7 @@ def read_weights(
     path:str|Path, # A `.safetensors` file, its index, a PyTorch checkpoint, or a shipped name
     part:str=None # Which of several sets of weights to read, such as 'model'; None: prefer averaged
 )->tuple[dict, dict]: # Name → tensor; metadata, empty unless `save_weights` wrote the file
-    "Read a weights file without running code from it; raises `CourseError` if it is invalid"
+    "Read a weights file without running any code in it; raise `CourseError` if it is invalid"
     sets, meta = read_weight_sets(path)
     if part is not None: return sets[check_choice(part, sets, 'part')], meta
     return sets[preferred_set(sets)], meta
@@ -460,8 +460,8 @@ def _contents(obj):
     "Describe what a file contains instead of weights"
     if not isinstance(obj, dict): return f'a {type(obj).__name__}'
     if {'ds_version', 'zero_stage'} & obj.keys():
-        return ("DeepSpeed's share of one process; run zero_to_fp32.py in the checkpoint's folder, "
-                'and give the file that it writes')
+        return ("one process's share of a DeepSpeed checkpoint; run zero_to_fp32.py in its folder, "
+                'and use the file that it writes')
     if any(isinstance(o, _InertArray) for o in obj.values()):
         return ('NumPy arrays: convert them with {k: torch.from_numpy(v) for k, v in '
                 'arrays.items()}')
@@ -470,7 +470,7 @@ def _contents(obj):
 def _is_pair(o): return isinstance(o, tuple) and len(o) == 2 and isinstance(o[0], str)
 
 def _named_parts(obj):
-    "The parts of an object that may hold weights, by name; empty for anything else"
+    "Return the parts of an object that may hold weights, by name; empty for anything else"
     if isinstance(obj, nn.Module): return obj.state_dict()
     if isinstance(obj, (list, tuple)):
         # Composer lists its algorithms as pairs of name and state
@@ -478,10 +478,10 @@ def _named_parts(obj):
         return {str(i): o for i, o in enumerate(obj) if isinstance(o, (dict, list, tuple))}
     res = {}
     for k, v in obj.items() if isinstance(obj, dict) else ():
-        if isinstance(k, type): k = k.__name__   # a callback's class, in old files of Lightning
+        if isinstance(k, type): k = k.__name__   # a callback's class, in old Lightning files
         if type(k) is int: k = str(k)   # a fold or an epoch
         if not isinstance(k, str): continue
-        # Lightning writes a callback's arguments behind its name: "EMA{'decay': 0.99}"
+        # Lightning appends a callback's arguments to its name: "EMA{'decay': 0.99}"
         short = k.partition('{')[0] if k.endswith('}') else k
         res[k if short in res else short] = v
     return res
@@ -489,29 +489,29 @@ def _named_parts(obj):
 
 # %% ../nbs/api/25_weight_files.ipynb #c3ba7825
 def _dotted(tensors):
-    "`tensors`; with dots in their names if they have slashes instead, as in JAX and TensorFlow"
+    "Replace slashes in the names with dots, unless there are dots; JAX and TensorFlow use slashes"
     if any('.' in k for k in tensors): return tensors
     return {k.replace('/', '.'): v for k, v in tensors.items()}
 
 def _join(path, name): return f'{path}.{name}' if path else name
 
 def _whole(obj):
-    "`obj`; if it stores parameters and buffers separately, as Composer does, both together"
+    "Return `obj`, with parameters and buffers merged if it stores them separately, like Composer"
     if not isinstance(obj, dict) or not {'parameters', 'buffers'} <= obj.keys(): return obj
     parts = obj['parameters'], obj['buffers']
-    # what else is there stays, such as an average, but a tensor would count as one of the network
+    # keep everything else, such as an average, except tensors, which would look like the network's
     rest = {k: v for k, v in obj.items()
             if k not in ('parameters', 'buffers') and not isinstance(v, Tensor)}
     if all(isinstance(o, dict) for o in parts): return rest | parts[0] | parts[1]
     return [*parts[0], *parts[1]] if all(map(_is_list, parts)) else obj
 
 def _find_sets(obj, path, found, seen, depth=0):
-    "Add to `found` each dict of tensors in `obj`, under its path such as 'state_dict'"
+    "Add each dict of tensors in `obj` to `found`, under its path, such as 'state_dict'"
     if depth > 6 or id(obj) in seen: return
     seen.add(id(obj))
     parts = _named_parts(_whole(obj))
     tensors = {k: v for k, v in parts.items() if isinstance(v, Tensor)}
-    # only numbers are the state of a counter or a callback
+    # a dict of only scalars is the state of a counter or a callback
     if any(v.ndim for v in tensors.values()): found[path] = _dotted(tensors)
     for k, v in parts.items():
         if isinstance(v, Tensor) or _not_weights.match(k): continue
@@ -522,9 +522,9 @@ def _word(words): return re.compile(rf'(^|(?<=[._]))({words})\w*', re.I)
 
 _averaged = _word('(lit_?|model_?)?ema|swa|avg|averag|teacher|shadow|polyak'
                   '|(weight|moving|exponential|stochastic)\\w*averag')
-# in the name of a class, such as SimpleEMACallback, WeightAverage
+# in class names such as SimpleEMACallback or WeightAverage
 _average_class = re.compile(r'(?<![A-Z])(EMA|SWA)(?![a-z])|(?<=[a-z])(Ema(?![a-z])|Averag)')
-# what is stored alongside an average, such as the weights that training continues with
+# what is stored alongside an average, such as the weights being trained
 _beside = _word('online|training|original|backup|collected|current|raw|source|student')
 _second = _word('encoder_k|key_encoder|momentum|target|student|best_state|current_model')
 # short for teacher and student, such as model_t, netS, s_net
@@ -536,13 +536,13 @@ _short = {o: re.compile(rf'(^|\.)((model|net|network)_?{o}|{o}_(model|net|networ
 def is_teacher(
     path:str # Path of a set of weights within a file, such as 'teacher' or 'model_t'
 )->bool:
-    "Return whether weights are called those of a teacher"
+    "Return whether the path of a set of weights names a teacher"
     return _short['t'].search(path) is not None or re.search('teacher', path, re.I) is not None
 
 @check_args
 def preference(
     path:str, # Path of a set of weights within a file, such as 'model_ema'
-    sets:dict=None # What `weight_sets` found in the file; MMEngine exchanges two of its sets
+    sets:dict=None # Result of `weight_sets` for the file; MMEngine swaps two of its sets
 )->int: # 0 for an average or a teacher, 2 for a second encoder or a student, 1 for any other
     "Rank a set of weights; the lowest rank is preferred"
     exchanged = sets.plain if sets is not None else ()
@@ -555,16 +555,16 @@ def preference(
 
 @check_args
 def preferred_set(
-    sets:dict # What `weight_sets` found
+    sets:dict # Result of `weight_sets`
 )->str: # Path of one of them
-    "Choose the set to read by default, an average if there is one, among those of a network's size"
+    "Choose the set to read by default among those of a network's size, preferably an average"
     most = max(map(len, sets.values()))
     large = [k for k in sets if 2*len(sets[k]) >= most]
     return min(large, key=lambda k: preference(k, sets))
 
 # %% ../nbs/api/25_weight_files.ipynb #50201c3d
 def _split_averages(found):
-    "Put each average in LitEma's layout into its own set; returns all sets and the averages' paths"
+    "Move each LitEma average into its own set; return all sets and the paths of the averages"
     sets, paths = {}, []
     for path, sd in found.items():
         starts = [k.removesuffix('num_updates') for k in sd if k.split('.')[-1] == 'num_updates']
@@ -583,9 +583,9 @@ def _split_averages(found):
 @check_args
 def without_dots(
     keys:object,   # Names of tensors
-    marks:str='.' # What else is left out; '._' for names in which underscores stand for dots
+    marks:str='.' # Characters left out; '._' if underscores stand for dots
 )->dict: # Name without dots → the names that it could stand for
-    "Group names by their form without dots, as LitEma writes them"
+    "Group names by their dotless form, as written by LitEma"
     return groupby(keys, lambda k: re.sub(f'[{marks}]', '', k))
 
 _statistic = re.compile(r'(running_mean|running_var|num_batches_tracked)$')
@@ -595,7 +595,7 @@ def _bare(name): return re.sub('[._]', '', name)
 def _has_statistics(sd): return any(_statistic.search(k) for k in sd)
 
 def _starts(names):
-    "Possible beginnings of the first name: its modules, from none to all"
+    "List the possible prefixes of the first name: none to all of its modules"
     parts = next(iter(names)).split('.')
     return [''.join(f'{o}.' for o in parts[:i]) for i in range(len(parts))]
 
@@ -605,7 +605,7 @@ def _under(start, sd):
 
 # %% ../nbs/api/25_weight_files.ipynb #10180069
 def _fill(average, plain):
-    "`plain` with the tensors of an average of its parameters; None if the names do not match"
+    "Return `plain` with averaged parameters; None if the names do not match"
     names = groupby(plain, _bare)
     pairs = {k: names.get(_bare(k), []) for k in average}
     if not all(len(o) == 1 for o in pairs.values()): return None
@@ -618,7 +618,7 @@ def _complete(average, sets):
     own = {k: v for k, v in average.items() if k not in counters}
     has_names = any('.' in k for k in own)
     for sd in sets:
-        # otherwise, it is a whole state dict
+        # otherwise, it is a complete state dict
         if not own or has_names and (_has_statistics(own) or not _has_statistics(sd)): continue
         for start in [o for o in _starts(own) if all(k.startswith(o) for k in own)]:
             short = _under(start, own)
@@ -632,12 +632,12 @@ def _complete(average, sets):
 
 # %% ../nbs/api/25_weight_files.ipynb #0868c076
 def _in_order_of(tensors, sets):
-    "A list of averaged tensors, named like the plain weights in `sets`; None if they don't fit"
+    "Name a list of averaged tensors after the plain weights in `sets`; None if they don't fit"
     shapes = [o.shape for o in tensors]
     for sd in sets:
         params = [k for k in sd if not _statistic.search(k)]
         buffers = [k for k in sd if _statistic.search(k)]
-        # of the parameters, of the whole state dict, or of the parameters first
+        # the parameters, the whole state dict, or the state dict with parameters first
         for names in (params, list(sd), params + buffers):
             if [sd[k].shape for k in names] == shapes: return sd | dict(zip(names, tensors))
 
@@ -645,11 +645,11 @@ def _is_list(v):
     return isinstance(v, (list, tuple)) and len(v) > 0 and all(isinstance(o, Tensor) for o in v)
 
 def _find_lists(obj, path='', depth=0, in_optimizer=False):
-    "The lists of averaged tensors in `obj`, as of torch_ema, diffusers and NeMo: path → tensors"
+    "Find lists of averaged tensors, as in torch_ema, diffusers and NeMo; return path → tensors"
     res = {}
     for k, v in _named_parts(obj).items() if depth <= 6 else ():
         inner, v = _join(path, k), _whole(v)
-        # an optimizer's lists are averages of gradients, except NeMo's, which are of parameters
+        # an optimizer's lists are averages of gradients, except in NeMo, which averages parameters
         wanted = k == 'ema' if in_optimizer else preference(inner) == 0
         if k == 'shadow_params' and _is_list(v): res[path or k] = v
         elif _is_list(v): res |= {inner: v} if wanted else {}
@@ -663,11 +663,11 @@ class _Sets(dict):
     "Sets of weights by path, and what is known about them"
     def __init__(self, sets, plain, unnamed):
         super().__init__(sets)
-        self.plain = plain     # Paths of plain weights that are called an average
+        self.plain = plain     # Paths of plain weights that are labeled as an average
         self.unnamed = unnamed # Paths of averages whose tensors cannot be named
 
 def _exchanged(obj):
-    "Paths of plain weights that are called an average; MMEngine exchanges the two"
+    "List paths of plain weights labeled as an average, because MMEngine swaps the two"
     meta = obj.get('meta') if isinstance(obj, dict) else None
     is_mmengine = isinstance(meta, dict) and 'mmengine_version' in meta
     return ['ema_state_dict'] if is_mmengine and 'ema_state_dict' in obj else []
@@ -678,12 +678,12 @@ def weight_sets(
     obj:object,   # A state dict, model, or anything that contains one at any depth
     label:object  # The name of `obj` in error messages
 )->dict: # Path within `obj`, such as 'state_dict' → tensors by name
-    "Find every set of weights in an object; raises `CourseError` if there is none"
+    "Find every set of weights in an object; raise `CourseError` if there is none"
     found, lists = {}, _find_lists(obj)
     _find_sets(obj, '', found, set())
     if not found and lists:
-        raise CourseError(f'{label}: holds only an average without names ({[*lists][0]!r}); give '
-                          'the file that holds the plain weights beside it')
+        raise CourseError(f'{label}: holds only an average without names ({[*lists][0]!r}); use '
+                          'the file that also contains the plain weights')
     if not found: raise CourseError(f'{label}: no weights found; it holds {_contents(obj)}')
     sets, averages = _split_averages(found)
     exchanged = _exchanged(obj)
@@ -698,14 +698,14 @@ def weight_sets(
 _prefix = re.compile(r'^(module|model|net|network|backbone|_orig_mod)\.')
 _head = re.compile(r'^(fc|linear|classifier|classifer|head|last_linear|output|logits|head\.fc)'
                    r'\.(weight|bias)$')
-# fastai's vision_learner turns a torchvision ResNet into Sequential(body, head), which renames it
+# fastai's vision_learner converts a torchvision ResNet to Sequential(body, head), with new names
 _fastai = {'0.0.': 'conv1.', '0.1.': 'bn1.', '0.4.': 'layer1.', '0.5.': 'layer2.',
            '0.6.': 'layer3.', '0.7.': 'layer4.'}
 # prefixes that wrappers insert in the middle of names
 _inserted = re.compile(r'(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
 
 def _torchvision_key(key, resnet=True):
-    "torchvision's name for a key's tensor, such as 'layer1.0.conv1.weight'"
+    "Convert a key to torchvision's name for the tensor, such as 'layer1.0.conv1.weight'"
     while _prefix.match(key): key = _prefix.sub('', key)
     if not resnet: return key
     for theirs, ours in _fastai.items():
@@ -721,7 +721,7 @@ def is_head(
 
 # %% ../nbs/api/25_weight_files.ipynb #b4c7c827
 def _hugging_face(key):
-    "torchvision's name for a tensor of transformers' ResNet"
+    "Return torchvision's name for a tensor of transformers' ResNet"
     key = re.sub(r'^(resnet\.)?(embedder\.embedder|encoder\.stages)', r'\2', key)
     key = re.sub(r'^embedder\.embedder\.convolution\.', 'conv1.', key)
     key = re.sub(r'^embedder\.embedder\.normalization\.', 'bn1.', key)
@@ -735,7 +735,7 @@ def _hugging_face(key):
     return f'layer{int(stage) + 1}.{block}.{name}.' + key[m.end():]
 
 def _detectron2(key):
-    "torchvision's name for a tensor of Detectron2's ResNet"
+    "Return torchvision's name for a tensor of Detectron2's ResNet"
     key = re.sub(r'^stem\.conv1\.norm\.', 'bn1.', key)
     key = re.sub(r'^stem\.conv1\.', 'conv1.', key)
     key = re.sub(r'^res(\d)\.', lambda m: f'layer{int(m[1]) - 1}.', key)
@@ -745,12 +745,12 @@ def _detectron2(key):
 
 # %% ../nbs/api/25_weight_files.ipynb #f0566212
 def _weiaicunzai(key):
-    "torchvision's name for a tensor of weiaicunzai/pytorch-cifar100's ResNet"
+    "Return torchvision's name for a tensor of weiaicunzai/pytorch-cifar100's ResNet"
     key = re.sub(r'^conv1\.0\.', 'conv1.', key)
     key = re.sub(r'^conv1\.1\.', 'bn1.', key)
     key = re.sub(r'^conv(\d)_x\.', lambda m: f'layer{int(m[1]) - 1}.', key)
     def layer(m):
-        "The name of a layer in a branch of conv, BatchNorm, ReLU and so on"
+        "Name a layer in a branch of convolutions, BatchNorms and ReLUs"
         n, place = divmod(int(m[1]), 3)
         return f'.{("conv", "bn")[place]}{n + 1}.' if place < 2 else m[0]
     return re.sub(r'\.residual_function\.(\d+)\.', layer, key).replace('.shortcut.', '.downsample.')
@@ -759,7 +759,7 @@ def _weiaicunzai(key):
 def _block(m): return f'layer{m[1]}.{int(m[2]) - 1}.'   # these layouts number blocks from 1
 
 def _by_letter(kind):
-    "The replacement for a layer marked with a letter: `a` is the first of its kind"
+    "Return the replacement for a layer marked with a letter: `a` is the first of its kind"
     return lambda m: f'.{kind}{"abc".index(m[1]) + 1}.'
 
 _shortcut = [(r'\.(shortcut|downsample|identity_conv)\.conv\.', '.downsample.0.'),
@@ -781,18 +781,18 @@ _from_zero = [(r'^(layers|stages)\.(\d)\.', lambda m: f'layer{int(m[2]) + 1}.')]
 
 # %% ../nbs/api/25_weight_files.ipynb #e55fad38
 def _follow(rules):
-    "A function that applies replacements, one after the other, to a name"
+    "Return a function that applies replacements to a name one after the other"
     def rename(key):
         "Apply the rules to `key`"
         for pattern, new in rules: key = re.sub(pattern, new, key)
         return key
     return rename
 
-# training for quantization keeps the BatchNorm that follows a convolution inside it
+# quantization-aware training moves the BatchNorm after a convolution into it
 _for_quantization = [(r'(^|\.)(\d+)\.bn\.', lambda m: f'{m[1]}{int(m[2]) + 1}.'),
                      (r'(^|\.)conv(\d?)\.bn\.', r'\1bn\2.')]
 
-# a name that only one layout has → the function that returns torchvision's names
+# a name unique to a layout → the function that converts its names to torchvision's
 _namings = [(r'.*\bweight_fake_quant\.', _follow(_for_quantization)),
             (r'(resnet\.)?encoder\.stages\.0\.layers\.0\.layer\.', _hugging_face),
             (r'res2\.0\.conv1\.norm\.', _detectron2),
@@ -804,7 +804,7 @@ _namings = [(r'.*\bweight_fake_quant\.', _follow(_for_quantization)),
             (r'(layers|stages)\.0\.0\.conv1\.weight', _follow(_from_zero))]
 
 def _rename(keys):
-    "Key → its name after converting every known layout to torchvision's"
+    "Map each key to its name in torchvision's layout, for every known layout"
     names = {k: _inserted.sub('', k) for k in keys}
     for telltale, rename in _namings:
         if any(re.match(telltale, o) for o in names.values()):
@@ -817,10 +817,10 @@ _norms = [(r'\._mean$|\.moving_mean$', '.running_mean'),
           (r'\._variance$|\.moving_var(iance)?$', '.running_var')]
 
 def _usual_norms(names):
-    "Rename tensors of BatchNorm that have the names of other libraries"
+    "Rename BatchNorm tensors that have names from other libraries"
     found = set(names.values())
     def rename(name):
-        "PyTorch's name for `name`"
+        "Return PyTorch's name for `name`"
         start, _, last = name.rpartition('.')
         # a lone gamma scales a layer
         is_affine = {f'{start}.gamma', f'{start}.beta'} <= found and f'{start}.weight' not in found
@@ -850,14 +850,14 @@ def usual_names(
 
 # %% ../nbs/api/25_weight_files.ipynb #f4555fb1
 def _tree(names):
-    "Nested dicts of the parts of `names`; a leaf is the whole name"
+    "Build nested dicts from the parts of `names`; each leaf is the full name"
     root = {}
     for name in names:
         *parts, last = name.split('.')
         node = root
         for o in parts:
             node = node.setdefault(o, {})
-            if isinstance(node, str): return {}   # both a tensor and a module
+            if isinstance(node, str): return {}   # a name of both a tensor and a module
         node[last] = name
     return root
 
@@ -869,7 +869,7 @@ def _in_order(names):
 
 # %% ../nbs/api/25_weight_files.ipynb #fa35734d
 def _pair(ours, theirs):
-    "Our name → theirs, for two trees of the same structure; None if they differ"
+    "Map our names to theirs for two trees of the same structure; None if they differ"
     if isinstance(ours, str) or isinstance(theirs, str):
         return {ours: theirs} if isinstance(ours, str) and isinstance(theirs, str) else None
     pairs = [(k, k) for k in ours if k in theirs]
@@ -888,7 +888,7 @@ def _pair(ours, theirs):
 @check_args
 def pair_by_place(
     ours:list,  # Names of a model's tensors
-    theirs:list # Names of the other tensors, equally many
+    theirs:list # Names of the other tensors, the same number of them
 )->dict|None: # Our name → theirs; None if the module trees differ
     "Pair tensors by their positions in the module tree"
     return _pair(_tree(ours), _tree(theirs))

@@ -48,9 +48,9 @@ class LoadReport:
     adapted:dict[str, str] = field(default_factory=dict) # Tensors changed to fit: name → change
     skipped:dict[str, str] = field(default_factory=dict) # Tensors not loaded: name → reason
     missing:list[str] = field(default_factory=list) # Tensors not in the file; left unchanged
-    taken:str = '' # Which of several sets of weights was loaded; '' if the file has just one
+    taken:str = '' # The set of weights that was loaded; '' if the file has just one
     others:list[str] = field(default_factory=list) # The other sets; `part=` selects one of them
-    why:str = '' # Why this set was taken; '' if it was asked for
+    why:str = '' # Why this set was chosen; '' if it was requested
     unused:dict[str, str] = field(default_factory=dict) # Averages that do not fit: path → reason
     def __str__(self):
         lines = [f'{printable(self.source)}: {len(self.matched)} tensors matched']
@@ -59,8 +59,8 @@ class LoadReport:
             if names: lines.append(f'  {kind}: {_by_reason(names)}')
         if self.others:
             why = f', {self.why}' if self.why else ''
-            lines.append(f'  taken: {self.taken!r}, of several sets of weights{why}; '
-                         f'load_weights(..., part={self.others[0]!r}) takes another '
+            lines.append(f'  taken: {self.taken!r}, one of several sets of weights{why}; '
+                         f'load_weights(..., part={self.others[0]!r}) loads another '
                          f'({shorten(map(repr, self.others))})')
         for k, why in self.unused.items():
             kind = 'teacher' if is_teacher(k) else 'average'
@@ -81,23 +81,23 @@ def _adapt_channels(
 # %% ../nbs/api/26_weights.ipynb #790cfc62
 _positions = re.compile(r'(^|\.)(absolute_)?pos(ition(al)?)?_(embed(ding)?s?)([._]?\d+|\.weight)?$'
                         r'|(^|\.)patch_pos$')
-# of Swin, BEiT and MaxViT; of LeViT and TinyViT; of SAM, MViT and BoTNet
+# in Swin, BEiT and MaxViT; in LeViT and TinyViT; in SAM, MViT and BoTNet
 _table = re.compile(r'relative_position_bias_table$')
 _offsets = re.compile(r'attention_biases$')
 _lines = re.compile(r'(^|[._])(rel_pos_[hwt]|(height|width)_rel)$')
 _relative = re.compile(r'relative_position|rel_pos|attention_bias|(height|width)_rel')
-# buffers that follow from the size of the image or window
+# buffers that depend only on the size of the image or window
 _derived = re.compile(r'(relative_position_index|relative_coords_table|attn_mask'
                       r'|attention_bias_idxs)$')
 
 def _pair(size):
-    "A declared size as (height, width) in pixels, or None"
+    "Return a declared size as (height, width) in pixels, or None"
     if isinstance(size, int): size = size, size
     is_pair = isinstance(size, (list, tuple)) and len(size) == 2
     return tuple(size) if is_pair and all(type(o) is int and o > 0 for o in size) else None
 
 def _grids(model):
-    "Rows and columns of a transformer's patches, from sizes declared in its modules"
+    "Find the rows and columns of a transformer's patches from sizes declared in its modules"
     res = []
     for m in model.modules():
         names = 'grid_size', 'image_size', 'img_size', 'patch_size'
@@ -110,7 +110,7 @@ def _grids(model):
 
 # %% ../nbs/api/26_weights.ipynb #44fbc2aa
 def _windows(model):
-    "Rows and columns of the windows of attention that modules declare, by the module's name"
+    "Find the rows and columns of the attention windows that modules declare, by module name"
     res = {}
     for name, m in model.named_modules():
         sizes = [_pair(getattr(m, o, None)) for o in ('window_size', 'resolution')]
@@ -118,7 +118,7 @@ def _windows(model):
     return res
 
 def _norms_after_convs(model):
-    "Convolution → the BatchNorm that follows it, found by tracing; empty if tracing fails"
+    "Map each convolution to the BatchNorm after it, by tracing; empty if tracing fails"
     try: graph = torch.fx.symbolic_trace(model).graph
     except Exception: return {}
     modules = dict(model.named_modules())
@@ -144,26 +144,26 @@ class _Facts:
 
 # %% ../nbs/api/26_weights.ipynb #11903182
 def _square(n):
-    "Rows and columns of a square of `n`; None if `n` is not a square number"
+    "Return the rows and columns of a square of `n`; None if `n` is not a square number"
     side = math.isqrt(max(n, 0))
     return (side, side) if side > 0 and side*side == n else None
 
 def _is_map(v, like, grids):
-    "Whether positions have the shape (1,c,h,w), as PiT's do, and not (1,h,w,c)"
+    "Whether positions have the shape (1,c,h,w), as in PiT, rather than (1,h,w,c)"
     if v.ndim != 4 or like.ndim != 4 or len(v)*len(like) > 1: return False
     return v.shape[1] == like.shape[1] and tuple(like.shape[2:]) in grids
 
 def _find_maps(v, like, grids):
-    "`_find_grids` for position embeddings (1,h,w,c)"
+    "Same as `_find_grids`, for position embeddings (1,h,w,c)"
     if len(v)*len(like) != 1: return None
-    # NesT has rows of patches for each of several blocks, which are not a grid
+    # NesT stores rows of patches for each of several blocks, which is not a grid
     is_blocks = v.shape[1] == like.shape[1] and _square(v.shape[2]) and _square(like.shape[2])
     new = like.shape[1:3]
     if is_blocks and tuple(new) not in grids: return None
     return 0, v.shape[1:3], new
 
 def _find_grids(v, like, grids):
-    "Number of other tokens, and the grids of two position embeddings; None if not known"
+    "Find the number of other tokens and the grids of two position embeddings; None if unknown"
     if v.shape[-1] != like.shape[-1] or v.ndim != like.ndim: return None
     if v.ndim == 4: return _find_maps(v, like, grids)
     if v.ndim not in (2, 3) or v.shape[:-2] != like.shape[:-2]: return None
@@ -181,9 +181,9 @@ def _resample_positions(
     v:Tensor, # Position embedding (1,n,c), (n,c) or (1,h,w,c)
     n_other:int, # Number of tokens before the patches, which are kept
     old:tuple, # Rows and columns of the patches in `v`
-    new:tuple # Desired rows and columns of patches
+    new:tuple # Rows and columns to convert to
 )->Tensor: # Positions for each patch in `new` and each other token
-    "Interpolate learned positions to a different grid, bicubic and antialiased, as timm does"
+    "Interpolate learned positions to a different grid, bicubically with antialiasing, like timm"
     c = v.shape[-1]
     tokens = v.reshape(-1, c)
     grid = tokens[n_other:].float().reshape(1, *old, c).permute(0, 3, 1, 2)
@@ -195,7 +195,7 @@ def _resample_positions(
 
 # %% ../nbs/api/26_weights.ipynb #4daa8277
 def _knots(old, new):
-    "Positions of one side's `old` offsets among `new` ones in BEiT, in steps that grow outwards"
+    "Place one side's `old` offsets among `new` ones as in BEiT, in steps that grow outward"
     n = old//2
     low, high = 1.01, 1.5
     while high - low > 1e-6:
@@ -206,7 +206,7 @@ def _knots(old, new):
     return torch.tensor([-o for o in reversed(places)] + [0] + places)
 
 def _around(old, new):
-    "The knots before and after each of `new` offsets, and the distances from them"
+    "Find the knots before and after each of `new` offsets, and the distances from them"
     knots, at = _knots(old, new), torch.arange(new) - new//2.
     after = torch.bucketize(at, knots).clamp(max=old - 1)
     before = (after - 1).clamp(min=0)
@@ -218,7 +218,7 @@ def _around(old, new):
 # %% ../nbs/api/26_weights.ipynb #5875d9a2
 def _resample_offsets(
     v:Tensor, # Biases by offset (heads,rows,columns), with odd numbers of rows and columns
-    new:tuple # Rows and columns to convert to, odd
+    new:tuple # Odd numbers of rows and columns to convert to
 )->Tensor: # Biases (heads,rows,columns) with the rows and columns of `new`
     "Interpolate relative positions to a different window, as timm does"
     y0, y1, up, down = _around(v.shape[1], new[0])
@@ -232,7 +232,7 @@ def _resample_offsets(
 
 # %% ../nbs/api/26_weights.ipynb #0bc2009a
 def _resize_table(v, like, window):
-    "Table of Swin, BEiT or MaxViT for another window, with a note; None if it is not known"
+    "Resize a table of Swin, BEiT or MaxViT to another window, with a note; None if unknown"
     if v.ndim == like.ndim == 3 and len(v) == len(like):
         new = tuple(like.shape[1:])
         if any(o%2 == 0 for o in (*v.shape[1:], *new)): return None
@@ -249,17 +249,17 @@ def _resize_table(v, like, window):
         return torch.cat([table.flatten(1).T, other]), _note(_window(old), _window(new))
 
 def _window(offsets):
-    "Rows and columns of the window whose patches are up to `offsets` apart"
+    "Return the rows and columns of the window whose patches are up to `offsets` apart"
     return [(o + 1)//2 for o in offsets]
 
 def _note(old, new):
-    "What happened to the relative positions of a window"
+    "Describe what happened to a window's relative positions"
     return f'relative positions of a {old[0]}×{old[1]} window → {new[0]}×{new[1]}'
 
 
 # %% ../nbs/api/26_weights.ipynb #27ada1c7
 def _resize_biases(v, like, resolution):
-    "LeViT's biases for another resolution, by row and column distance, with a note"
+    "Resize LeViT's biases, by row and column distance, to another resolution, with a note"
     if v.ndim != 2 or like.ndim != 2 or len(v) != len(like): return None
     n = len(v)
     old = _square(v.shape[1])
@@ -271,7 +271,7 @@ def _resize_biases(v, like, resolution):
     return biases, _note(old, new)
 
 def _resize_line(v, like):
-    "Relative positions of rows or columns, interpolated as in SAM, with a note"
+    "Interpolate relative positions of rows or columns as in SAM, with a note"
     if v.ndim != 2 or like.ndim != 2 or v.shape[1] != like.shape[1]: return None
     res = F.interpolate(v.float().T[None], size=len(like), mode='linear')[0].T
     return res.to(v.dtype), f'relative positions: {len(v)} offsets → {len(like)}'
@@ -279,7 +279,7 @@ def _resize_line(v, like):
 
 # %% ../nbs/api/26_weights.ipynb #bcd2d9d7
 def _resize_positions(v, like, grids):
-    "Positions `v` for another of the declared grids, with a note; None if it is not known"
+    "Resize positions `v` to another declared grid, with a note; None if it is unknown"
     is_map = _is_map(v, like, grids)
     if is_map: v, like = v.permute(0, 2, 3, 1), like.permute(0, 2, 3, 1)
     found = _find_grids(v, like, grids)
@@ -290,7 +290,7 @@ def _resize_positions(v, like, grids):
     return (res.permute(0, 3, 1, 2) if is_map else res), note
 
 def _resize_blocks(v, like):
-    "NesT's positions, which stand in square blocks, for another size; None if they do not"
+    "Resize NesT's positions, which are in square blocks; None for any other layout"
     if v.ndim != 4 or like.ndim != 4 or len(v)*len(like) != 1: return None
     if v.shape[3] != like.shape[3]: return None
     (n, side), (n_new, side_new) = [[_square(o)[0] if _square(o) else 0 for o in x.shape[1:3]]
@@ -304,7 +304,7 @@ def _resize_blocks(v, like):
 
 # %% ../nbs/api/26_weights.ipynb #c17b9140
 def _resized(name, v, like, facts):
-    "Positions `v` for the network's own grid, and a note; None if they cannot be interpolated"
+    "Interpolate positions `v` to the network's own grid, with a note; None if that's impossible"
     window = facts.windows.get(name.rpartition('.')[0])
     if _table.search(name): return _resize_table(v, like, window)
     if _offsets.search(name): return _resize_biases(v, like, window)
@@ -327,7 +327,7 @@ def _differ_only_in(dim, a, b):
     return shape == list(b.shape)
 
 def _convert(v, like):
-    "Convert `v` to the channels and dtype of `like`; returns it with a note about the change"
+    "Convert `v` to the channels and dtype of `like`, with a note about the change"
     notes = []
     if v.dtype != like.dtype: notes.append(f'{v.dtype} → {like.dtype}'.replace('torch.', ''))
     v = v.detach().to(like.dtype)
@@ -350,7 +350,7 @@ def _head_names(model):
     matrices = {k: p for k, p in model.named_parameters() if p.ndim > 1}
     last = [k for k, p in matrices.items() if id(p) in in_head][-1:]
     if not last: return []
-    # auxiliary heads, which help in training, have the same number of scores
+    # auxiliary heads, used only in training, have the same number of scores
     n_scores = len(matrices[last[0]])
     heads = [k for k in matrices if re.search('aux|head', k, re.I)]
     like = [k for k in heads if len(matrices[k]) == n_scores]
@@ -360,7 +360,7 @@ def _head_names(model):
 def _layer_of(k): return k.rpartition('.')[0]
 
 def _first_conv(own):
-    "Name of the first convolution's weight; None if there is no convolution"
+    "Return the name of the first convolution's weight; None if there is no convolution"
     return next((k for k, v in own.items() if v.ndim == 4), None)
 
 # %% ../nbs/api/26_weights.ipynb #47ccb799
@@ -369,23 +369,23 @@ class _Match:
     "How the tensors of a file fit a model"
     own:dict # The model's tensors
     head:list # Names of the tensors that compute the scores
-    left:dict # Tensors in the file without a place in the model; initially all of them
+    left:dict # Tensors in the file not yet matched to the model; initially all of them
     report:LoadReport
     new:dict = field(default_factory=dict) # Name → tensor to load
     notes:dict = field(default_factory=dict) # Name → what was changed, '' for nothing
     bad:dict = field(default_factory=dict) # Name → why the tensor in the file cannot be loaded
     done:dict = field(default_factory=dict) # Name → how a weight stored in parts was computed
-    why:dict = field(default_factory=dict) # Name in the file → why it has no place, if known
-    advice:str = '' # What to do about shapes that follow from the size of the image
-    moved:list = field(default_factory=list) # Names in the file of a head found by its place
-    turned:set = field(default_factory=set) # Names of linear layers that the file has transposed
-    facts:_Facts = None # What the model's modules say about themselves
+    why:dict = field(default_factory=dict) # Name in the file → why it isn't matched, if known
+    advice:str = '' # What to do about shapes that depend on the image size
+    moved:list = field(default_factory=list) # Names in the file of a head found by position
+    turned:set = field(default_factory=set) # Names of linear layers that the file stores transposed
+    facts:_Facts = None # Facts from the model's modules
     wrong_shape:bool=False # Whether any tensor has the shape of a different network
     def __post_init__(self): self.first = _first_conv(self.own)
 
 # %% ../nbs/api/26_weights.ipynb #bfce26f7
 def _as_stored(v, like, is_turned):
-    "The weight `v` of a linear layer or 1×1 convolution in the layout of `like`, and a note"
+    "Convert a linear layer's or 1×1 convolution's weight `v` to the layout of `like`, with a note"
     if is_turned and v.ndim == 2: return v.t(), 'transposed'
     if v.ndim == 4 and like.ndim == 2 and v.shape[2:] == (1, 1):
         return v.flatten(1), '1×1 convolution → linear layer'
@@ -394,7 +394,7 @@ def _as_stored(v, like, is_turned):
     return v, ''
 
 def _find_turned(own, ours, left):
-    "Names of the linear layers that a file has transposed, as TensorFlow and PaddlePaddle do"
+    "Find the linear layers that a file stores transposed, like TensorFlow and PaddlePaddle"
     layers = [k for k, v in own.items() if k.endswith('weight') and v.ndim == 2
               and ours[k] in left and left[ours[k]].ndim == 2]
     votes, found = set(), set()
@@ -409,7 +409,7 @@ def _find_turned(own, ours, left):
 
 
 # %% ../nbs/api/26_weights.ipynb #646614be
-_own_kept = "follows from the size of the image; the model's own is kept"
+_own_kept = "depends on the image size; the model's own is kept"
 
 def _absent(match, name):
     "Record that `name` is missing from the file"
@@ -444,7 +444,7 @@ def _resize(match, name, v):
         return
     counts = match.facts.counts_patches(v.shape, like.shape) if match.facts else False
     if counts or _positions.search(name) or _relative.search(name):
-        match.advice = 'create it for the size of images that the weights were trained on'
+        match.advice = 'create it for the image size that the weights were trained on'
     match.bad[name] = f'shape {tuple(v.shape)}, the model has {tuple(like.shape)}'
     match.wrong_shape = True
 
@@ -459,16 +459,16 @@ def _add(match, name, v, done=''):
 def _masked(w, mask): return w*mask if w.shape == mask.shape else None
 
 def _weight_norm(g, v):
-    "PyTorch's weight normalization; `g` holds the length of each filter"
+    "Apply PyTorch's weight normalization; `g` holds the length of each filter"
     if v.ndim < 2 or g.ndim != v.ndim or not len(g) == g.numel() == len(v): return None
     return v*(g/v.flatten(1).norm(dim=1).view_as(g))
 
 def _spectral_norm(w, u, v):
-    "PyTorch's spectral normalization in evaluation mode, with the vectors found in training"
+    "Apply PyTorch's spectral normalization with the vectors found in training"
     matrix = w.flatten(1) if w.ndim > 1 else w
     return w/(u@matrix@v) if matrix.shape == (*u.shape, *v.shape) else None
 
-# the tensors from which weight {w} of module {m} is computed, how to do it, and the report's note
+# tensors from which weight {w} of module {m} is computed, the function, and the report's note
 _kept, _new = '{m}{w}', '{m}parametrizations.{w}.original'
 _parts_of = [
     (['{m}{w}_orig', '{m}{w}_mask'], _masked, 'pruning mask applied'),
@@ -485,12 +485,12 @@ _parts_of = [
 
 # %% ../nbs/api/26_weights.ipynb #b19d5a2b
 def _pattern(template):
-    "A regular expression for the names that `template` stands for"
+    "Return a regular expression for the names that `template` stands for"
     text = re.escape(template).replace(r'\{m\}', r'(?P<m>.*\.|)').replace(r'\{w\}', r'(?P<w>\w+)')
     return re.compile(text)
 
 def _compute_weights(sd):
-    "Compute the weights that are stored in parts; returns all tensors, and name → what was done"
+    "Compute weights that are stored in parts; return all tensors, and what was done by name"
     sd, done = dict(sd), {}
     for templates, compute, note in _parts_of:
         for found in [_pattern(templates[0]).fullmatch(k) for k in list(sd)]:
@@ -507,7 +507,7 @@ def _compute_weights(sd):
 
 # %% ../nbs/api/26_weights.ipynb #91590fa8
 def _by_structure(ours, theirs, head):
-    "Our name → theirs, from positions in the tree; None if the trees differ"
+    "Map our names to theirs by position in the tree; None if the trees differ"
     if not any(k.endswith('num_batches_tracked') for k in theirs):
         ours = [k for k in ours if not k.endswith('num_batches_tracked')]
     pairs = pair_by_place(ours, theirs)
@@ -516,7 +516,7 @@ def _by_structure(ours, theirs, head):
 
 # %% ../nbs/api/26_weights.ipynb #88a4b0f6
 def _renamed(names, sd, label):
-    "The tensors of `sd` under their new names; raises `CourseError` for duplicates"
+    "Return the tensors of `sd` under their new names; raise `CourseError` for duplicates"
     res = {}
     for k, v in sd.items():
         if names[k] in res: raise CourseError(f'{label}: has {names[k]} twice; nothing was loaded')
@@ -537,7 +537,7 @@ def _drop_partial_head(match):
 _head_layer = re.compile(r'((fc|linear|classifier|head|output|logits)(\.\d+)?)\.weight')
 
 def _rename_head(own, head, sd, names):
-    "New names for a head that is the only linear layer of its module, such as `fc.1` after dropout"
+    "Rename a head that is the only linear layer in its module, such as `fc.1` after dropout"
     matrices = [k for k in head if own[k].ndim == 2]
     if len(matrices) != 1 or head[matrices[0]] in names.values(): return {}
     theirs = [k for k in sd if sd[k].ndim == 2 and _head_layer.fullmatch(names[k])]
@@ -548,14 +548,14 @@ def _rename_head(own, head, sd, names):
     return {k: ours + name.removeprefix(start) for k, name in inside.items()}
 
 # %% ../nbs/api/26_weights.ipynb #db1af19e
-# what a file has beside a body, but is not its head
+# what a file may have next to a body, other than its head
 _no_head = re.compile(
     r'queue|project|proj_|predict|prototype|decoder|aux|momentum|mask|cent(er|re)|criterion|loss'
     r'|adapter|text|token|logit_scale|memory|neck|embed|confmat|teacher|student', re.I)
 _usual_head = re.compile(r'(^|[._])(fc|linear|cls|head|classif\w*|logits|output|top)', re.I)
 
 def _sibling(key, prefix):
-    "The module beside the one with the names `prefix` that contains `key`"
+    "Name the module next to the one named `prefix` that contains `key`"
     parts = key.split('.')
     same = 0
     for a, b in zip(parts, prefix.split('.')):
@@ -564,14 +564,14 @@ def _sibling(key, prefix):
     return '.'.join(parts[:same + 1])
 
 def _layers_of(tensors):
-    "Names of the linear layers among `tensors`, or of 1×1 convolutions"
+    "List the linear layers and 1×1 convolutions among `tensors`"
     return [k.removesuffix('weight') for k, v in tensors.items() if k.endswith('weight')
             and (v.ndim == 2 or v.ndim == 4 and v.shape[2:] == (1, 1))]
 
 
 # %% ../nbs/api/26_weights.ipynb #5928ad91
 def _possible_heads(rest, prefix):
-    "Modules beside a body that can compute scores: name → tensors; just one if it is called a head"
+    "Find modules next to a body that may compute scores, or only the one named like a head"
     modules = {}
     for k, v in rest.items():
         modules.setdefault(_sibling(k, prefix), {})[k] = v
@@ -587,7 +587,7 @@ def _possible_heads(rest, prefix):
 
 # %% ../nbs/api/26_weights.ipynb #51245867
 def _take_head(match, ours, outside, prefix):
-    "Give a linear layer beside the body the name of the model's head, or explain why it is left"
+    "Rename a linear layer next to the body to the model's head, or explain why not"
     matrices = [k for k in match.head if match.own[k].ndim == 2]
     if len(matrices) != 1 or ours[matrices[0]] in match.left: return
     body = {ours[k] for k in ours if k not in match.head}
@@ -600,7 +600,7 @@ def _take_head(match, ours, outside, prefix):
     layers, like = _layers_of(tensors), match.own[matrices[0]]
     n_features = tensors[layers[0] + 'weight'].shape[1]
     if len(layers) > 1:
-        # fastai's head takes the maxima of the maps, too
+        # fastai's head also takes the maxima of the maps
         is_for_body = n_features in (like.shape[1], 2*like.shape[1])
         if is_for_body: match.why |= dict.fromkeys(tensors, _other_head(tensors, layers))
     elif n_features == like.shape[1] and len(tensors) == len(match.head):
@@ -608,7 +608,7 @@ def _take_head(match, ours, outside, prefix):
 
 # %% ../nbs/api/26_weights.ipynb #fdd174e4
 def _move(match, tensors, start, new):
-    "Let the file's layer `start` be the layer `new` of the model"
+    "Use the file's layer `start` as the model's layer `new`"
     for k, v in tensors.items():
         name = new + k.removeprefix(start)
         match.left.pop(k, None)
@@ -616,10 +616,10 @@ def _move(match, tensors, start, new):
     match.moved += tensors
 
 def _other_head(tensors, layers):
-    "Why a head of another kind than the model's is left, and how to load it"
+    "Explain why a head of a different kind is not loaded, and how to load it"
     n_norms = sum(k.endswith('running_mean') for k in tensors)
     kinds = [f'{len(layers)} linear layer{"s"*(len(layers) > 1)}']
-    if n_norms: kinds.append(f'{n_norms} of BatchNorm')
+    if n_norms: kinds.append(f'{n_norms} BatchNorm layer{"s"*(n_norms > 1)}')
     todo = "create the network as fastai's vision_learner does" if n_norms == len(layers) == 2 \
         else 'give the network the same head first'
     return f"the file's head, {' and '.join(kinds)}; to load it, {todo}"
@@ -629,7 +629,7 @@ def _other_head(tensors, layers):
 class _Unclear(CourseError): "A tensor name in the file could stand for several names in the model"
 
 def _with_dots(sd, own, label):
-    "`sd` under a model's names if its own have no dots, as LitEma's, or underscores instead"
+    "Rename `sd` to a model's names if its own lack dots, as in LitEma, or have underscores"
     if any('.' in k for k in sd) or not any('.' in k for k in own): return sd
     for marks in ('.', '._'):
         res = _by_letters(sd, own, label, marks)
@@ -637,7 +637,7 @@ def _with_dots(sd, own, label):
     return sd
 
 def _by_letters(sd, own, label, marks):
-    "`sd` under the names of a model that are equal without `marks`"
+    "Rename `sd` to the names of a model that are equal without `marks`"
     names = without_dots(own, marks)
     sd = {re.sub(f'[{marks}]', '', k): v for k, v in sd.items()} if '_' in marks else sd
     # the name of the averaged module may come first
@@ -647,26 +647,26 @@ def _by_letters(sd, own, label, marks):
     res = {}
     for k, v in sd.items():
         found = names.get(k.removeprefix(start), [k])
-        if len(found) > 1: raise _Unclear(f'{label}: its average names a tensor {k}, without dots, '
-                                          f'which can be {" or ".join(found)}; nothing was loaded')
+        if len(found) > 1: raise _Unclear(f'{label}: its average has a tensor {k}, without dots, '
+                                          f'which may be {" or ".join(found)}; nothing was loaded')
         res[found[0]] = v
     return res
 
 
 # %% ../nbs/api/26_weights.ipynb #98bce71f
 def _whole_weights(sd, own):
-    "`sd` with the weights that it keeps in parts computed, unless the model keeps its own in parts"
+    "Compute the weights that `sd` stores in parts, unless the model also stores them in parts"
     _, parts_of_own = _compute_weights(own)
     return (sd, {}) if parts_of_own else _compute_weights(sd)
 
 def _lacks_body(theirs, ours, head):
-    "Whether a parameter or average of the model's body has no tensor of its name in the file"
+    "Whether the file lacks any parameter or running average of the model's body"
     body = [k for k in ours if k not in head and 'num_batches' not in k]
     return any(k not in theirs for k in body)
 
 # %% ../nbs/api/26_weights.ipynb #71608666
 def _without_wrapper(ours, theirs):
-    "`theirs` without a module around layers or blocks, such as `module`; unchanged if not complete"
+    "Remove a wrapper of layers or blocks, such as `module`, from `theirs`, if all then match"
     known = {part for k in ours for part in k.split('.')}
     inner = {part for k in theirs.values() for part in k.split('.')[1:-1]}
     for wrapper in sorted(inner - known):
@@ -677,10 +677,10 @@ def _without_wrapper(ours, theirs):
 
 # %% ../nbs/api/26_weights.ipynb #1f37b10b
 def _norms_in_convs(ours, theirs, facts):
-    "`theirs` with the BatchNorms that training for quantization fuses with convolutions and ReLUs"
+    "Rename BatchNorms that quantization-aware training fused with convolutions and ReLUs"
     if not facts or not any('weight_fake_quant' in k for k in theirs): return theirs
     def rename(k):
-        "The model's name for `k` before fusion"
+        "Return the model's name for `k` before fusion"
         for start in _starts_of(k):
             module, _, last = k.removeprefix(start).rpartition('.')
             conv, _, inner = module.rpartition('.')
@@ -691,13 +691,13 @@ def _norms_in_convs(ours, theirs, facts):
     return {k: rename(k) for k in theirs}
 
 def _starts_of(name):
-    "The modules that `name` may be in: '', 'model.' and so on"
+    "List the prefixes of `name`: '', 'model.' and so on"
     parts = name.split('.')
     return [''.join(f'{o}.' for o in parts[:i]) for i in range(len(parts))]
 
 # %% ../nbs/api/26_weights.ipynb #bf20053a
 def _common_names(own, head, sd, facts=None):
-    "Tensor → its name in the form that both sides share, for a model and for a file"
+    "Map the tensors of a model and of a file to names in the same form"
     is_resnet = any(k.startswith('layer1.') for k in usual_names(own).values())
     ours, theirs = usual_names(own, is_resnet), usual_names(sd, is_resnet)
     our_head = {k: ours[k] for k in head}
@@ -715,7 +715,7 @@ def _common_names(own, head, sd, facts=None):
     return ours, theirs
 
 def _place(match, name, key):
-    "Find the tensor that the file calls `key` for the model's tensor `name`"
+    "Find the file's tensor `key` for the model's tensor `name`"
     if key in match.left: _found(match, name, match.left.pop(key))
     else: _absent(match, name)
     if key in match.done and name in match.new:
@@ -758,15 +758,16 @@ _spare = re.compile(
     rf'|{_derived.pattern}|{_observers.pattern}')
 
 def _quantized(match, missing):
-    "Why the tensors of a quantized network do not fit; '' for any other"
+    "Explain why the tensors of a quantized network do not fit; '' for any other"
     own_names = [k for k in match.left if not _observers.search(k)]
     is_prepared = len(own_names) < len(match.left)
     if any(_converted.search(k) for k in own_names) and (missing or match.report.missing):
-        return 'it holds integers of a quantized network; give the checkpoint that was quantized'
+        return 'it holds integers of a quantized network; use the checkpoint from before ' \
+               'quantization'
     def has_norms(names): return any(k.endswith('running_mean') for k in names)
     if is_prepared and has_norms(missing) and not has_norms([*match.left, *match.new]):
-        return 'it is of a network prepared for quantization, with BatchNorm folded into its ' \
-               'convolutions; give the checkpoint that was prepared, or load it into a network ' \
+        return 'it is from a network prepared for quantization, with BatchNorm folded into its ' \
+               'convolutions; use the checkpoint from before that, or load it into a network ' \
                'prepared in the same way'
     return ''
 
@@ -775,7 +776,7 @@ def _quantized(match, missing):
 _adapter = re.compile(r'(^|[._])(lora|lokr|loha|hada|oft|vera|dora)_\w+', re.I)
 
 def _incomplete(match, missing):
-    "Why a file's weights can only be completed where they were trained; '' if they are complete"
+    "Explain why only the training code can complete a file's weights; '' if they are complete"
     left = list(match.left)
     adapters = [k for k in left if _adapter.search(k)]
     parts = [k for k in left if '.parametrizations.' in k]
@@ -786,7 +787,7 @@ def _incomplete(match, missing):
         return f'it holds adapters ({shorten(adapters)}), {what}; call merge_and_unload() of ' \
                f'peft where they were trained, {again}'
     if parts:
-        return 'it keeps weights in parts, with a rule that is not in the file ' \
+        return 'it stores weights in parts, with a rule that is not in the file ' \
                f'({shorten(parts)}); call torch.nn.utils.parametrize.remove_parametrizations' \
                f'(module, "weight") for each where they were trained, {again}'
     return _split_up(match, missing) or _folded(match, missing)
@@ -794,27 +795,27 @@ def _incomplete(match, missing):
 
 # %% ../nbs/api/26_weights.ipynb #77066f95
 def _split_up(match, missing):
-    "Why a file holds only a share of the weights; '' if it does not"
+    "Explain why a file holds only a share of the weights; '' if it does not"
     if any('flat_param' in k for k in match.left):
         return "it holds FSDP's flat parameters; save the network with " \
                'StateDictType.FULL_STATE_DICT'
     n_empty = sum('shape (0,)' in o for o in match.bad.values())
     if n_empty > 1 and n_empty > len(match.bad)/2:
-        return 'its tensors are empty, as each process has a share of them; with DeepSpeed, run ' \
-               "zero_to_fp32.py in the checkpoint's folder"
+        return 'its tensors are empty, because each process has a share of them; with DeepSpeed, ' \
+               "run zero_to_fp32.py in the checkpoint's folder"
     shard = re.search(r'-\d+-of-0*(\d+)\.', match.report.source)
-    if shard and missing: return f'it is one of {shard[1]} parts; give the file whose name ends ' \
-                                 'in .index.json, which names all of them'
+    if shard and missing: return f'it is one of {shard[1]} parts; use the file whose name ends ' \
+                                 'in .index.json, which lists them all'
     return ''
 
 def _folded(match, missing):
-    "Say so if BatchNorm was folded into the convolutions; '' otherwise"
+    "Explain that BatchNorm was folded into the convolutions; '' if it was not"
     norms = {k.rpartition('.')[0] for k in match.own if k.endswith('running_mean')}
     is_norms = bool(missing) and all(k.rpartition('.')[0] in norms for k in missing)
     is_biases = bool(match.left) and all(k.endswith('.bias') for k in match.left)
     if not is_norms or not is_biases: return ''
     return 'its convolutions have biases instead of BatchNorm, which was folded into them; ' \
-           'give the checkpoint from before that'
+           'use the checkpoint from before that'
 
 
 # %% ../nbs/api/26_weights.ipynb #0577e540
@@ -822,7 +823,7 @@ def _problems(match):
     "List the reasons not to load a file, and tell whether it is from a different network"
     missing = [k for k in match.report.missing if k not in match.head]
     extra = [k for k in match.left if not _spare.search(k)]
-    # masked autoencoders also have a decoder, which is the smaller part
+    # masked autoencoders also have a decoder, which is smaller
     decoder = [k for k in match.left if k.startswith('decoder')]
     if len(decoder) > len(match.new): extra += decoder
     n_body = len(match.own) - len(match.head)
@@ -834,8 +835,8 @@ def _problems(match):
         res.append(': '.join(filter(None, [shorten(bad), match.advice])))
     if missing: res.append(f'{len(missing)} of {n_body} tensors are missing ({shorten(missing)})')
     if missing and all(re.search(r'running_(mean|var)$', k) for k in missing):
-        res[-1] += "; an average of parameters has none of BatchNorm's statistics, so give the " \
-                   'file that holds the plain weights beside it'
+        res[-1] += "; an average of parameters lacks BatchNorm's statistics, so use the " \
+                   'file that also contains the plain weights'
     if extra: res.append(f'{len(extra)} of its tensors are not in the model ({shorten(extra)})')
     other_network = bool(missing or extra or match.wrong_shape)
     return res, other_network
@@ -854,7 +855,7 @@ class _Candidate:
     error:CourseError = None # Set if two of its tensors get the same name
 
 def _prefixes(sd, n):
-    "Prefixes of at least `n` tensors, ignoring BatchNorm's counters, shortest first"
+    "List prefixes of at least `n` tensors, ignoring BatchNorm's counters, shortest first"
     counts = Counter()
     for k in sd:
         if k.endswith('num_batches_tracked'): continue
@@ -864,7 +865,7 @@ def _prefixes(sd, n):
     return ['', *sorted(found, key=lambda p: p.count('.'))] if n > 3 else ['']
 
 def _inside(sd, prefix):
-    "The tensors under a prefix, and a head outside it"
+    "Return the tensors under a prefix, and any head outside it"
     part = {k.removeprefix(prefix): v for k, v in sd.items() if k.startswith(prefix)}
     has_head = any(map(is_head, usual_names(part).values()))
     if prefix and not has_head:
@@ -873,7 +874,7 @@ def _inside(sd, prefix):
 
 # %% ../nbs/api/26_weights.ipynb #8f6f4a44
 def _candidates(own, head, sets, label, facts=None):
-    "All candidate weights for a model with the tensors `own`; those in `head` compute scores"
+    "List all candidate weights for a model with the tensors `own`; those in `head` compute scores"
     body = [k for k in own if k not in head and 'num_batches_tracked' not in k]
     res = []
     for group, sd in sets.items():
@@ -897,8 +898,8 @@ def _check_share(fitting, sets):
         others = [o.prefix for o in fitting if o.group == c.group]
         rest = [k for k in sd if not any(map(k.startswith, others))]
         if c.prefix and len(rest) > len(c.sd):
-            c.problems = [f'only its part {c.path!r} does, and {len(rest)} other tensors are of a '
-                          f'different network (if you want that part: part={c.path!r})']
+            c.problems = [f'only its part {c.path!r} does, and {len(rest)} other tensors belong to '
+                          f'a different network (to load only that part, pass part={c.path!r})']
 
 # %% ../nbs/api/26_weights.ipynb #3ebfea0c
 def _check_unclear(found, fitting, part):
@@ -913,8 +914,8 @@ def _check_unclear(found, fitting, part):
 
 # %% ../nbs/api/26_weights.ipynb #ca2f1f6e
 def _unused(found, best, sets):
-    "The averages in a file that do not fit, and why: path → reason"
-    no_names = 'its tensors have no names, and other shapes than the plain weights'
+    "Map the path of each average that does not fit to the reason"
+    no_names = "its tensors have no names, and their shapes differ from the plain weights'"
     res = dict.fromkeys(sets.unnamed, no_names)
     for c in found:
         is_large = 2*len(c.sd) >= len(best.sd)
@@ -924,7 +925,7 @@ def _unused(found, best, sets):
 
 # %% ../nbs/api/26_weights.ipynb #0ec09608
 def _misfit(found, label):
-    "The error for a file in which no part fits, describing the part that comes closest"
+    "Create the error for a file in which no part fits; it describes the part that comes closest"
     broken = next((c.error for c in found if c.error), None)
     tried = [c for c in found if c.match]
     if not tried: return broken
@@ -936,7 +937,7 @@ def _misfit(found, label):
                        f'loaded{hint}')
 
 def _choose(model, sets, label, part):
-    "The set of weights to load, and the other sets that fit; raises `CourseError` if none fits"
+    "Choose the set of weights to load among those that fit; raise `CourseError` if none fits"
     found = _candidates(model.state_dict(), _head_names(model), sets, label, _Facts(model))
     fitting = [c for c in found if not c.problems and not c.error]
     if part is None: _check_share(fitting, sets)
@@ -955,7 +956,7 @@ def _choose(model, sets, label, part):
 
 # %% ../nbs/api/26_weights.ipynb #f391cb5c
 def _body_shapes(sd):
-    "Name → shape of each tensor that doesn't belong to the head or to a tool"
+    "Map each tensor that doesn't belong to the head or a tool to its shape"
     names = [k for k in sd if not _spare.search(k) and not is_head(k)]
     return {k: tuple(sd[k].shape) for k in names}
 
@@ -965,7 +966,7 @@ def _count_blocks(sd):
     return len({m[0] for m in matches if m})
 
 def _stem_options(sd):
-    "Options of `create_model` that the stem and head reveal; None if `sd` is not a ResNet's"
+    "Infer `create_model` options from the stem and head; None if `sd` is not from a ResNet"
     if 'bn1.weight' not in sd or 'layer1.0.conv1.weight' not in sd: return None
     w = sd.get('conv1.weight', sd.get('conv1.0.weight'))
     if w is None or w.ndim != 4: return None
@@ -979,7 +980,7 @@ def _stem_options(sd):
 def _possible_shortcuts(sd):
     "List the shortcut options that the projections allow, most common first"
     basic = 'layer1.0.conv3.weight' not in sd
-    # only option C has projections even if the shape does not change
+    # only option C has projections where the shape does not change
     if basic and 'layer1.0.downsample.0.weight' in sd: return ['C']
     if 'layer1.1.downsample.0.weight' in sd: return ['C']
     return ['B', 'A']
@@ -1015,14 +1016,14 @@ def variant_of(
 )->str|None: # 'v1', 'v1.5' or 'v2'; None if v1 and v1.5 are the same, and for other networks
     "Name the variant of a ResNet"
     if isinstance(model, ResNet) and model.bn_out is not None: return 'v2'
-    # the ResNets of torchvision and timm have the same names for the same layers
+    # torchvision's and timm's ResNets use the same names for these layers
     block = getattr(model, 'layer2', [None])[0]
-    # and only bottlenecks have a third convolution
+    # only bottlenecks have a third convolution
     if not hasattr(block, 'conv3'): return None
     return 'v1' if block.conv1.stride[0] == 2 else 'v1.5'
 
 # %% ../nbs/api/26_weights.ipynb #638b5858
-# options that change the outputs but not necessarily any shape
+# options that change the outputs, but not necessarily any shapes
 _invisible = 'act', 'shortcut', 'groups', 'norm', 'overlap'
 
 def _check_kind(model, variant, cfg, label):
@@ -1042,7 +1043,7 @@ def _check_kind(model, variant, cfg, label):
 
 # %% ../nbs/api/26_weights.ipynb #b021c090
 def _arch_name(model):
-    "Name of a model's architecture: its own, or the first network that fits its weights"
+    "Name a model's architecture: its own name, or the first network that fits its weights"
     cfg = cfg_of(model)
     if not cfg:
         fits = infer_arch(model.state_dict())
@@ -1050,7 +1051,7 @@ def _arch_name(model):
     return cfg.get('name', type(model).__name__.lower())   # such as torchvision's AlexNet
 
 def _torchvision_arch(model):
-    "Find torchvision's name for an architecture; raises `CourseError` if there are no weights"
+    "Find torchvision's name for an architecture; raise `CourseError` if there are no weights"
     from torchvision.models import list_models as tv_models   # slow to import
     theirs, name = tv_models(), _arch_name(model)
     arch = name.removesuffix('_tv')
@@ -1066,7 +1067,7 @@ def _has_published_hash(path):
     return checksum(path).startswith(path.stem.rpartition('-')[2])
 
 def _download(url, path):
-    "Download one of torchvision's files; raises `MissingFileError` if that fails"
+    "Download one of torchvision's files; raise `MissingFileError` if that fails"
     try: fetch(url, path)
     except (CourseError, OSError) as e: why = str(e)
     else:
@@ -1081,7 +1082,7 @@ def torchvision_file(
     model:nn.Module, # Determines which architecture's weights to download
     name:str='torchvision' # 'IMAGENET1K_V1', 'IMAGENET1K_V2', or 'torchvision' for V1
 )->Path: # File in torch's hub cache
-    "Download torchvision's ImageNet weights unless they are cached; raises `CourseError`"
+    "Download torchvision's ImageNet weights unless cached; raise `CourseError` if that fails"
     from torchvision.models import get_model_weights
     if name == 'torchvision': name = 'IMAGENET1K_V1'
     arch = _torchvision_arch(model)
@@ -1090,13 +1091,13 @@ def torchvision_file(
     path = Path(torch.hub.get_dir())/'checkpoints'/url.rpartition('/')[2]
     if not path.exists(): _download(url, path)
     elif not _has_published_hash(path):
-        raise CourseError(f'{path}: damaged (its checksum is wrong); delete it, and try again '
-                          'to download it')
+        raise CourseError(f'{path}: damaged (its checksum is wrong); delete it and download it '
+                          'again')
     return path
 
 # %% ../nbs/api/26_weights.ipynb #a9fa6951
 def _source(model, source):
-    "Read weights from any source; returns sets of tensors, metadata, and a label for messages"
+    "Read weights from any source; return sets of tensors, metadata, and a label for messages"
     if isinstance(source, (dict, nn.Module)):
         return weight_sets(source, 'state dict'), {}, 'state dict'
     if isinstance(source, str) and re.fullmatch(r'torchvision|\w*\.?IMAGENET1K_V\d', source):
@@ -1110,7 +1111,7 @@ def _source(model, source):
     return *read_weight_sets(source), path.name
 
 def _fitting_model(sd):
-    "The `create_model` call that fits the weights, for an error message, or ''"
+    "Return the `create_model` call that fits the weights, for an error message, or ''"
     fits = infer_arch(sd)
     if not fits: return ''
     args = ', '.join(f'{k}={v!r}' for k, v in fits[0].items())
@@ -1118,10 +1119,10 @@ def _fitting_model(sd):
 
 # %% ../nbs/api/26_weights.ipynb #a46d3dc2
 def _why_taken(path, others, sets):
-    "Why the set at `path` is preferred to the ones at `others`, for the report"
+    "Explain why the set at `path` is preferred to the ones at `others`, for the report"
     rank, ranks = preference(path, sets), [preference(o, sets) for o in others]
     if rank == min(ranks): return 'because it comes first'
-    if rank == 1: return f'because {others[0]!r} is a copy that training keeps for itself'
+    if rank == 1: return f'because {others[0]!r} is a copy that is only used in training'
     if min(ranks) == 2: return 'because a teacher or an average is preferred to a student'
     return 'because an average is preferred'
 
@@ -1134,7 +1135,7 @@ def load_weights(
     variant:str=None, # Variant in which the weights were trained: 'v1', 'v1.5', 'v2'; None: unknown
     part:str=None # Which of several sets of weights to load, such as 'model'; None: prefer averaged
 )->LoadReport: # Report on what was loaded and what was not
-    """Load weights under any key names; raises `CourseError` unless every tensor of the body fits.
+    """Load weights under any key names; raise `CourseError` unless every tensor of the body fits.
 
     Names are 'torchvision', 'IMAGENET1K_V1', 'IMAGENET1K_V2' and the names in `shipped_weights()`.
     """
@@ -1152,6 +1153,6 @@ def load_weights(
         report.taken, report.others = best.path or 'the top level', others
         if part is None: report.why = _why_taken(best.path, others, sets)
     new = OrderedDict(match.new)
-    new._metadata = model.state_dict()._metadata   # torchvision's MNASNet asks for its version
+    new._metadata = model.state_dict()._metadata   # torchvision's MNASNet looks up its version
     model.load_state_dict(new, strict=False)
     return report

@@ -565,7 +565,8 @@ def _(d, sd):
     average = prefixed(lit_ema(network(sd)), 'model_ema.')
     return save(d, dict(state_dict=prefixed(sd, 'model.') | average), 'w.ckpt')
 
-@good("the weights beside LitEma's average", "taken: 'state_dict', of several", part='state_dict')
+@good("the weights beside LitEma's average", "taken: 'state_dict', one of several",
+      part='state_dict')
 def _(d, sd):
     average = prefixed(lit_ema(network(sd)), 'model_ema.')
     return save(d, dict(state_dict=prefixed(sd, 'model.') | average))
@@ -598,7 +599,7 @@ def other(): return create_model('resnet8').state_dict()
 
 def params(sd): return {k: v for k, v in sd.items() if not re.search('running|num_batches', k)}
 
-@good("Lightning's WeightAveraging, sorted by name", "taken: 'state_dict', of several")
+@good("Lightning's WeightAveraging, sorted by name", "taken: 'state_dict', one of several")
 def _(d, sd):
     ckpt = lightning(sd, WeightAveraging=dict(latest_update_step=3))
     ckpt['averaging_state'] = dict(n_averaged=torch.tensor(3))
@@ -617,7 +618,7 @@ def _(d, sd):
     ema = dict(original_weights=prefixed(other(), 'model.'), ema_weights=prefixed(sd, 'model.'))
     return save(d, lightning(other(), **{"EMA{'decay': 0.999}": ema}))
 
-@good('the plain weights beside the average of a callback', "taken: 'state_dict', of several",
+@good('the plain weights beside the average of a callback', "taken: 'state_dict', one of several",
       part='state_dict')
 def _(d, sd):
     return save(d, lightning(sd, EMACallback=dict(ema_state_dict=prefixed(other(), 'model.'))))
@@ -650,7 +651,7 @@ def _(d, sd): return save(d, dict(model=sd, ema=dict(shadow=params(sd), decay=.9
 def _(d, sd):
     return save(d, dict(model=sd, ema={k.replace('.', '_'): v for k, v in params(sd).items()}))
 
-@good("MMEngine's files, where the two are exchanged", "taken: 'state_dict', of several")
+@good("MMEngine's files, where the two are exchanged", "taken: 'state_dict', one of several")
 def _(d, sd):
     ema = prefixed(other(), 'module.backbone.') | dict(steps=torch.tensor(3))
     meta = dict(epoch=3, mmengine_version='0.10.4')
@@ -709,7 +710,7 @@ def _(d, sd): return save(d, prepared(sd, True).state_dict())
 @good('several averages in a list', "taken: 'ema.0'")
 def _(d, sd): return save(d, dict(models=[other()], ema=[sd]))
 
-@good('folds under their numbers', "taken: '0', of several")
+@good('folds under their numbers', "taken: '0', one of several")
 def _(d, sd): return save(d, {0: sd, 1: other()})
 
 @good('a number of the training beside the weights', 'ema_decay (not in the model)')
@@ -801,14 +802,15 @@ def _(d, sd): return save(d, replaced(sd, fc__weight=sd['fc.weight'][..., None, 
 
 # The one that is taken of two, and why
 
-@good('a student and a teacher under short names', "taken: 'model_t', of several sets of weights, "
+@good('a student and a teacher under short names',
+      "taken: 'model_t', one of several sets of weights, "
       'because a teacher or an average is preferred to a student')
 def _(d, sd): return save(d, dict(model_s=create_model('resnet8').state_dict(), model_t=sd))
 
-@good('the student of the two', "taken: 'net_s', of several sets", part='net_s')
+@good('the student of the two', "taken: 'net_s', one of several sets", part='net_s')
 def _(d, sd): return save(d, dict(net_t=create_model('resnet8').state_dict(), net_s=sd))
 
-@good('two networks with equal rights', "taken: 'net1', of several sets of weights, "
+@good('two networks with equal rights', "taken: 'net1', one of several sets of weights, "
       'because it comes first')
 def _(d, sd): return save(d, dict(net1=sd, net2=create_model('resnet8').state_dict()))
 
@@ -820,19 +822,19 @@ def _(d, sd): return save(d, dict(model_s=sd, model_t=create_model('resnet32').s
 @bad('a list of averaged parameters alone', 'holds only an average without names')
 def _(d, sd): return save(d, dict(shadow_params=list(params(sd).values()), decay=.99))
 
-@bad("LitEma's average of a network with BatchNorm, alone", 'give the file that holds the plain')
+@bad("LitEma's average of a network with BatchNorm, alone", 'use the file that also contains')
 def _(d, sd): return save(d, lit_ema(network(sd)))
 
 @bad('calibrated for quantization, without BatchNorm', 'a network prepared for quantization')
 def _(d, sd): return save(d, prepared(sd, False).state_dict())
 
-@bad('a network of 8-bit integers', 'integers of a quantized network; give the checkpoint that')
+@bad('a network of 8-bit integers', 'integers of a quantized network; use the checkpoint from')
 def _(d, sd):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         return save(d, quantize_fx.convert_fx(prepared(sd, False)).state_dict())
 
-@bad('a head of 8-bit integers', 'integers of a quantized network; give the checkpoint that')
+@bad('a head of 8-bit integers', 'integers of a quantized network; use the checkpoint from')
 def _(d, sd):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -1019,7 +1021,7 @@ def _(d, sd): return save_safetensors({k: sd[k] for k in list(sd)[:20]}, d/'w.sa
 @bad('a part that the file does not have', "unknown part 'ema'", part='ema')
 def _(d, sd): return save(d, dict(state_dict=sd, model=sd))
 
-@bad('a piece of a large network', 'are of a different network')
+@bad('a piece of a large network', 'belong to a different network')
 def _(d, sd):
     rest = prefixed(create_model('resnet32').state_dict(), 'decoder.')
     return save(d, prefixed(body(sd), 'encoder.') | rest)

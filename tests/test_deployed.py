@@ -85,7 +85,7 @@ def test_normalization_is_exact(tmp_path):
     with torch.no_grad(): want = net((x/255 - mean)/std)
     onnx = OnnxModel(tmp_path/'w.onnx')
     assert (onnx(x) - want).abs().max() < 1e-5
-    assert str(onnx) == 'resnet8 as ONNX, for images of bytes, NCHW, of its size'
+    assert str(onnx) == 'resnet8 as ONNX, for byte images, NCHW, of its size'
     with pytest.raises(CourseError, match='give it bytes'): onnx(torch.randn(1, 3, 32, 32))
 
 @pytest.mark.parametrize('kind,how,layout', [
@@ -139,7 +139,7 @@ def test_commands_take_them(tmp_path, capsys):
     assert run_command('evaluate', out, '--data', 'digits') == 0
     said = capsys.readouterr().out
     report, _ = evaluate_run(path, 'digits')
-    assert 'resnet8 as ONNX, for images of bytes, NCHW, of any size' in said
+    assert 'resnet8 as ONNX, for byte images, NCHW, of any size' in said
     assert f'{report.n:,} images' in said
     image(20, 30, 3).save(tmp_path/'im.png')
     assert run_command('predict', tmp_path/'im.png', '--model', out) == 0
@@ -163,7 +163,7 @@ def test_int8(tmp_path, capsys):
     assert 2*file.stat().st_size < (Path(rec['path'])/'model.safetensors').stat().st_size
     assert run_command('evaluate', file, '--data', 'digits') == 0
     out = capsys.readouterr().out
-    assert 'resnet8 as int8 ONNX, for images of bytes, NHWC, of its size' in out
+    assert 'resnet8 as int8 ONNX, for byte images, NHWC, of its size' in out
     assert f'{float(res[1]):.2f}% of' in out
 
 @pytest.mark.parametrize('args,says', [

@@ -143,7 +143,7 @@ def test_a_checkpoint_holds_groups_and_folds(more, scans, tmp_path):
 def test_a_function_is_not_repeated_silently(scans, tmp_path):
     rec, _ = train_run(scans, 'resnet8', size=8, bs=8, epochs=1, group=patient_of, out=tmp_path,
                        setup=quiet)
-    with pytest.raises(CourseError, match='<function patient_of>, which a record cannot hold'):
+    with pytest.raises(CourseError, match='<function patient_of>, which a record cannot store'):
         evaluate_run(rec['path'])
 
 # Folds

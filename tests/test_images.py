@@ -85,7 +85,7 @@ def _(folder):
 @faults.error('dataset.json that is not JSON', 'is not JSON')
 def _(folder): with_file(folder, 'dataset.json', '{')
 
-@faults.error('dataset.json without a class there is', 'does not know the class b')
+@faults.error('dataset.json without a class there is', 'does not list the class b')
 def _(folder): with_file(folder, 'dataset.json', '{"classes": {"a": "A"}}')
 
 # Files among the images
@@ -316,7 +316,7 @@ def test_small_images_keep_their_size(tmp_path, mode):
     photos(tmp_path/'x', 20, mode=mode)
     assert get_dls(tmp_path/'x', bs=8, device='cpu').size == 32
     noise((33, 32), mode=mode).save(tmp_path/'x/a/odd.png')
-    with pytest.warns(LeftOutWarning, match='1 of 41 images are not 32×32 px: resized'):
+    with pytest.warns(LeftOutWarning, match='1 of 41 images were resized to 32×32 px'):
         assert get_dls(tmp_path/'x', bs=8, device='cpu').size == 32
 
 def test_pixels_that_fit_no_range(tmp_path):

@@ -171,7 +171,7 @@ def test_other_names_of_splits(tmp_path, names):
     for name in names: photos(tmp_path/name)
     dls, _ = load(tmp_path)
     assert [len(dl.dataset) for dl in dls.loaders] == [22, 24, 2]
-    assert 'no test images are given: drawn from the training images' in dls.describe()
+    assert 'no test images are given, so they were drawn from the training images' in dls.describe()
 
 @pytest.mark.parametrize('name, split', [('Test', 'test'), ('trains', None), ('test1', 'test'),
                                          ('contest', None), ('valley', None), ('dev', 'valid')])

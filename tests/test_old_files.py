@@ -77,4 +77,4 @@ def test_files_of_a_later_version_are_refused(make, tmp_path):
     old = Path(__file__).parent/'fixtures/v0_1_0'
     shutil.copytree(old, tmp_path, dirs_exist_ok=True)
     read = make(tmp_path)
-    with pytest.raises(CourseError, match='resnet-course 9.9 wrote it, and this is'): read()
+    with pytest.raises(CourseError, match='written by resnet-course 9.9, and this is'): read()

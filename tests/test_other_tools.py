@@ -74,7 +74,7 @@ def test_collate_of_dicts():
     (lambda i: (X[i], torch.full((4,), .25)), 'one-hot vector'),
     (lambda i: (X[i], 'a'), "number or a one-hot vector, got 'a'"),
     (lambda i: (X[i], None), 'got None'), (lambda i: (X[i],), 'give .image, class.'),
-    (lambda i: (X[i], 4), 'class 4, but names for classes 0 to 3'),
+    (lambda i: (X[i], 4), 'class 4, but only names for 0 to 3'),
     (lambda i: (X[i], -1), 'class -1'),
     (lambda i: (X[i].byte(), 1), 'which no network accepts: add ToDtype')])
 def test_items_that_are_refused(item, says):
@@ -214,7 +214,7 @@ def test_run_of_ones_own_network(saved, tmp_path):
     assert got.classes == want.classes
     np.testing.assert_allclose(got.probs, want.probs, atol=1e-5)
     for f in (lambda: evaluate_run(tmp_path), lambda: load_model(tmp_path/'model.safetensors')):
-        with pytest.raises(CourseError, match='give the network that it belongs to'): f()
+        with pytest.raises(CourseError, match='pass the network that it belongs to'): f()
     with pytest.raises(CourseError, match='do not match'):
         evaluate_run(tmp_path, model=create_model('resnet8', n_in=1))
 
@@ -272,7 +272,7 @@ def test_images_of_several_sizes(make, tmp_path):
 def test_images_with_several_channels(tmp_path):
     data = [torch.zeros(3 - 2*(i%2), 32, 32) for i in range(64)]
     learn = course_learner(loaders(lambda i: (data[i], int(Y[i]))), pooled(4), precision='fp32')
-    with pytest.raises(CourseError, match='differ in their channels .*Grayscale'): learn.fit(1)
+    with pytest.raises(CourseError, match='differ in channels .*Grayscale'): learn.fit(1)
 
 def test_a_network_that_stacks(tmp_path):
     "Tensors of several sizes inside of a network are its own error"

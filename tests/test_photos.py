@@ -327,7 +327,7 @@ def test_other_peoples_transforms_on_small_images(augment):
 @pytest.mark.parametrize('augment, words', [
     ([v2.RandomResizedCrop(32)], 'crop to the'),
     ([v2.ToDtype(torch.float32, scale=True)], 'leave out transforms that convert'),
-    ([T.ToTensor()], 'fail on an image of bytes'),
+    ([T.ToTensor()], 'fail on a byte image'),
     ([3], 'not a transform'), (['crop'], 'not a transform'),
     ([RandomCrop(40), ScaleJitter(40)], 'two crops')], ids=str)
 def test_transforms_that_cannot_be_used(real_photos, augment, words):
@@ -498,7 +498,7 @@ def test_timms_randaugment(real_photos, config):
     for seed in range(40):
         with seeded(seed): want = T.functional.pil_to_tensor(theirs(im))
         assert torch.equal(ours.one(x, seed), want)
-    with pytest.raises(CourseError, match='is not a configuration'):
+    with pytest.raises(CourseError, match='is not a timm configuration'):
         get_dls(real_photos, size=32, augment='rand-quux9')
 
 @needs_fork

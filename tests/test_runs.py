@@ -83,7 +83,7 @@ def test_unreadable_files_change_no_split(photo_run, photo_folder, broken):
 
 def test_a_class_whose_images_are_all_unreadable(photo_folder):
     for f in (photo_folder/'a').iterdir(): f.write_bytes(b'no image')
-    with pytest.raises(CourseError, match="no training images of 'a' are left"):
+    with pytest.raises(CourseError, match="no readable training images of 'a' are left"):
         get_dls(photo_folder, skip_bad=True)
 
 def test_root_given_by_a_relative_path(tmp_path, monkeypatch):

@@ -173,7 +173,7 @@ def test_loaders_that_do_not_fit():
     def learner(item): return course_learner([DataLoader(Items(item), 4)]*2, 'resnet8')
     with pytest.raises(CourseError, match='with the channels last'):
         learner(lambda i: (torch.rand(16, 12, 3), 0))
-    with pytest.raises(CourseError, match='begin with 0, but an image comes first'):
+    with pytest.raises(CourseError, match='begin with 0, but the image must come first'):
         learner(lambda i: (i, torch.rand(3, 16, 16), 0))
     dls = get_dls('digits', bs=32, n_train=64)
     with pytest.raises(CourseError, match=r'combine them, as in DataLoaders\(train, valid\)'):

@@ -227,20 +227,20 @@ def test_positions_of_maps_and_branches(name, size, tmp_path):
 
 def test_positions_that_are_not_known():
     "A grid that is not square in the file, mixed patches, and windows that are not square"
-    with pytest.raises(CourseError, match='pos_embed: .*create it for the size of images'):
+    with pytest.raises(CourseError, match='pos_embed: .*create it for the image size'):
         load_weights(timm_vit(224), timm_vit((64, 160)).state_dict())
     timm = pytest.importorskip('timm', reason='timm is not installed')
     for name in ('mixer_s32_224', 'gmlp_ti16_224', 'resmlp_12_224'):
         a, b = (timm.create_model(name, num_classes=3, img_size=o) for o in (128, 64))
-        with pytest.raises(CourseError, match='more: create it for the size of images that'):
+        with pytest.raises(CourseError, match='more: create it for the image size that'):
             load_weights(b, a.state_dict())
     # timm's CrossViT for 224 px has positions for 336 patches, which are no grid of its branch
     cross = timm.create_model('crossvit_tiny_240', num_classes=3)
-    with pytest.raises(CourseError, match='pos_embed_0: .*create it for the size of images'):
+    with pytest.raises(CourseError, match='pos_embed_0: .*create it for the image size'):
         load_weights(timm.create_model('crossvit_tiny_240', num_classes=3, img_size=224),
                      cross.state_dict())
     def swin(*window): return torchvision.models.SwinTransformer([4, 4], 24, [2], [2], list(window))
-    with pytest.raises(CourseError, match='relative_position.*create it for the size of images'):
+    with pytest.raises(CourseError, match='relative_position.*create it for the image size'):
         load_weights(swin(4, 4), swin(4, 8).state_dict())
 
 # Relative positions for another window: title → timm's network, its other size and options,
@@ -306,7 +306,7 @@ def test_indices_of_another_window(version):
     want = b.state_dict()[index]
     report = load_weights(b, a.state_dict())
     assert torch.equal(b.state_dict()[index], want)
-    assert 'follows from the size' in report.skipped[index]
+    assert 'depends on the image size' in report.skipped[index]
     x = torch.randn(1, 3, 32, 32)
     assert b.eval()(x).isfinite().all()
 
