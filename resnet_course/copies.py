@@ -53,7 +53,7 @@ def _candidates(prints, bits):
     groups = defaultdict(list)
     pairs = set()
     for i, o in enumerate(prints):
-        # single-color images all look alike
+        # all single-color images look identical
         if o is None or o.dhash == 0 or o.thumb.std() < 4: continue
         for k in range(8): groups[k, o.dhash >> 8*k & 0xff].append(i)
     for group in groups.values():
