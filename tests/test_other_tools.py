@@ -73,7 +73,7 @@ def test_collate_of_dicts():
     (lambda i: dict(photo=X[i], label=1), "call the image 'image'"),
     (lambda i: (X[i], torch.full((4,), .25)), 'one-hot vector'),
     (lambda i: (X[i], 'a'), "number or a one-hot vector, got 'a'"),
-    (lambda i: (X[i], None), 'got None'), (lambda i: (X[i],), 'give .image, class.'),
+    (lambda i: (X[i], None), 'got None'), (lambda i: (X[i],), 'return .image, class.'),
     (lambda i: (X[i], 4), 'class 4, but only names for 0 to 3'),
     (lambda i: (X[i], -1), 'class -1'),
     (lambda i: (X[i].byte(), 1), 'which no network accepts: add ToDtype')])
