@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['reinstall_command', 'printable', 'CourseError', 'MissingFileError', 'OutOfMemoryError', 'size_advice',
            'memory_advice', 'check_choice', 'is_whole', 'check_int', 'check_number', 'check_type', 'check_path',
-           'check_args', 'shorten', 'default_device', 'check_device', 'use_device', 'check_file', 'utf8_path',
-           'remove_abandoned', 'remove_folder', 'atomic_write', 'write_json', 'parse_json', 'read_json', 'asset',
-           'package_version', 'naming_version', 'html_table', 'align', 'plot_text', 'can_show_bar', 'progress',
+           'check_args', 'shorten', 'number_of', 'default_device', 'check_device', 'use_device', 'check_file',
+           'utf8_path', 'remove_abandoned', 'remove_folder', 'atomic_write', 'write_json', 'parse_json', 'read_json',
+           'asset', 'package_version', 'naming_version', 'html_table', 'align', 'plot_text', 'can_show_bar', 'progress',
            'in_threads']
 
 # %% ../nbs/api/00_core.ipynb #0fd16cdb
@@ -356,6 +356,17 @@ def shorten(
     names = list(map(printable, names))
     more = f' and {len(names) - n} more' if len(names) > n else ''
     return ', '.join(names[:n]) + more
+
+# %% ../nbs/api/00_core.ipynb #506037f7
+@check_args
+def number_of(
+    n:int, # How many there are
+    one:str, # What to call one, for example 'file'
+    many:str=None # What to call any other number; None: `one` with an s
+)->str: # '1 file', or '1,200 files'
+    "Write a number and what it counts, singular or plural"
+    return f'{n:,} {one if n == 1 else many or one + "s"}'
+
 
 # %% ../nbs/api/00_core.ipynb #device02
 def _absence(device):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from .core import (
     CourseError, MissingFileError, check_args, check_choice, check_path, html_table, in_threads,
-    remove_folder, shorten, write_json)
+    number_of, remove_folder, shorten, write_json)
 from resnet_course.listing import (
     Listing, class_folders, count_text, format_of, list_folder, quiet_kinds, readable_formats,
     split_folders)
@@ -250,11 +250,15 @@ def _pair_findings(what, pairs, level, advice):
         kind.append(f'{_pair_name(a)} = {_pair_name(b)}')
     found = []
     if across:
-        text = (f'{what} in two splits: {len(across)} pairs. Results on them measure memorization: '
-                f'{advice}')
+        text = (f'{what} in two splits: {number_of(len(across), "pair")}. Results on them measure '
+                f'memorization: {advice}')
         found.append(Finding('error', text, across))
-    if labels: found.append(Finding(level, f'{what} in two classes: {len(labels)} pairs', labels))
-    if within: found.append(Finding('warning', f'{what} twice: {len(within)} pairs', within))
+    if labels:
+        text = f'{what} in two classes: {number_of(len(labels), "pair")}'
+        found.append(Finding(level, text, labels))
+    if within:
+        text = f'{what} twice: {number_of(len(within), "pair")}'
+        found.append(Finding('warning', text, within))
     return found
 
 # %% ../nbs/api/17_folders.ipynb #af781aa4
@@ -296,25 +300,30 @@ def _file_findings(scans, small, large):
     def name(path): return '/'.join(path.parts[-2:])
     def size(o): return f'{name(o.path)}: {o.size[0]}×{o.size[1]}'
     found = []
-    def add(level, text, files):
-        "Add a finding, with the number of files before `text`"
-        if files: found.append(Finding(level, f'{len(files)} {text}', files))
+    def add(level, files, one, many):
+        "Add a finding about one or many files"
+        if files: found.append(Finding(level, number_of(len(files), one, many), files))
     bad = [o for o in scans if o.error]
-    add('error', 'unreadable files', [f'{name(o.path)}: {o.error}' for o in bad])
+    add('error', [f'{name(o.path)}: {o.error}' for o in bad], 'unreadable file',
+        'unreadable files')
     good = [o for o in scans if not o.error]
     odd = [o for o in good if not _is_named(o)]
-    add('warning', 'files are not in the format that their names suggest',
-        [f'{name(o.path)} is {o.format}' for o in odd])
+    add('warning', [f'{name(o.path)} is {o.format}' for o in odd],
+        'file is not in the format that its name suggests',
+        'files are not in the format that their names suggest')
     tiny = [o for o in good if min(o.size) < small]
-    add('warning', f'images have a side below {small} px', list(map(size, tiny)))
+    add('warning', list(map(size, tiny)), f'image has a side below {small} px',
+        f'images have a side below {small} px')
     huge = [o for o in good if o.size[0]*o.size[1] > large*1e6]
-    add('warning', f'images have more than {large} megapixels', list(map(size, huge)))
+    add('warning', list(map(size, huge)), f'image has more than {large} megapixels',
+        f'images have more than {large} megapixels')
     plain = [o for o in good if o.range[0] == o.range[1]]
-    add('warning', 'images are of one color',
-        [f'{name(o.path)}: gray level {o.range[0]} of 255' for o in plain])
+    add('warning', [f'{name(o.path)}: gray level {o.range[0]} of 255' for o in plain],
+        'image is of one color', 'images are of one color')
     dark = [o for o in good if 0 < o.range[1] < 16 and o not in plain]
-    add('warning', 'images are nearly black: are their pixels class indices, or do they need '
-        'scaling?', [f'{name(o.path)}: no gray level above {o.range[1]} of 255' for o in dark])
+    advice = 'nearly black: are the pixels class indices, or do they need scaling?'
+    add('warning', [f'{name(o.path)}: no gray level above {o.range[1]} of 255' for o in dark],
+        f'image is {advice}', f'images are {advice}')
     return found
 
 # %% ../nbs/api/17_folders.ipynb #89639c05
@@ -353,7 +362,8 @@ def _class_findings(counts, empty):
         text = f'no images of {shorten(empty, 5)} in any split: left out'
         found.append(Finding('warning', text))
     if len(trained) < 2:
-        text = f'{len(trained)} class folders with images: a classifier needs two or more'
+        folders = number_of(len(trained), 'class folder')
+        text = f'{folders} with images: a classifier needs two or more'
         found.append(Finding('error', text))
     if 'train' not in counts and 'all' not in counts:
         found.append(Finding('error', 'no train split: there is nothing to train on'))

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .core import (
-    CourseError, MissingFileError, check_args, in_threads, read_json, shorten)
+    CourseError, MissingFileError, check_args, in_threads, number_of, read_json, shorten)
 from resnet_course.listing import (
     LeftOutWarning, Listing, class_folders, list_folder, readable_formats, split_folders,
     warnings_about)
@@ -282,7 +282,8 @@ def _check_trainable(
         # an archive often unpacks to a folder within a folder
         inner = o.path/names[0] if names else o.path
         hint = f'; did you mean {inner}?' if names and class_folders(inner) else ''
-        raise CourseError(f'{o.path} has {len(names)} class folders with images, but a classifier '
+        folders = number_of(len(names), 'class folder')
+        raise CourseError(f'{o.path} has {folders} with images, but a classifier '
                           f'needs two or more: {o.path.name}/CLASS/IMAGE.jpg{hint}')
     missing = sorted(set(names) - set(o.counts('train'))) if any(o.splits) else []
     if missing: raise CourseError(f'{o.path}: no training images of {shorten(missing, 5)}')
@@ -318,7 +319,9 @@ def _common_format(files):
 def _unreadable(files, errors):
     "Create an error that counts the unreadable files and names the first one"
     first = errors[min(errors)]
-    return CourseError(f'{len(errors)} of {len(files)} images are unreadable, the first: {first}; '
+    are = 'is' if len(errors) == 1 else 'are'
+    said = f'{len(errors)} of {len(files)} images {are} unreadable'
+    return CourseError(f'{said}, the first: {first}; '
                        'remove them, or leave them out with skip_bad (--skip-bad)')
 
 # %% ../nbs/api/10_images.ipynb #57ddc090
@@ -401,12 +404,14 @@ def find_white(
         if found: highs.setdefault(found[0], []).append(found[1])
     cut = highs.pop(_color16, [])
     if cut and max(cut) < 16:
-        raise CourseError(f'{len(cut):,} color images of 16 bits have no value above 4095 of '
-                          '65535: rescale them, or they will be black')
+        said = number_of(len(cut), 'color image of 16 bits has', 'color images of 16 bits have')
+        raise CourseError(f'{said} no value above 4095 of 65535: rescale to 65535, or the result '
+                          'will be black')
     try: white = {depth: white_of(0, max(vs)) for depth, vs in highs.items()}
     except ValueError as e:
         n = sum(map(len, highs.values()))
-        raise CourseError(f'{n:,} images have more than 8 bits: {e}') from None
+        said = number_of(n, 'image has', 'images have')
+        raise CourseError(f'{said} more than 8 bits: {e}') from None
     notes = [_about_white(vs, white[depth]) for depth, vs in highs.items()]
     if cut: notes.append(_about_color16(cut))
     return white, notes
@@ -414,14 +419,15 @@ def find_white(
 # %% ../nbs/api/10_images.ipynb #bc6ce897
 def _about_white(highs, white):
     "Describe what `find_white` found about gray images"
-    text = (f'{len(highs):,} images have more than 8 bits, and values up to {max(highs):g}: '
-            f'{white} is white')
+    said = number_of(len(highs), 'image has', 'images have')
+    text = f'{said} more than 8 bits, and values up to {max(highs):g}: {white} is white'
     n_dark = sum(v < white/16 for v in highs)
     return text + (f'; {n_dark:,} of them are nearly black' if n_dark else '')
 
 def _about_color16(highs):
     "Describe what `find_white` found about color images"
-    text = f'{len(highs):,} color images have 16 bits; only the upper 8 are used'
+    said = number_of(len(highs), 'color image has', 'color images have')
+    text = f'{said} 16 bits; only the upper 8 are used'
     n_dark = sum(v < 16 for v in highs)
     return text + (f'; {n_dark:,} of them are nearly black' if n_dark else '')
 
@@ -463,7 +469,8 @@ def _make_image_set(
     "Create an `ImageSet` from image files"
     side, n_in, n_odd = _common_format(o.files)
     if n_odd:
-        o.notes.append(f'{n_odd} of {len(o.files):,} images were resized to {side}×{side} px')
+        were = 'was' if n_odd == 1 else 'were'
+        o.notes.append(f'{n_odd} of {len(o.files):,} images {were} resized to {side}×{side} px')
     if side is None: in_memory = False
     elif in_memory is None: in_memory = len(o.files)*n_in*side*side <= max_gb*1e9
     found, notes = find_white(o.files)

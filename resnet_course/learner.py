@@ -23,7 +23,7 @@ from fastai.torch_core import rank_distrib, set_seed
 from fastcore.basics import patch
 from torch import nn
 
-from .core import CourseError, check_args, check_choice, memory_advice
+from .core import CourseError, check_args, check_choice, memory_advice, number_of
 from .augment import height_width
 from .loaders import check_one_label, class_counts, is_multi_label, loader_fact
 from .torch_loaders import as_dls
@@ -268,7 +268,7 @@ def _check_outputs(net, dls):
     "Raise `CourseError` if a network has too few outputs for the classes; warn if too many"
     c, n = loader_fact(dls, 'c'), _n_outputs(net, dls)
     if not c or n is None or n == c: return
-    said = f'the network has {n} outputs, but the data have {c} classes'
+    said = f'the network has {number_of(n, "output")}, but the data have {c} classes'
     if n < c: raise CourseError(f'{said}: create it with {c}')
     warnings.warn(f'{said}: create it with {c}, or {n - c} of its scores are never correct')
 

@@ -315,7 +315,8 @@ def _leave_out(images, items, errors):
     known = all(isinstance(e, (UnreadableError, MissingFileError)) for e in errors.values())
     if not (known and images is not None and images.skip_bad): raise first
     if len(items) - len(errors) < min(2, len(items)):
-        raise CourseError(f'{len(errors)} of {len(items)} images in a batch are unreadable, the '
+        are = 'is' if len(errors) == 1 else 'are'
+        raise CourseError(f'{len(errors)} of {len(items)} images in a batch {are} unreadable, the '
                           f'first: {first}; are the files still there?')
     new = {items[i]: e for i, e in errors.items() if items[i] not in images.unreadable}
     images.unreadable.update(new)

@@ -10,7 +10,8 @@ import csv, io, os, re
 from collections import Counter
 from pathlib import Path
 
-from .core import CourseError, MissingFileError, check_args, check_path, shorten
+from .core import (
+    CourseError, MissingFileError, check_args, check_path, number_of, shorten)
 from .listing import (
     Listing, format_of, readable_formats, split_of, why_not_image)
 
@@ -230,7 +231,8 @@ def _about_labels(labels):
     notes = []
     none = [o for o in names if o.lower() in _doubtful]
     if none:
-        notes.append(f'{sum(map(labels.count, none)):,} images have the class {shorten(none)}: is '
+        said = number_of(sum(map(labels.count, none)), 'image has', 'images have')
+        notes.append(f'{said} the class {shorten(none)}: is '
                      'that a class, or is the label missing?')
     def is_several(name):
         "Whether a label is made up of several labels"
@@ -282,15 +284,15 @@ def _files(path, lines, cells):
     files = [_find(path.parent, cell) for cell in cells]
     missing = [i for i, f in enumerate(files) if f is None]
     if missing:
-        i = missing[0]
-        raise MissingFileError(f'{path} lists {len(missing)} missing files, the first: '
+        i, files = missing[0], number_of(len(missing), 'missing file')
+        raise MissingFileError(f'{path} lists {files}, the first: '
                                f'{path.parent/cells[i]} (line {lines[i]})')
     seen = {}
     for line, f in zip(lines, files): seen.setdefault(os.path.realpath(f), []).append(line)
     double = [o for o in seen.values() if len(o) > 1]
     if double:
         n = sum(len(o) - 1 for o in double)
-        raise CourseError(f'{path} lists {n} files more than once, the first in lines '
+        raise CourseError(f'{path} lists {number_of(n, "file")} more than once, the first in lines '
                           f'{double[0][0]} and {double[0][1]}: each image can be in only one split')
     return files
 

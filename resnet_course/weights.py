@@ -833,11 +833,15 @@ def _problems(match):
     if match.bad:
         bad = [f'{k}: {why}' for k, why in match.bad.items()]
         res.append(': '.join(filter(None, [shorten(bad), match.advice])))
-    if missing: res.append(f'{len(missing)} of {n_body} tensors are missing ({shorten(missing)})')
+    if missing:
+        are = 'is' if len(missing) == 1 else 'are'
+        res.append(f'{len(missing)} of {n_body} tensors {are} missing ({shorten(missing)})')
     if missing and all(re.search(r'running_(mean|var)$', k) for k in missing):
         res[-1] += "; an average of parameters lacks BatchNorm's statistics, so use the " \
                    'file that also contains the plain weights'
-    if extra: res.append(f'{len(extra)} of its tensors are not in the model ({shorten(extra)})')
+    if extra:
+        are = 'is' if len(extra) == 1 else 'are'
+        res.append(f'{len(extra)} of its tensors {are} not in the model ({shorten(extra)})')
     other_network = bool(missing or extra or match.wrong_shape)
     return res, other_network
 

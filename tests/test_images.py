@@ -90,7 +90,7 @@ def _(folder): with_file(folder, 'dataset.json', '{"classes": {"a": "A"}}')
 
 # Files among the images
 
-@faults.error('a truncated JPEG', '1 of 17 images are unreadable')
+@faults.error('a truncated JPEG', '1 of 17 images is unreadable')
 def _(folder): with_file(folder, 'a/x.jpg', encoded()[:-300])
 
 @faults.error('a truncated PNG', 'unreadable')
@@ -168,7 +168,7 @@ def csv(folder, content):
 @faults.error('an empty CSV', 'needs a header')
 def _(folder): csv(folder, '')
 
-@faults.error('a CSV that lists missing files', '1 missing files')
+@faults.error('a CSV that lists missing files', '1 missing file')
 def _(folder): csv(folder, 'path,label\nx.png,a\n')
 
 @faults.error('a CSV with a missing label', 'line 2 has no label')
@@ -247,7 +247,7 @@ def test_csv_rows_that_leak(tmp_path):
         path.write_text('\n'.join(lines))
         with pytest.raises(CourseError, match=says): open_csv(path)
     check(['path,label,split', *(row + ',test' for row in rows)], 'none for train')
-    check(['path,label', *rows, './a/0.png,a'], '1 files more than once')
+    check(['path,label', *rows, './a/0.png,a'], '1 file more than once')
     check(['path,label,split', *(row + ',train' for row in rows[1:]), rows[0]], "'' is not a split")
 
 def deep_png(color, values):
@@ -316,7 +316,7 @@ def test_small_images_keep_their_size(tmp_path, mode):
     photos(tmp_path/'x', 20, mode=mode)
     assert get_dls(tmp_path/'x', bs=8, device='cpu').size == 32
     noise((33, 32), mode=mode).save(tmp_path/'x/a/odd.png')
-    with pytest.warns(LeftOutWarning, match='1 of 41 images were resized to 32×32 px'):
+    with pytest.warns(LeftOutWarning, match='1 of 41 images was resized to 32×32 px'):
         assert get_dls(tmp_path/'x', bs=8, device='cpu').size == 32
 
 def test_pixels_that_fit_no_range(tmp_path):

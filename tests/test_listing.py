@@ -109,7 +109,7 @@ def test_heic_of_pillow_heif(photo_folder):
     assert (x.mean((1, 2)) - torch.tensor([10., 60., 200.])).abs().max() < 3
     data = (photo_folder/'a'/'x.heic').read_bytes()
     (photo_folder/'a'/'x.heic').write_bytes(data[:len(data)//2])
-    with pytest.raises(CourseError, match='1 of 28 images are unreadable'): load(photo_folder)
+    with pytest.raises(CourseError, match='1 of 28 images is unreadable'): load(photo_folder)
 
 @pytest.mark.parametrize('name, why', [('x.dng', 'DNG without a reader'), ('x.svg', 'SVG'),
                                        ('x.jxl', 'JXL without a reader')])
@@ -272,7 +272,7 @@ def test_is_test(photo_folder):
                                                           for i in range(24)]
 
 @pytest.mark.parametrize('label, says', [
-    (lambda i, c: 'None' if i == 3 else c, '1 images have the class None'),
+    (lambda i, c: 'None' if i == 3 else c, '1 image has the class None'),
     (lambda i, c: f'{c}|x', 'several labels per image'),
     (lambda i, c: 'a b' if i == 3 else c, 'several labels per image'),
     (lambda i, c: f'{c} cat' if i%2 else f'{c}  cat', 'differ only in case')])
@@ -380,4 +380,4 @@ def test_constant_images_and_odd_ranges_are_found(photo_folder):
     Image.new('RGB', (40, 40), 'red').save(photo_folder/'a/plain.png')
     noise((40, 40), mode='L').point(lambda v: v//32).save(photo_folder/'a/mask.png')
     text = str(check_folder(photo_folder, progress=False))
-    assert '1 images are of one color' in text and '1 images are nearly black' in text
+    assert '1 image is of one color' in text and '1 image is nearly black' in text
