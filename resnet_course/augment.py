@@ -79,18 +79,33 @@ class ImageTransform(DisplayedTransform):
         return tuple(self._transform(o) for o in b)
 
 # %% ../nbs/api/11_augment.ipynb #6b0d13ef
+_part = 2**18 # numbers that a CPU's cache holds, so that the next operation finds them there
+
+def _parts(x):
+    "Views of a batch that fit into a CPU's cache; the whole batch on other devices"
+    if x.device.type != 'cpu' or not len(x): return [x]
+    return x.split(max(1, _part*len(x)//x.numel()))
+
+def _to_floats(x):
+    "A copy of a batch as floats"
+    if x.device.type != 'cpu' or not x.is_contiguous(): return x.float()
+    # for large arrays, NumPy requests huge pages, which the kernel provides much faster
+    return torch.from_numpy(np.empty(x.shape, np.float32)).copy_(x)
+
 class ToFloat(ImageTransform, IntToFloatTensor):
     "fastai's `IntToFloatTensor` for whole batches: bytes to floats from 0 to 1"
     def on_images(self, x:Tensor)->Tensor: # Float N,C,H,W
-        # two steps for bytes: `x/self.div` would allocate the floats twice
-        return x.float().div_(self.div) if x.dtype == torch.uint8 else x.float()/self.div
+        x = _to_floats(x)
+        for part in _parts(x): part.div_(self.div)
+        return x
 
 class Standardize(ImageTransform, Normalize):
     "fastai's `Normalize` for whole batches"
     in_place = False # Whether to overwrite the batch; loaders do, after `ToFloat` has created it
     def on_images(self, x:Tensor)->Tensor: # Standardized N,C,H,W
-        res = x.sub_(self.mean) if self.in_place else x.sub(self.mean)
-        return res.div_(self.std)
+        if not self.in_place: x = x.clone()
+        for part in _parts(x): part.sub_(self.mean).div_(self.std)
+        return x
 
 # %% ../nbs/api/11_augment.ipynb #3fedf9ec
 class BatchAugment(ImageTransform):

@@ -215,8 +215,9 @@ def _stem_for(name, size):
 def _model_for(dls, name, stem, n_in, kwargs):
     "Create a model for the images and classes of `dls`"
     size = loader_fact(dls, 'size')
-    if stem is None and size: stem = _stem_for(name, size)
-    return create_model(name, n_out=dls.c, n_in=n_in, stem=stem, **kwargs)
+    if stem is None and size and 'stem' not in kwargs: stem = _stem_for(name, size)
+    fitting = dict(n_out=dls.c, n_in=n_in, stem=stem)
+    return create_model(name, **fitting | kwargs)
 
 # %% ../nbs/api/36_learner.ipynb #c7dd15f9
 def _as_dls(dls):
@@ -273,8 +274,10 @@ def _check_outputs(net, dls):
 
 def _network(dls, arch, stem, n_in, kwargs, check):
     "Get a network from a name, a function or a network; `check` verifies the number of outputs"
-    if isinstance(arch, str): return _model_for(dls, arch, stem, n_in, kwargs)
-    if not isinstance(arch, nn.Module): arch = _call_arch(arch, dls)
+    if isinstance(arch, str):
+        arch = _model_for(dls, arch, stem, n_in, kwargs)
+        check = check and 'n_out' in kwargs   # by default it's the number of classes
+    elif not isinstance(arch, nn.Module): arch = _call_arch(arch, dls)
     if check: _check_outputs(arch, dls)
     return arch
 
@@ -333,7 +336,7 @@ def course_learner(
     loss_func:callable=None,     # Loss; None: cross-entropy, binary if images have several labels
     splitter:callable=param_groups, # Function that returns a model's parameter groups, for freezing
     cbs:object=None,       # One or more additional callbacks
-    model_kwargs:dict|None=None, # More arguments for `create_model`
+    model_kwargs:dict|None=None, # Arguments for `create_model`, which override those from `dls`
     compile:bool|str=False,# Whether to `torch.compile` the network; or a backend or mode
     balance:str|None=None, # 'loss': weight cross-entropy so that all classes count equally
     deterministic:bool=False, # Require bit-identical results, which is slower on GPUs

@@ -35,6 +35,15 @@ def test_no_bar_restores_our_own_bar(tmp_path):
     with learn.no_bar(): pass
     assert not hasattr(learn, 'progress')
 
+def test_arguments_of_the_network_override_those_of_the_data():
+    learn = course_learner(loaders(), 'resnet8', model_kwargs=dict(n_in=1, stem='cifar'))
+    assert learn.model.conv1.in_channels == 1
+    with pytest.warns(UserWarning, match='12 outputs, but the data have 10 classes'):
+        learn = course_learner(loaders(), 'resnet8', model_kwargs=dict(n_out=12))
+    assert learn.model.fc.out_features == 12
+    with pytest.raises(CourseError, match='9 outputs, but the data have 10 classes'):
+        course_learner(loaders(), 'resnet8', model_kwargs=dict(n_out=9))
+
 def test_it_is_a_fastai_learner(tmp_path):
     "Its `freeze`, `unfreeze` and `freeze_to` include BatchNorm"
     learn = course_learner(loaders(), 'resnet8', seed=0, path=tmp_path)

@@ -395,7 +395,7 @@ def _(answer):
                    'nan. Compare with `torch.allclose(..., rtol=0, atol=0, equal_nan=True)`.')
     if set(got) == set(before):
         raise Hint('You return all names, although nothing has changed here: keep those whose '
-                   'values differ. (`is` asks for the same object, and a copy is another one.)')
+                   'values differ. (`is` asks for the same object, and a copy is a different one.)')
     if list(got): raise Hint(f'Nothing has changed here, but you return {sorted(got)}.')
     after['w'][0, 0] += 1e-6
     after['b'] = after['b'].flip(0)
