@@ -210,7 +210,8 @@ def _(answer):
                    '`any`. (For tensors, `in` asks for any.)')
     if n > 13: raise Hint('It counts pixels or pairs of pixels: count images of `test`.')
     sums = {int(o.sum()) for o in train}
-    why = (' Two images with the same sum, or the same mean, need not be copies: compare all pixels.'
+    why = (' Two images with the same sum, or the same mean, need not be copies: compare all of '
+           'their pixels.'
            if n == sum(int(o.sum()) in sums for o in test) else '')
     if n != 3: raise Hint(f'Three test images are in the training batch; it found {n:g}.{why}')
     n = as_number(answer(torch.cat([train, train]), test))

@@ -126,8 +126,8 @@ def _(answer):
     def right(g): return close(g/want, torch.ones(5), 2e-2)
     _try_tiny(answer(tiny, w, 2.**13), want, right)
     if given[0] != torch.float16:
-        raise Hint(f'`loss_fn` is called with {str(given[0])[6:]}, so nothing is computed in float16: '
-                   'call it with `w` itself.')
+        raise Hint(f'`loss_fn` is called with {str(given[0])[6:]}, so nothing is computed in '
+                   'float16: call it with `w` itself.')
     try: none = answer(large, w, 2.**13)
     except Exception as e:
         raise Hint(f'On overflow it raises {type(e).__name__}: return None, so that the training '
