@@ -24,7 +24,9 @@ def _(answer):
         lowest = (probs.argmin(1) == targets).float().mean().item()
         mean_prob = probs[range(61), targets].mean().item()
         rounded = {round(want, 1), round(want, 2)}
-        values = [want, 100*want, right.sum().item(), 1 - want, lowest, mean_prob, *rounded]
+        by_classes = right.sum().item()/7
+        values = [want, 100*want, right.sum().item(), 1 - want, lowest, mean_prob, by_classes,
+                  *rounded]
         if all_differ(values, tol=1e-4): break
     got = as_number(answer(probs, targets))
     def near(o): return abs(got - o) < 1e-5
@@ -33,6 +35,7 @@ def _(answer):
     if near(right.sum().item()):
         raise Hint('That is the number of correct predictions: divide by the number of images.')
     if near(1 - want): raise Hint('That is the error rate: the fraction of wrong predictions.')
+    if near(by_classes): raise Hint('Divide by the number of images, not by that of the classes.')
     if near(lowest): raise Hint('Predict the class with the largest probability, not the smallest.')
     if near(mean_prob):
         raise Hint('That is the mean probability of the right class. '
@@ -69,11 +72,12 @@ def _try_formula(near, p, n):
     if near(1.96*sd/n): raise Hint('`n` belongs under the square root, too: divide by √n.')
     if near(1.96*math.sqrt(p/n)): raise Hint('Under the square root, p is multiplied by 1 − p.')
     if near(2*sd/math.sqrt(n)): raise Hint('That uses 2; the formula says exactly 1.96.')
+    if near(1.96*sd/math.sqrt(n - 1)): raise Hint('Divide by n, not by n − 1.')
 
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #c135bf9a
 @exercise('01.3', 'Half the width of a 95% confidence interval')
 def _(answer):
-    for p, n in [(0.9, 2000), (0.5, 100), (0.987, 431)]:
+    for p, n in [(0.9, 2000), (0.5, 100), (0.987, 431), (0.8, 10)]:
         got, se = as_number(answer(p, n)), math.sqrt(p*(1 - p)/n)
         def near(o): return math.isclose(got, o, rel_tol=0.01)
         if near(1.96*se): continue
@@ -152,6 +156,9 @@ def _(answer):
     if near('found') or near('shown'):
         raise Hint('That averages the precision: go by the true class, not by the predicted one.')
     if near('percent'): raise Hint('Give a fraction from 0 to 1, not a percentage.')
+    for k in range(5, 101):
+        if abs(got - values['sum']/k) < 1e-5:
+            raise Hint(f'You divide by {k}, but only three classes occur in `targets`.')
     raise Hint('For each class in `targets`, take the share of its images that are classified '
                f"correctly, then the mean: it should be {values['want']:.4f}, but is {got:.4f}.")
 
@@ -188,6 +195,8 @@ def _(answer):
     if isinstance(got, torch.Tensor) and tuple(got.shape) == (3,):
         raise Hint('That is one number per class: average over the images only, `mean(0)`, '
                    'and keep the pixels apart.')
+    if near(torch.stack([x[y == c].median(0).values for c in range(3)])):
+        raise Hint('That is the median of the images of each class: take their mean.')
     same(got, sums/n, 'Entry c should be the mean of the images whose class is c.')
 
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #b5812294
@@ -224,6 +233,9 @@ def _(answer):
     got = torch.as_tensor(got)
     if tuple(got.shape) == (200, 4):
         raise Hint('Those are the distances: return the number of the nearest class, `argmin(1)`.')
+    if tuple(got.shape) == (4,):
+        raise Hint('That is one number for each mean image: look for the smallest distance along '
+                   'the means, not along the images, `argmin(1)`.')
     if tuple(got.shape) != (200,):
         raise Hint('The answer should be one class number for each of the 200 images; '
                    f'yours has the shape {tuple(got.shape)}.')
@@ -258,7 +270,12 @@ def _(answer):
         raise Hint('The function that you return should give one class number per image; '
                    f'for 60 images yours gives the shape {tuple(got.shape)}.')
     if len(got.unique()) == 1:
-        raise Hint('It gives the same class for every image: does it look at the image at all?')
+        raise Hint('It gives the same class for every image: does it look at the image at all? '
+                   '(The mean of a class without images is NaN, and `argmin` chooses it.)')
+    back = torch.as_tensor(predict(x[60:].flip(0)))
+    if torch.equal(back, got) and not torch.equal(got, got.flip(0)):
+        raise Hint('Other images give the same answers: the function that you return should '
+                   'classify the images that *it* is given, not those it was trained on.')
     if torch.as_tensor(predict(x[60:61])).tolist() != got[:1].tolist():
         raise Hint('It gives different answers for an image alone and for the same image '
                    'in a batch.')
@@ -274,7 +291,12 @@ def _(answer):
 def _try_unseen(answer):
     "Raise a `Hint` unless the baseline is right about most of the unseen clothes"
     (x, y), (xv, yv) = _clothes()
-    acc = (torch.as_tensor(answer(x, y)(xv)) == yv).float().mean().item()
+    got = torch.as_tensor(answer(x, y)(xv))
+    acc = (got == yv).float().mean().item()
+    missing = sorted({*range(10)} - set(got.flatten().tolist()))
+    if missing:
+        raise Hint(f'On clothes, it never gives class {missing[0]}: is there a mean image for '
+                   'each of the classes, `y.max() + 1` of them?')
     if acc < 0.6:
         raise Hint(f'On unseen clothes it is right about {acc:.0%} of the images; '
                    'the nearest class mean is right about two of three. Test 01.6 and 01.7 first, '
@@ -302,6 +324,12 @@ def _(answer):
     if got == [int((~ra).sum()), int((~rb).sum())]: raise Hint('Those are the mistakes of each.')
     if got[0] == got[1] == int((a != b).sum()):
         raise Hint('That is how often they disagree: count separately which of the two is right.')
+    if int((a != b).sum()) in got:
+        raise Hint('One of the two is how often they disagree: of those images, count only the '
+                   'ones that this classifier gets right.')
+    if got[0] == -got[1]:
+        raise Hint('That is how many more one of them gets right: count the images that only `a` '
+                   'classifies correctly, and those that only `b` does.')
     if got[0] == int(ra.sum()) or got[1] == int(rb.sum()):
         raise Hint('One of the two counts all that a classifier gets right: leave out the images '
                    'about which both are right.')

@@ -48,6 +48,7 @@ def _(answer):
         (scaled, 'That only scales: also subtract the mean and divide by the standard deviation.'),
         ((scaled - m)/s**2, 'It divides by the variance: std is already the standard deviation.'),
         (scaled - m/s, 'Check the brackets: subtract the mean first, then divide the difference.'),
+        ((x.float()/256 - m)/s, 'It divides by 256: the largest value is 255, which becomes 1.'),
         ((scaled - mean[0])/std[0],
          'Each channel has its own mean and std: it uses the first for all.'),
     ]
@@ -88,6 +89,9 @@ def _(answer):
     both = set(kept) & set(drawn)
     if both and set(kept + drawn) <= set(range(5)):
         raise Hint('Those are class numbers: return the indices of the images.')
+    if both and max(kept + drawn) < 100:
+        raise Hint('Those are places within a class: look up which images they are, '
+                   '`(y == c).nonzero().flatten()[places]`.')
     if both: raise Hint(f'{len(both)} indices are in both lists: the two must be disjoint.')
     if len(kept) < len(drawn):
         raise Hint('More is drawn than kept: return (kept, drawn), in this order, '
@@ -110,6 +114,9 @@ def _try_strata(y, drawn):
         raise Hint(f'Of every class a little too many are drawn, such as {counts[0]} of '
                    f'{sizes[0]}: round 0.2 × {sizes[0]} to the nearest number.')
     for c, (size, count) in enumerate(zip(sizes, counts)):
+        if abs(count - 0.2*size) > 1 and max(counts) - min(counts) <= 1:
+            raise Hint('The same number of images is drawn from every class: draw the fraction '
+                       '`pct` of each.')
         if abs(count - 0.2*size) > 1:
             raise Hint(f'{count} of the {size} images of class {c} are drawn instead of '
                        f'about {0.2*size:.0f}: draw from each class.')
@@ -189,15 +196,24 @@ def _(answer):
     train = torch.randint(256, (40, 1, 4, 4), dtype=torch.uint8)
     test = torch.cat([train[30:33], torch.randint(256, (10, 1, 4, 4), dtype=torch.uint8)])
     n = as_number(answer(train, test))
+    if n == 0 and as_number(answer(train, train[:3].clone())) == 0:
+        raise Hint('It finds no copy at all. A set or `in` asks for the same object, and a copy '
+                   'is another one: compare the pixels, or their bytes, `t.numpy().tobytes()`.')
     if n == 0:
         raise Hint('Three test images are in the training batch at other places, but it found '
                    'none: compare every image with every other.')
     if 0 < n < 1: raise Hint('That is a share: return how many images there are.')
-    if n == 13:
-        raise Hint('It finds every image of `test`, although ten are new. Does it compare pixels? '
-                   'The hash of a tensor, or `in`, does not.')
+    alike = (train[None] == test[:, None]).flatten(2).any(2).any(1).sum()
+    if n in (13, alike) and n > 3:
+        raise Hint(f'It finds {n:g} images of `test`, although ten are new. An image is leaked '
+                   'only if *all* of its pixels agree with those of one training image: `all`, not '
+                   '`any`. (For tensors, `in` asks for any.)')
     if n > 13: raise Hint('It counts pixels or pairs of pixels: count images of `test`.')
-    if n != 3: raise Hint(f'Three test images are in the training batch; it found {n:g}.')
+    sums = {int(o.sum()) for o in train}
+    why = (' Two images with the same sum, or the same mean, need not be copies: compare all of '
+           'their pixels.'
+           if n == sum(int(o.sum()) in sums for o in test) else '')
+    if n != 3: raise Hint(f'Three test images are in the training batch; it found {n:g}.{why}')
     n = as_number(answer(torch.cat([train, train]), test))
     if n != 3:
         raise Hint(f'With every training image there twice, it counts {n:g} instead of 3: '
@@ -231,6 +247,9 @@ def _(answer):
         (p.mean(), 'That is the mean probability of the right class: the logarithm is missing.'),
         (-p.mean().log(), 'Take the logarithm for each image first, and the mean after that.'),
         (-s[range(50), y].mean(), 'The scores are not probabilities: the softmax is missing.'),
+        (-p.mean(), 'The logarithm is missing: that is minus the mean probability.'),
+        (-s.log_softmax(1)[:, y].mean(), 'That pairs every image with every target: image i has '
+                                         'target i, `[range(n), targets]`.'),
         (want/np.log(2), 'That is to base 2: use the natural logarithm.'),
         (-s.softmax(0)[range(50), y].log().mean(),
          'The softmax runs over the images: it belongs to the classes, dimension 1.'),
@@ -378,7 +397,7 @@ class _Rows(TorchFunctionMode):
     takes = torch.Tensor.__getitem__, torch.Tensor.index_select, torch.index_select, torch.split, \
             torch.Tensor.split
 
-    def __init__(self, x): self.wholes, self.taken = [x], []
+    def __init__(self, x): self.wholes, self.taken, self.last = [x], [], None
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -388,18 +407,23 @@ class _Rows(TorchFunctionMode):
 
     def _note(self, part):
         n, d = self.wholes[0].shape
-        if part.shape == (n, d): self.wholes.append(part)
-        else: self.taken += part.reshape(-1, d)[:, 0].long().tolist()
+        if part.shape == (n, d): return self.wholes.append(part)
+        rows = part.reshape(-1, d)[:, 0].long().tolist()
+        if rows != self.last: self.taken += rows      # one batch may be taken for two gradients
+        self.last = rows
 
 def _try_orders(answer, x, y, epochs=3):
-    "Raise a `Hint` if every epoch takes the rows in the same order"
+    "Raise a `Hint` unless every epoch takes all rows once, in a new order"
     x[:, 0] = torch.arange(len(x))
     with _Rows(x) as rows: answer(x, y, 4, 1e-4, 20, epochs, 1)
     if len(rows.taken) != epochs*len(x): return     # taken in some other way, so nothing is known
     orders = {tuple(o) for o in torch.tensor(rows.taken).view(epochs, -1).tolist()}
+    if any(len(set(o)) < len(o) for o in orders):
+        raise Hint('In one epoch, some images are taken twice and others not at all: shuffle all '
+                   'of them, `torch.randperm(len(x))`, and cut that into batches.')
     if len(orders) == 1:
-        raise Hint('Every epoch takes the images in the same order: seed the generator once, '
-                   'before the loop over the epochs, and draw a new order in each.')
+        raise Hint('Every epoch takes the images in the same order: draw a new one in each, with '
+                   'a generator that is seeded once, before the loop over the epochs.')
 
 
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #aeee2fb5
@@ -408,6 +432,9 @@ def _try_sgd(answer):
     x, y, centers = _classes(200)
     def fit(lr=0.1, bs=20, epochs=5, seed=1):
         got = answer(x, y, 4, lr, bs, epochs, seed)
+        if got is None and not epochs:
+            raise Hint('The `return` is inside the loop over the epochs, so training ends after '
+                       'the first: move it behind the loop.')
         if isinstance(got, torch.Tensor): raise Hint('Return both: `return w, b`.')
         w, b = as_list(got, 2)
         for o, shape in ((w, (12, 4)), (b, (4,))):

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #20c1b478
-import math, random
+import math, random, re
 from contextlib import ExitStack
 from unittest.mock import patch
 
@@ -44,6 +44,8 @@ _wrong_sides = [
                                                   '1 are left for the window.'),
     (lambda n, k, s, p: (n + 2*p - k//2)//s + 1, 'Subtract all of the kernel, not half of it.'),
     (lambda n, k, s, p: (n + 4*p - k)//s + 1, 'The padding is added twice to each side.'),
+    (lambda n, k, s, p: n + 2*p - k//s + 1,
+     'The stride divides only k: put n + 2p − k into brackets, and divide that.'),
     (lambda n, k, s, p: n//s, 'The kernel and the padding count, too: use the formula.'),
     (lambda n, k, s, p: _right_side(n, k, s, p)**2, 'That is the number of pixels: return the side '
                                                     'length.'),
@@ -147,8 +149,8 @@ def _try_topk(got, scores, y, k):
         raise Hint('It finds no image right. Compare the targets with the *indices* that `topk` '
                    'returns, not the values; `topk(dim=0)` would find the best images of a class.')
     if k == 1 and near(1):
-        raise Hint('It compares each image with the targets of *all* images: make the targets a '
-                   'column, `targets[:, None]`.')
+        raise Hint('It finds every image right. Ask for each image by itself: make the targets a '
+                   'column, `targets[:, None]`, and write `any(1)`, not `any()`.')
     if near(100*want, 1e-3): raise Hint('Give a fraction from 0 to 1, not a percentage.')
     if near(len(y)*want, 1e-3):
         raise Hint('That is how many are right: divide by the number of images.')
@@ -208,6 +210,10 @@ def _try_zeros(dropped):
         raise Hint('It keeps with probability p: p is the probability of being dropped.')
     if dropped.all(1).any() or dropped.all(0).any():
         raise Hint('Whole rows or columns are zero: draw a number for each element.')
+    if abs(rate - 0.6) < 0.02 or abs(rate - 0.4) < 0.02:
+        raise Hint(f'With p=0.25 a quarter should be dropped, but {rate:.0%} is. Draw the numbers '
+                   'uniformly from 0 to 1, with `torch.rand`: `torch.randn` is the normal '
+                   'distribution.')
     if abs(rate - 0.25) > 0.05:
         raise Hint(f'With p=0.25 a quarter should be dropped, but {rate:.0%} is.')
 
@@ -305,6 +311,9 @@ def _run(net, x):
     try: return net(x)
     except RuntimeError as e:
         if 'Kernel size' in str(e) or 'too small' in str(e): _try_padding(net)
+        if re.search(r'shapes cannot be multiplied .*x2 and 128x', str(e)):
+            raise Hint('The first linear layer gets maps of 2 × 2: flatten them to 128 numbers per '
+                       'image before it, `nn.Flatten()`.') from None
         raise
 
 def _find(net, kind): return [m for m in net.modules() if isinstance(m, kind)]
@@ -403,6 +412,14 @@ def _try_norm(answer, net):
     _try_constants(_find(net, nn.LocalResponseNorm))
     if n == 2 and [i for i, o in enumerate(order) if o in kinds] != [1, 4]:
         raise Hint('The normalization comes between the ReLU and the pooling.')
+    seen = []
+    hooks = [m.register_forward_pre_hook(lambda m, i: seen.append(i[0].min()))
+             for m in _find(net, kinds)]
+    net(torch.randn(2, 1, 16, 16))
+    for h in hooks: h.remove()
+    if any(o < 0 for o in seen):
+        raise Hint('The input of `lrn()` has negative numbers: it comes after the ReLU, not before '
+                   'it.')
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #cfe985c0
 def _easy(n=300):
@@ -420,6 +437,9 @@ def _try_head(answer):
     for k in ('norm', 'overlap'):
         if kinds(**{k: True}) == kinds(**{k: False}):
             raise Hint(f'`{k}` is not used: pass it on to the convolutions.')
+    if _find(answer(norm=False), (nn.LocalResponseNorm, type(lrn()))):
+        raise Hint('With norm=False there is still a normalization: are `norm` and `overlap` '
+                   'passed on in the right order?')
     net, seen = answer(dropout=0.).eval(), []
     hooks = [l.register_forward_pre_hook(lambda m, i: seen.append(i[0]))
              for l in _find(net, nn.Linear)]
@@ -446,6 +466,9 @@ def _(answer):
         raise Hint(f'For five images the output should have the shape (5, 10), but has '
                    f'{tuple(y.shape)}.')
     linears = [(l.in_features, l.out_features) for l in _find(net, nn.Linear)]
+    if linears == [(128, 128), (128, 10)]:
+        raise Hint('There are only two linear layers. (A layer that is used twice has only one set '
+                   'of weights: make a new one for each of the three.)')
     if linears != [(128, 128), (128, 128), (128, 10)]:
         raise Hint('The linear layers should be 128 → 128 → 128 → 10 (32 channels of 2×2 pixels '
                    f'are 128 numbers); yours are {linears}.')
@@ -523,7 +546,7 @@ def _(answer):
     if not made:
         raise Hint('Call `make()` inside, after seeding: every call should train a new network.')
     _try_training(made[-1], got, (x, y), (xv, yv))
-    _try_runs(fit, made)
+    _try_runs(fit, made, (xv, yv))
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #3538ac0b
 def _try_training(net, got, train, valid):
@@ -531,6 +554,9 @@ def _try_training(net, got, train, valid):
     trained = [n for n, mode in zip(net.sizes, net.modes) if mode]
     if not trained: raise Hint('The network is never in training mode: call net.train() first.')
     if net.modes[-1]: raise Hint('The error is measured in training mode: call net.eval() first.')
+    if sum(trained) == 230 and sum(net.sizes) >= 6*230:
+        raise Hint('From the second epoch on, the network is trained in evaluation mode: call '
+                   'net.train() at the beginning of every epoch.')
     if sum(trained) != 6*230:
         raise Hint(f'In six epochs of 230 images the network should see 1,380; it saw '
                    f'{sum(trained):,}. (The last batch is smaller, and is used, too.)')
@@ -559,7 +585,17 @@ def _try_training(net, got, train, valid):
                    'gradients set to zero before each step, and is a step taken for each batch?')
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #aa186723
-def _try_runs(fit, made):
+def _try_last(fit, made, valid):
+    "Raise a `Hint` if the lowest error of all epochs is returned, even if the last is higher"
+    for seed in range(4):
+        got = fit(lr=1., seed=seed)      # at this rate, the error goes up and down
+        with torch.no_grad():
+            last = (made[-1].eval()(valid[0]).argmax(1) != valid[1]).float().mean().item()
+        if got < last - 1e-5:
+            raise Hint('It returns the lowest error of all epochs, which is too optimistic: the '
+                       'epoch is chosen by the same images. Return the error after the last one.')
+
+def _try_runs(fit, made, valid):
     "Raise a `Hint` unless runs learn and depend only on their seed"
     def weights(i): return torch.cat([p.detach().flatten() for p in made[i].parameters()])
     torch.rand(7)
@@ -572,6 +608,7 @@ def _try_runs(fit, made):
     if torch.equal(weights(-1), first): raise Hint('Another seed gives the same network.')
     fit(lr=0.001)
     if torch.equal(weights(-1), first): raise Hint('The learning rate is not used.')
+    _try_last(fit, made, valid)
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #99402361
 _t95 = {2: 6.314, 3: 2.920, 4: 2.353, 5: 2.132, 6: 2.015}

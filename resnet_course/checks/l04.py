@@ -24,11 +24,13 @@ _diagnoses = [
     (0.1, 0, 'degradation',
      'The training error rises while validation stays: look at the training error first.'),
     (-0.04, 0.05, 'overfitting',
-     'Training falls and validation rises: the network fits its training images too closely.'),
+     'Training falls by 0.04 and validation rises by 0.05: the network fits its training images '
+     'too closely. (Only an error that *rises* has become worse: no absolute value.)'),
     (0, 0.05, 'overfitting',
      'Training stays and only validation gets worse: the network fits the training images '
      'as well as before, so it is overfitting.'),
-    (-0.03, -0.03, 'neither', 'Both errors fall: nothing became worse.'),
+    (-0.03, -0.03, 'neither', 'Both errors fall: nothing became worse. (Compare the deep network '
+                              'with the shallow one, not validation with training.)'),
     (0.004, 0.003, 'neither', 'Differences of less than 0.01 do not count.'),
     (-0.03, 0.004, 'neither',
      'Training falls and validation stays within 0.01: nothing became worse. '
@@ -96,7 +98,14 @@ def _(answer):
         if close(got, _through(layers, x, step)): raise Hint(hint)
     if close(got, (_through(layers, x, lambda f, y: f(y)) + x).relu()):
         raise Hint('That is one shortcut around all layers: each layer has its own.')
-    want = _through(layers, x, lambda f, y: (f(y) + y).relu())
+    if close(got, _through(layers, x, lambda f, y: f(y) + y).relu()):
+        raise Hint('There is only one ReLU, at the end: one follows each addition.')
+    def unit(f, y): return (f(y) + y).relu()
+    if close(got, unit(layers[0], x)):
+        raise Hint('It returns after the first layer: is the `return` inside the loop?')
+    if close(got, _through([layers[0]]*3, x, unit)):
+        raise Hint('It applies the first layer every time: use each layer once.')
+    want = _through(layers, x, unit)
     same(got, want, 'The numbers differ from x ← relu(f(x) + x), layer by layer.')
     n = len(list(net.parameters()))
     if n != 6:
@@ -144,19 +153,21 @@ def _(answer):
     for wrong, hint in _wrong_counts:
         if got == [wrong(n) for n in ns]: raise Hint(hint)
     if got != [6*n + 2 for n in ns]:
-        raise Hint(f'For n=3 the network is ResNet-20; your function returns {got[1]:g}.')
+        raise Hint(f'For n=3 the network is ResNet-20; your function returns {got[1]:g}. Count two '
+                   'convolutions for each of the n units in three stages, the first convolution, '
+                   'and the linear layer. (A shortcut has no layers.)')
 
 # %% ../../nbs/api/checks/04_degradation.ipynb #301e64b6
 def _modules(net, kind): return [m for m in net.modules() if isinstance(m, kind)]
 
-def _rebuilt(net, x, step):
+def _rebuilt(net, x, step, middle=torch.relu, end=lambda y: y.mean((2, 3))):
     "What the layers of `net` compute if each unit is `step(y, branch, first)`"
     convs, bns = _modules(net, nn.Conv2d), _modules(net, nn.BatchNorm2d)
     y = first = bns[0](convs[0](x)).relu()
     for i in range(1, len(convs), 2):
-        def branch(o): return bns[i + 1](convs[i + 1](bns[i](convs[i](o)).relu()))
+        def branch(o): return bns[i + 1](convs[i + 1](middle(bns[i](convs[i](o)))))
         y = step(y, branch, first)
-    return _modules(net, nn.Linear)[0](y.mean((2, 3)))
+    return _modules(net, nn.Linear)[0](end(y))
 
 _wrong_units = [
     (lambda y, f, first: f(y).relu() + y, 'The ReLU comes after the addition: relu(f(x) + x).'),
@@ -186,6 +197,11 @@ def _(answer):
                            f'{"missing" if net is res else "still there"}.')
             for wrong, hint in _wrong_units:
                 if close(got, _rebuilt(net, x, wrong)): raise Hint(hint)
+            right = close(got, _rebuilt(net, x, want))
+            if not right and close(got, _rebuilt(net, x, want, middle=lambda o: o)):
+                raise Hint('The ReLU in the middle of each unit is missing.')
+            if not right and close(got, _rebuilt(net, x, want, end=lambda y: y.amax((2, 3)))):
+                raise Hint('At the end it takes the maximum of each map: take the average.')
             if close(got.sum(1), torch.ones(6)):
                 raise Hint('The outputs add up to one: return the scores, without a softmax.')
             same(got, _rebuilt(net, x, want),
@@ -194,6 +210,14 @@ def _(answer):
                  'then the average over each map, and the linear layer.')
 
 # %% ../../nbs/api/checks/04_degradation.ipynb #3b079ef5
+def _called(net, layers, x):
+    "The calls of `layers` while `net` runs, in order"
+    calls = []
+    hooks = [m.register_forward_hook(lambda m, i, o: calls.append(m)) for m in layers]
+    net(x)
+    for h in hooks: h.remove()
+    return calls
+
 def _try_layers(net, x):
     "Raise a `Hint` unless `net` has the layers of three units with six channels"
     if not isinstance(net, nn.Module):
@@ -201,6 +225,9 @@ def _try_layers(net, x):
     convs = _modules(net, nn.Conv2d)
     if len(convs) == 6: raise Hint('The first convolution, with one input channel, is missing.')
     if len(convs) == 4: raise Hint('Each unit has two convolutions.')
+    if len(convs) == 3 and len(_called(net, convs, x)) == 7:
+        raise Hint('The same unit is used three times, so all three have the same weights: make a '
+                   'new unit for each.')
     if len(convs) != 7:
         raise Hint(f'With n=3 there should be 1 + 2·3 convolutions; yours has {len(convs)}. '
                    '(A plain Python list hides layers: use nn.Sequential or nn.ModuleList.)')
@@ -266,7 +293,19 @@ def _(answer):
     if got[:3] == [0.5, 0.4, 0.3] or len(got) < net.epoch + 1:
         raise Hint('The list should have one error for every epoch, not only for those that '
                    'improved it.')
+    if net.seen == 100 and len(got) > 1:
+        raise Hint('From the second epoch on, the network is trained in evaluation mode: call '
+                   'net.train() at the beginning of every epoch.')
     if len(got) < 5: raise Hint(_early(len(got)))
+    if len(got) == 13:
+        raise Hint('It waits for one epoch too many: stop as soon as `patience` epochs in a row '
+                   'have brought no new lowest error (`>=`).')
+    if len(got) == 12:
+        raise Hint('It compares each error with the one before. It has to be lower than the '
+                   '*lowest* so far.')
+    if len(got) == 50:
+        raise Hint('It should stop after `patience` epochs without a new lowest error. (An error '
+                   'that equals the lowest is not lower: `<`, not `<=`.)')
     if len(got) == 9 or len(got) == 50:
         raise Hint('It should stop after `patience` epochs without a new lowest error. (A change '
                    'for the better is not enough: it has to be lower than the lowest so far.)')
@@ -316,6 +355,9 @@ def _(answer):
     depths, seeds, asked = [2, 6, 9], [12, 11, 14], []
     def train(depth, skip, seed):
         asked.append((depth, skip, seed))
+        if depth in depths and skip in (True, False) and seed in range(3):
+            raise Hint(f'The seed {seed} was asked for, but the seeds here are {seeds}: go through '
+                       '`seeds` itself, not through the places in it.')
         if depth not in depths or skip not in (True, False) or seed not in seeds:
             raise Hint(f'train({depth!r}, {skip!r}, {seed!r}) was called: its arguments are a '
                        'depth, a truth value, and a seed, in this order.')
@@ -326,6 +368,8 @@ def _(answer):
     if set(got) != keys:
         raise Hint('The keys should be the six pairs (depth, skip), such as (2, False); '
                    f'yours are {list(got)[:3]}…')
+    if len(set(map(id, got.values()))) == 1:
+        raise Hint('All pairs share the same list: make a new one for each.')
     for (d, s), errors in got.items():
         if not isinstance(errors, (list, tuple)):
             raise Hint('Each value should be the *list* of errors, one for each seed, so that the '
@@ -360,7 +404,8 @@ _verdicts = [
      'The networks vary from seed to seed, but the *differences* are all close to 0.05: take them '
      'seed by seed.'),
     ([0.1, 0.2, 0.1], [0.15, 0.3, 0.25], 'not shown',
-     'With three seeds, 1.96 standard errors are too few: t for two degrees of freedom is 4.303.'),
+     'With three seeds, 1.96 standard errors are too few: t for two degrees of freedom is 4.303. '
+     '(That is the 97.5% quantile, which leaves 2.5% on each side; the 95% quantile is 2.92.)'),
     ([0.1, 0.1, 0.1], [0.155, 0.2, 0.245], 'not shown',
      'The standard deviation of the three differences divides by n − 1 = 2 (ddof=1).'),
     ([0.1]*5, [0.118, 0.16, 0.2, 0.24, 0.282], 'worse',

@@ -85,7 +85,13 @@ def _try_block(answer, ni, nf, stride):
     name, net, x = f'MyBlock({ni}, {nf}, {stride})', answer(ni, nf, stride), torch.rand(4, ni, 8, 8)
     if not isinstance(net, nn.Module): raise Hint('Derive it from nn.Module.')
     before = x.clone()
-    y, calls = _calls(net, x)
+    try: y, calls = _calls(net, x)
+    except RuntimeError as e:
+        strided = [m for m in net.modules() if isinstance(m, nn.Conv2d)
+                   and m.kernel_size == (1, 1) and m.stride != (1, 1)]
+        if stride == 1 or not strided or 'must match' not in str(e): raise
+        raise Hint('The shortcut halves the map twice, by averaging and in the 1×1 convolution: '
+                   'give the convolution stride 1.') from None
     if y is None: raise Hint('forward returns None: is the `return` missing?')
     if not torch.equal(before, x):
         raise Hint('It changes its input: use ReLU without inplace=True before the sum, '
@@ -144,8 +150,10 @@ def _try_sum(calls, main, proj, x, y):
     if close(y, branch.relu()): raise Hint('Nothing is added: the shortcut is missing.')
     if close(y, branch.relu() + skip) or close(y, branch.relu() + skip.relu()):
         raise Hint('The ReLU comes after the sum: relu(F(x) + x), not relu(F(x)) + x.')
-    if not close(y, (branch + skip).relu()):
-        raise Hint('The output is not relu(branch + shortcut).')
+    if close(y, (branch + skip).relu()): return
+    if close(y, (branch + skip.relu()).relu()):
+        raise Hint('There is a ReLU on the shortcut: only the sum has one.')
+    raise Hint('The output is not relu(branch + shortcut).')
 
 # %% ../../nbs/api/checks/05_residual_block.ipynb #acd09e9e
 def _try_pooled(got, x, stride):
@@ -175,6 +183,8 @@ def _(answer):
     if shape == (3, 16, 8, 8):
         raise Hint('The stride is not used: keep every second row and column.')
     if shape == (3, 6, 4, 4): raise Hint('The channels are missing: pad to nf of them.')
+    if shape == (3, 12, 4, 4):
+        raise Hint('That has the old channels twice: add nf − x.shape[1] channels of zeros.')
     if shape != (3, 16, 4, 4):
         raise Hint('(3, 6, 8, 8) with nf=16 and stride 2 should become (3, 16, 4, 4), '
                    f'but becomes {shape}. F.pad counts from the last dimension.')
@@ -236,6 +246,9 @@ _macs = [
 def _(answer):
     n, right = as_number(answer), 14*14*256*128*9
     if n == right: return
+    if n == 2*right:
+        raise Hint('That is twice too many. A multiply-add is one product and one sum together: '
+                   'count them once. (Or does the stride halve only one side of your map?)')
     if n in (right + 256, right + 14*14*256): raise Hint(_biases)
     raise Hint(explain_parts(n, _macs, math.prod)
                or f'{compared(n, right)} Multiply the positions in the output map, the filters, '
@@ -286,7 +299,8 @@ def _try_names(net, want, what):
     extra = [k for k in got if k not in want]
     missing = [k for k in want if k not in got]
     if any('downsample' in k for k in extra) and not missing:
-        raise Hint(f'{what} has a projection ({extra[0]}), but the shape stays the same.')
+        raise Hint(f'{what} has a projection ({extra[0]}), but the shape stays the same. (In a '
+                   'network, only the first block of a stage has stride 2 or a projection.)')
     if any(k.endswith('bias') for k in extra) and not missing:
         raise Hint(f'{what} has a {extra[0]}: a convolution before BatchNorm needs no bias.')
     if missing:
@@ -357,6 +371,15 @@ def _try_bottleneck(net, right, x, name):
                    f'but gives {tuple(y.shape)}.')
     for mistake, hint in _mistakes:
         if close(y, _bottleneck(right, x, **mistake)): raise Hint(hint)
+    if right.downsample is not None:
+        plain, right.downsample = right.downsample, nn.Sequential(right.downsample, nn.ReLU())
+        if close(y, right(x)): raise Hint('There is a ReLU on the shortcut: only the sum has one.')
+        right.downsample = plain
+    if right.bn1.num_features == right.bn2.num_features:
+        right.bn1, right.bn2 = right.bn2, right.bn1
+        if close(y, right(x)):
+            raise Hint('bn1 and bn2 are swapped: bn1 follows conv1, and bn2 follows conv2.')
+        right.bn1, right.bn2 = right.bn2, right.bn1
     right.conv1.stride, right.conv2.stride = right.conv2.stride, (1, 1)
     if close(y, right(x)):
         raise Hint('The stride is in the first 1×1 convolution, which is v1: this exercise asks '
@@ -376,6 +399,7 @@ def _(answer):
         y, calls = _calls(stem.train(), x)
         if y is None: raise Hint('forward returns None: is the `return` missing?')
         _try_stem(y, [m for m, _, _ in calls], small, size, want)
+        _try_signs(y, calls)
         pooled = F.max_pool2d(calls[-1][2].relu(), 3, 2, 1)
         if not small and not close(y, pooled):
             raise Hint('The max pooling takes 3×3 windows with stride 2 and padding 1, after the '
@@ -395,10 +419,18 @@ def _try_stem(y, layers, small, size, want):
         raise Hint(f'The stem for {which} has a {ks[0]}×{ks[0]} convolution; '
                    f'yours is {convs[0].kernel_size[0]}×{convs[0].kernel_size[1]}.')
     if convs[0].bias is not None: raise Hint('A convolution before BatchNorm needs no bias.')
+    if y.shape[1] != 8:
+        raise Hint(f'With nf=8 the output should have 8 channels, but has {y.shape[1]}: use `n_in` '
+                   'and `nf`.')
     if tuple(y.shape) != (2, 8, want, want):
         raise Hint(f'For {which} of {size} px the stem should give maps of {want} px with 8 '
                    f'channels, '
                    f'but gives {tuple(y.shape[1:])}: check stride, padding and pooling.')
+
+def _try_signs(y, calls):
+    "Raise a `Hint` unless the ReLU follows the BatchNorm"
+    if (calls[1][1] >= 0).all():
+        raise Hint('The ReLU comes before the BatchNorm: convolution, BatchNorm, ReLU.')
     if (y < 0).any(): raise Hint('Negative values in the output: the ReLU is missing.')
 
 # %% ../../nbs/api/checks/05_residual_block.ipynb #c16e863e
@@ -429,7 +461,11 @@ def _(answer):
     stems = []
     for m in (right, net):
         m.layer1.register_forward_pre_hook(lambda m, i: stems.append(i[0].clone()))
-    want, got = _maps(right, x), _maps(net.eval(), x)
+    try: want, got = _maps(right, x), _maps(net.eval(), x)
+    except RuntimeError as e:
+        if 'Output size is too small' not in str(e): raise
+        raise Hint('A pooling window of fixed size is larger than the map: at the end, average '
+                   'over all of it, `nn.AdaptiveAvgPool2d(1)`.') from None
     if got['the output'] is None: raise Hint('forward returns None: is the `return` missing?')
     if close(got['the output'], want['the output'], 1e-3): return
     for k in 'conv1', 'layer1', 'layer2', 'layer3', 'layer4', 'fc':
@@ -449,15 +485,17 @@ def _why(k, got, want):
     if got[k].shape == want[k].shape and k == 'fc':
         return ': average each map over all of its pixels before fc.'
     if got[k].shape == want[k].shape: return ': is the stride in the 3×3 convolution (v1.5)?'
-    return f': its shape is {tuple(got[k].shape[1:])} instead of {tuple(want[k].shape[1:])}.'
+    ask = (' Is the max pooling there (3×3 windows, stride 2, padding 1)?' if k == 'layer1' else
+           ' Stages 2 to 4 begin with stride 2.' if k.startswith('layer') else '')
+    return f': its shape is {tuple(got[k].shape[1:])} instead of {tuple(want[k].shape[1:])}.{ask}'
 
 # %% ../../nbs/api/checks/05_residual_block.ipynb #e8836e2c
-def _memorize(net, xb, yb, steps, lr, mom=0.9, zero=True, train=True):
+def _memorize(net, xb, yb, steps, lr, mom=0.9, zero=True, train=True, f=lambda o: o):
     "The losses in `steps` steps of SGD on one batch"
     opt, losses = torch.optim.SGD(net.parameters(), lr, momentum=mom), []
     net.train(train)
     for _ in range(steps):
-        loss = F.cross_entropy(net(xb), yb)
+        loss = F.cross_entropy(f(net(xb)), yb)
         if zero: opt.zero_grad()
         loss.backward()
         opt.step()
@@ -497,7 +535,19 @@ def _(answer):
             (dict(zero=False), 'Gradients add up from step to step: `opt.zero_grad()`.'),
             (dict(mom=0), 'That is SGD without momentum; the exercise asks for 0.9.'),
             (dict(train=False), 'The network is in evaluation mode: call `net.train()` first.')]:
-        if close(got, losses(**mistake), 1e-2): raise Hint(hint)
+        if close(got, losses(**mistake), 1e-2):
+            with expect_sgd(0.9): answer(_small(), xb, yb, 2, lr)
+            if 'mom' in mistake:
+                raise Hint('A new optimizer in every step forgets its momentum: make one before '
+                           'the loop.')
+            raise Hint(hint)
+    if got.std() < 1e-5:
+        raise Hint('The loss never changes: `opt.zero_grad()` between `backward` and `step` '
+                   'removes the gradients before they are used.')
+    if close(got*8, (got*8).round()) and got.max() <= 1:
+        raise Hint('Those are accuracies: return the losses.')
+    if close(got, losses(f=lambda o: o.softmax(1)), 1e-2):
+        raise Hint('The softmax is applied twice: `F.cross_entropy` takes the scores.')
     if close(got[:-1], losses()[1:], 1e-2):
         raise Hint('The list starts one step late: append the loss that the step was computed '
                    'from.')

@@ -29,6 +29,12 @@ _wrong_schedules = [
     (lambda pct, lr: lr*0.01**(pct >= .5),
      'At one half it divides by a hundred: divide by ten there, and again at three quarters.'),
     (lambda pct, lr: lr*10.**((pct >= .5) + (pct >= .75)), 'The rate rises: divide by ten.'),
+    (lambda pct, lr: lr*0.1**((pct >= .25) + (pct >= .5)),
+     'It divides at one quarter and at one half: divide at one half and at three quarters.'),
+    (lambda pct, lr: lr*0.1**int(3*pct + 1e-9),
+     'It divides after each third: divide at one half and at three quarters.'),
+    (lambda pct, lr: lr*0.1**int(4*pct + 1e-9),
+     'It divides after every quarter: divide at one half and at three quarters.'),
     (lambda pct, lr: lr, 'The rate never falls.')]
 
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #7615d181
@@ -45,8 +51,13 @@ def _(answer):
         down = [lr*0.1**((e >= epochs//2) + (e >= 3*epochs//4)) for e in range(epochs)]
         first = next(e for e in range(epochs) if not math.isclose(got[e], want[e], rel_tol=1e-6))
         if np.allclose(got, down, rtol=1e-6, atol=0):
-            raise Hint(f'`//` rounds down: of {epochs} epochs, epoch {first} starts before three '
-                       f'quarters ({3*epochs/4:g}) are done. Compare with `3*epochs/4`.')
+            raise Hint(f'Of {epochs} epochs, epoch {first} starts before three quarters '
+                       f'({3*epochs/4:g}) are done: compare with `3*epochs/4`. (`//` rounds that '
+                       'down, and before an epoch, epoch/epochs is done, not epoch/(epochs − 1).)')
+        if np.allclose(got, [lr*0.1**((e + 1 >= epochs/2) + (e + 1 >= 3*epochs/4))
+                             for e in range(epochs)], rtol=1e-6, atol=0):
+            raise Hint('One epoch early: the epochs count from 0, so before epoch number '
+                       '`epoch` the fraction that is done is epoch/epochs.')
         if np.allclose(got, [lr*0.1**e for e in range(epochs)], atol=0):
             raise Hint('It divides by ten in every epoch: only at one half and at three quarters.')
         if as_number(answer(0, epochs, 2*lr)) == got[0]: raise Hint('`lr` is not used.')
@@ -79,6 +90,11 @@ def _(answer):
         raise Hint('That is the range, which grows with the number of seeds; '
                    'the standard deviation does not.')
     if near(std, 2*want): raise Hint('That is twice the standard deviation.')
+    if near(std, np.abs(np.array(accs) - mean).mean()):
+        raise Hint('That is the mean distance from the mean: for the standard deviation, square '
+                   'the distances first.')
+    if near(std, stats.t.ppf(0.975, 4)*want/5**.5):
+        raise Hint('That is half of a 95% interval; the exercise asks for the standard deviation.')
     raise Hint(f'The standard deviation should be {want:.5f}, but is {std:.5f}.')
 
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #9fcd6555
@@ -127,7 +143,8 @@ def _move_max(values, i):
 @exercise('06.4', 'Epochs of the CIFAR-10 recipe')
 def _(answer):
     n = as_number(answer)
-    if 181 <= n <= 182.5: return
+    if 181.5 <= n <= 182.5: return
+    if n == 181: raise Hint('181.8 is nearer to 182: do not round down.')
     if n == 183: raise Hint('182.04 is nearer to 182: do not round up.')
     if n == 137: raise Hint('CIFAR-10 has 50,000 training images, of which 45,000 are used here.')
     if 1638 <= n <= 1639: raise Hint('The 5,000 are for validation; an epoch has 45,000 images.')
@@ -171,6 +188,8 @@ def _try_half(off, half, sd, n, level):
                       'the standard deviation by the square root of n.'),
         (stats.t.ppf(0.975, n - 1)*se, 'The interval should depend on `level`, here '
                                        f'{level:g}.'), (1.96*se, '1.96 is for many runs and 95%.'),
+        (abs(stats.t.ppf(1 - level/2, n - 1))*se,
+         '1 − level/2 is for the share that is left *out*: here, the quantile is (1 + level)/2.'),
         (sd, 'That is the mean ± one standard deviation.'),
         (se, 'That is the mean ± one standard error.')]
     if math.isclose(half, want, rel_tol=1e-5): return
@@ -204,6 +223,12 @@ _wrong_shapes = [
     (lambda pct,
      warm: pct/warm if pct < warm else (1 + math.cos(2*math.pi*(pct - warm)/(1 - warm)))/2,
      'It comes back up at the end: half a wave is cos(π·x), not cos(2π·x).'),
+    (lambda pct, warm: pct/warm if pct < warm else (1 + math.cos(math.pi*(pct - warm)))/2,
+     'It does not fall to 0: the fraction of the fall that is done is (pct − warm)/(1 − warm).'),
+    (lambda pct, warm: (1 - math.cos(math.pi*pct/warm))/2 if pct < warm else _warm(pct, warm),
+     'The warm-up is a cosine, too: it should rise in a straight line, pct/warm.'),
+    (lambda pct, warm: pct/warm if pct < warm else 1 - _warm(pct, warm),
+     'After the warm-up it rises from 0: write 1 + cos, not 1 − cos.'),
     (lambda pct, warm: 1. if pct < warm else _warm(pct, warm),
      'The rate is constant during the warm-up: it should rise from 0 in a straight line.'),
     (lambda pct, warm: pct if pct < warm else _warm(pct, warm),
@@ -305,7 +330,10 @@ def _(answer):
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #e1ed8d68
 @exercise('06.8', 'Compare two recipes, seed by seed')
 def _(answer):
-    seeds = random.sample(range(100), 5)
+    for n in (5, 4): _try_comparison(answer, random.sample(range(100), n))
+
+def _try_comparison(answer, seeds):
+    "Raise a `Hint` unless `answer` compares two recipes with these seeds"
     luck = {s: random.gauss(0, 5) for s in range(200)}
     a = {s: 80 + luck[s] + random.gauss(0, 0.3) for s in range(200)}
     b = {s: 81 + luck[s] + random.gauss(0, 0.3) for s in range(200)}
@@ -317,7 +345,7 @@ def _(answer):
     if set(asked) != set(seeds):
         raise Hint(f'Run both recipes with the seeds given, {seeds}; you asked for '
                    f'{sorted(set(asked))}.')
-    if len(asked) < 10 or called != {'a', 'b'}:
+    if len(asked) < 2*len(seeds) or called != {'a', 'b'}:
         raise Hint('Call `run_a` and `run_b`, each with every seed.')
     diffs = np.array([b[s] - a[s] for s in seeds])
     _try_paired(got, diffs, [a[s] for s in seeds], [b[s] for s in seeds])
@@ -333,7 +361,13 @@ def _try_paired(got, diffs, a, b):
         raise Hint(f'The mean difference is {diffs.mean():.3f}; yours is {mean:.3f}.')
     if low > high: raise Hint('Return the mean, then the lower end, then the upper end.')
     half, se = (high - low)/2, diffs.std(ddof=1)/n**0.5
-    if math.isclose(half, stats.t.ppf(0.975, n - 1)*se, rel_tol=1e-5): return
+    if not math.isclose((low + high)/2, mean, rel_tol=1e-5):
+        raise Hint('The middle of the interval should be the mean difference: return the mean '
+                   'minus, and plus, half of the width.')
+    if math.isclose(half, stats.t.ppf(0.975, n - 1)*se, rel_tol=2e-3): return
+    if math.isclose(half, 2.776*se, rel_tol=2e-3):
+        raise Hint(f'2.776 is for five seeds; here there are {n}. Compute the factor, '
+                   '`stats.t.ppf(0.975, n - 1)`.')
     both = (np.var(a, ddof=1)/n + np.var(b, ddof=1)/n)**0.5
     for dof in (n - 1, 2*n - 2):
         if math.isclose(half, stats.t.ppf(0.975, dof)*both, rel_tol=1e-4):
@@ -343,7 +377,7 @@ def _try_paired(got, diffs, a, b):
             half, stats.t.ppf(0.975, n - 1)*se*n**0.5, rel_tol=1e-4):
         raise Hint('The interval is far too wide: take the difference seed by seed first.')
     if math.isclose(half, 1.96*se, rel_tol=0.01) or math.isclose(half, 2*se, rel_tol=0.01):
-        raise Hint("For five seeds Student's t is 2.78, not 2.")
+        raise Hint(f"For {n} seeds, Student's t is {stats.t.ppf(0.975, n - 1):.2f}, not 2.")
     if math.isclose(half, se, rel_tol=1e-4):
         raise Hint('That is one standard error on either side.')
     want = stats.t.ppf(0.975, n - 1)*se
@@ -409,12 +443,14 @@ def _(answer):
     xb, yb, lam = torch.randn(4, 1, 2, 2), torch.tensor([0, 2, 1, 2]), 0.7
     n = 4      # none of the images is of the last class
     order = torch.tensor([2, 0, 3, 1])
-    out = answer(xb.clone(), yb, lam, order, n)
+    given = xb.clone()
+    out = answer(given, yb, lam, order, n)
     if not isinstance(out, (tuple, list)) or len(out) != 2:
         raise Hint('Return two tensors: the mixed images and their targets.')
     (x, y), hot = out, F.one_hot(yb, n).float()
     if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
-        raise Hint('Return tensors.')
+        raise Hint('Return two tensors: the mixed images and, as their targets, one probability '
+                   'for each class (N × C).')
     if y.shape != hot.shape:
         raise Hint('The targets are one probability for each of the 4 classes: shape (4, 4). '
                    'Start from `F.one_hot(yb, n_classes).float()`: not every class has an image.')
@@ -422,10 +458,13 @@ def _(answer):
     if close(x, other):
         raise Hint('`lam` is the share of the image itself, 1 − `lam` that of its partner.')
     if close(x, xb): raise Hint('The images are unchanged: mix them, too.')
-    if close(x, lam*xb + (1 - lam)*xb.flip(0)):
+    if close(x, lam*xb + (1 - lam)*xb.flip(0)) or close(x, lam*xb + (1 - lam)*xb[order.argsort()]):
         raise Hint('The partner of image i is image order[i].')
     if close(x, (xb + xb[order])/2) or close(x, xb + xb[order]):
         raise Hint('`lam` is not used: the shares are lam and 1 − lam.')
+    if not close(x, want) and not torch.equal(given, xb):
+        raise Hint('It changes `xb` in place, and then takes the partners from what it has '
+                   'already changed: compute a new tensor.')
     if not close(x, want): raise Hint('The images should be lam·xb + (1 − lam)·xb[order].')
     _try_targets(y, hot, lam, order, n)
 
@@ -444,9 +483,11 @@ def _why_not(net, xb, got, one, two, down):
     batch = net(xb.flip(0)).softmax(1).detach()
     if close(got, (one + batch)/2):
         raise Hint('That reverses the order of the images: mirror the *last* axis.')
+    if close(got, torch.maximum(one, two)): raise Hint('That is the maximum: take the mean.')
+    if close(got, (one*two).sqrt()):
+        raise Hint('That is the geometric mean: add the two, and divide by 2.')
     if close(got.sum(0), torch.ones(5)) or not close(got.sum(1), torch.ones(6)):
         raise Hint('The probabilities of each image should add up to 1: softmax over dimension 1.')
-    if close(got, torch.maximum(one, two)): raise Hint('That is the maximum: take the mean.')
     raise Hint('Average the probabilities of the images and of `xb.flip(-1)`.')
 
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #ec7bf5b0

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #b94f7283
-import random, statistics, time
+import itertools, random, statistics, time
 from contextlib import contextmanager
 from unittest.mock import patch
 
@@ -34,7 +34,8 @@ def _rates(took, n):
 @exercise('07.1', 'Images per second, by the median')
 def _(answer):
     n, reps, took = random.randint(60, 90), 9, []
-    naps = random.sample([0.005]*3 + [0.02]*3 + [0.06]*3, 9)
+    naps = random.sample([0.005]*3 + [0.02]*3 + [0.06]*2, 8)
+    naps.insert(5, 0.035)     # the fifth of the timed calls
     def step():
         start = time.perf_counter()
         time.sleep(naps[len(took) % 9] if took else 0.3)
@@ -51,6 +52,15 @@ def _(answer):
     if abs(got/median - 1) < 0.15: return
     if abs(got*max(took[1:])/n - 1) < 0.15:
         raise Hint('That is the slowest call; take the median of the times.')
+    if abs(got*took[5]/n - 1) < 0.15:
+        raise Hint('That is the call in the middle of the list: sort the times first, or use '
+                   '`statistics.median`.')
+    if abs(got*statistics.median(itertools.accumulate(took[1:]))/n - 1) < 0.15:
+        raise Hint('The clock is started only once, so each time includes the calls before: start '
+                   'it anew for every call.')
+    if got > 100*median:
+        raise Hint(f'{got:.0f} images per second is far too fast. A clock that stops while `step` '
+                   'waits, such as `time.process_time`, is the wrong one: use `time.perf_counter`.')
     _try_rate(got, median, mean, fastest, n, reps)
 
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #9300bdfa
@@ -110,10 +120,14 @@ def _(answer):
     c = ((torch.rand(5) + 1)*2**-12).half()
     w = torch.ones(5, dtype=torch.float16, requires_grad=True)
     want = c.float()*2**-14
-    def tiny(w): return (w*c).sum()*_half(2**-14)
+    given = []
+    def tiny(w): return given.append(w.dtype) or (w*c).sum()*_half(2**-14)
     def large(w): return (w*300).sum()*_half(300)
     def right(g): return close(g/want, torch.ones(5), 2e-2)
     _try_tiny(answer(tiny, w, 2.**13), want, right)
+    if given[0] != torch.float16:
+        raise Hint(f'`loss_fn` is called with {str(given[0])[6:]}, so nothing is computed in '
+                   'float16: call it with `w` itself.')
     try: none = answer(large, w, 2.**13)
     except Exception as e:
         raise Hint(f'On overflow it raises {type(e).__name__}: return None, so that the training '
@@ -123,6 +137,10 @@ def _(answer):
     partly = torch.tensor([300., 1, 1, 1, 1]).half()
     if answer(lambda w: (w*partly).sum()*_half(300), w, 2.**7) is not None:
         raise Hint('One of five gradients is infinite: return None unless *all* are finite.')
+    odd = torch.tensor([float('nan'), 1, 1, 1, 1]).half()
+    if answer(lambda w: (w*odd).sum(), w, 1.) is not None:
+        raise Hint('One of five gradients is NaN, not a number: return None for that, too '
+                   '(`torch.isfinite` is false for both).')
     again = answer(tiny, w, 2.**13)
     if again is None or not right(again):
         raise Hint('A second call gives a different gradient: `backward` adds to `w.grad`. '
@@ -142,7 +160,9 @@ def _(answer):
     if near(6*p) or near(2*p):
         raise Hint('Two bytes per number? Under autocast weights, gradients and momentum '
                    'stay in float32; only activations are in 16 bits.')
-    if near(10*p): raise Hint('Gradients are float32 too: they have the dtype of the weights.')
+    if near(10*p):
+        raise Hint('One of the three has two bytes. Under autocast the weights stay in float32, '
+                   'and the gradients have the dtype of the weights.')
     if near(16*p): raise Hint('That would be Adam, with two moments; SGD has one.')
     if near(12*p/1.048576):
         raise Hint('Those are MiB (2^20 bytes); the question asks for units of 10^6 bytes.')
@@ -265,13 +285,15 @@ def _(answer):
         raise Hint(f'{tuple(x.shape)} should become {tuple(want.shape)}, but becomes '
                    f'{tuple(y.shape)}: stride 2, padding 1, one output per channel.')
     if not close(y, want): raise Hint(_blur_hint(y, x, want, net))
-    if list(net.parameters()):
+    if any(p.requires_grad for p in net.parameters()):
         raise Hint('The kernel would be trained: register it as a buffer (`register_buffer`).')
     if not net.state_dict():
         raise Hint('The kernel does not move with `net.to(device)`: register it as a buffer.')
     if not torch.autograd.grad(y.sum(), x)[0].any(): raise Hint('No gradient reaches the input.')
-    with _Count() as count, torch.no_grad(): answer(32)(torch.randn(1, 32, 8, 8))
+    with _Count() as count, torch.no_grad(): answer(32)(torch.randn(3, 32, 8, 8))
     n = sum('conv' in o for o in count.names)
+    if n == 3:
+        raise Hint('It calls one convolution for each image: one does the whole batch at once.')
     if n != 1:
         raise Hint(f'For 32 channels it calls {n} convolutions: one convolution with '
                    '`groups=channels` does all of them at once.')
@@ -301,6 +323,13 @@ def _blur_hint(y, x, want, net):
         return 'The borders are padded by reflection; here they are padded with zeros.'
     if close(y[..., 1:-1, 1:-1], want[..., 1:-1, 1:-1]):
         return 'Only the borders differ: there, SlowBlur pads with zeros.'
+    shift = (y - want).detach().transpose(0, 1).flatten(1)
+    if (shift - shift[:, :1]).abs().max() < 1e-4:
+        return ('The outputs differ from those of SlowBlur by a constant: a convolution has a bias '
+                'unless bias=False.')
+    if close(y.flatten().sort().values, want.flatten().sort().values):
+        return ('The numbers are right, but not in their places: images or channels have changed '
+                'their order.')
     ratio = (y/want).flatten()
     if (ratio - ratio[0]).abs().max() < 1e-3:
         return f'Every output is {ratio[0]:.3g} times that of SlowBlur: the kernel should sum to 1.'
@@ -349,7 +378,9 @@ def _(answer):
         raise Hint("The layer's name comes first, then its share.")
     if name == min(took, key=took.get):
         raise Hint(f'That is the fastest; the slowest layer was {slow!r}.')
-    if name != slow: raise Hint(f'The slowest layer was {slow!r}; you return {name!r}.')
+    last = (' Does the time of a layer include that of the layers before it?'
+            if name == list(took)[-1] else '')
+    if name != slow: raise Hint(f'The slowest layer was {slow!r}; you return {name!r}.{last}')
     share, want = as_number(share), took[slow]/total
     if abs(share - want) < 0.15: return
     if abs(share - 100*want) < 15: raise Hint('Return the share as a fraction, from 0 to 1.')
@@ -406,15 +437,19 @@ def _(answer):
         raise Hint(f'The fast one is about {rights[0]:.1f} times faster; you return {got:.2f}. '
                    'Is the slow first call in the time?')
     for i, wrong in enumerate((lambda x: x*3.01, lambda x: x[:-1]*3, lambda x: x.flip(0)*3)):
-        try: answer(_layer(0.01, lambda x: x*3, []), _layer(0.01, wrong, []), x)
+        try: res = answer(_layer(0.01, lambda x: x*3, []), _layer(0.01, wrong, []), x)
         except ValueError: continue
         except AssertionError:
             raise Hint('It raises an AssertionError: the exercise asks for a '
                        '`ValueError`.') from None
         except RuntimeError:
             raise Hint('Outputs of a different shape should raise a `ValueError`, too.') from None
+        if isinstance(res, Exception):
+            raise Hint('It returns the error: `raise` it.')
+        why = [' (Its numbers were off by 0.3%: is the tolerance that large?)', '',
+               ' (It had the same numbers in another order: compare element by element.)'][i]
         raise Hint('The second function returned something else, and no `ValueError` was raised: '
-                   'a layer that is fast and wrong is no gain.')
+                   f'a layer that is fast and wrong is no gain.{why}')
 
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #6824510f
 def _net(): return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2),
@@ -492,6 +527,19 @@ def _(answer):
     if getattr(got[0], 'requires_grad', False):
         raise Hint('Each loss still holds its graph: append `loss.item()`.')
     _try_losses(torch.tensor([as_number(o) for o in got]), start, xb, yb, steps, lr)
+    _try_interrupted(answer, xb, yb)
+
+def _try_interrupted(answer, xb, yb):
+    "Raise a `Hint` if autocast stays on after the network raises an error"
+    def stop(module, inputs): raise KeyboardInterrupt
+    net = _net()
+    net[2].register_forward_pre_hook(stop)
+    with _autocast_off():
+        try: answer(net, xb, yb, 2, 0.1)
+        except KeyboardInterrupt: pass
+        if torch.is_autocast_enabled('cpu'):
+            raise Hint('If the network is interrupted, autocast stays on: enter it with `with`, '
+                       'which leaves it whatever happens.')
 
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #2aa18e27
 def _try_losses(got, start, xb, yb, steps, lr):

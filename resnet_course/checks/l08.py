@@ -60,7 +60,11 @@ def _keeps_grads(f, n):
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #49045e1b
 @exercise('08.1', 'Freeze all children before number n')
 def _(answer):
-    for n in (2, 1, -1, -2, 0): _try_freeze(answer, n)
+    for n in (2, 1, -1, -2, 0):
+        try: _try_freeze(answer, n)
+        except ValueError:
+            raise Hint(f'n={n} raises a ValueError, but it is allowed: 0, 1 and 2 count from the '
+                       'stem, and −1, −2 and −3 from the head.') from None
     for n in (1, 0): _try_again(answer, n)
     for n in (3, -4): _try_range(answer, n)
 
@@ -127,9 +131,11 @@ def _(answer):
     net = _mixed_net()
     flags = [p.requires_grad for p in net.parameters()]
     try: answer(net)
-    except StopIteration:
-        raise Hint('One BatchNorm has no parameters at all (`affine=False`), and `next` finds '
-                   'none: use `any(...)`.') from None
+    except (StopIteration, AttributeError) as e:
+        if isinstance(e, AttributeError) and 'NoneType' not in str(e): raise
+        raise Hint('One BatchNorm has no parameters at all (`affine=False`): its weight is '
+                   'None, and `next` finds none. Use `any(p.requires_grad for p in m.parameters())`.'
+                   ) from None
     if [p.requires_grad for p in net.parameters()] != flags:
         raise Hint('It changes `requires_grad`; the exercise asks only for modes.')
     if not net[2].training:
@@ -139,7 +145,7 @@ def _(answer):
         raise Hint('A BatchNorm whose parameters train is in evaluation mode: '
                    'look at `requires_grad`.')
     if net[1].training:
-        raise Hint('A BatchNorm with frozen parameters is in training mode. '
+        raise Hint('A BatchNorm with frozen parameters is in training mode: call its `eval()`. '
                    '(`model.train()` sets all of them: call it *before*, not after.)')
     if net[6].training:
         raise Hint('A frozen BatchNorm1d is in training mode: '
@@ -248,12 +254,18 @@ def _(answer):
     old = copy.deepcopy(net.state_dict())
     try: new = answer(net, 7)
     except AttributeError as e:
+        if "'in_features'" in str(e):
+            raise Hint('The last child is not a linear layer, but holds one: search all of '
+                       '`model.named_modules()`, not only the children.') from None
         if "'fc'" not in str(e): raise
         raise Hint('The last linear layer has another name than `fc` here: look for it with '
                    '`model.named_modules()`.') from None
     if not isinstance(new, nn.Module): raise Hint('Return the new network.')
     if net.top[1].out_features != 3 or new is net:
         raise Hint('The network that was passed in has changed: work on a copy (`copy.deepcopy`).')
+    if not isinstance(new, _Odd) and any(isinstance(m, _Odd) for m in new.modules()):
+        raise Hint('It puts a layer behind the network: the new layer goes in the *place* of the '
+                   'last `nn.Linear`.')
     if not isinstance(new, _Odd):
         raise Hint('Only one layer changes: the rest stays the same network.')
     _try_head(new, old)
@@ -273,6 +285,9 @@ def _try_head(new, old):
                    '`nn.Linear`, whatever its name: set it in `model.get_submodule(...)`.')
     if shape == 'an error' and getattr(new.top[1], 'in_features', 6) == 7:
         raise Hint('The new layer takes 7 inputs: in `nn.Linear`, the inputs come first.')
+    if shape == 'an error' and getattr(new.top[1], 'in_features', 6) == 3:
+        raise Hint('The new layer takes 3 inputs, as many as the old one had outputs: take '
+                   '`in_features` of the old layer.')
     if shape != (4, 7):
         names = [k for k, v in new.state_dict().items() if 7 in v.shape]
         dotted = [k for m in new.modules() for k in m.__dict__['_modules'] if '.' in k]
@@ -365,12 +380,13 @@ def _try_changed(got, before, want):
     missing = set(want) - set(got)
     if missing == {'n'}:
         raise Hint('A tensor of integers has changed, too, such as the number of batches that '
-                   'BatchNorm has seen: compare all tensors.')
+                   'BatchNorm has seen: compare all tensors, and do not convert them (a float32 '
+                   'cannot hold every integer).')
     if 'bn.running_mean' in missing:
         raise Hint('BatchNorm statistics are missing: a frozen network has no moving buffers, '
                    'either.')
     # a comparison with a tolerance may also miss the new nan
-    if 'w' in missing and missing <= {'w', 'bn.weight'}:
+    if 'w' in missing and missing <= {'w', 'bn.weight', 'n'}:
         raise Hint('One number has changed in its last digits, and that is a change: compare '
                    'exactly, without a tolerance.')
     if len(missing) == 1 and [*missing][0] in _overlooked: raise Hint(_overlooked[[*missing][0]])
@@ -379,8 +395,9 @@ def _try_changed(got, before, want):
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #1999161c
 @exercise('08.7', 'The names of the tensors that changed')
 def _(answer):
-    before = {'w': torch.randn(3, 4), 'bn.running_mean': torch.zeros(3), 'bn.weight': torch.ones(3),
-              'b': torch.arange(3.), 'n': torch.tensor(5), 'broken': torch.tensor([float('nan')])}
+    before = {'w': torch.randn(3, 4), 'bn.running_mean': torch.zeros(3),
+              'bn.weight': torch.zeros(3), 'b': torch.arange(3.), 'n': torch.tensor(2**24),
+              'broken': torch.tensor([float('nan')])}
     before['w'][0, 0] = 1.      # so that a change of 1e-6 is within the usual tolerance
     after = {k: v.clone() for k, v in before.items()}
     got = answer(before, after)
@@ -396,6 +413,8 @@ def _(answer):
     if set(got) == set(before):
         raise Hint('You return all names, although nothing has changed here: keep those whose '
                    'values differ. (`is` asks for the same object, and a copy is a different one.)')
+    if set(got) == set(before) - {'broken'}:
+        raise Hint('Those are the tensors that stayed the same: return those that differ.')
     if list(got): raise Hint(f'Nothing has changed here, but you return {sorted(got)}.')
     after['w'][0, 0] += 1e-6
     after['b'] = after['b'].flip(0)
@@ -418,7 +437,11 @@ def _(answer):
     x, y = torch.randn(10, 4)*3 + 1, torch.arange(10).roll(3)
     dl = [(x[:4], y[:4]), (x[4:8], y[4:8]), (x[8:], y[8:])]
     old = {k: v.clone() for k, v in body.state_dict().items()}
-    out = answer(body, dl)
+    try: out = answer(body, dl)
+    except RuntimeError as e:
+        if 'equal size' not in str(e) and 'Sizes of tensors must match' not in str(e): raise
+        raise Hint('The last batch is smaller, so the batches cannot be stacked, or joined side by '
+                   'side: put one below the other, `torch.cat(features)`.') from None
     if not isinstance(out, (tuple, list)) or len(out) != 2:
         raise Hint('Return two tensors: the features and the labels.')
     f, labels = out
@@ -520,4 +543,6 @@ def _try_moved(moved, before):
     if idle == trains:
         raise Hint('Nothing moved: train `model` itself, with a step for each batch.')
     if idle:
-        raise Hint(f'{idle[0]} should train, but did not move. An earlier stage had frozen it.')
+        why = ('The children after number `n` train, too.' if idle[0].startswith('head') else
+               'An earlier stage had frozen it.')
+        raise Hint(f'{idle[0]} should train, but did not move. {why}')

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #71b9ea26
-import itertools, random
+import itertools, random, statistics
 
 import torch
 import torch.nn.functional as F
@@ -52,8 +52,13 @@ def _(answer):
     if isinstance(got, tuple):
         raise Hint('It returns several things: `topk` gives values *and* indices, '
                    'return the indices.')
+    if isinstance(got, torch.Tensor) and got.ndim == 3:
+        raise Hint('Those are the rows themselves: return their numbers in `pool`.')
     if isinstance(got, torch.Tensor) and got.is_floating_point():
         raise Hint('Those are distances; return the row numbers in `pool`.')
+    if getattr(got, 'shape', None) in ((len(pool), k), (k, len(pool))):
+        raise Hint('For each *query*, find rows of the pool: the distances are '
+                   '`torch.cdist(queries, pool)`, and the rows to choose from are along dim=1.')
     if _equally_near(got, want, d): return
     for wrong, hint in mistakes:
         if _equally_near(_sorted(got), _sorted(wrong), d): raise Hint(hint)
@@ -86,6 +91,14 @@ _wrong_cams = [
     (lambda m, g: (_mean(g)*m).relu().sum(1),
      'ReLU comes after the sum over channels, not before: '
      'channels that are evidence against the class count, too.'),
+    (lambda m, g: (_mean(g)*m).sum(1).abs(),
+     'Evidence against the class counts as evidence for it: ReLU, not the absolute value.'),
+    (lambda m, g: (_mean(g).relu()*m).sum(1),
+     'You keep only positive weights: the ReLU is applied to the sum over channels instead.'),
+    (lambda m, g: (g.mean(1, keepdim=True)*m).sum(1).relu(),
+     'You average the gradient over the channels: average over the places, dimensions 2 and 3.'),
+    (lambda m, g: (g.amax((2, 3), keepdim=True)*m).sum(1).relu(),
+     'The weight of a channel is the mean of its gradient, not the largest number in it.'),
     (lambda m, g: (_mean(g).relu()*m).sum(1).relu(),
      'You keep only positive weights; in Grad-CAM the ReLU is applied to the sum.'),
     (lambda m, g: (_mean(g).abs()*m).sum(1).relu(),
@@ -129,8 +142,15 @@ def _(answer):
         kth = (scores.topk(k, 1).indices[:, -1] == y).float().mean().item()
         others = [top_k(scores, i) for i in (1, k - 1, k + 1)]
         if all_differ([0, want, lowest, kth, want/k, 1 - want, *others], tol=1e-5): break
-    got = as_number(answer(scores, y, k))
+    try: got = as_number(answer(scores, y, k))
+    except RuntimeError as e:
+        if 'size of tensor' not in str(e): raise
+        raise Hint('The shapes do not fit: `topk` looks along the classes, dim=1, and the targets '
+                   'are a column, `targets[:, None]`.') from None
     def near(o, tol=1e-6): return abs(got - o) < tol
+    if near(1) and not near(want):
+        raise Hint('It finds every image right: ask whether the class is among the `k` highest of '
+                   'the *same* image (`isin` and `any()` look at all images).')
     if near(want): return
     if near(top_k(scores, 1)): raise Hint('That is top-1: `k` makes no difference.')
     if near(n*want, 1e-3): raise Hint('That is the number of images: return their share.')
@@ -167,7 +187,17 @@ def _net():
 def _(answer):
     net, x, names = _net().train(), torch.randn(2, 1, 8, 8), ['1', '2.1']
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    got = answer(net, names, x)
+    try: got = answer(net, names, x)
+    except KeyError as e:
+        raise Hint(f'There is no {e} among the layers: `named_children` has only the outermost '
+                   'ones, `named_modules` has all.') from None
+    except RuntimeError as e:
+        if 'mat1' not in str(e): raise
+        raise Hint('With your hooks, the network fails: what a hook returns takes the place of the '
+                   "layer's output. Store the output, and return nothing.") from None
+    if isinstance(got, dict) and len(got) == 1 and set(got) < set(names):
+        raise Hint(f'Only {list(got)[0]!r} is there: all hooks use the last value of the loop '
+                   'variable. Make each hook in a function that gets the name.')
     if not isinstance(got, dict) or set(got) != set(names):
         raise Hint('Return a dictionary that maps each of the names to a tensor.')
     if _n_hooks(net):
@@ -182,6 +212,9 @@ def _(answer):
                    '`detach()` them, or run under `no_grad`.')
     with torch.no_grad(): first = net.eval()[:2](x)
     want = {'1': first, '2.1': net[2](first).detach()}
+    given = {'1': net[0](x), '2.1': net[2][0](first)}
+    if all(close(got[name], o.detach()) for name, o in given.items()):
+        raise Hint('Those are the inputs of the layers: return their outputs.')
     for name in names: same(got[name], want[name], f'The output of {name!r} differs.')
     net.train()[1].eval()
     answer(net, names, x)
@@ -222,6 +255,16 @@ def _tile_drops(predict, x, side, sign=1, fixed=True, inverse=False, fill=0.):
     return out
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #7cd0787f
+def _shifted_drops(predict, x, side):
+    "The drops for tiles that start at pixel (i, j) instead of (i·side, j·side)"
+    probs, out = predict(x)[0], torch.zeros(x.shape[2]//side, x.shape[3]//side)
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            covered = x.clone()
+            covered[:, :, i:i + side, j:j + side] = 0
+            out[i, j] = probs.max() - predict(covered)[0, probs.argmax()]
+    return out
+
 @exercise('09.5', 'A heat map by covering tiles')
 def _(answer):
     side = random.choice([2, 3])
@@ -231,6 +274,8 @@ def _(answer):
         if not close(want, other): break
     before = x.clone()
     got = answer(predict, x, side)
+    if getattr(got, 'shape', None) == x.shape[2:]:
+        raise Hint('That is one number for each pixel: return one for each tile.')
     if not torch.equal(x, before):
         raise Hint('The image has changed: cover a copy (`x.clone()`), a new one for each tile.')
     wrong = [(_tile_drops(predict, x, side, sign=-1), 'Wrong sign: a *drop* is positive when the '
@@ -241,6 +286,9 @@ def _(answer):
               'Keep the class of the whole image.'),
              (_tile_drops(predict, x, side, inverse=True), 'You cover everything but the tile.'),
              (want/predict(x).max(), 'That is the relative drop: do not divide.'),
+             (want.clamp(min=0), 'Some drops are negative: keep them, they are no errors.'),
+             (_shifted_drops(predict, x, side), 'The tiles overlap: tile (i, j) starts at row '
+              'i·side and column j·side.'),
              (_tile_drops(predict, x, side, fill=1.), 'The tiles are set to 1: set them to 0.'),
              (_tile_drops(predict, x, side, fill=x.mean().item()),
               'The tiles are set to the mean of the image: set them to 0.'),
@@ -290,10 +338,10 @@ def _(answer):
     predict, x, maps, share = _to_cover()
     want, before = _covered(predict, x, maps, share), x.clone()
     got = as_number(answer(predict, x, maps, share))
+    if not torch.equal(x, before): raise Hint('The images have changed: cover a copy.')
     more = as_number(answer(predict, x.clone(), maps, 0.205))     # 20.295 of 99 pixels
     if abs(more - _covered(predict, x, maps, 0.205, up=1)) < 1e-5:
         raise Hint('20.295 pixels should be rounded to 20; you cover 21.')
-    if not torch.equal(x, before): raise Hint('The images have changed: cover a copy.')
     if abs(got - want) < 1e-5: return
     def near(**kw): return abs(got - _covered(predict, x, maps, share, **kw)) < 1e-5
     whole = predict(x).max(1).values.mean().item()
@@ -308,6 +356,14 @@ def _(answer):
     if near(fill=x.mean().item()): raise Hint('Set the pixels to 0, not to the mean.')
     if abs(got - _covered(predict, x, maps[:1].expand_as(maps), share)) < 1e-5:
         raise Hint('All images are covered by the first map: each has its own.')
+    if abs(got - _covered(predict, x, x[:, 0], share)) < 1e-5:
+        raise Hint('You cover the brightest pixels of the images: cover those where the *maps* are '
+                   'largest.')
+    cls, marked = predict(x).argmax(1), maps.flatten(1).topk(round(share*99)).indices
+    now = predict(x.flatten(1).scatter(1, marked, 0.).view_as(x))
+    if abs(got - now[:, cls].mean().item()) < 1e-5:
+        raise Hint('`[:, classes]` pairs every image with the classes of all images: image i has '
+                   'class i, `[range(n), classes]`.')
     raise Hint(f'It should be {want:.4f}; you return {got:.4f}. Are exactly '
                f'{round(share*99)} pixels of each image covered?')
 
@@ -325,6 +381,8 @@ def _covariance(a, b):
     return (a*b).mean().item()
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #6012561d
+def _ranks(o): return o.flatten(1).argsort(1).argsort(1).float()[:, None]
+
 def _wrong_likeness(a, b):
     "What the usual mistakes give, and their hints"
     return [(_likeness(a, b, center=False), 'Subtract each map\'s mean first: two bright maps '
@@ -340,6 +398,14 @@ def _wrong_likeness(a, b):
              'correlate the pixels of each image.'),
             ((a - b).abs().mean().item(), 'That is a difference, which depends on scale.'),
             (_likeness(a, b, squared=True), 'That is the mean of the squares: keep the sign.'),
+            (_likeness(a - a.mean(), b - b.mean(), center=False), 'You subtract one mean for all '
+             'maps: subtract that of each map.'),
+            (_likeness(_ranks(a), _ranks(b)), 'That is the correlation of the ranks (Spearman): '
+             "Pearson's uses the numbers themselves."),
+            (_likeness(a.flatten(0, 1)[:, None], b.flatten(0, 1)[:, None]), 'You correlate row by '
+             'row: take all pixels of a map together.'),
+            (statistics.median(_likeness(p[None], q[None]) for p, q in zip(a, b)),
+             'That is the median over the images: take the mean.'),
             (_likeness(a, b)*41/42, 'The covariance divides by n and the standard deviations by '
              'n − 1: use the same for both.'),
             (F.mse_loss(a, b).item(), 'That is the squared difference, which depends on scale.')]
@@ -395,6 +461,9 @@ def _wrong_shares(features, y, k):
               'the nearest.'),
             (_same_class(features, y, k, first=True), 'You count rows with *any* neighbor of '
                                                        'their class; count the neighbors.'),
+            (_same_class(F.normalize(features, dim=1), y, k), 'Those are the nearest by angle '
+             '(cosine): take the Euclidean distance.'),
+            (_same_class(features, y, k)*k, 'Divide by the number of all neighbors, n·k.'),
             (_same_class(features, y, k + 1, itself=True), 'Each row is its own nearest neighbor: '
                                                             'leave it out of the average, too.')]
 

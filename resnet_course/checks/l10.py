@@ -285,7 +285,7 @@ def _(answer):
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #0e1b0a06
 @exercise('10.7', 'The learning rate of a large batch, with warm-up')
 def _(answer):
-    for lr, bs, warmup in ((0.1, 1024, 20), (0.4, 512, 7), (0.1, 1024, 0)):
+    for lr, bs, warmup in ((0.1, 1024, 20), (0.4, 512, 7), (0.1, 1024, 0), (0.1, 640, 4)):
         for step in (10*warmup + 5, 0, warmup + 1, warmup, warmup//3):
             try: got = as_number(answer(step, lr, bs, warmup))
             except ZeroDivisionError:
@@ -322,6 +322,8 @@ def _try_rate(got, step, lr, bs, warmup):
         if near(lr*(top/lr)**part): raise Hint(f'{at}it should rise by equal *amounts*.')
     if near(lr + (top - lr)*part): raise Hint(f'{at}after the warm-up, the rate no longer rises.')
     if near(lr*(bs/256)**0.5): raise Hint(f'{at}that is the square-root rule.')
+    if bs % 256 and near(lr*(bs//256)):
+        raise Hint(f'{at}`//` rounds the factor down: it is bs/256 = {bs/256:g}.')
     if near(lr): raise Hint(f'{at}multiply by the same factor as the batch, bs/256.')
     if near(lr*256/bs): raise Hint(f'{at}the other way round: a larger batch gets a larger rate.')
     if near(lr*bs): raise Hint(f'{at}`lr` is for a batch of 256: multiply by bs/256.')
@@ -505,6 +507,7 @@ def _try_copies(nets, start, batches, world, seen):
                    'the mean over an empty share is 0/0: skip it.')
     one = _parallel(start, batches, 1, 0.5)[0]
     if all(gap(m, one) < 1e-9 for m in nets):
+        _try_shares(seen, batches, world)
         if all(gap(m, nets[0]) == 0 for m in nets): return
         raise Hint('The copies agree only up to rounding. Compute the average once, and give the '
                    'same numbers to all of them.')

@@ -219,9 +219,9 @@ def _(answer):
     _try_order(answer, names, pct, seed, out)
     if all(valid(names, s) == want for s in range(seed + 1, seed + 6)):
         raise Hint('The seed makes no difference.')
-    for _ in range(5):      # a fraction that is right only on average
+    for i in range(20):      # a fraction that is right only on average, or names drawn twice
         more = [f'{random.getrandbits(32):x}-{i}' for i in range(n)]
-        _try_lists(answer(list(more), pct, seed), more, round(pct*n))
+        _try_lists(answer(list(more), pct, seed + i), more, round(pct*n))
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #c295f5ef
 def _se(right, n):
@@ -311,7 +311,8 @@ def _small():
     "A network in which some names begin with a letter of 'module'"
     net = nn.Sequential()
     for name, layer in [('conv', nn.Conv2d(1, 4, 3)), ('mid', nn.BatchNorm2d(4)),
-                        ('flat', nn.Flatten()), ('end', nn.Linear(16, 3))]:
+                        ('flat', nn.Flatten()), ('end', nn.Linear(16, 3)),
+                        ('more', nn.ModuleDict(dict(module=nn.Linear(3, 2))))]:
         net.add_module(name, layer)
     return net
 
@@ -344,8 +345,8 @@ def _(answer):
         except (ValueError, RuntimeError, KeyError) as e:
             if name == 'plain keys':
                 raise Hint(f'With plain keys, the tensors fit, but it raises {type(e).__name__}. '
-                           'Remove the prefix only where it is, and as a whole: `removeprefix`. '
-                           '(`lstrip` removes single letters.)') from None
+                           'Remove the prefix only at the beginning, where it is, and as a whole: '
+                           '`removeprefix`. (`lstrip` removes single letters.)') from None
             raise Hint(f'With {name}, the tensors fit, but it raises {type(e).__name__}. The '
                        'prefix may be there or not.') from None
         moved = _changed(net, state)
@@ -361,6 +362,10 @@ def _(answer):
     more, other = {'extra.weight': torch.zeros(2)}, {'end.weight': torch.zeros(5, 16)}
     _try_refused(answer, state | more, 'The file has a tensor that the model does not have')
     _try_refused(answer, state | other, 'A tensor has another shape')
+    turned = {'end.weight': state['end.weight'].T.contiguous()}
+    _try_refused(answer, state | turned, 'A tensor has its rows and columns swapped')
+    renamed = {k.replace('conv', 'first'): v for k, v in state.items()}
+    _try_refused(answer, renamed, 'Two tensors have other names')
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #785ef701
 def _runs(head, x, size):
@@ -411,6 +416,10 @@ def _(answer):
     ni, n_out = random.randint(3, 6), random.randint(7, 9)
     head, ones = answer(ni, n_out), []
     if not callable(head): raise Hint('Return the module itself, ready to be called with a map.')
+    if not isinstance(head, nn.Module):
+        raise Hint('A plain function has no parameters that an optimizer would find: return an '
+                   '`nn.Module`, such as nn.Sequential.')
+    head.eval()      # without dropout
     for h, w in random.sample([(1, 1), (4, 4), (7, 7), (5, 9), (12, 12)], 5):
         x = torch.rand(2, ni, h, w, requires_grad=True)
         _try_used(_scores(head, x, n_out), x)
@@ -418,8 +427,10 @@ def _(answer):
     if all(torch.allclose(o.sum(1), torch.ones(2), atol=1e-4) for o in ones):
         raise Hint('The outputs add up to one: return the scores, without a softmax.')
     if any(not torch.allclose(o, ones[0], atol=1e-4) for o in ones):
-        raise Hint('A map of ones gives different scores at a different size: '
-                   'you add up where you should average, so larger images get larger scores.')
+        raise Hint('A map of ones gives different scores at a different size: either '
+                   'you add up where you should average, so larger images get larger scores, or a '
+                   'convolution pads the map with zeros.')
+    _scores(head, torch.rand(1, ni, 4, 4), n_out)
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #915ce906
 def _steps(net, n):
@@ -444,12 +455,18 @@ def _trained():
 @exercise('11.6', 'Frozen, including buffers')
 def _(answer):
     net = _trained()
+    fc = net.fc
     answer(net)
     before, params = _copy(net), dict(net.named_parameters())
     if all(p.requires_grad for p in params.values()) and all(m.training for m in net.modules()):
         raise Hint('After the call, every parameter still requires a gradient and every layer is '
                    'in training mode. Change `net` itself, parameter by parameter: '
                    '`p.requires_grad_(False)`.')
+    if net.fc is not fc:
+        raise Hint('`net.fc` is another layer now, and what it had learned is lost: freeze the '
+                   'others, and leave it alone.')
+    if not any(p.requires_grad for p in net.fc.parameters()) and net.conv.weight.requires_grad:
+        raise Hint('The other way round: `fc` should learn, and everything else be frozen.')
     if not any(p.requires_grad for p in net.fc.parameters()):
         raise Hint('`fc` is frozen too: then nothing is left that could learn.')
     moved = _changed(_steps(net, 3), before)
@@ -483,6 +500,13 @@ _advice = {   # programs → what a test of them compares
         'Does row i belong to image i? Score some images alone, and compare.',
     'in which the answer for an image depends on the other images':
         'Score one image alone, or fewer images, and compare.',
+    'whose scores, but not whose answers, depend a little on the other images':
+        'Score fewer images, and compare the scores, not only the largest.',
+    'that repeats one name and loses another':
+        'The lengths are right: compare sorted lists of names.',
+    'that doubles the scores': 'Compare the scores, not only the largest.',
+    'that changes only part of each tensor': 'A tensor has changed if one of its numbers has.',
+    'that trains only the head, and returns nothing': 'Look at `net` itself.',
     'that draws from a generator of its own': 'It may put any names in validation.',
     'that returns them in another order': 'The lists may be in any order: sort them.',
     'that decides by the letters of each name': 'It may put any number of names in validation.',
@@ -507,7 +531,8 @@ _advice |= {
     'that leaves out the last layer': 'Compare the scores, or all tensors.',
     'that keeps two digits of each number': 'The tolerance is too large.',
     'that returns the network it was given': 'Is the result another object than `net`?',
-    'that trains only the head': _clone + ' It may train in any way.',
+    'that trains only the head': _clone + ' It may train in any way, and with any flags: compare '
+                                 'tensors, and not `requires_grad`.',
     'with a smaller step': 'Any difference is one: compare exactly, without a tolerance.',
     'that trains everything': 'Has anything outside `fc` changed? ' + _clone,
     'in which weight decay shrinks the body': 'Has any weight outside `fc` changed?',
@@ -591,7 +616,9 @@ _broken_scores = {
     'that returns the rows in a different order':
         _in_eval(lambda net, x: _batched(net, x)[torch.randperm(len(x))]),
     'in which the answer for an image depends on the other images':
-        _in_eval(lambda net, x: _batched(net, x - x.mean(0, keepdim=True), len(x)))}
+        _in_eval(lambda net, x: _batched(net, x - x.mean(0, keepdim=True), len(x))),
+    'whose scores, but not whose answers, depend a little on the other images':
+        _in_eval(lambda net, x: _batched(net, x) + len(x)/100)}
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #7f0b4310
 @exercise('11.7', 'A test of an evaluation')
@@ -632,7 +659,9 @@ _broken_splits = {
     'whose split depends on the order of the names': lambda names: _drawn(names, order=list),
     'that leaves validation empty': lambda names: (sorted(names), []),
     'that repeats a name': lambda names: (_drawn(names)[0] + _drawn(names)[0][:1],
-                                          _drawn(names)[1])}
+                                          _drawn(names)[1]),
+    'that repeats one name and loses another': lambda names: (
+        _drawn(names)[0][1:] + _drawn(names)[0][1:2], _drawn(names)[1])}
 
 @exercise('11.8', 'A test of a split')
 def _(answer): _try_test(answer, _right_splits, _broken_splits)
@@ -660,7 +689,13 @@ _broken_saves = {
     'that keeps two digits of each number': lambda net: _saved(net, change=lambda v: v.round(
         decimals=1) if v.is_floating_point() else v),
     'that returns the network it was given': lambda net: net,
-    'that changes the network it was given': _spoils}
+    'that changes the network it was given': _spoils,
+    'that doubles the scores': lambda net: _doubled(_saved(net))}
+
+def _doubled(net):
+    with torch.no_grad():
+        for p in net[-1].parameters(): p.mul_(2)
+    return net
 
 @exercise('11.9', 'A test of saving and loading')
 def _(answer):
@@ -680,7 +715,9 @@ def _train_head(net, lr=0.05, decay=False, stats=False, only_bias=False):
     return net
 
 _right_heads = {'that trains only the head': _train_head,
-                'with a smaller step': lambda net: _small_step(net)}
+                'with a smaller step': lambda net: _small_step(net),
+                'that changes only part of each tensor': lambda net: _small_step(net, first=1),
+                'that trains only the head, and returns nothing': lambda net: _silent(net)}
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #81a14bd3
 _broken_heads = {
@@ -696,9 +733,11 @@ def _nudge(net):
     with torch.no_grad(): net.conv.weight.mul_(1.0001)
     return net
 
-def _small_step(net):
+def _silent(net): _train_head(net)
+
+def _small_step(net, first=0):
     with torch.no_grad():
-        for p in net.fc.parameters(): p += 1e-3*torch.randn_like(p)
+        for p in net.fc.parameters(): p[first:] += 1e-3*torch.randn_like(p[first:])
     return net
 
 @exercise('11.10', 'A test that only the head learns')

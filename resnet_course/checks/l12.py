@@ -8,11 +8,13 @@ __all__ = []
 # %% ../../nbs/api/checks/12_shipping.ipynb #66d40409
 import copy, io, json, math, random, re, struct, tempfile, zlib
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
@@ -32,7 +34,7 @@ def _(answer):
     tensors = _random_tensors()
     with tempfile.TemporaryDirectory() as d:
         path = Path(d)/'some.safetensors'
-        save_file(tensors, path, metadata=dict(note='n'*70_000))
+        save_file(tensors, path, metadata=dict(note='{"a": {}}' + 'n'*70_000))
         data = path.read_bytes()
         size, = struct.unpack('<Q', data[:8])
         path.write_bytes(data[:8 + size])   # only the header
@@ -59,13 +61,17 @@ def _(answer):
 # %% ../../nbs/api/checks/12_shipping.ipynb #8550e226
 def _pair(bias):
     "A convolution and a BatchNorm with random statistics"
-    conv = nn.Conv2d(3, 5, 3, stride=random.choice([1, 2]), padding=1, bias=bias)
-    bn = nn.BatchNorm2d(5, eps=0.1).eval()
+    return (nn.Conv2d(3, 5, 3, stride=random.choice([1, 2]), padding=1, bias=bias),
+            _statistics(5))
+
+def _statistics(n):
+    "A BatchNorm with random statistics"
+    bn = nn.BatchNorm2d(n, eps=0.1).eval()
     nn.init.uniform_(bn.weight, 0.5, 1.5)
     nn.init.uniform_(bn.bias, -1, 1.5)
     nn.init.uniform_(bn.running_mean, -1, 1.5)
     nn.init.uniform_(bn.running_var, 0.2, 1.5)
-    return conv, bn
+    return bn
 
 def _folded(conv, bn, eps=True, mean=True, root=True, conv_bias=True):
     "Weight and bias after folding, or the result of one of the common mistakes"
@@ -90,6 +96,7 @@ _wrong_folds = [
 @torch.no_grad()
 def _(answer):
     for bias in (False, True): _try_fold(answer, *_pair(bias))
+    _try_fold(answer, nn.Conv2d(3, 6, 3, padding=2, dilation=2, groups=3), _statistics(6))
 
 def _state(conv, bn): return [v.clone() for m in (conv, bn) for v in m.state_dict().values()]
 
@@ -104,6 +111,10 @@ def _try_fold(answer, conv, bn):
         raise Hint('The result needs a bias: the shift of BatchNorm has to go somewhere.')
     if any(not torch.equal(a, b) for a, b in zip(before, _state(conv, bn))):
         raise Hint('The layers you were given have changed: work on a new one.')
+    for k in 'groups', 'dilation':
+        if getattr(got, k) != getattr(conv, k):
+            raise Hint(f'The convolution had {k}={getattr(conv, k)}, and that got lost: give the '
+                       'new one all the settings of the old one.')
     out = got(x)
     if out.shape != want.shape:
         raise Hint('The stride or padding of the original convolution got lost.')
@@ -352,7 +363,8 @@ def _try_rounded(answer, bits):
                    'error as a constant: `w + (rounded - w).detach()`.')
     if not close(grad, up):
         raise Hint('The gradient should arrive unchanged, as if there were no rounding. Does it '
-                   'also flow into the scale? The scale is a constant, too.')
+                   'also flow into the scale? The scale is a constant, too: '
+                   '`w + (rounded - w).detach()`.')
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #297fdc01
 def _try_levels(got, want, w, bits):
@@ -361,6 +373,13 @@ def _try_levels(got, want, w, bits):
     n, top = len(got.detach().unique()), 2**(bits - 1) - 1
     if got.shape == want.shape and close(got, torch.round(w/w.abs().max()*top)):
         raise Hint('Those are the integers: multiply by the scale again.')
+    if got.shape == want.shape and close(got, w + want):
+        raise Hint('That adds the rounded weights to the weights: subtract them inside, '
+                   '`w + (rounded - w).detach()`.')
+    if got.shape == want.shape and close(got, torch.stack([_rounded(o, bits) for o in w])):
+        raise Hint('Each row has a scale of its own: there is one for the whole tensor.')
+    if got.shape == want.shape and close(got, _rounded(w, 8)):
+        raise Hint('`bits` is not used: that is always with 8 bits.')
     if n > 2*top + 1:
         raise Hint(f'With {bits} bits there are {2*top + 1} levels, from {-top} to {top} steps; '
                    f'yours has {n} different values.')
@@ -379,12 +398,15 @@ def _task(n=40):
     xs = torch.randn(n, 32, 6).double()
     return [(x, (x.abs() @ teacher).argmax(1)) for x in xs]
 
-def _scores(net, x, bits, biases=False):
-    "Forward pass with rounded weights"
+def _scores(net, x, bits, way='right'):
+    "Forward pass with rounded weights, or with one of the usual mistakes"
     for m in net:
+        if isinstance(m, nn.ReLU) and way == 'no_relu': continue
         if not isinstance(m, nn.Linear): x = m(x)
-        else: x = F.linear(x, _rounded(m.weight, bits),
-                           _rounded(m.bias, bits) if biases else m.bias)
+        elif way == 'last' and m is not net[-1]: x = m(x)
+        elif way == 'no_bias': x = F.linear(x, _rounded(m.weight, bits))
+        else: x = F.linear(_rounded(x, bits) if way == 'inputs' else x, _rounded(m.weight, bits),
+                           _rounded(m.bias, bits) if way == 'biases' else m.bias)
     return x
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #e9a7dfd0
@@ -397,7 +419,8 @@ def _train_rounded(net, batches, lr, bits, way='right'):
     "Train correctly or with one of the usual mistakes; returns the losses"
     opt, losses = torch.optim.SGD(net.parameters(), lr), []
     for xb, yb in batches:
-        out = net(xb) if way == 'after' else _scores(net, xb, bits, way == 'biases')
+        if way == 'before': _round_all(net, bits)
+        out = net(xb) if way in ('after', 'before') else _scores(net, xb, bits, way)
         loss = F.cross_entropy(out, yb)
         if way != 'no_zero': opt.zero_grad()
         loss.backward()
@@ -405,6 +428,8 @@ def _train_rounded(net, batches, lr, bits, way='right'):
         if way == 'each_step': _round_all(net, bits)
         losses.append(loss.item())
     if way != 'not_rounded': _round_all(net, bits)
+    if way == 'biases_last':
+        for m in net[::2]: m.bias.data = _rounded(m.bias.data, bits)
     return losses
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #176a1f2e
@@ -426,6 +451,13 @@ _wrong_ways = dict(
           'rounded weights, so that training can make up for the rounding.',
     each_step='That rounds the weights after every step: most steps are smaller than a level, so '
               'they get lost. Keep the unrounded weights, and round a copy for the forward pass.',
+    before='That rounds the weights of `net` before every step: most steps are smaller than a '
+           'level, so they get lost. Keep the unrounded weights, and round a copy for the forward pass.',
+    no_bias='The biases are not used: `F.linear(x, weight, bias)`.',
+    no_relu='The ReLUs are left out: call all layers that are not linear.',
+    last='Only the weights of the last linear layer are rounded: round those of all of them.',
+    inputs='The inputs of the layers are rounded, too; only the weights should be.',
+    biases_last='The biases are rounded at the end, too; only the weights should be.',
     no_zero='Gradients add up from batch to batch: `zero_grad`.',
     biases='The biases are rounded, too; only the weights should be.')
 
@@ -469,22 +501,32 @@ def _(answer):
     n, y = 2000, torch.randint(10, (2000,))
     before, after = (torch.where(torch.rand(n) < share, torch.randint(10, (n,)), y)
                      for share in (0.1, 0.0))
-    flip = torch.rand(n) < 0.04
-    after = torch.where(flip, torch.randint(10, (n,)), before)
+    flip = torch.rand(n) < torch.where(before == y, 0.04, 0.3)     # losses and some gains
+    after = torch.where(flip, torch.where(before == y, torch.randint(10, (n,)), y), before)
     a, b = (before == y).double(), (after == y).double()
     d = b - a
     out = as_list(answer(before.clone(), after.clone(), y.clone()), 2)
     points, half = map(as_number, out)
-    _try_points(points, 100*float(d.mean()))
+    _try_points(points, 100*float(d.mean()), before, after, a, b)
     _try_half(half, 196*float(d.std())/n**.5, a, b)
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #aab6f16d
-def _try_points(got, want):
+def _try_points(got, want, before, after, a, b):
     "Raise a `Hint` unless the difference is right"
     def near(o): return math.isclose(got, o, rel_tol=1e-3, abs_tol=1e-6)
     if near(want): return
     if near(-want): raise Hint('The sign: after minus before, so that a loss is negative.')
     if near(want/100): raise Hint('Give percentage points: multiply by 100.')
+    if near(-100*float((a > b).double().mean())):
+        raise Hint('Only the answers that became wrong are counted: those that became right count, '
+                   'too.')
+    if any(near(s*100*float((before != after).double().mean())) for s in (1, -1)):
+        raise Hint('That counts all answers that changed: compare both with the right classes.')
+    if near(want/float(a.mean())):
+        raise Hint('That is relative to the accuracy before: points are a plain difference.')
+    half = 196*float((b - a).std())/len(a)**.5
+    if near(want - half):
+        raise Hint('Those are the ends of the interval: return the difference, and half the width.')
     raise Hint(f'The difference should be {want:.3f} points: the share of correct answers after, '
                f'minus the share before. Yours is {got:.3f}.')
 
@@ -498,6 +540,9 @@ def _try_half(got, want, a, b):
         raise Hint('That is for two different sets of images. Both networks saw the *same* images, '
                    'so take the difference for each image, and the standard error of its mean.')
     if near(want/1.96): raise Hint('That is one standard error; 95% takes 1.96 of them.')
+    if near(196*float(b.std())/n**.5) or near(196*float(a.std())/n**.5):
+        raise Hint('That is for one of the two accuracies: take the difference for each image, '
+                   '−1, 0 or 1, and the standard error of its mean.')
     if near(want*n**.5): raise Hint('Divide the standard deviation by the square root of n.')
     if near(want/100): raise Hint('Give the interval in percentage points, too.')
     if near(2*want): raise Hint('That is the whole width; give half of it.')
@@ -564,13 +609,19 @@ def _(answer):
     whole = _bytes(Image.fromarray(np.random.randint(0, 256, (80, 80), dtype='uint8')))
     bad = {'Text': b'hello', 'No bytes at all': b'', 'Half a file': whole[:len(whole)//2],
            'A file that promises 30,000 × 30,000 pixels': _huge_png()}
-    if 'error' not in _ask(answer, _large_png(), 'A black image of 4,000 × 3,000')[0]:
+    decoded, load = [], PngImageFile.load
+    def spy(self, *args): return decoded.append(self.size) or load(self, *args)
+    with patch.object(PngImageFile, 'load', spy):
+        reply, _ = _ask(answer, _large_png(), 'A black image of 4,000 × 3,000')
+    if 'error' not in reply or (4000, 3000) in decoded:
         raise Hint('An image of 12 million pixels was decoded: look at its width and height first, '
                    'and reply with an error above ten million.')
     for what, data in bad.items():
         reply, seen = _ask(answer, data, what)
         if 'error' not in reply: raise Hint(f'{what}: return dict(error=…).')
         if not str(reply['error']).strip(): raise Hint(f'{what}: say in `error` what is wrong.')
+        if isinstance(reply['error'], Exception):
+            raise Hint('JSON cannot hold an exception: convert it, `str(e)`.')
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #46d0a8e1
 def _try_input(x, pixels, tol=1e-4):

@@ -55,6 +55,15 @@ def _try_sides(out, groups, pct):
         raise Hint(f'{got} groups are in validation; `round(pct*number of groups)` is {n_valid}.')
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #8cb67f0d
+class _Name(str):
+    "A name whose place in a set depends on `salt`, as if Python had been started again"
+    def __new__(cls, name, salt):
+        self = super().__new__(cls, name)
+        self.salt = salt
+        return self
+    def __eq__(self, other): return str(self) == str(other)
+    def __hash__(self): return hash((self.salt, str(self)))
+
 @exercise('13.1', 'A split that keeps groups together')
 def _(answer):
     pct, seed = random.choice([0.2, 0.3]), random.randint(0, 999)
@@ -72,7 +81,9 @@ def _(answer):
         out = given(*args)
         pair = isinstance(out, (tuple, list)) and len(out) == 2
         return [as_list(o) for o in out] if pair else out
-    out = answer(list(groups), pct, seed)
+    mine = list(groups)
+    out = answer(mine, pct, seed)
+    if mine != groups: raise Hint('It changes the list that it is given: work on a copy.')
     _try_sides(out, groups, pct)
     for s in range(seed + 1, seed + 6):     # a number that is right only on average
         _try_sides(answer(list(groups), pct, s), groups, pct)
@@ -82,6 +93,11 @@ def _(answer):
     if valid(seed) != want:
         raise Hint('A second call gives another split: draw from `random.Random(seed)`. (The order '
                    'of a set of strings differs from run to run, so sort it first.)')
+    names = [f'object {g}' for g in groups]
+    one, two = (answer([_Name(n, i) for n in names], pct, seed) for i in (1, 2))
+    if one != two:
+        raise Hint('The order of a set of strings changes when Python starts again, and the answer '
+                   'depends on it: sort the set before you draw.')
     now = random.getstate(), torch.get_rng_state(), np.random.get_state()[1].tolist()
     if now[0] != states[0] or not torch.equal(now[1], states[1]) or now[2] != states[2]:
         raise Hint('It seeds or uses the global random numbers: use a generator of its own.')
@@ -222,7 +238,8 @@ def _probs_of(i, c):
 @exercise('13.4', 'Probabilities from a head that has not seen the group')
 def _(answer):
     k, c = random.randint(3, 5), random.randint(3, 5)
-    n_groups = random.choice([m for m in range(12, 20) if m % k])     # parts of different sizes
+    # parts of different sizes, of which `chunk` makes fewer than k
+    n_groups = {3: 4, 4: 6, 5: 16}[k]
     names = [k*i for i in random.sample(range(100), n_groups)]     # `groups % k` is always 0
     groups = torch.tensor([i for i in names for _ in range(random.randint(2, 4))])
     groups = groups[torch.randperm(len(groups))]
@@ -242,6 +259,12 @@ def _(answer):
                    'functions, and each part is predicted by the one that was trained without it.')
     if fit.leaks and all(len(seen) == n for seen, _ in fit.fits):
         raise Hint('Every function is trained on all photos: leave out the part that it predicts.')
+    if fit.leaks > n:
+        raise Hint('Every function predicts photos of groups that it has seen: ask each only about '
+                   'the part that was left out.')
+    if fit.leaks == n:
+        raise Hint('Every part is predicted by the function that was trained on it: train on '
+                   'all the *other* parts.')
     if fit.leaks:
         raise Hint(f'{fit.leaks} photos are predicted by a function that has seen their group: '
                    'divide the groups, not the photos.')
@@ -318,7 +341,9 @@ def _try_losses(cases, answers):
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #76abd34d
 @exercise('13.5', 'The temperature that fits')
 def _(answer):
-    cases = [_scores_at(random.uniform(3, 6)), _scores_at(random.uniform(0.2, 0.4))]
+    cases = [_scores_at(random.uniform(3, 6)), _scores_at(random.uniform(0.06, 0.09))]
+    noisy = torch.rand(3000) < 0.2      # no temperature makes these calibrated
+    cases[0][1][noisy] = torch.randint(5, (3000,))[noisy]
     answers = [as_number(answer(*case)) for case in cases]
     if all(abs(o - 1) < 1e-3 for o in answers):
         raise Hint('It is always 1: try other temperatures.')
@@ -413,7 +438,8 @@ def _shares(a, b, n, weight=None):
 @exercise('13.7', 'Balanced accuracy')
 def _(answer):
     n = random.randint(5, 8)
-    y = torch.multinomial(torch.tensor([8.] + [1.]*(n - 2) + [0.]), 200, replacement=True)
+    shares = random.choice([[8.] + [1.]*(n - 2) + [0.], [8.] + [1.]*(n - 3) + [0., 1.]])
+    y = torch.multinomial(torch.tensor(shares), 200, replacement=True)
     preds = torch.where(torch.rand(200) < 0.5, 0, torch.where(torch.rand(200) < 0.8, y, n - 1))
     shares = _shares(y, preds, n)
     want, got = sum(shares)/len(shares), as_number(answer(y, preds, n))
@@ -470,7 +496,8 @@ def _some_answers():
         ok = [t for t in conf.tolist() if right[conf >= t].float().mean() >= want]
         first = _first_from_above(conf, right, want)
         others = min(conf[conf >= want].tolist(), default=0), conf[right].min().item()
-        if conf.max() > want and len(ok) > 5 and len({best, max(ok), first, *others}) == 5:
+        if conf.max() > want and len(ok) > 5 and ok[0] != best and \
+                len({best, max(ok), first, *others}) == 5:
             return conf, right, want, ok, best, first
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #49f94b82
@@ -489,6 +516,10 @@ def _(answer):
                        f'raises {type(e).__name__}.') from None
         if none is not None:
             raise Hint('If no answer is correct, no threshold is enough: return None.')
+        four = torch.tensor([0.8, 0.6, 0.9, 0.7])
+        if as_number(answer(four, four > 0.65, 0.75)) > 0.65:
+            raise Hint('Exactly three of four answers are correct here, and that is at least 75%: '
+                       '`>=`, not `>`.')
         return
     if got >= 1: raise Hint('That is the place of an answer: return its probability, from `conf`.')
     if abs(got - want) < 1e-6:
@@ -511,6 +542,15 @@ def _(answer):
                    'answers that has to be at least that.')
     if abs(got - conf[right].min().item()) < 1e-6:
         raise Hint('That is the least sure of the correct answers: many wrong ones are above it.')
+    kept = [t for t in conf.tolist() if right[conf >= t].sum() >= want*right.sum()]
+    if abs(got - max(kept)) < 1e-6:
+        raise Hint('That keeps this fraction of the correct answers. The question is another one: '
+                   'of the answers that are kept, what fraction is correct?')
+    if abs(got - conf[~right].max().item()) < 1e-6:
+        raise Hint('That is the surest of the wrong answers: some mistakes are allowed.')
+    if share < want and abs(got - max(conf[conf < best].tolist(), default=-1)) < 1e-6:
+        raise Hint(f'One place too far: of the answers with at least {got:.3f}, only {share:.1%} '
+                   'are correct. The answer that has exactly this probability counts, too.')
     if share < want:
         raise Hint(f'Of the answers with at least {got:.3f}, only {share:.1%} are correct. Does '
                    'the answer that has exactly this probability count?')
@@ -536,6 +576,7 @@ def _app_model():
             self.cfg = dict(name='net', n_in=3, n_out=4)
 
         def forward(self, x):
+            self.given = x
             h = x.shape[2]//2
             return self.fc(torch.cat([x[:, :, :h].mean((2, 3)), x[:, :, h:].mean((2, 3))], 1))
     net = Net().eval()
