@@ -47,8 +47,8 @@ def table(record):
     if record and (record.get('rehearsal') or record.get('quick')):
         sys.exit('this record is a rehearsal: nothing of it counts')
     rows = {
-        'ResNet-18 on CIFAR-10, towards 94%': cifar(record, 'cifar94'),
-        'ResNet-18 on CIFAR-10, towards 96%': cifar(record, 'cifar96'),
+        'ResNet-18 on CIFAR-10, toward 94%': cifar(record, 'cifar94'),
+        'ResNet-18 on CIFAR-10, toward 96%': cifar(record, 'cifar96'),
         f'ResNet-50 on ImageNet, 224 px, {epochs} epochs': imagenet(record, 'resnet50'),
         f'AlexNet on ImageNet, 224 px, {epochs} epochs': imagenet(record, 'alexnet_tv'),
         'a million photos classified by ResNet-50': prediction(record)}
