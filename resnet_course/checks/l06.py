@@ -110,7 +110,10 @@ def _try_choice(got, hist, luckiest):
 
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #393c6e74
 @exercise('06.3', 'The accuracy to report')
-def _(answer):
+def _(answer): _try_honest(answer)
+
+def _try_honest(answer):
+    "Raise a `Hint` unless the test accuracy of the epoch with the best validation is returned"
     numbers = random.sample(range(1, 900), 12)
     valid, test = numbers[:6], numbers[6:]
     best, luckiest, worst = random.sample(range(5), 3)
@@ -119,6 +122,8 @@ def _(answer):
     lowest = valid.index(min(valid))
     valid[lowest], valid[worst] = valid[worst], valid[lowest]
     hist = [dict(valid=v/1000, test=t/1000) for v, t in zip(valid, test)]
+    both = max(range(6), key=lambda i: valid[i] + test[i])
+    if both == best: return _try_honest(answer)     # another draw
     got = as_number(answer([dict(row) for row in hist]))
     if got == hist[best]['test']: return
     if got == hist[luckiest]['test']:
@@ -462,6 +467,8 @@ def _(answer):
         raise Hint('The partner of image i is image order[i].')
     if close(x, (xb + xb[order])/2) or close(x, xb + xb[order]):
         raise Hint('`lam` is not used: the shares are lam and 1 − lam.')
+    if not close(answer(xb.clone(), yb, lam, order, n)[0], x):
+        raise Hint('Two calls give different images: use `order` as it is given, and draw nothing.')
     if not close(x, want) and not torch.equal(given, xb):
         raise Hint('It changes `xb` in place, and then takes the partners from what it has '
                    'already changed: compute a new tensor.')

@@ -134,8 +134,8 @@ def _(answer):
     except (StopIteration, AttributeError) as e:
         if isinstance(e, AttributeError) and 'NoneType' not in str(e): raise
         raise Hint('One BatchNorm has no parameters at all (`affine=False`): its weight is '
-                   'None, and `next` finds none. Use `any(p.requires_grad for p in m.parameters())`.'
-                   ) from None
+                   'None, and `next` finds none. Use `any(p.requires_grad for p in '
+                   'm.parameters())`.') from None
     if [p.requires_grad for p in net.parameters()] != flags:
         raise Hint('It changes `requires_grad`; the exercise asks only for modes.')
     if not net[2].training:

@@ -317,6 +317,12 @@ def _covered(predict, x, maps, share, sign=1, together=False, fixed=True, invers
     return (now[range(n), cls] if fixed else now.max(1).values).mean().item()
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #a709fbe9
+def _all_pairs(predict, x, maps, share):
+    "The mean probability of every image for the classes of all images"
+    marked = maps.flatten(1).topk(round(share*maps[0].numel())).indices
+    now = predict(x.flatten(1).scatter(1, marked, 0.).view_as(x))
+    return now[:, predict(x).argmax(1)].mean().item()
+
 def _to_cover():
     "A predictor, images, maps and a share for which every mistake gives a different number"
     while True:
@@ -328,6 +334,7 @@ def _to_cover():
         others = [covered(**kw) for kw in (
             dict(sign=-1), dict(together=True), dict(fixed=False), dict(inverse=True),
             dict(fill=x.mean().item()), dict(maps=maps[:1].expand_as(maps)), dict(share=share/2))]
+        others += [covered(maps=x[:, 0]), _all_pairs(predict, x, maps, share)]
         nearly = [covered(share=0.205), covered(share=0.205, up=1)]
         if all_differ([want, whole, whole - want, *others], 1e-4) and all_differ(nearly, 1e-4):
             return predict, x, maps, share
@@ -359,9 +366,7 @@ def _(answer):
     if abs(got - _covered(predict, x, x[:, 0], share)) < 1e-5:
         raise Hint('You cover the brightest pixels of the images: cover those where the *maps* are '
                    'largest.')
-    cls, marked = predict(x).argmax(1), maps.flatten(1).topk(round(share*99)).indices
-    now = predict(x.flatten(1).scatter(1, marked, 0.).view_as(x))
-    if abs(got - now[:, cls].mean().item()) < 1e-5:
+    if abs(got - _all_pairs(predict, x, maps, share)) < 1e-5:
         raise Hint('`[:, classes]` pairs every image with the classes of all images: image i has '
                    'class i, `[range(n), classes]`.')
     raise Hint(f'It should be {want:.4f}; you return {got:.4f}. Are exactly '
@@ -447,6 +452,8 @@ def _same_class(features, y, k, largest=False, itself=False, first=False):
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #14af4149
 def _wrong_shares(features, y, k):
     "The results of the usual mistakes, and their hints"
+    d = torch.cdist(features, features).fill_diagonal_(float('inf'))
+    ok = y[d.topk(k, largest=False).indices] == y[:, None]
     return [(_same_class(features, y, k, itself=True), 'Each row is its own nearest neighbor: '
                                                        'leave it out.'),
             (_same_class(features, y, k, largest=True), 'Those are the farthest rows.'),
@@ -461,6 +468,10 @@ def _wrong_shares(features, y, k):
               'the nearest.'),
             (_same_class(features, y, k, first=True), 'You count rows with *any* neighbor of '
                                                        'their class; count the neighbors.'),
+            (ok.all(1).float().mean().item(), 'You count rows whose neighbors *all* have that '
+             'class; count the neighbors.'),
+            (sum(ok[y == c].float().mean().item() for c in y.unique())/len(y.unique()), 'That is '
+             'the mean of the classes: each row counts the same, so take the mean over all.'),
             (_same_class(F.normalize(features, dim=1), y, k), 'Those are the nearest by angle '
              '(cosine): take the Euclidean distance.'),
             (_same_class(features, y, k)*k, 'Divide by the number of all neighbors, n·k.'),

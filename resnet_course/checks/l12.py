@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from ..exercises import Hint, as_list, as_number, close, exercise, expect_sgd, kind_of
+from ..exercises import (Hint, all_differ, as_list, as_number, close, exercise,
+                                     expect_sgd, kind_of)
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #f4c9595c
 def _random_tensors():
@@ -312,8 +313,11 @@ def _try_eight_bits(q, scale, w):
     if up.any() and torch.allclose(scale[up], top[up]/127):
         raise Hint('The largest *magnitude* counts: take `abs` before the maximum.')
     back, step = q.float()*scale.view(shape), _steps(w, tuple(range(1, w.dim())))
-    error = (back - w).abs()/step
-    _try_error(float(error.max()), int((back*w < 0).sum()), q, w)
+    error, turned = (back - w).abs()/step, int((back*w < 0).sum())
+    if not turned and torch.allclose(scale[largest > 0], largest[largest > 0]/128, rtol=1e-4):
+        raise Hint('With the largest magnitude divided by 128, one weight becomes 128, which int8 '
+                   'cannot hold: divide it by 127.')
+    _try_error(float(error.max()), turned, q, w)
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #cb5d08c5
 def _try_error(worst, turned, q, w):
@@ -328,7 +332,8 @@ def _try_error(worst, turned, q, w):
     if worst < 1.02:
         raise Hint('Errors of almost a whole step: `.to(torch.int8)` cuts off the fraction. '
                    'Round first.')
-    raise Hint(f'A weight is off by {worst:.1f} steps; half a step is the most it has to be.')
+    raise Hint(f'A weight is off by {worst:.1f} steps; half a step is the most it has to be. The '
+               'scale of a filter is its largest magnitude divided by 127.')
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #1d21572c
 def _rounded(w, bits):
@@ -452,7 +457,8 @@ _wrong_ways = dict(
     each_step='That rounds the weights after every step: most steps are smaller than a level, so '
               'they get lost. Keep the unrounded weights, and round a copy for the forward pass.',
     before='That rounds the weights of `net` before every step: most steps are smaller than a '
-           'level, so they get lost. Keep the unrounded weights, and round a copy for the forward pass.',
+           'level, so they get lost. Keep the unrounded weights, and round a copy for the forward '
+           'pass.',
     no_bias='The biases are not used: `F.linear(x, weight, bias)`.',
     no_relu='The ReLUs are left out: call all layers that are not linear.',
     last='Only the weights of the last linear layer are rounded: round those of all of them.',
@@ -498,13 +504,15 @@ def _try_losses(losses, start, batches, bits):
 # %% ../../nbs/api/checks/12_shipping.ipynb #16b179f3
 @exercise('12.9', 'The accuracy lost, and its interval')
 def _(answer):
-    n, y = 2000, torch.randint(10, (2000,))
-    before, after = (torch.where(torch.rand(n) < share, torch.randint(10, (n,)), y)
-                     for share in (0.1, 0.0))
-    flip = torch.rand(n) < torch.where(before == y, 0.04, 0.3)     # losses and some gains
-    after = torch.where(flip, torch.where(before == y, torch.randint(10, (n,)), y), before)
-    a, b = (before == y).double(), (after == y).double()
-    d = b - a
+    while True:     # draw until every mistake gives another interval
+        n, y = 2000, torch.randint(10, (2000,))
+        before = torch.where(torch.rand(n) < 0.1, torch.randint(10, (n,)), y)
+        flip = torch.rand(n) < torch.where(before == y, 0.04, 0.08)     # losses and some gains
+        after = torch.where(flip, torch.where(before == y, torch.randint(10, (n,)), y), before)
+        a, b = (before == y).double(), (after == y).double()
+        d = b - a
+        widths = [float(o) for o in (d.std(), 2*d.std(), a.std(), b.std(), (a.var() + b.var())**.5)]
+        if all_differ(widths, 1e-2) and d.mean() < -0.005: break
     out = as_list(answer(before.clone(), after.clone(), y.clone()), 2)
     points, half = map(as_number, out)
     _try_points(points, 100*float(d.mean()), before, after, a, b)
