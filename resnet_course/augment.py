@@ -81,22 +81,28 @@ class ImageTransform(DisplayedTransform):
 # %% ../nbs/api/11_augment.ipynb #6b0d13ef
 _part = 2**18 # numbers that a CPU's cache holds, so that the next operation finds them there
 
-def _parts(x):
-    "Views of a batch that fit into a CPU's cache; the whole batch on other devices"
-    if x.device.type != 'cpu' or not len(x): return [x]
-    return x.split(max(1, _part*len(x)//x.numel()))
+def _parts(x, *stats):
+    "Arrays of a batch's parts that fit into a CPU's cache, each with `stats`, or the whole batch"
+    array = x.device.type == 'cpu' and x.dtype == torch.float32 and not x.requires_grad
+    if not array or not len(x): return [(x, *stats)]
+    # not torch: between operations its threads wait in loops, on cores that loader processes need
+    stats = [o.numpy() for o in stats]
+    return [(o.numpy(), *stats) for o in x.split(max(1, _part*len(x)//x.numel()))]
 
 def _to_floats(x):
     "A copy of a batch as floats"
     if x.device.type != 'cpu' or not x.is_contiguous(): return x.float()
     # for large arrays, NumPy requests huge pages, which the kernel provides much faster
-    return torch.from_numpy(np.empty(x.shape, np.float32)).copy_(x)
+    res = np.empty(x.shape, np.float32)
+    if x.dtype != torch.uint8: return torch.from_numpy(res).copy_(x)
+    np.copyto(res, x.numpy())
+    return torch.from_numpy(res)
 
 class ToFloat(ImageTransform, IntToFloatTensor):
     "fastai's `IntToFloatTensor` for whole batches: bytes to floats from 0 to 1"
     def on_images(self, x:Tensor)->Tensor: # Float N,C,H,W
         x = _to_floats(x)
-        for part in _parts(x): part.div_(self.div)
+        for part, in _parts(x): part /= self.div
         return x
 
 class Standardize(ImageTransform, Normalize):
@@ -104,7 +110,9 @@ class Standardize(ImageTransform, Normalize):
     in_place = False # Whether to overwrite the batch; loaders do, after `ToFloat` has created it
     def on_images(self, x:Tensor)->Tensor: # Standardized N,C,H,W
         if not self.in_place: x = x.clone()
-        for part in _parts(x): part.sub_(self.mean).div_(self.std)
+        for part, mean, std in _parts(x, self.mean, self.std):
+            part -= mean
+            part /= std
         return x
 
 # %% ../nbs/api/11_augment.ipynb #3fedf9ec
@@ -215,12 +223,11 @@ def flip_where(
     "Flip some images in a batch left to right"
     if x.device.type != 'cpu':
         return torch.where(mask[:, None, None, None], x.flip(-1), x)
-    # NumPy's indexed assignment is many times faster than `torch.where` on a CPU
-    i = mask.nonzero()[:, 0]
-    flipped = x.index_select(0, i).flip(-1)
-    x = x.clone()
-    x.numpy()[i.numpy()] = flipped.numpy()
-    return x
+    # image by image, which is many times faster on a CPU than `torch.where`, and needs one thread
+    images = x.numpy()
+    res = np.empty_like(images)
+    for i, flip in enumerate(mask.tolist()): res[i] = images[i, ..., ::-1] if flip else images[i]
+    return torch.from_numpy(res)
 
 class HorizontalFlip(BatchAugment):
     "Flip each image left to right with probability `p`"

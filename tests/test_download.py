@@ -300,7 +300,7 @@ def test_dataset_without_network(tmp_path, monkeypatch):
     monkeypatch.setitem(datasets, 'cifar10', replace(info, urls=urls))
     monkeypatch.setattr(download.time, 'sleep', lambda s: None)
     message = ("to .*cifar.tgz: no connection.*"
-               "'fashion_mnist_mini' and 'digits' work now")
+               "'fashion_mnist_mini' and 'digits' work without a network")
     with pytest.raises(CourseError, match=message): get_dls('cifar10', root=tmp_path)
 
 def test_damaged_archive_is_not_kept(srv, tmp_path, monkeypatch):

@@ -198,7 +198,7 @@ def _(answer):
     n = as_number(answer(train, test))
     if n == 0 and as_number(answer(train, train[:3].clone())) == 0:
         raise Hint('It finds no copy at all. A set or `in` asks for the same object, and a copy '
-                   'is another one: compare the pixels, or their bytes, `t.numpy().tobytes()`.')
+                   'is a different one: compare the pixels, or their bytes, `t.numpy().tobytes()`.')
     if n == 0:
         raise Hint('Three test images are in the training batch at other places, but it found '
                    'none: compare every image with every other.')

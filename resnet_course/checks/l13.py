@@ -548,7 +548,7 @@ def _(answer):
         raise Hint('That is the least sure of the correct answers: many wrong ones are above it.')
     kept = [t for t in conf.tolist() if right[conf >= t].sum() >= want*right.sum()]
     if share < want and abs(got - max(kept)) < 1e-6:
-        raise Hint('That keeps this fraction of the correct answers. The question is another one: '
+        raise Hint('That keeps this fraction of the correct answers. The question is different: '
                    'of the answers that are kept, what fraction is correct?')
     if abs(got - conf[~right].max().item()) < 1e-6:
         raise Hint('That is the surest of the wrong answers: some mistakes are allowed.')
