@@ -423,7 +423,8 @@ def test_processes_on_a_mac_use_the_cpu(second_of_two, monkeypatch):
 @pytest.mark.parametrize('device', ['cuda:1', 'mps'])
 def test_one_device_for_all_processes_is_refused(second_of_two, monkeypatch, device):
     monkeypatch.setenv('RESNET_COURSE_DEVICE', device)
-    with pytest.raises(CourseError, match=f'device={device}: each of 2 processes.*CUDA_VISIBLE_DEVICES'):
+    message = f'device={device}: each of 2 processes.*CUDA_VISIBLE_DEVICES'
+    with pytest.raises(CourseError, match=message):
         connect()
     assert not second_of_two.mock_calls
 
