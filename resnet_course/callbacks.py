@@ -135,7 +135,7 @@ class History(Callback):
         self.rows.append(dict(epoch=len(self.rows)) | _recorded(self.learn) | spent)
 
     def after_fit(self):
-        "Move the recorder's losses off the GPU, once"
+        "Move the recorder's losses off the GPU when training ends"
         rec = _recorder_of(self.learn)
         if rec is not None: rec.losses = [_on_cpu(o) for o in rec.losses]
 

@@ -307,9 +307,9 @@ def draw_convolution(
     row, col = (min(check_int(i, 'at', 0), o - 1) for i in at)
     seen = {(row*stride + i, col*stride + j) for i in range(ks) for j in range(ks)}
     d = Drawing(f'A {ks}×{ks} convolution with stride {stride} and padding {pad}',
-                f'A window of {ks} by {ks} slides over an input of {n} by {n}. At each place the '
-                f'products of the window and the kernel are added up. The output has {o} by {o} '
-                'numbers.', 0)
+                f'A window of {ks} by {ks} slides over an input of {n} by {n}. At each '
+                'position, the products of the window and the kernel are added up. The output has '
+                f'{o} by {o} numbers.', 0)
     lefts, c, bottom = _draw_grids(d, x, w, y, n, pad, seen, (row, col))
     _label_convolution(d, lefts, c, (n, ks, o), len(x), bottom, stride, pad)
     d.height = bottom + 64

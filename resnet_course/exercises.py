@@ -157,7 +157,7 @@ def _multiple(ratio, near, want):
         more = ' Is one of them a percentage?' if k == 100 else ''
         if near(want*k): return f'Yours is exactly {k:,} times too large.{more}'
         if near(want/k): return f'Yours is exactly {k:,} times too small.{more}'
-    if near(1/want): return 'Yours is the reciprocal: something is divided the wrong way round.'
+    if near(1/want): return 'Yours is the reciprocal: something is divided the wrong way around.'
     if 0 < want < 1 and near(1 - want):
         return 'Yours is one minus the right number: it counts the opposite.'
     if want > 0 and near(want**2): return 'Yours is the square of the right number.'
@@ -184,7 +184,7 @@ def compared(
     if got == 0: return 'Yours is 0.'
     if want == 0: return 'Yours should be 0.'
     if near(-want): return 'Only the sign is wrong.'
-    if (got < 0) != (want < 0): return 'Yours has the wrong sign, and another size.'
+    if (got < 0) != (want < 0): return 'Yours has the wrong sign and a different size.'
     return _multiple(got/want, near, want) or _not_far(got, want)
 
 # %% ../nbs/api/60_exercises.ipynb #acc5ace7
@@ -283,7 +283,7 @@ _meanings = {
         '`if`, `and` or `in` needs one truth value, but the tensor has several: compare with '
         '`.all()` or `.any()`',
     'backward through the graph a second time':
-        'one graph is used in two steps: compute the loss anew in each',
+        'one graph is used in two steps: compute the loss again in each',
     'is not iterable|cannot unpack non-iterable':
         'there is a single value where several are expected',
     'values to unpack': 'the number of values differs from what the exercise asks for',

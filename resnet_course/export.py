@@ -373,7 +373,7 @@ def export_model(
     size:int|tuple=None, # Side of the images, px, or (height, width); `None`: as saved with `model`
     images:Tensor=None, # Normalized images to compare with, besides random ones; they set the size
     tol:float=1e-4, # Largest accepted difference between two scores
-    preprocess:str|None=None, # 'normalize': the file takes bytes; 'resize': bytes of any size
+    preprocess:str|None=None, # 'normalize': the file accepts bytes; 'resize': also any image size
     layout:str='NHWC' # Layout of the bytes: 'NHWC', as in image libraries, or 'NCHW'
 )->Exported: # File, image size, differences
     "Write `model` to a file; if its scores differ, raise `CourseError` and delete it"

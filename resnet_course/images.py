@@ -46,7 +46,7 @@ def white_of(
     low:float, # Smallest value of the pixels
     high:float # Largest value of the pixels
 )->int: # One of 1, 255, 1023, 4095, 16383 and 65535
-    "Return the value of white for an image with over 8 bits; raise `ValueError` if none fits"
+    "Return the value of white for an image with more than 8 bits; raise `ValueError` if none fits"
     # between 1 and 16, neither 1 nor 255 is plausible: with 255, the image would be black
     if low >= 0 and high <= _whites[-1] and not 1 < high < 16:
         return next(w for w in _whites if high <= w)
@@ -398,13 +398,13 @@ def _brightest(f):
 def find_white(
     files:Sequence # Paths of images
 )->tuple: # Depth → value of white (for `open_image`), and sentences about it
-    "Find the value of white for a set's images of over 8 bits; raise `CourseError` if none fits"
+    "Find the value of white for images with more than 8 bits; raise `CourseError` if none fits"
     highs = {}
     for found in in_threads(_brightest, files):
         if found: highs.setdefault(found[0], []).append(found[1])
     cut = highs.pop(_color16, [])
     if cut and max(cut) < 16:
-        said = number_of(len(cut), 'color image of 16 bits has', 'color images of 16 bits have')
+        said = number_of(len(cut), 'color image with 16 bits has', 'color images with 16 bits have')
         raise CourseError(f'{said} no value above 4095 of 65535: rescale to 65535, or the result '
                           'will be black')
     try: white = {depth: white_of(0, max(vs)) for depth, vs in highs.items()}

@@ -187,7 +187,8 @@ _add('one_cycle_sgd', 'Smith & Topin 2018', lr=0.4, bs=128, epochs=30, wd=5e-4, 
 _add('cosine', 'Loshchilov & Hutter 2017, without restarts', lr=0.1, bs=128, epochs=30, wd=5e-4,
      shape=cosine(warmup=0.05), about='The usual choice when there is time')
 _add('step', 'He et al. 2015, section 4.2, at any length', lr=0.1, bs=128, epochs=30,
-     shape=steps([0.5, 0.75]), about='Divide by ten halfway through, and again at three quarters')
+     shape=steps([0.5, 0.75]), about='Divide by ten halfway through, and again after three '
+                                     'quarters')
 _add('plateau', 'He et al. 2015, section 3.4, on validation', lr=0.1, bs=128, epochs=30,
      plateau=dict(patience=2, threshold=0),
      about='Divide by ten when the validation loss has not improved for three epochs')

@@ -164,7 +164,7 @@ def save_run(
     **extra          # Additional entries for `run.json`
 )->dict: # The record
     """
-    Write a run's five files; thresholds of reports on several labels are saved with the network
+    Write a run's five files; the thresholds of multi-label reports are saved with the network
 
     Raises `CourseError` if the reports differ in their thresholds.
     """
@@ -175,7 +175,7 @@ def save_run(
     return rec
 
 def _thresholds_in(reports):
-    "The thresholds that reports on several labels agree on"
+    "The thresholds that multi-label reports agree on"
     found = [r.thresholds.tolist() for r in reports if r.task is many_labels]
     if not found: return {}
     if any(o != found[0] for o in found):
@@ -379,7 +379,7 @@ def same_place(
     a:object, # A path; '' is the current folder
     b:object  # Another path
 )->bool: # False if one of them is not a valid file name
-    "Return whether two recorded paths lead to the same place"
+    "Return whether two recorded paths point to the same location"
     try: return os.path.realpath(a) == os.path.realpath(b)
     except ValueError: return False
 

@@ -439,8 +439,8 @@ def _check_asked(state, file, finetune, kwargs, what):
     lost = [name for name in state['not_recorded'] if name not in kwargs]
     if lost:
         function = dict(folds='kfold_run', seeds='seeds_run')[what]
-        raise CourseError(f'{file} could not record {", ".join(lost)}: call `{function}` with the '
-                          'same arguments again, and with `resume`')
+        raise CourseError(f'{file} could not record {", ".join(lost)}: call `{function}` again '
+                          'with the same arguments and with `resume`')
 
 # %% ../nbs/api/52_runs.ipynb #a4f0c1d2
 def _new_folds(k, data, arch, out, finetune, kwargs):

@@ -801,8 +801,8 @@ def _split_up(match, missing):
                'StateDictType.FULL_STATE_DICT'
     n_empty = sum('shape (0,)' in o for o in match.bad.values())
     if n_empty > 1 and n_empty > len(match.bad)/2:
-        return 'its tensors are empty, because each process has a share of them; with DeepSpeed, ' \
-               "run zero_to_fp32.py in the checkpoint's folder"
+        return 'its tensors are empty, because each process holds only part of them; ' \
+               "with DeepSpeed, run zero_to_fp32.py in the checkpoint's folder"
     shard = re.search(r'-\d+-of-0*(\d+)\.', match.report.source)
     if shard and missing: return f'it is one of {shard[1]} parts; use the file whose name ends ' \
                                  'in .index.json, which lists them all'

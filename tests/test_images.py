@@ -330,7 +330,7 @@ def test_color_of_12_bits_in_16(tmp_path):
     "Pillow keeps the upper 8 bits: nearly nothing is left, which is said"
     values = [np.clip(ramp*4095, 0, 4095 - i) for i in range(24)]
     for i, a in enumerate(values): write(tmp_path/'photos'/'ab'[i%2]/f'{i}.png', deep_png(2, a))
-    with pytest.raises(CourseError, match='24 color images of 16 bits have no value above 4095'):
+    with pytest.raises(CourseError, match='24 color images with 16 bits have no value above 4095'):
         load(tmp_path/'photos')
     report = check_folder(tmp_path/'photos', progress=False)
     assert not report.ok and 'no value above 4095' in str(report)

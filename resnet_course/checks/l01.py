@@ -35,7 +35,7 @@ def _(answer):
     if near(right.sum().item()):
         raise Hint('That is the number of correct predictions: divide by the number of images.')
     if near(1 - want): raise Hint('That is the error rate: the fraction of wrong predictions.')
-    if near(by_classes): raise Hint('Divide by the number of images, not by that of the classes.')
+    if near(by_classes): raise Hint('Divide by the number of images, not by the number of classes.')
     if near(lowest): raise Hint('Predict the class with the largest probability, not the smallest.')
     if near(mean_prob):
         raise Hint('That is the mean probability of the right class. '
@@ -115,8 +115,8 @@ def _(answer):
         raise Hint(f'{n:,.0f} images are enough, but find the smallest number that is.')
     if n < 1: raise Hint(f'{n:g} is not a number of images: solve the formula for n.')
     half = 196*math.sqrt(0.9*0.1/n)
-    raise Hint(f'With {n:,.0f} images, the interval extends {half:.2f} points on either side, and '
-               'it should be one. Set 1.96·√(0.9·0.1/n) = 0.01 and solve for n.')
+    raise Hint(f'With {n:,.0f} images, the interval extends {half:.2f} points on either '
+               'side, but it should be one. Set 1.96·√(0.9·0.1/n) = 0.01 and solve for n.')
 
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #25fc0a0e
 def _uneven():
@@ -289,7 +289,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #461e04f8
 def _try_unseen(answer):
-    "Raise a `Hint` unless the baseline is right about most of the unseen clothes"
+    "Raise a `Hint` unless the baseline classifies most of the unseen clothes correctly"
     (x, y), (xv, yv) = _clothes()
     got = torch.as_tensor(answer(x, y)(xv))
     acc = (got == yv).float().mean().item()
@@ -298,8 +298,8 @@ def _try_unseen(answer):
         raise Hint(f'On clothes, it never gives class {missing[0]}: is there a mean image for '
                    'each of the classes, `y.max() + 1` of them?')
     if acc < 0.6:
-        raise Hint(f'On unseen clothes it is right about {acc:.0%} of the images; '
-                   'the nearest class mean is right about two of three. Test 01.6 and 01.7 first, '
+        raise Hint(f'It classifies {acc:.0%} of the unseen clothes correctly; '
+                   'the nearest class mean gets about two thirds right. Test 01.6 and 01.7 first, '
                    'and use the *training* images for the means.')
 
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #981ada60
@@ -312,15 +312,15 @@ def _(answer):
     if any(isinstance(o, torch.Tensor) and o.numel() > 1 for o in got) or isinstance(got[0], list):
         raise Hint('Those are masks: count their images, with `.sum()`.')
     got = [as_number(o) for o in got]
-    if max(got) < 1: raise Hint('Those are shares: return how many images there are.')
+    if max(got) < 1: raise Hint('Those are fractions: return how many images there are.')
     ra, rb = a == y, b == y
     want = [int((ra & ~rb).sum()), int((rb & ~ra).sum())]
     if got == want: return
     if got == want[::-1]: raise Hint('The two numbers are swapped: first the ones that only `a` '
                                      'classifies correctly.')
     if got == [int(ra.sum()), int(rb.sum())]:
-        raise Hint('Those are all that each classifies correctly: leave out the images about '
-                   'which both are right.')
+        raise Hint('Those are all the images that each classifies correctly: '
+                   'leave out those that both get right.')
     if got == [int((~ra).sum()), int((~rb).sum())]: raise Hint('Those are the mistakes of each.')
     if got[0] == got[1] == int((a != b).sum()):
         raise Hint('That is how often they disagree: count separately which of the two is right.')
@@ -331,6 +331,6 @@ def _(answer):
         raise Hint('That is how many more one of them gets right: count the images that only `a` '
                    'classifies correctly, and those that only `b` does.')
     if got[0] == int(ra.sum()) or got[1] == int(rb.sum()):
-        raise Hint('One of the two counts all that a classifier gets right: leave out the images '
-                   'about which both are right.')
+        raise Hint('One of the two counts all that a classifier gets right: leave '
+                   'out the images that both get right.')
     raise Hint(f'For one set of predictions it should be {want}, but is {got}.')

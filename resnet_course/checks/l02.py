@@ -47,7 +47,8 @@ def _(answer):
         ((x.float() - m)/s, 'The division by 255 is missing: mean and std are for the scale 0…1.'),
         (scaled, 'That only scales: also subtract the mean and divide by the standard deviation.'),
         ((scaled - m)/s**2, 'It divides by the variance: std is already the standard deviation.'),
-        (scaled - m/s, 'Check the brackets: subtract the mean first, then divide the difference.'),
+        (scaled - m/s, 'Check the parentheses: subtract the mean first, then divide the '
+                       'difference.'),
         ((x.float()/256 - m)/s, 'It divides by 256: the largest value is 255, which becomes 1.'),
         ((scaled - mean[0])/std[0],
          'Each channel has its own mean and std: it uses the first for all.'),
@@ -69,8 +70,9 @@ def _try_generators(split):
     numpy_changed = (numpy_state != np.random.get_state()[1]).any()
     if numpy_changed or not torch.equal(torch_state, torch.get_rng_state()):
         raise Hint('The split is right, but it seeds the generator that everybody shares, and so '
-                   'changes what is drawn afterwards: use a generator of its own '
-                   '(np.random.RandomState(seed) or torch.Generator().manual_seed(seed)).')
+                   'changes what is drawn afterwards: use a separate '
+                   'generator (np.random.RandomState(seed) or '
+                   'torch.Generator().manual_seed(seed)).')
 
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #b966da66
 @exercise('02.2', 'A stratified, seeded, disjoint split')
@@ -90,8 +92,8 @@ def _(answer):
     if both and set(kept + drawn) <= set(range(5)):
         raise Hint('Those are class numbers: return the indices of the images.')
     if both and max(kept + drawn) < 100:
-        raise Hint('Those are places within a class: look up which images they are, '
-                   '`(y == c).nonzero().flatten()[places]`.')
+        raise Hint('Those are positions within a class: look up which images they are, '
+                   '`(y == c).nonzero().flatten()[positions]`.')
     if both: raise Hint(f'{len(both)} indices are in both lists: the two must be disjoint.')
     if len(kept) < len(drawn):
         raise Hint('More is drawn than kept: return (kept, drawn), in this order, '
@@ -111,7 +113,7 @@ def _try_strata(y, drawn):
     "Raise a `Hint` unless about 20% of each class is in `drawn`"
     sizes, counts = y.bincount(minlength=5).tolist(), y[drawn].bincount(minlength=5).tolist()
     if all(0 < count - 0.2*size < 4 for count, size in zip(counts, sizes)):
-        raise Hint(f'Of every class a little too many are drawn, such as {counts[0]} of '
+        raise Hint(f'Slightly too many of every class are drawn, such as {counts[0]} of '
                    f'{sizes[0]}: round 0.2 × {sizes[0]} to the nearest number.')
     for c, (size, count) in enumerate(zip(sizes, counts)):
         if abs(count - 0.2*size) > 1 and max(counts) - min(counts) <= 1:
@@ -148,13 +150,13 @@ def _try_quarter(answer, x):
     if flipped.all() or kept.all():
         raise Hint('All images are flipped, or none are: draw one random number for each image.')
     if not (flipped | kept).all():
-        raise Hint('Some images are flipped in part: '
-                   'one decision holds for all channels and rows of an image.')
+        raise Hint('Some images are only '
+                   'partly flipped: one decision holds for all channels and rows of an image.')
     counts = {int((answer(x[:40].clone(), 0.5) == x[:40]).flatten(1).all(1).sum())
               for _ in range(12)}
     if len(counts) == 1:
         raise Hint('Exactly half of the images are flipped in every call: '
-                   'decide about each image by itself, so that the number varies.')
+                   'decide separately for each image, so that the number varies.')
     if not 50 < flipped.sum() < 160:
         share = flipped.float().mean()
         raise Hint(f'With p=0.25 a quarter should be flipped, but {share:.0%} are.')
@@ -170,9 +172,10 @@ def _(answer):
         351: '351 is the number of complete batches. How many images are in none of them?',
         352: '352 batches would hold all images; the last one is incomplete and is dropped.',
         80: '80 is left of all 50,000 (50,000 − 390 × 128). But 5,000 are in the validation set.',
-        56: '56 images are missing to fill the last batch. How many does it have?',
-        5000: 'Those are the validation images. Of the other 45,000, how many fill no batch?',
-        8: 'That is what is left of the 5,000 validation images: take the 45,000 others.',
+        56: 'The last batch is 56 images short. How many does it have?',
+        5000: 'Those are the validation images. Of the other 45,000, how many are not in a full '
+              'batch?',
+        8: 'That is what is left of the 5,000 validation images: take the other 45,000.',
         0: 'The last batch has fewer than 128 images, and is dropped: they are left out.',
         1: 'That is the number of incomplete batches: how many images does it have?',
         128: 'A batch that is full is not dropped. How many images does the last one have?',
@@ -200,9 +203,9 @@ def _(answer):
         raise Hint('It finds no copy at all. A set or `in` asks for the same object, and a copy '
                    'is a different one: compare the pixels, or their bytes, `t.numpy().tobytes()`.')
     if n == 0:
-        raise Hint('Three test images are in the training batch at other places, but it found '
+        raise Hint('Three test images are in the training batch at other positions, but it found '
                    'none: compare every image with every other.')
-    if 0 < n < 1: raise Hint('That is a share: return how many images there are.')
+    if 0 < n < 1: raise Hint('That is a fraction: return how many images there are.')
     alike = (train[None] == test[:, None]).flatten(2).any(2).any(1).sum()
     if n in (13, alike) and n > 3:
         raise Hint(f'It finds {n:g} images of `test`, although ten are new. An image is leaked '
@@ -216,7 +219,7 @@ def _(answer):
     if n != 3: raise Hint(f'Three test images are in the training batch; it found {n:g}.{why}')
     n = as_number(answer(torch.cat([train, train]), test))
     if n != 3:
-        raise Hint(f'With every training image there twice, it counts {n:g} instead of 3: '
+        raise Hint(f'If every training image occurs twice, it counts {n:g} instead of 3: '
                    'count images of `test`, not pairs.')
     n = as_number(answer(train, torch.cat([test, test[:3]])))
     if n == 3:
@@ -254,7 +257,7 @@ def _(answer):
                                          'target i, `[range(n), targets]`.'),
         (want/np.log(2), 'That is to base 2: use the natural logarithm.'),
         (-s.softmax(0)[range(50), y].log().mean(),
-         'The softmax runs over the images: it belongs to the classes, dimension 1.'),
+         'The softmax runs over the images: it should run over the classes, dimension 1.'),
         (-s.softmax(1).log().mean(), 'That averages over all classes: only the right one counts.'),
         (F.cross_entropy(s.softmax(1), y),
          'The softmax is taken twice: `cross_entropy` starts from the scores.')]
@@ -365,18 +368,18 @@ def _try_all_parameters(answer):
     want = [p - 0.1*(0.9*v + g) for p, g, v in zip(ps, gs, vs)]
     answer(ps, gs, vs, 0.1, 0.9)
     if not all(map(close, ps, want)):
-        raise Hint('A single parameter is updated correctly, but of several not each one: loop '
+        raise Hint('A single parameter is updated correctly, but not each of several: loop '
                    'over all the parameters, with `zip(params, grads, velocities)`.')
 
 
 # %% ../../nbs/api/checks/02_images_splits_batches.ipynb #e754f3f3
 def _try_new_points(w, b, centers):
-    "Raise a `Hint` unless the weights are right about most of 400 new points"
+    "Raise a `Hint` unless the weights classify most of 400 new points correctly"
     y = torch.randint(4, (400,))
     acc = ((centers[y] + torch.randn(400, 12)) @ w + b).argmax(1).eq(y).float().mean()
     if not b.any(): raise Hint('b has not changed: take a step for it, too.')
     if acc < 0.8:
-        raise Hint(f'On new points it is right about {acc:.0%}, and guessing gets 25%. Test the '
+        raise Hint(f'It classifies {acc:.0%} of new points correctly; guessing gets 25%. Test the '
                    'gradient (02.7) and the step (02.8) first, and subtract the step. Does each '
                    'image keep its label where you shuffle?')
 
@@ -436,7 +439,7 @@ def _try_sgd(answer):
         got = answer(x, y, 4, lr, bs, epochs, seed)
         if got is None and not epochs:
             raise Hint('The `return` is inside the loop over the epochs, so training ends after '
-                       'the first: move it behind the loop.')
+                       'the first: move it after the loop.')
         if isinstance(got, torch.Tensor): raise Hint('Return both: `return w, b`.')
         w, b = as_list(got, 2)
         for o, shape in ((w, (12, 4)), (b, (4,))):

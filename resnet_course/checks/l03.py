@@ -45,7 +45,7 @@ _wrong_sides = [
     (lambda n, k, s, p: (n + 2*p - k//2)//s + 1, 'Subtract all of the kernel, not half of it.'),
     (lambda n, k, s, p: (n + 4*p - k)//s + 1, 'The padding is added twice to each side.'),
     (lambda n, k, s, p: n + 2*p - k//s + 1,
-     'The stride divides only k: put n + 2p − k into brackets, and divide that.'),
+     'The stride divides only k: put n + 2p − k in parentheses, and divide that.'),
     (lambda n, k, s, p: n//s, 'The kernel and the padding count, too: use the formula.'),
     (lambda n, k, s, p: _right_side(n, k, s, p)**2, 'That is the number of pixels: return the side '
                                                     'length.'),
@@ -72,8 +72,8 @@ def _(answer):
     for (n, k, s, p), a, b in zip(convs, got, want):
         if a != b:
             raise Hint(f'For n={n}, k={k}, s={s}, p={p} it returns {a:g}. {compared(a, b)} Count '
-                       'the steps of s that the window can take in n + 2p pixels, and the place '
-                       'where it starts.')
+                       'the steps of s that the window can take in n + 2p pixels, and one '
+                       'more for where it starts.')
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #392120df
 _biases = {256: '', 0: 'The biases are missing: each filter has one.',
@@ -138,7 +138,7 @@ def _try_topk(got, scores, y, k):
     def near(o, tol=1e-5): return abs(got - float(o)) < tol
     if near(want): return
     if near(1 - want):
-        raise Hint('That is the share of wrong answers: return that of the right ones.')
+        raise Hint('That is the fraction of wrong answers: return the fraction of right ones.')
     if any(near(round(want, i)) for i in (1, 2, 3)):
         raise Hint('That is rounded: return the exact fraction.')
     for other in range(max(1, k - 1), k + 2):
@@ -146,11 +146,12 @@ def _try_topk(got, scores, y, k):
             raise Hint(f'For k={k} it looks at the {other} highest scores.')
     if near(k/scores.shape[1]): raise Hint('That is what guessing would give: use the scores.')
     if near(0):
-        raise Hint('It finds no image right. Compare the targets with the *indices* that `topk` '
-                   'returns, not the values; `topk(dim=0)` would find the best images of a class.')
+        raise Hint('It counts no image as right. Compare the targets with the *indices* that '
+                   '`topk` returns, not the values; `topk(dim=0)` would find the best images of a '
+                   'class.')
     if k == 1 and near(1):
-        raise Hint('It finds every image right. Ask for each image by itself: make the targets a '
-                   'column, `targets[:, None]`, and write `any(1)`, not `any()`.')
+        raise Hint('It counts every image as right. Check each image separately: make the targets '
+                   'a column, `targets[:, None]`, and write `any(1)`, not `any()`.')
     if near(100*want, 1e-3): raise Hint('Give a fraction from 0 to 1, not a percentage.')
     if near(len(y)*want, 1e-3):
         raise Hint('That is how many are right: divide by the number of images.')
@@ -164,8 +165,8 @@ def _try_topk(got, scores, y, k):
         raise Hint('Those are the k lowest scores: sort in descending order.')
     if near(hit[:, 0].float().mean()): raise Hint('That is top-1 whatever k is.')
     if near(hit[:, k - 1].float().mean()):
-        raise Hint(f'It looks only at place {k}: any of the first {k} places counts.')
-    if got > 1: raise Hint(f'For k={k} it returns {got:.4g}: a share of images is at most 1.')
+        raise Hint(f'It looks only at rank {k}: any of the first {k} ranks counts.')
+    if got > 1: raise Hint(f'For k={k} it returns {got:.4g}: a fraction of images is at most 1.')
     raise Hint(f'For k={k} it gives {got:.3f} instead of {want:.3f}. For each image, take the k '
                'classes with the highest scores, and ask whether its own is one of them.')
 
@@ -241,13 +242,13 @@ _wrong_lrns = [
     (dict(alpha=2e-5), 'That takes the mean of the five squares, as nn.LocalResponseNorm does: '
                        'the paper takes the sum.'),
     (dict(square=False), 'The sum is over the *squares* of the neighbors.'),
-    (dict(dim=3), 'The neighbors are neighboring channels at the same place in the image.'),
-    (dict(dim=2), 'The neighbors are neighboring channels at the same place in the image.'),
+    (dict(dim=3), 'The neighbors are neighboring channels at the same position in the image.'),
+    (dict(dim=2), 'The neighbors are neighboring channels at the same position in the image.'),
     (dict(reach=5), 'n = 5 counts all channels in the sum: two on each side, and the channel '
                     'itself.'),
     (dict(beta=1), 'The exponent β = 0.75 is missing.'),
     (dict(beta=0.5), 'The exponent is β = 0.75, not a square root.'),
-    (dict(beta=-0.75), 'Divide by the bracket: it makes large activations smaller.'),
+    (dict(beta=-0.75), 'Divide by the term in parentheses: it makes large activations smaller.'),
     (dict(reach=1), 'n = 5 channels count: two on each side, not one.'),
     (dict(reach=12), 'The sum is over five neighboring channels, not over all of them.'),
     (dict(k=1), 'k is 2; 1 is the default of PyTorch.'),
@@ -275,7 +276,7 @@ def _other_lrns(a):
          '`i - 2:i + 3`.'),
         (over(windows(lambda lo, i: v[:, i:i + 5].sum(1))),
          'The window begins at the channel itself: it reaches two channels to *each* side.'),
-        (over(sums - v), 'The channel itself belongs to the sum, too.'),
+        (over(sums - v), 'The channel itself is part of the sum, too.'),
         (over(sum(v.roll(j, 1) for j in range(-2, 3))),
          'At the first and the last channels, your neighbors come from the other end: there, the '
          'sum has fewer terms.'),
@@ -341,8 +342,8 @@ def _try_features(net):
     if [_pair(c.kernel_size)[0] for c in convs] != [5, 5, 3, 3, 3]:
         raise Hint('The kernels should be 5, 5, 3, 3 and 3 pixels wide.')
     if len(pools) != 3:
-        raise Hint(f'Pooling comes after the first, second and fifth convolution; yours has '
-                   f'{len(pools)} poolings.')
+        raise Hint(f'Pooling comes after the first, second and fifth convolution; yours '
+                   f'has {len(pools)} pooling layers.')
     if len(_find(net, nn.ReLU)) < 5 and _linear_without_relu(net):
         raise Hint('A ReLU follows each of the five convolutions.')
     order = ''.join('cp'[isinstance(m, nn.MaxPool2d)] for m in net.modules()
@@ -510,8 +511,8 @@ def _try_learns(answer):
     while len(errors) < 4 and min(errors, default=1.) > 0.1:
         errors.append(_easy_error(answer(dropout=0.)))
     if min(errors) > 0.1:
-        raise Hint('The layers are there, but after a short training on an easy task the error is '
-                   f'{min(errors):.0%}: is every layer used in `forward`, in order, and with a '
+        raise Hint('The layers are there, but after a short training run on an easy task the error '
+                   f'is {min(errors):.0%}: is every layer used in `forward`, in order, and with a '
                    'ReLU?')
 
 # %% ../../nbs/api/checks/03_alexnet.ipynb #8387bcc1
@@ -574,9 +575,9 @@ def _try_training(net, got, train, valid):
     if near(100*want): raise Hint('Return a fraction from 0 to 1, not a percentage.')
     if near(on_train) and not near(want): raise Hint('That is the error on the training images.')
     with torch.no_grad(): loss = F.cross_entropy(net(valid[0]), valid[1]).item()
-    if near(loss): raise Hint('That is the validation loss: return the share of wrong answers.')
+    if near(loss): raise Hint('That is the validation loss: return the fraction of wrong answers.')
     if not near(want) and round(got*100, 3) % 1:
-        raise Hint(f'You return {got:.4f}, which is not a share of 100 validation images: count '
+        raise Hint(f'You return {got:.4f}, which is not a fraction of 100 validation images: count '
                    'how often `argmax(1)` differs from the class.')
     if not near(want):
         raise Hint(f'The trained network has a validation error of {want:.3f}, but {got:.3f} is '
@@ -696,11 +697,11 @@ def _try_half(half, want, sd, n):
                    'np.std(…, ddof=1) or torch.std.')
     if near(half, 2*want): raise Hint('That is the whole width; return half of it.')
     if near(half, _t95[n]*sd/math.sqrt(n)):
-        raise Hint('With the 95% quantile, 5% is left out on *each* side: take that of 97.5%.')
+        raise Hint('With the 95% quantile, 5% is left out on *each* side: take the 97.5% quantile.')
     if near(half, _t[n + 1]*sd/math.sqrt(n)):
         raise Hint(f'With {n} seeds there are {n - 1} degrees of freedom: t is {_t[n]}.')
     if near(half, want*sd):
-        raise Hint('You use the variance: take its root, the standard deviation.')
+        raise Hint('You use the variance: take its square root, the standard deviation.')
     if near(half, want/math.sqrt(n)): raise Hint('Divide by √n, not by n.')
     if near(half, want*math.sqrt(n/(n - 1))):
         raise Hint('Divide by √n: the n − 1 is in the standard deviation already.')

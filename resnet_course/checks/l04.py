@@ -22,12 +22,12 @@ _diagnoses = [
     (0.1, 0.1, 'degradation',
      'Both errors rise by ten points: the network is worse on its own training images.'),
     (0.1, 0, 'degradation',
-     'The training error rises while validation stays: look at the training error first.'),
+     'The training error rises while validation stays the same: look at the training error first.'),
     (-0.04, 0.05, 'overfitting',
      'Training falls by 0.04 and validation rises by 0.05: the network fits its training images '
      'too closely. (Only an error that *rises* has become worse: no absolute value.)'),
     (0, 0.05, 'overfitting',
-     'Training stays and only validation gets worse: the network fits the training images '
+     'Training stays the same and only validation gets worse: the network fits the training images '
      'as well as before, so it is overfitting.'),
     (-0.03, -0.03, 'neither', 'Both errors fall: nothing became worse. (Compare the deep network '
                               'with the shallow one, not validation with training.)'),
@@ -120,7 +120,7 @@ def _(answer):
     if tuple(k.shape) != (1, 1, 3, 3):
         raise Hint('The shape should be (1,1,3,3): filters, channels, rows, columns. '
                    f'It is {tuple(k.shape)}.')
-    if (k == 1).all(): raise Hint('All ones: that adds up the nine pixels around each place.')
+    if (k == 1).all(): raise Hint('All ones: that adds up the nine pixels around each position.')
     if close(k, torch.full_like(k, 1/9)):
         raise Hint('That averages the nine pixels: a blur, not a copy.')
     if close(k[0, 0], torch.eye(3)):
@@ -205,8 +205,8 @@ def _(answer):
             if close(got.sum(1), torch.ones(6)):
                 raise Hint('The outputs add up to one: return the scores, without a softmax.')
             same(got, _rebuilt(net, x, want),
-                 'The layers are right, but not what is computed. In order: conv, BatchNorm, ReLU; '
-                 'then units of conv, BatchNorm, ReLU, conv, BatchNorm, (+ input,) ReLU; '
+                 'The layers are right, but the computation is not. In order: conv, BatchNorm, '
+                 'ReLU; then units of conv, BatchNorm, ReLU, conv, BatchNorm, (+ input,) ReLU; '
                  'then the average over each map, and the linear layer.')
 
 # %% ../../nbs/api/checks/04_degradation.ipynb #3b079ef5
@@ -338,7 +338,7 @@ def _try_fit(answer):
     order = []
     net.register_forward_pre_hook(lambda m, i: order.append(i[0][:, 0, 0, 0].tolist())
                                   if m.training else None)
-    # BatchNorm's averages need some steps, and the error may stand still until then
+    # BatchNorm's averages need some steps, and the error may not change until then
     with expect_sgd(0.9), expect_fresh_gradients(net):
         got = answer(net, x, y, 0.02, 12, 25)
     lowest = min(as_number(o) for o in as_list(got))
@@ -357,10 +357,10 @@ def _(answer):
         asked.append((depth, skip, seed))
         if depth in depths and skip in (True, False) and seed in range(3):
             raise Hint(f'The seed {seed} was asked for, but the seeds here are {seeds}: go through '
-                       '`seeds` itself, not through the places in it.')
+                       '`seeds` itself, not through its indices.')
         if depth not in depths or skip not in (True, False) or seed not in seeds:
-            raise Hint(f'train({depth!r}, {skip!r}, {seed!r}) was called: its arguments are a '
-                       'depth, a truth value, and a seed, in this order.')
+            raise Hint(f'train({depth!r}, {skip!r}, {seed!r}) was called: its arguments '
+                       'are a depth, a Boolean, and a seed, in this order.')
         return depth/100 + skip/1000 + seed/100_000
     got = answer(train, depths, seeds)
     if not isinstance(got, dict): raise Hint('Return a dict: (depth, skip) → list of errors.')
@@ -388,7 +388,7 @@ def _wide(answer):
     "A hint if `answer` finds a difference only when it is larger than a standard deviation"
     n, d = 5, [0.2, 0.3, 0.4, 0.5, 0.6]     # mean 0.4, standard deviation 0.16, interval ± 0.2
     if answer([0.]*n, d) == 'not shown' and answer([0.]*n, [0.3 + o/10 for o in d]) == 'worse':
-        return ('The interval belongs to the *mean* of the differences: divide their standard '
+        return ('The interval is for the *mean* of the differences: divide their standard '
                 'deviation by √n.')
 
 # %% ../../nbs/api/checks/04_degradation.ipynb #a25c4d5d

@@ -120,10 +120,11 @@ def _try_layers(layers, name, same_shape, stride):
     if not same_shape and not proj:
         raise Hint(f'{name} changes the shape: the shortcut has a 1×1 convolution there.')
     if proj and proj[0].stride != (1, 1):
-        raise Hint('The 1×1 convolution of the shortcut has stride 2, so it never looks at three '
-                   'of four pixels: average 2×2 pixels first, then project with stride 1.')
+        raise Hint('The 1×1 convolution of the shortcut has stride 2, so it never looks at '
+                   'three out of four pixels: average 2×2 pixels first, then project with stride '
+                   '1.')
     if stride == 2 and main[0].stride != (2, 2):
-        raise Hint('The stride belongs to the first of the two 3×3 convolutions.')
+        raise Hint('The stride belongs in the first of the two 3×3 convolutions.')
     if any(m.bias is not None for m in convs):
         raise Hint('Convolutions before a BatchNorm need no bias: bias=False.')
     n = 2 + len(proj)
@@ -247,8 +248,9 @@ def _(answer):
     n, right = as_number(answer), 14*14*256*128*9
     if n == right: return
     if n == 2*right:
-        raise Hint('That is twice too many. A multiply-add is one product and one sum together: '
-                   'count them once. (Or does the stride halve only one side of your map?)')
+        raise Hint('That is twice as many as there are. A multiply-add is one product and one sum '
+                   'together: count them once. (Or does the stride halve only one side of your '
+                   'map?)')
     if n in (right + 256, right + 14*14*256): raise Hint(_biases)
     raise Hint(explain_parts(n, _macs, math.prod)
                or f'{compared(n, right)} Multiply the positions in the output map, the filters, '
@@ -464,8 +466,8 @@ def _(answer):
     try: want, got = _maps(right, x), _maps(net.eval(), x)
     except RuntimeError as e:
         if 'Output size is too small' not in str(e): raise
-        raise Hint('A pooling window of fixed size is larger than the map: at the end, average '
-                   'over all of it, `nn.AdaptiveAvgPool2d(1)`.') from None
+        raise Hint('A fixed-size pooling window is larger than the map: at the '
+                   'end, average over the whole map, `nn.AdaptiveAvgPool2d(1)`.') from None
     if got['the output'] is None: raise Hint('forward returns None: is the `return` missing?')
     if close(got['the output'], want['the output'], 1e-3): return
     for k in 'conv1', 'layer1', 'layer2', 'layer3', 'layer4', 'fc':

@@ -21,20 +21,21 @@ from ..exercises import Hint, as_list, as_number, close, exercise, expect_sgd
 # Functions of the fraction of training that is done
 _wrong_schedules = [
     (lambda pct, lr: lr*0.1**((pct > .5) + (pct > .75)),
-     'One epoch late: the epoch that starts at one half already has the lower rate (`>=`).'),
+     'One epoch late: the epoch that starts halfway through already has the lower rate (`>=`).'),
     (lambda pct, lr: lr*0.1**(pct >= .5),
-     'The second division, at three quarters, is missing.'),
+     'The second division, after three quarters, is missing.'),
     (lambda pct, lr: 0.1**((pct >= .5) + (pct >= .75)), 'That starts at 1: multiply by `lr`.'),
     (lambda pct, lr: lr*0.5**((pct >= .5) + (pct >= .75)), 'Divide by ten, not by two.'),
     (lambda pct, lr: lr*0.01**(pct >= .5),
-     'At one half it divides by a hundred: divide by ten there, and again at three quarters.'),
+     'Halfway through, it divides by a hundred: divide by ten there, and again after three '
+     'quarters.'),
     (lambda pct, lr: lr*10.**((pct >= .5) + (pct >= .75)), 'The rate rises: divide by ten.'),
     (lambda pct, lr: lr*0.1**((pct >= .25) + (pct >= .5)),
-     'It divides at one quarter and at one half: divide at one half and at three quarters.'),
+     'It divides after one quarter and one half: divide after one half and three quarters.'),
     (lambda pct, lr: lr*0.1**int(3*pct + 1e-9),
-     'It divides after each third: divide at one half and at three quarters.'),
+     'It divides after each third: divide after one half and three quarters.'),
     (lambda pct, lr: lr*0.1**int(4*pct + 1e-9),
-     'It divides after every quarter: divide at one half and at three quarters.'),
+     'It divides after every quarter: divide after one half and three quarters.'),
     (lambda pct, lr: lr, 'The rate never falls.')]
 
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #7615d181
@@ -59,7 +60,8 @@ def _(answer):
             raise Hint('One epoch early: the epochs count from 0, so before epoch number '
                        '`epoch` the fraction that is done is epoch/epochs.')
         if np.allclose(got, [lr*0.1**e for e in range(epochs)], atol=0):
-            raise Hint('It divides by ten in every epoch: only at one half and at three quarters.')
+            raise Hint('It divides by ten in every epoch: divide only after one half and three '
+                       'quarters.')
         if as_number(answer(0, epochs, 2*lr)) == got[0]: raise Hint('`lr` is not used.')
         if epochs > 8 and got[:8] == [as_number(answer(e, 8, lr)) for e in range(8)]:
             raise Hint('It falls in the same epochs whatever `epochs` is.')
@@ -169,7 +171,8 @@ def _(answer):
         diffs = [random.gauss(0.5, 1) for _ in range(n)]
         low, high = [as_number(o) for o in as_list(answer(list(diffs), level), 2)]
         if math.isclose(low, np.mean(diffs), rel_tol=1e-6) and high > 0:
-            raise Hint('Return the two ends of the interval: the mean minus, and plus, its half.')
+            raise Hint('Return the two ends of the interval: the mean minus and plus half of its '
+                       'width.')
         if low > high: raise Hint('The lower end comes first. (Is the quantile (1 + level)/2? '
                                   'One below a half has the other sign.)')
         mean, sd = np.mean(diffs), np.std(diffs, ddof=1)
@@ -417,8 +420,9 @@ def _(answer):
     if len(set(accs)) == 1 and accs[0] < 1:
         raise Hint('All seeds give the same result: use `seed`.')
     if np.mean(accs) < 0.5:
-        raise Hint(f'A constant schedule reaches {np.mean(accs):.0%} where 25% is guessing: '
-                   'train for longer, or at another rate. (Or is it the error that you return?)')
+        raise Hint(f'A constant schedule reaches {np.mean(accs):.0%} where '
+                   'guessing gives 25%: train for longer, or at another rate. (Or is it the error '
+                   'that you return?)')
     untrained = as_number(answer(lambda pct: 0., 0, (x, y, xv, yv)))
     if untrained == accs[0] or untrained > 0.6:
         raise Hint('With a schedule that is always 0 the result is the same as with 1: '
@@ -426,9 +430,9 @@ def _(answer):
     noise = np.mean([as_number(answer(_constant, s, (x, y, xv, torch.randint(4, yv.shape))))
                      for s in range(3)])
     if noise > 0.45:
-        raise Hint(f'With random validation labels it still reports {noise:.0%} where 25% is '
-                   f'possible: '
-                   'it trains on the validation images, or reports training accuracy.')
+        raise Hint(f'With random validation labels it still reports {noise:.0%} where '
+                   '25% is the best possible: it trains on the validation images, or reports '
+                   'training accuracy.')
 
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #fe6c2792
 def _try_targets(y, hot, lam, order, n):
@@ -439,7 +443,8 @@ def _try_targets(y, hot, lam, order, n):
     if close(y, (1 - lam)*hot + lam*hot[order]):
         raise Hint('The shares of the targets are swapped.')
     if close(y, lam*hot + (1 - lam)/n):
-        raise Hint("That is label smoothing: the rest belongs to the partner's class, not to all.")
+        raise Hint("That is label smoothing: the rest goes to the partner's class, not to all "
+                   "classes.")
     raise Hint('The targets should be mixed with the same `lam` and `order` as the images.')
 
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #af6903ea

@@ -56,8 +56,8 @@ def _(answer):
         raise Hint('That is the call in the middle of the list: sort the times first, or use '
                    '`statistics.median`.')
     if abs(got*statistics.median(itertools.accumulate(took[1:]))/n - 1) < 0.15:
-        raise Hint('The clock is started only once, so each time includes the calls before: start '
-                   'it anew for every call.')
+        raise Hint('The clock is started only once, so each time includes the calls before: '
+                   'restart it for every call.')
     if got > 100*median:
         raise Hint(f'{got:.0f} images per second is far too fast. A clock that stops while `step` '
                    'waits, such as `time.process_time`, is the wrong one: use `time.perf_counter`.')
@@ -219,7 +219,7 @@ def _try_step(answer):
     answer(w, g, 0.125)
     moved = w[0].item() - 3
     if abs(moved + 3) < 0.1:
-        raise Hint('It replaces the weights by the step: subtract the step from them.')
+        raise Hint('It replaces the weights with the step: subtract the step from them.')
     if abs(moved + 0.0625) > 1e-3:
         raise Hint(f'With a gradient of 0.5 and lr=0.125, a weight of 3 changes by {moved:.4g}: '
                    'subtract lr times the gradient, once.')
@@ -242,8 +242,8 @@ def _(answer):
     if close(w, torch.full((4,), 1 - 500*0.1), 0.1): raise Hint('`lr` is not used.')
     if not close(w, torch.full((4,), 0.5), 0.01):
         _try_step(answer)
-        raise Hint(f'After 500 steps of 0.001 a weight of 1 should be 0.5; yours is {w[0]:.3f}. Is '
-                   'each step taken from the weight that the last one left?')
+        raise Hint(f'After 500 steps of 0.001 a weight of 1 should be 0.5; yours is {w[0]:.3f}. '
+                   'Does each step start from the weight that the last one left behind?')
     if not close(out.float(), w.bfloat16().float(), 1e-6):
         raise Hint('The copy should be that of the *new* weights.')
     w = torch.ones(4)
@@ -301,7 +301,7 @@ def _(answer):
 # %% ../../nbs/api/checks/07_precision_and_speed.ipynb #b25b4e15
 @torch.no_grad()
 def _kernel_of(net):
-    "The kernel of a layer, found with one bright pixel at nine places, as part of a hint"
+    "The kernel of a layer, found with one bright pixel at nine positions, as part of a hint"
     rows = []
     for i in range(3):
         rows.append([])
@@ -315,7 +315,7 @@ def _kernel_of(net):
 def _blur_hint(y, x, want, net):
     "What is wrong with the blurred maps `y`"
     if close(y, _blur(x, mix=True)) or close(y, 6*_blur(x, mix=True)):
-        return 'The channels are mixed: each is blurred by itself (`groups=channels`).'
+        return 'The channels are mixed: each is blurred separately (`groups=channels`).'
     if close(y, 16*want): return 'The kernel adds up to 16: divide it by its sum.'
     if close(y, _blur(x, (1., 1., 1.))):
         return 'That is a plain average; the kernel is 1 2 1 both ways.'
@@ -328,8 +328,8 @@ def _blur_hint(y, x, want, net):
         return ('The outputs differ from those of SlowBlur by a constant: a convolution has a bias '
                 'unless bias=False.')
     if close(y.flatten().sort().values, want.flatten().sort().values):
-        return ('The numbers are right, but not in their places: images or channels have changed '
-                'their order.')
+        return ('The numbers are right, but not in their places: images or channels are '
+                'in a different order.')
     ratio = (y/want).flatten()
     if (ratio - ratio[0]).abs().max() < 1e-3:
         return f'Every output is {ratio[0]:.3g} times that of SlowBlur: the kernel should sum to 1.'
@@ -388,7 +388,7 @@ def _(answer):
         raise Hint('Those are seconds; the share is its time divided by the time of all layers.')
     others = {
         1000*took[slow]: 'Those are milliseconds; the share is its time divided by that of all.',
-        1/want: 'The other way round: its time divided by the time of all layers.',
+        1/want: 'The other way around: its time divided by the time of all layers.',
         want/(1 - want): 'Divide by the time of *all* layers, this one included.',
         1 - want: 'That is the share of the other layers.',
         len(took)*want: 'Divide by the sum of the times, not by their mean.'}
@@ -421,7 +421,7 @@ def _(answer):
     def ratio(f): return f(a[1:])/f(b[1:])
     rights = [ratio(min), ratio(statistics.median), ratio(statistics.mean)]
     if 1/got > 1.5 and any(abs(1/got/r - 1) < 0.25 for r in rights):
-        raise Hint('The other way round: slow time divided by fast time.')
+        raise Hint('The other way around: slow time divided by fast time.')
     def near(f): return any(abs(got/f(r) - 1) < 0.25 for r in rights)
     if not near(lambda r: r):
         if abs(got*statistics.mean(b)/statistics.mean(a) - 1) < 0.1:
@@ -435,7 +435,7 @@ def _(answer):
         if any(abs(got/(f(a[1:]) - f(b[1:])) - 1) < 0.25 for f in (min, statistics.mean)):
             raise Hint('That is the difference of the times: divide slow by fast.')
         raise Hint(f'The fast one is about {rights[0]:.1f} times faster; you return {got:.2f}. '
-                   'Is the slow first call in the time?')
+                   'Is the slow first call included in the time?')
     for i, wrong in enumerate((lambda x: x*3.01, lambda x: x[:-1]*3, lambda x: x.flip(0)*3)):
         try: res = answer(_layer(0.01, lambda x: x*3, []), _layer(0.01, wrong, []), x)
         except ValueError: continue
@@ -553,6 +553,6 @@ def _try_losses(got, start, xb, yb, steps, lr):
         raise Hint('Gradients add up from step to step: `opt.zero_grad()`.')
     if got[-1] > got[0] - 0.01:
         raise Hint('The loss does not fall. Is there `loss.backward()`, then `opt.step()`? And is '
-                   'autocast entered anew in every step? Around the whole loop, it keeps the '
+                   'autocast entered again in every step? Around the whole loop, it keeps the '
                    'copies of the first weights.')
     raise Hint('The losses are not those of plain SGD (no momentum) with this rate.')

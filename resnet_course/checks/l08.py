@@ -45,7 +45,7 @@ def _moved(f, n, earlier=None):
     return {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}, set(before)
 
 def _does_nothing(f, n):
-    "Do all parameters require gradients after `f(net, n)`, and are all layers in training mode?"
+    "Whether `f(net, n)` leaves all gradients on and all layers in training mode"
     net = _Net().train()
     f(net, n)
     return all(p.requires_grad for p in net.parameters()) and all(m.training for m in net.modules())
@@ -169,9 +169,9 @@ def _table():
 
 @exercise('08.3', 'Which stage to use, which accuracy to publish')
 def _(answer):
-    cases = [_table() for _ in range(8)]   # by chance, a stage is at the same place in all of few
+    cases = [_table() for _ in range(8)]   # in only a few, a stage may never change its position
     def tells_places_apart():
-        "In the first table, is the first stage not the best, and the last best at nothing?"
+        "Whether the first table's first stage is not the best, and its last is best at nothing"
         first, *_, last = cases[0][0]
         return first != cases[0][1][1] and last == cases[0][1][4]
     while not tells_places_apart(): cases[0] = _table()
@@ -258,14 +258,14 @@ def _(answer):
             raise Hint('The last child is not a linear layer, but holds one: search all of '
                        '`model.named_modules()`, not only the children.') from None
         if "'fc'" not in str(e): raise
-        raise Hint('The last linear layer has another name than `fc` here: look for it with '
+        raise Hint('The last linear layer has a different name than `fc` here: look for it with '
                    '`model.named_modules()`.') from None
     if not isinstance(new, nn.Module): raise Hint('Return the new network.')
     if net.top[1].out_features != 3 or new is net:
         raise Hint('The network that was passed in has changed: work on a copy (`copy.deepcopy`).')
     if not isinstance(new, _Odd) and any(isinstance(m, _Odd) for m in new.modules()):
-        raise Hint('It puts a layer behind the network: the new layer goes in the *place* of the '
-                   'last `nn.Linear`.')
+        raise Hint('It adds a layer after the network: the new layer '
+                   '*replaces* the last `nn.Linear`.')
     if not isinstance(new, _Odd):
         raise Hint('Only one layer changes: the rest stays the same network.')
     _try_head(new, old)
@@ -281,7 +281,7 @@ def _try_head(new, old):
     except RuntimeError: shape = 'an error'
     added = sorted(set(dict(new.named_modules())) - set(dict(_Odd().named_modules())))
     if added and '.' not in added[0].removeprefix('top.').removeprefix('body.'):
-        raise Hint(f'It adds a layer, {added[0]!r}. The new layer goes in the *place* of the last '
+        raise Hint(f'It adds a layer, {added[0]!r}. The new layer *replaces* the last '
                    '`nn.Linear`, whatever its name: set it in `model.get_submodule(...)`.')
     if shape == 'an error' and getattr(new.top[1], 'in_features', 6) == 7:
         raise Hint('The new layer takes 7 inputs: in `nn.Linear`, the inputs come first.')
@@ -320,7 +320,7 @@ def _(answer):
     for g in groups:
         if not isinstance(g, dict) or not {'params', 'lr'} <= set(g):
             raise Hint("Each group should be a dictionary with the keys 'params' and 'lr', "
-                       'as an optimizer takes it.')
+                       'as an optimizer expects.')
     parts = [list(m.parameters()) for m in (net.stem, net.body, net.head)]
     got = [list(g['params']) for g in groups]
     other = next((o for ps in got for o in ps if not isinstance(o, torch.Tensor)), None)
@@ -426,7 +426,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/08_staged_finetuning.ipynb #f86dd425
 def _is_rescaled(a, b):
-    "Is every column of `a` a multiple of that of `b`, apart from its mean?"
+    "Whether every column of `a` is a multiple of that of `b`, apart from its mean"
     a, b = (F.normalize(o - o.mean(0), dim=0) for o in (a, b))
     return close((a*b).sum(0).abs(), torch.ones(a.shape[1]), 1e-3)
 

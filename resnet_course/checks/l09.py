@@ -86,8 +86,8 @@ _wrong_cams = [
     (lambda m, g: (_mean(g)*m).sum(1),
      'The ReLU is missing: evidence *against* the class is not part of the map.'),
     (lambda m, g: (g*m).sum(1).relu(),
-     'You multiply place by place. Grad-CAM gives each *channel* one weight: '
-     'the mean of its gradient over the places.'),
+     'You multiply position by position. Grad-CAM gives each *channel* one weight: '
+     'the mean of its gradient over the positions.'),
     (lambda m, g: (_mean(g)*m).relu().sum(1),
      'ReLU comes after the sum over channels, not before: '
      'channels that are evidence against the class count, too.'),
@@ -96,7 +96,7 @@ _wrong_cams = [
     (lambda m, g: (_mean(g).relu()*m).sum(1),
      'You keep only positive weights: the ReLU is applied to the sum over channels instead.'),
     (lambda m, g: (g.mean(1, keepdim=True)*m).sum(1).relu(),
-     'You average the gradient over the channels: average over the places, dimensions 2 and 3.'),
+     'You average the gradient over the channels: average over the positions, dimensions 2 and 3.'),
     (lambda m, g: (g.amax((2, 3), keepdim=True)*m).sum(1).relu(),
      'The weight of a channel is the mean of its gradient, not the largest number in it.'),
     (lambda m, g: (_mean(g).relu()*m).sum(1).relu(),
@@ -108,7 +108,7 @@ _wrong_cams = [
     (lambda m, g: _unit((_mean(g)*m).sum(1).relu()),
      'The map is divided by its largest value: return it as it is.'),
     (lambda m, g: (_mean(m)*g).sum(1).relu(),
-     'The roles are swapped: average the *gradient* over places, and keep the maps.')]
+     'The roles are swapped: average the *gradient* over positions, and keep the maps.')]
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #728417d0
 @exercise('09.2', 'The Grad-CAM map')
@@ -126,9 +126,11 @@ def _(answer):
         ratio = got.sum()/want.sum()
         if abs(ratio - 1) > 1e-3 and close(got, want*ratio):
             raise Hint(f'Right up to a factor of {ratio:.3g}: '
-                       'take the *sum* over channels, with weights that are *means* over places.')
-    same(got, want, 'It computes something else: the weights are the mean of the gradient over '
-                    'places; sum weight times map over channels; keep the positive part.')
+                       'take the *sum* over channels, with weights that are *means* over '
+                       'positions.')
+    same(got, want, 'It computes something else: the weights are the mean of the '
+                    'gradient over positions; sum weight times map over channels; keep the '
+                    'positive part.')
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #fb20bdb1
 @exercise('09.3', 'Top-k accuracy')
@@ -149,21 +151,21 @@ def _(answer):
                    'are a column, `targets[:, None]`.') from None
     def near(o, tol=1e-6): return abs(got - o) < tol
     if near(1) and not near(want):
-        raise Hint('It finds every image right: ask whether the class is among the `k` highest of '
-                   'the *same* image (`isin` and `any()` look at all images).')
+        raise Hint('It counts every image as right: ask whether the class is among the `k` highest '
+                   'of the *same* image (`isin` and `any()` look at all images).')
     if near(want): return
     if near(top_k(scores, 1)): raise Hint('That is top-1: `k` makes no difference.')
-    if near(n*want, 1e-3): raise Hint('That is the number of images: return their share.')
+    if near(n*want, 1e-3): raise Hint('That is the number of images: return the fraction.')
     if near(100*want, 1e-3): raise Hint('That is a percentage; return a fraction from 0 to 1.')
     if near(lowest): raise Hint('You use the `k` lowest scores.')
     if near(want/k):
-        raise Hint('You average over the `k` places as well: an image counts once '
+        raise Hint('You average over the `k` ranks as well: an image counts once '
                    'if its class is *anywhere* among them (`any`).')
     if near(1 - want):
-        raise Hint('That is the error; the exercise asks for the share of correct ones.')
-    if near(kth): raise Hint('That is the `k`-th place alone: look at all of the first `k`.')
+        raise Hint('That is the error; the exercise asks for the fraction of correct ones.')
+    if near(kth): raise Hint('That looks only at rank `k`: look at all of the first `k` ranks.')
     for other in (k - 1, k + 1):
-        if near(top_k(scores, other)): raise Hint(f'Those are the first {other} places, not {k}.')
+        if near(top_k(scores, other)): raise Hint(f'Those are the first {other} ranks, not {k}.')
     if got == 0:
         raise Hint('It is 0. Compare the *indices* that `topk` returns with the targets, not the '
                    'values, and ask whether `any` of them agrees, not `all`.')
@@ -286,7 +288,7 @@ def _(answer):
               'Keep the class of the whole image.'),
              (_tile_drops(predict, x, side, inverse=True), 'You cover everything but the tile.'),
              (want/predict(x).max(), 'That is the relative drop: do not divide.'),
-             (want.clamp(min=0), 'Some drops are negative: keep them, they are no errors.'),
+             (want.clamp(min=0), 'Some drops are negative: keep them; they are not errors.'),
              (_shifted_drops(predict, x, side), 'The tiles overlap: tile (i, j) starts at row '
               'i·side and column j·side.'),
              (_tile_drops(predict, x, side, fill=1.), 'The tiles are set to 1: set them to 0.'),
@@ -390,10 +392,11 @@ def _ranks(o): return o.flatten(1).argsort(1).argsort(1).float()[:, None]
 
 def _wrong_likeness(a, b):
     "What the usual mistakes give, and their hints"
-    return [(_likeness(a, b, center=False), 'Subtract each map\'s mean first: two bright maps '
-                                            'are not alike because both are bright.'),
-            (_likeness(a, b, each=False), 'You correlate all images at once: brighter and darker '
-                                          'images then count as likeness. Take each by itself.'),
+    return [(_likeness(a, b, center=False), 'Subtract each map\'s mean first: two bright '
+                                            'maps are not alike just because both are bright.'),
+            (_likeness(a, b, each=False), 'You correlate all images at once: differences in '
+                                          'brightness between images then count as similarity. '
+                                          'Take each map separately.'),
             (((a - a.mean())*(b - b.mean())).mean().item(), 'That is the covariance: divide by '
                                                             'both standard deviations.'),
             (_likeness(a.mean(0)[None], b.mean(0)[None]), 'You average the maps first: correlate '
@@ -427,8 +430,8 @@ def _(answer):
     got = as_number(answer(a, b))
     if abs(got - want) < 1e-4:
         if as_number(answer(a, -b)) > 0:
-            raise Hint('For maps that are opposite, the likeness should be negative: no absolute '
-                       'value.')
+            raise Hint('For opposite maps, the correlation should be negative: leave '
+                       'out the absolute value.')
         return
     for o, hint in wrong:
         if abs(got - o) < 1e-4: raise Hint(hint)
@@ -459,19 +462,19 @@ def _wrong_shares(features, y, k):
             (_same_class(features, y, k, largest=True), 'Those are the farthest rows.'),
             (_same_class(features, y, k - 1), f'Those are {k - 1} neighbors, not {k}.'),
             (_same_class(features, y, k)*len(y)*k,
-             'That is how many; divide by the number of all neighbors.'),
-            (_majority(features, y, k), 'You count rows whose neighbors have that class by '
-              'majority; count the neighbors.'),
+             'That is a count; divide it by the number of all neighbors.'),
+            (_majority(features, y, k), 'You count rows most of whose neighbors '
+              'have that class; count the neighbors.'),
             ((y[(features @ features.T).fill_diagonal_(-1e9).topk(k).indices] == y[:, None]
                ).float().mean().item(), 'The largest product is not the smallest distance.'),
-            ((y[:, None] == y).float().mean().item(), 'That is the share among all rows: look at '
-              'the nearest.'),
+            ((y[:, None] == y).float().mean().item(), 'That is the fraction among all rows: '
+              'count only the nearest.'),
             (_same_class(features, y, k, first=True), 'You count rows with *any* neighbor of '
                                                        'their class; count the neighbors.'),
             (ok.all(1).float().mean().item(), 'You count rows whose neighbors *all* have that '
              'class; count the neighbors.'),
             (sum(ok[y == c].float().mean().item() for c in y.unique())/len(y.unique()), 'That is '
-             'the mean of the classes: each row counts the same, so take the mean over all.'),
+             'the mean over the classes: every row counts equally, so average over all rows.'),
             (_same_class(F.normalize(features, dim=1), y, k), 'Those are the nearest by angle '
              '(cosine): take the Euclidean distance.'),
             (_same_class(features, y, k)*k, 'Divide by the number of all neighbors, n·k.'),
@@ -479,7 +482,7 @@ def _wrong_shares(features, y, k):
                                                             'leave it out of the average, too.')]
 
 # %% ../../nbs/api/checks/09_reading_a_network.ipynb #ace61fc2
-@exercise('09.8', 'The share of neighbors of the same class')
+@exercise('09.8', 'The fraction of neighbors of the same class')
 def _(answer):
     while True:     # draw until every mistake gives a different number
         n, k = random.randint(50, 70), random.randint(3, 6)

@@ -125,7 +125,7 @@ def _(answer):
     hints = {
         0.8: 'Not eight times: the recipe is for a batch of 256, and yours has 8 × 64 = 512.',
         0.025: 'The batch that counts is that of all the GPUs together.',
-        0.05: 'It is the other way round: the larger batch gets the larger rate.',
+        0.05: 'It is the other way around: the larger batch gets the larger rate.',
         0.1: 'The batch is no longer 256, but 8 × 64.',
         0.1*2**.5: 'That is the square-root rule; the exercise asks for the linear rule.',
         512: 'That is the batch of all GPUs together: compare it with the batch of the recipe.',
@@ -183,7 +183,7 @@ def _wrong_lines(sizes, errors, target, want):
         (math.exp(t/np.polyfit(n, e, 1)[0]), 'The intercept is missing: subtract it from the '
                                              'logarithm of the target.'),
         (1/want, 'The sign is wrong: subtract the intercept from the logarithm of the target, '
-                 'not the other way round.'),
+                 'not the other way around.'),
         (want/sizes[-1], 'That is how many times more than you have; return the number of images.'),
         (math.exp((t - np.polyfit(n, e, 1)[0])/np.polyfit(n, e, 1)[1]),
          'Slope and intercept are swapped: `np.polyfit` returns the slope first.'),
@@ -238,11 +238,11 @@ def _wrong_accuracies(shares, right):
         (sum(means)/len(means), 'That is the mean of the processes. They have different numbers of '
                                 'images, and some images are counted twice.'),
         (sum(every)/n, 'You divide by the number of different images, but add up the correct '
-                       'answers of all pairs: some of them are there twice.'),
+                       'answers of all pairs: some of them occur twice.'),
         (sum(right), 'Divide by the number of images.'),
-        (100*want, 'Give a share from 0 to 1, not a percentage.'),
+        (100*want, 'Give a fraction from 0 to 1, not a percentage.'),
         (sum(right)/len(every), 'Divide by the number of *different* images.'),
-        (1 - want, 'That is the share of wrong predictions.'),
+        (1 - want, 'That is the fraction of wrong predictions.'),
         (sum(right)/(n - 1), 'The largest number is one less than the number of images: they '
                              'start from 0.'),
         (means[0], 'That is the first process alone: put the shares together.'),
@@ -325,7 +325,7 @@ def _try_rate(got, step, lr, bs, warmup):
     if bs % 256 and near(lr*(bs//256)):
         raise Hint(f'{at}`//` rounds the factor down: it is bs/256 = {bs/256:g}.')
     if near(lr): raise Hint(f'{at}multiply by the same factor as the batch, bs/256.')
-    if near(lr*256/bs): raise Hint(f'{at}the other way round: a larger batch gets a larger rate.')
+    if near(lr*256/bs): raise Hint(f'{at}the other way around: a larger batch gets a larger rate.')
     if near(lr*bs): raise Hint(f'{at}`lr` is for a batch of 256: multiply by bs/256.')
     if near(top/lr): raise Hint(f'{at}that is the factor alone: multiply `lr` by it.')
     if step >= warmup:
@@ -360,7 +360,7 @@ def _average_of(nets):
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #5fcc4284
 def _equal(a, b):
-    "Do two lists of pairs of weight and gradient agree, None included?"
+    "Whether two lists of pairs of weight and gradient agree, including None"
     pairs = [(p, q) for x, y in zip(a, b) for k in x for p, q in zip(x[k], y[k])]
     return all(p is q if p is None or q is None else torch.equal(p, q) for p, q in pairs)
 
@@ -521,5 +521,5 @@ def _try_copies(nets, start, batches, world, seen):
     if gap(nets[0], _parallel(start, batches, 1, 0.5/world)[0]) < 1e-9:
         raise Hint('That is where a quarter of the learning rate leads: you divide by the number '
                    'of processes once too often.')
-    raise Hint('The copies are equal, but not where plain SGD with the whole batch ends up. Take '
-               'one step for each batch, p −= lr · gradient, with nothing added to it.')
+    raise Hint('The copies are equal, but they differ from the result of plain SGD with the whole '
+               'batch. Take one step for each batch, p −= lr · gradient, with nothing added to it.')

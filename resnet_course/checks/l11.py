@@ -99,11 +99,12 @@ def _other_results(net, batches):
     accuracy = sum(right)/sum(sizes)
     return [
         (sum(right), 'That is how many are right: divide by the number of images.'),
-        (sum(right)/len(sizes), 'You divide by the number of batches: divide by that of images.'),
+        (sum(right)/len(sizes), 'You divide by the number of batches: divide by the number of '
+                                'images.'),
         (sum(right)/(len(sizes)*sizes[0]), 'The last batch is shorter: divide by the number of '
                                            'images, not by batches times batch size.'),
-        (right[0]/sizes[0], 'That is the first batch alone: does a `return` or `break` stand in '
-                            'the loop?'),
+        (right[0]/sizes[0], 'That is the first batch alone: is there a `return` '
+                            'or `break` in the loop?'),
         (right[-1]/sizes[-1], 'That is the last batch alone: add up over the batches.'),
         (sum(right[:-1])/sum(sizes[:-1]), 'The last, short batch is left out: its images count, '
                                           'too.'),
@@ -134,9 +135,9 @@ def _try_accuracy(got, want, mean_of_means, others):
     for wrong, hint in others:
         if abs(got - wrong) < 1e-6 and abs(wrong - want) > 1e-6: raise Hint(hint)
     if got > 1:
-        raise Hint(f'You return {got:.4g}, but a fraction is at most 1: divide the number of '
-                   'correct predictions by that of the images.')
-    if abs(got - (1 - want)) < 1e-6: raise Hint('That is the share of wrong answers.')
+        raise Hint(f'You return {got:.4g}, but a fraction is at most 1: divide the number '
+                   'of correct predictions by the number of images.')
+    if abs(got - (1 - want)) < 1e-6: raise Hint('That is the fraction of wrong answers.')
     if abs(got - want) > 1e-6:
         raise Hint(f'The accuracy is {want:.4f}; you return {got:.4f}. {compared(got, want)} '
                    'Compare `argmax(1)` of the scores with the labels, and count every image '
@@ -213,8 +214,8 @@ def _(answer):
         raise Hint('A second call gives another split: draw from a generator that starts '
                    'from `seed`, such as `random.Random(seed)`.')
     if _states() != states:
-        raise Hint('It seeds or uses the global random numbers, which changes what other code '
-                   'draws afterwards: use a generator of its own.')
+        raise Hint('It seeds or uses the global generator, which changes what '
+                   'other code draws afterwards: use a separate generator.')
     _try_sets(answer, names, pct, seed, out)
     _try_order(answer, names, pct, seed, out)
     if all(valid(names, s) == want for s in range(seed + 1, seed + 6)):
@@ -248,9 +249,9 @@ _wrong_tests = [
     (lambda a, b, n: abs(a - b)/n > 0.01,
      'A fixed number of points is not enough: the effect of chance depends on n.'),
     (lambda a, b, n: abs(_z(a, b, n)) <= 1.96,
-     'The other way round: return whether it is *larger*.'),
+     'The other way around: return whether it is *larger*.'),
     (lambda a, b, n: a != b, 'Any difference counts as significant in your function: compare the '
-     'difference of the *shares* with 1.96 standard errors, the square root of both variances.'),
+     'difference of the *fractions* with 1.96 standard errors, the square root of both variances.'),
     (lambda a, b, n: abs(a - b)/n > 1.96*n**0.5*math.hypot(_se(a, n), _se(b, n)),
      'No difference is significant in your function: under the square root, divide p(1 − p) by n.')]
 
@@ -259,7 +260,7 @@ def _times(k): return lambda a, b, n: abs(_z(a, b, n)) > k
 def _points(share): return lambda a, b, n: abs(a - b)/n > share
 
 _one_error = ('That is about the standard error of *one* accuracy, or the mean of the two. For a '
-              'difference, their squares add up, and then comes the root.')
+              'difference, their squares add up; then take the square root.')
 _other_limit = 'That compares with {} standard errors; the exercise asks for 1.96.'
 _wrong_limits = [
     *((_times(k), _other_limit.format(k)) for k in (0.98, 1.645, 2, 2.576, 2.58, 3, 3.92)),
@@ -304,7 +305,8 @@ def _(answer):
         if o != right:
             raise Hint(f'With {a} and {b} correct answers out of {n}, the difference is '
                        f'{abs(_z(a, b, n)):.2f} standard errors, so the result should be {right}. '
-                       'Compare the difference of the shares with 1.96·√(p(1 − p)/n + q(1 − q)/n).')
+                       'Compare the difference of the fractions with 1.96·√(p(1 − p)/n + q(1 − '
+                       'q)/n).')
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #8101866b
 def _small():
@@ -369,7 +371,7 @@ def _(answer):
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #785ef701
 def _runs(head, x, size):
-    "Does `head` take maps of `size` pixels with the channels of `x`?"
+    "Whether `head` accepts maps of `size` pixels with the channels of `x`"
     try: head(torch.rand(2, x.shape[1], size, size))
     except RuntimeError: return False
     return True
@@ -405,8 +407,8 @@ def _try_used(out, x):
                    '`detach`, no `no_grad`.')
     (h, w), used = x.shape[2:], (grad != 0).float().mean().item()
     if used >= 0.9: return
-    if round(used*h*w) <= 1: why = ('A maximum, or a single position, uses one place of each '
-                                       'channel; take the average.')
+    if round(used*h*w) <= 1: why = ('A maximum, or a single position, uses one '
+                                       'position of each channel; take the average.')
     else: why = 'Average over all rows and columns; a window of fixed size cuts off the edge.'
     raise Hint(f'At {h}×{w} only {used:.0%} of the map matters. {why}')
 
@@ -466,7 +468,7 @@ def _(answer):
         raise Hint('`net.fc` is another layer now, and what it had learned is lost: freeze the '
                    'others, and leave it alone.')
     if not any(p.requires_grad for p in net.fc.parameters()) and net.conv.weight.requires_grad:
-        raise Hint('The other way round: `fc` should learn, and everything else be frozen.')
+        raise Hint('The other way around: `fc` should learn, and everything else should be frozen.')
     if not any(p.requires_grad for p in net.fc.parameters()):
         raise Hint('`fc` is frozen too: then nothing is left that could learn.')
     moved = _changed(_steps(net, 3), before)
@@ -515,7 +517,7 @@ _advice = {   # programs → what a test of them compares
     'that draws a different split each time': 'Call it twice.',
     'whose split depends on the order of the names': 'Call it again with the names reversed.',
     'that leaves validation empty': 'Is there a name in each of the lists?',
-    'that repeats a name': 'A set forgets how often a name is there: compare sorted lists.'}
+    'that repeats a name': 'A set forgets how often a name occurs: compare sorted lists.'}
 
 # %% ../../nbs/api/checks/11_find_the_bug.ipynb #fd23c662
 _clone = 'Clone what you compare with: the tensors of `net` change in place.'
@@ -533,7 +535,7 @@ _advice |= {
     'that returns the network it was given': 'Is the result another object than `net`?',
     'that trains only the head': _clone + ' It may train in any way, and with any flags: compare '
                                  'tensors, and not `requires_grad`.',
-    'with a smaller step': 'Any difference is one: compare exactly, without a tolerance.',
+    'with a smaller step': 'Every difference counts: compare exactly, without a tolerance.',
     'that trains everything': 'Has anything outside `fc` changed? ' + _clone,
     'in which weight decay shrinks the body': 'Has any weight outside `fc` changed?',
     "in which BatchNorm's statistics move": 'Compare `state_dict()`, which has the buffers, too.',

@@ -332,8 +332,8 @@ def _try_error(worst, turned, q, w):
     if worst < 1.02:
         raise Hint('Errors of almost a whole step: `.to(torch.int8)` cuts off the fraction. '
                    'Round first.')
-    raise Hint(f'A weight is off by {worst:.1f} steps; half a step is the most it has to be. The '
-               'scale of a filter is its largest magnitude divided by 127.')
+    raise Hint(f'A weight is off by {worst:.1f} steps; no weight has to be off by more than half a '
+               'step. The scale of a filter is its largest magnitude divided by 127.')
 
 # %% ../../nbs/api/checks/12_shipping.ipynb #1d21572c
 def _rounded(w, bits):
@@ -526,8 +526,8 @@ def _try_points(got, want, before, after, a, b):
     if near(-want): raise Hint('The sign: after minus before, so that a loss is negative.')
     if near(want/100): raise Hint('Give percentage points: multiply by 100.')
     if near(-100*float((a > b).double().mean())):
-        raise Hint('Only the answers that became wrong are counted: those that became right count, '
-                   'too.')
+        raise Hint('You count only the answers that became wrong: those that became '
+                   'right count, too.')
     if any(near(s*100*float((before != after).double().mean())) for s in (1, -1)):
         raise Hint('That counts all answers that changed: compare both with the right classes.')
     if near(want/float(a.mean())):
@@ -535,8 +535,8 @@ def _try_points(got, want, before, after, a, b):
     half = 196*float((b - a).std())/len(a)**.5
     if near(want - half):
         raise Hint('Those are the ends of the interval: return the difference, and half the width.')
-    raise Hint(f'The difference should be {want:.3f} points: the share of correct answers after, '
-               f'minus the share before. Yours is {got:.3f}.')
+    raise Hint(f'The difference should be {want:.3f} points: the fraction of correct answers '
+               f'after, minus the fraction before. Yours is {got:.3f}.')
 
 def _try_half(got, want, a, b):
     "Raise a `Hint` unless the half width of the interval is right"
@@ -644,7 +644,7 @@ def _try_input(x, pixels, tol=1e-4):
     if near(pixels) or near((pixels - 0.3)/0.35):
         raise Hint('Scale the pixels to 0…1 first: divide by 255.')
     if near((1 - unit - 0.3)/0.35): raise Hint('The image is inverted.')
-    raise Hint('The network was given other numbers than (pixels/255 − mean)/std.')
+    raise Hint('The network was given numbers other than (pixels/255 − mean)/std.')
 
 def _try_reply(reply):
     "Raise a `Hint` unless `reply` has the label and the probability"
@@ -652,7 +652,7 @@ def _try_reply(reply):
         raise Hint(f'Return dict(label=…, prob=…); yours has {sorted(map(str, reply))}.')
     try: json.dumps(reply)
     except TypeError:
-        raise Hint('JSON cannot hold numbers of NumPy: convert with `float`.') from None
+        raise Hint('JSON cannot hold NumPy numbers: convert with `float`.') from None
     if not isinstance(reply['label'], str):
         raise Hint('The label should be the *name* of the class, from `classes`.')
     if reply['label'] != 'trousers': raise Hint('The label is the class with the largest score.')

@@ -56,7 +56,7 @@ def _try_sides(out, groups, pct):
 
 # %% ../../nbs/api/checks/13_your_own_photos.ipynb #8cb67f0d
 class _Name(str):
-    "A name whose place in a set depends on `salt`, as if Python had been started again"
+    "A name whose position in a set depends on `salt`, as if Python had been started again"
     def __new__(cls, name, salt):
         self = super().__new__(cls, name)
         self.salt = salt
@@ -100,7 +100,7 @@ def _(answer):
                    'depends on it: sort the set before you draw.')
     now = random.getstate(), torch.get_rng_state(), np.random.get_state()[1].tolist()
     if now[0] != states[0] or not torch.equal(now[1], states[1]) or now[2] != states[2]:
-        raise Hint('It seeds or uses the global random numbers: use a generator of its own.')
+        raise Hint('It seeds or uses the global generator: use a separate one.')
     if all(valid(s) == want for s in range(seed + 1, seed + 6)):
         raise Hint('The seed makes no difference.')
 
@@ -117,22 +117,23 @@ def _(answer):
             raise Hint('`half` is a fraction, not a percentage: 0.03 is three points.')
         if got < 1: raise Hint(f'It returns {got:.3g}, but it should be a number of photos.')
         wrong = [
-            (1.96*se2**0.5/half, 'Square both sides: half = 1.96·√(p(1 − p)/n), and n is under the '
-                                 'root.'),
+            (1.96*se2**0.5/half, 'Square both sides: half = 1.96·√(p(1 − p)/n), and n is '
+                                 'under the square root.'),
             (1.96**2*(1 - p)/half**2, 'The variance of an answer is p·(1 − p), not 1 − p.'),
             (1.96**2*p*p/half**2, 'The variance of an answer is p·(1 − p), not p².'),
-            (1.96**2*se2**2/half**2, 'The square belongs to 1.96 and to `half`, not to p(1 − p).'),
-            ((1.96*se2/half)**2, 'The square belongs to 1.96 and to `half`, not to p(1 − p).'),
+            (1.96**2*se2**2/half**2, 'Square 1.96 and `half`, not p(1 − p).'),
+            ((1.96*se2/half)**2, 'Square 1.96 and `half`, not p(1 − p).'),
             (1.96**2*se2/(half/100)**2, '`half` is a fraction already: do not divide it by 100.'),
             (1.645**2*se2/half**2, '1.645 is for a 90% interval: the exercise asks for 95%.'),
             (2.576**2*se2/half**2, '2.576 is for a 99% interval: the exercise asks for 95%.'),
             (1/half**2, 'That is a rule of thumb for p = 0.5: use `p` and 1.96.'),
-            (se2/half**2, 'That is for one standard error; the interval extends over 1.96.'),
+            (se2/half**2, 'That is for one standard error; the interval extends 1.96 of them on '
+                          'either side.'),
             (1.96*se2/half**2, 'Square the 1.96 too: half = 1.96·√(p(1 − p)/n).'),
             (1.96**2*se2/half, 'Square `half`: n is under a square root.'),
             (1.96**2*p/half**2, 'The variance of an answer is p·(1 − p), not p.'),
             (1.96**2*se2/(half/2)**2, '`half` is half of the width: do not halve it again.'),
-            (1.96**2*se2/(2*half)**2, '`half` reaches to *either* side; you use the whole width.'),
+            (1.96**2*se2/(2*half)**2, '`half` extends to *each* side; you use the whole width.'),
             (1.96**2/4/half**2, 'That is for p = 0.5, the worst case: use `p`.'),
             (4*se2/half**2, 'That uses 2; the formula says exactly 1.96.'),
             (se2/(50*half)**2, '`half` is a fraction, not a percentage.')]
@@ -169,11 +170,11 @@ def _wrong_numbers(probs, labels, own, k):
     wrong = probs.argmax(1) != labels
     entropy = -(probs*probs.log()).sum(1)
     return [
-        (surest, 'Those are the photos of which the network is surest, whatever their label is.'),
-        (surest[wrong[surest]], 'Those are the mistakes of which the network is surest. Sort by '
+        (surest, 'Those are the photos that the network is surest about, whatever their label is.'),
+        (surest[wrong[surest]], 'Those are the mistakes that the network is surest about. Sort by '
                                 'the probability of the *label*, not of the prediction.'),
-        (entropy.argsort(descending=True), 'Those are the photos of which the network is least '
-         'sure (entropy). Sort by the probability of the label.'),
+        (entropy.argsort(descending=True), 'Those are the photos that the network is '
+         'least sure about (entropy). Sort by the probability of the label.'),
         (own.argsort().argsort(), 'Those are the ranks of the first photos: one `argsort` gives '
                                   'the numbers of the photos.'),
         (labels[own.argsort()], 'Those are the classes of the right photos: return their numbers.'),
@@ -394,13 +395,13 @@ def _(answer):
                                'the softmax undoes it.'),
         (probs/t, 'They no longer add up to one. Divide the *scores*: the logarithms.'),
         (power, 'The right powers, but they do not add up to one: divide by their sum.'),
-        ((probs.log()/t).softmax(0), 'The softmax runs over the photos: it belongs to the classes, '
-         'dimension 1.'),
+        ((probs.log()/t).softmax(0), 'The softmax runs over the photos: it should run over the '
+         'classes, dimension 1.'),
         (probs.log()/t, 'Those are scores: the softmax is missing.'),
         (probs.sqrt()/probs.sqrt().sum(1, keepdim=True), 'That is T = 2, whatever `T` is.'),
         (probs/t + (1 - 1/t)/5, 'That mixes in equal probabilities; divide the *scores* by T.'),
         (power/power.sum(), 'You divide by the sum over all photos: each row has to add up to 1.'),
-        ((scores*t).softmax(1), 'The wrong way round: p to the power of 1/T, not T.'),
+        ((scores*t).softmax(1), 'The wrong way around: p to the power of 1/T, not T.'),
         *(((probs.log()/math.log(b)/t).softmax(1), 'The softmax undoes the *natural* logarithm: '
            f'`log`, not `log{b}`.') for b in (2, 10)),
         ((probs.logit()/t).softmax(1), 'p/(1 − p) is for two classes; with several, the score is '
@@ -410,7 +411,7 @@ def _(answer):
         (want.log(), 'Those are the logarithms of the probabilities: softmax, not log_softmax.'),
         ((-probs.log()/t).softmax(1), 'A sign is wrong: the least likely class comes out as the '
                                       'likeliest.'),
-        (want.softmax(1), 'The softmax is there twice.'),
+        (want.softmax(1), 'The softmax is applied twice.'),
         ((probs/t).exp(), 'That is `exp` of the probabilities. The scores are their logarithms, '
                           'and after `exp`, divide by the sum.')]
     for o, hint in wrong:
@@ -439,7 +440,7 @@ def _shares(a, b, n, weight=None):
 @exercise('13.7', 'Balanced accuracy')
 def _(answer):
     n = random.randint(5, 8)
-    gone = random.choice([n - 2, n - 1])      # a class without photos, which is predicted, though
+    gone = random.choice([n - 2, n - 1])      # a class without photos that is still predicted
     weights = torch.tensor([8.] + [1.]*(n - 1))
     weights[gone] = 0
     y = torch.multinomial(weights, 200, replacement=True)
@@ -467,8 +468,8 @@ def _(answer):
          'class by *all* photos: divide by the photos of this class.'),
         ((sum(shares) + n - len(shares))/n, 'A class without photos counts as correct: leave it '
                                             'out.'),
-        (_one_against_rest(y, preds), 'For each class, you also count the photos of other classes '
-         'that are classified as such. Look only at the photos of the class.'),
+        (_one_against_rest(y, preds), 'For each class, you also count the photos of other '
+         'classes that are classified as this one. Look only at the photos of the class.'),
         (sum(shares[1:])/len(shares[1:]), 'Class 0 is missing: the classes are 0 to n − 1.'),
         (sum(shares[:-1])/len(shares[:-1]), 'The last class that occurs is missing.'),
         (_overlap(y, preds, f1=True), 'That is the mean F1 score, which also counts the photos '
@@ -527,8 +528,8 @@ def _(answer):
         return
     if got >= 1: raise Hint('That is the place of an answer: return its probability, from `conf`.')
     if abs(got - want) < 1e-6:
-        raise Hint('That is `want`, a fraction of correct answers: return the probability from '
-                   'which on the answers reach this fraction.')
+        raise Hint('That is `want`, a fraction of correct answers: return the probability '
+                   'at which the answers reach this fraction.')
     if abs(got - right[conf >= best].float().mean().item()) < 1e-6:
         raise Hint('That is the fraction of correct answers: return the probability at which it '
                    'is reached.')
@@ -553,7 +554,7 @@ def _(answer):
     if abs(got - conf[~right].max().item()) < 1e-6:
         raise Hint('That is the surest of the wrong answers: some mistakes are allowed.')
     if share < want and abs(got - max(conf[conf < best].tolist(), default=-1)) < 1e-6:
-        raise Hint(f'One place too far: of the answers with at least {got:.3f}, only {share:.1%} '
+        raise Hint(f'One step too far: of the answers with at least {got:.3f}, only {share:.1%} '
                    'are correct. The answer that has exactly this probability counts, too.')
     if share < want:
         raise Hint(f'Of the answers with at least {got:.3f}, only {share:.1%} are correct. Does '
@@ -610,7 +611,7 @@ def _mixed_up(photo, size):
     return [Image.fromarray(o.copy()) for o in (pixels[..., ::-1], reshaped)]
 
 def _is_unclear(net, photo):
-    "Is the answer nearly certain, or nearly the same without normalization or in a wrong order?"
+    "Whether the answer is nearly certain, or nearly the same unnormalized or in a wrong order"
     want = sorted(_want(net, photo))
     others = [sorted(_want(net, o)) for o in _mixed_up(photo, 32)]
     pairs = itertools.combinations([want, *others], 2)
