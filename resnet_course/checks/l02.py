@@ -352,6 +352,13 @@ def _try_momentum(answer, grads, start):
         raise Hint('The learning rate is not used: p = p − lr·v.')
     v = q = 0
     for lr, g in zip(lrs, grads):
+        v = 0.9*v + g
+        q = q - lr*(0.9*v + g)
+    if close(got, start + q):
+        raise Hint("The step is that of Nesterov's momentum: it is lr·v, and nothing is added to "
+                   'it.')
+    v = q = 0
+    for lr, g in zip(lrs, grads):
         v = 0.9*v + lr*g
         q = q - v
     if close(got, start + q):

@@ -19,8 +19,9 @@ from resnet_course.exercises import (
 # %% ../../nbs/api/checks/04_degradation.ipynb #828f3688
 _diagnoses = [
     # changes of training and validation error, diagnosis, hint
-    (0.1, 0.1, 'degradation',
-     'Both errors rise by ten points: the network is worse on its own training images.'),
+    (0.05, 0.05, 'degradation',
+     'Both errors rise by five points, and one is enough: the network is worse on its own training '
+     'images.'),
     (0.1, 0, 'degradation',
      'The training error rises while validation stays the same: look at the training error first.'),
     (-0.04, 0.05, 'overfitting',
@@ -143,7 +144,10 @@ _wrong_counts = [
     (lambda n: 12*n + 3, 'That counts BatchNorm as well.'),
     (lambda n: 12*n + 2, 'That counts BatchNorm as well.'),
     (lambda n: 2*n + 2, 'There are three stages with n blocks each.'),
-    (lambda n: 3*n, 'Each block has two convolutions, and there are two more layers.')]
+    (lambda n: 3*n, 'Each block has two convolutions, and there are two more layers.'),
+    (lambda n: 6*n + 4, "That is two too many: the CIFAR network's shortcuts have no weights."),
+    (lambda n: (n - 2)//6, 'That is the other way round: from the layers to `n`.'),
+    (lambda n: (n - 2)/6, 'That is the other way round: from the layers to `n`.')]
 
 @exercise('04.4', 'Layers with weights in the CIFAR nets')
 def _(answer):
@@ -228,6 +232,9 @@ def _try_layers(net, x):
     if len(convs) == 3 and len(_called(net, convs, x)) == 7:
         raise Hint('The same unit is used three times, so all three have the same weights: make a '
                    'new unit for each.')
+    if len(convs) == 3:
+        raise Hint('With n=3 there should be three units of two convolutions; yours has one. (`n` '
+                   'counts units, not convolutions.)')
     if len(convs) != 7:
         raise Hint(f'With n=3 there should be 1 + 2·3 convolutions; yours has {len(convs)}. '
                    '(A plain Python list hides layers: use nn.Sequential or nn.ModuleList.)')
@@ -316,6 +323,9 @@ def _(answer):
         raise Hint(f'Every epoch should use all 100 images; 8 epochs used {net.seen}.')
     n = len(_script(answer, plan, 3, 2)[0])
     if n != 2: raise Hint(f'With most=2 it should stop after two epochs; it stopped after {n}.')
+    if len(_script(answer, [0.5, 0.], 3, 50)[0]) == 2:
+        raise Hint('It stops at once when the error is 0: stop only after `patience` epochs that '
+                   'bring no lower one.')
     _try_fit(answer)
 
 # %% ../../nbs/api/checks/04_degradation.ipynb #de4163ff
@@ -399,7 +409,8 @@ _verdicts = [
     ([0.3, 0.32, 0.35], [0.01, 0, 0.02], 'better',
      'All three seeds fall by about 30 points: that is "better".'),
     ([0.1, 0.1, 0.1], [0.4, 0.12, 0.15], 'not shown',
-     'The mean rises, but one seed alone is responsible: the interval includes 0.'),
+     'The mean rises, but one seed alone is responsible: the interval includes 0. (That all '
+     'seeds rise is not enough.)'),
     ([0.1, 0.3, 0.5], [0.15, 0.36, 0.55], 'worse',
      'The networks vary from seed to seed, but the *differences* are all close to 0.05: take them '
      'seed by seed.'),

@@ -475,11 +475,25 @@ def _(answer):
             if k == 'layer1' and len(stems) == 2 and close(*stems, 1e-3):
                 raise Hint('The weights are the same, and so is the input of layer1, but not its '
                            'output: something in your bottleneck differs. Does it pass 05.6?')
+            if k == 'layer1': _try_input(right, x, stems[-1])
             raise Hint(f'The weights are the same, but the outputs differ, first in '
                        f'{k}{_why(k, got, want)}')
     raise Hint('Up to fc every stage agrees, but the output differs: return what fc returns.')
 
 # %% ../../nbs/api/checks/05_residual_block.ipynb #e1b65689
+def _try_input(right, x, got):
+    "Raise a `Hint` if the input of layer1 shows what is wrong in the stem"
+    y = right.bn1(right.conv1(x))
+    mistakes = [
+        (F.max_pool2d(y, 3, 2, 1), 'The ReLU after bn1 is missing.'),
+        (y, 'The ReLU after bn1 is missing, and the max pooling after it.'),
+        (y.relu(), 'The max pooling before layer1 is missing: 3×3 windows, stride 2, padding 1. '
+                   '(Stage 1 has no stride.)'),
+        (F.avg_pool2d(y.relu(), 3, 2, 1), 'That averages before layer1: the stem takes the '
+                                          'maximum.')]
+    for wrong, hint in mistakes:
+        if close(got, wrong, 1e-3): raise Hint(hint)
+
 def _why(k, got, want):
     "A guess at what is wrong with the maps of `k`"
     if got[k].shape == want[k].shape and k == 'layer1':

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from scipy import stats
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ..exercises import Hint, as_list, as_number, close, exercise, expect_sgd
 
@@ -100,6 +101,22 @@ def _(answer):
     raise Hint(f'The standard deviation should be {want:.5f}, but is {std:.5f}.')
 
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #9fcd6555
+def _history():
+    """Accuracies in six epochs, and the epochs with the best validation, test, and sum of both
+
+    The last epoch is none of them, and neither is the one with the lowest validation."""
+    while True:
+        numbers = random.sample(range(1, 900), 12)
+        valid, test = numbers[:6], numbers[6:]
+        best, luckiest, worst = random.sample(range(5), 3)
+        _move_max(valid, best)
+        _move_max(test, luckiest)
+        lowest = valid.index(min(valid))
+        valid[lowest], valid[worst] = valid[worst], valid[lowest]
+        both = max(range(6), key=lambda i: valid[i] + test[i])
+        if both not in (best, luckiest, worst, 5): break    # or else another draw
+    return [dict(valid=v/1000, test=t/1000) for v, t in zip(valid, test)], best, luckiest, both
+
 def _try_choice(got, hist, luckiest):
     "Raise a `Hint` that names how the epoch was chosen"
     tests = [row['test'] for row in hist]
@@ -112,20 +129,8 @@ def _try_choice(got, hist, luckiest):
 
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #393c6e74
 @exercise('06.3', 'The accuracy to report')
-def _(answer): _try_honest(answer)
-
-def _try_honest(answer):
-    "Raise a `Hint` unless the test accuracy of the epoch with the best validation is returned"
-    numbers = random.sample(range(1, 900), 12)
-    valid, test = numbers[:6], numbers[6:]
-    best, luckiest, worst = random.sample(range(5), 3)
-    _move_max(valid, best)
-    _move_max(test, luckiest)
-    lowest = valid.index(min(valid))
-    valid[lowest], valid[worst] = valid[worst], valid[lowest]
-    hist = [dict(valid=v/1000, test=t/1000) for v, t in zip(valid, test)]
-    both = max(range(6), key=lambda i: valid[i] + test[i])
-    if both == best: return _try_honest(answer)     # another draw
+def _(answer):
+    hist, best, luckiest, _ = _history()
     got = as_number(answer([dict(row) for row in hist]))
     if got == hist[best]['test']: return
     if got == hist[luckiest]['test']:
@@ -138,6 +143,9 @@ def _try_honest(answer):
         raise Hint('The last epoch is honest, but the validation set is there for choosing: '
                    'take the epoch with the best validation accuracy.')
     _try_choice(got, hist, luckiest)
+    if all(as_number(answer(hist)) == hist[both]['test']
+           for hist, _, _, both in (_history() for _ in range(30))):
+        raise Hint('You choose by the sum of both accuracies: choose by `valid` alone.')
     if got == best: raise Hint('That is the index of the epoch: return its test accuracy.')
     raise Hint('Find the epoch with the highest `valid`, and return its `test`.')
 
@@ -153,6 +161,9 @@ def _(answer):
     if 181.5 <= n <= 182.5: return
     if n == 181: raise Hint('181.8 is nearer to 182: do not round down.')
     if n == 183: raise Hint('182.04 is nearer to 182: do not round up.')
+    if n == 90:
+        raise Hint('That is the other way round: 64,000 iterations of 128 images see 8,192,000 '
+                   'images; divide those by 45,000.')
     if n == 137: raise Hint('CIFAR-10 has 50,000 training images, of which 45,000 are used here.')
     if 1638 <= n <= 1639: raise Hint('The 5,000 are for validation; an epoch has 45,000 images.')
     if 163 <= n <= 164.5:
@@ -175,6 +186,9 @@ def _(answer):
                        'width.')
         if low > high: raise Hint('The lower end comes first. (Is the quantile (1 + level)/2? '
                                   'One below a half has the other sign.)')
+        if np.allclose((low, high), np.quantile(diffs, [(1 - level)/2, (1 + level)/2])):
+            raise Hint('Those are quantiles of the runs: the interval is about their *mean*, and '
+                       'extends t standard errors on either side of it.')
         mean, sd = np.mean(diffs), np.std(diffs, ddof=1)
         _try_half((low + high)/2 - mean, (high - low)/2, sd, n, level)
 
@@ -301,7 +315,10 @@ def _try_rates(answer, batches):
         answer(_net().eval(), batches, schedule, 0.2)
     if len(set(map(id, made))) > 1:
         raise Hint('A new optimizer in every step forgets its momentum: make one before the loop.')
-    if asked and max(asked) > 1:
+    if not asked:
+        raise Hint('`schedule` is never called: the rate of step i is '
+                   '`lr*schedule(i/len(batches))`.')
+    if max(asked) > 1:
         raise Hint('The schedule gets a *fraction* from 0 to 1: i/len(batches).')
     if len(used) == len(asked) and np.allclose(used, [1/(k + 2) for k in range(len(used))]):
         raise Hint('The rate is the schedule alone: multiply it by `lr`.')
@@ -407,12 +424,49 @@ def _task(n=150):
 def _constant(pct): return 1.
 
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #7a41b10f
+class _Looks(TorchFunctionMode):
+    "A schedule that notes if the validation images `xv` are used while the training goes on"
+    def __init__(self, xv, first, then):
+        self.xv, self.first, self.then, self.used, self.early = xv, first, then, None, False
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if self.used is not None and any(o is self.xv for o in args): self.used = True
+        return func(*args, **(kwargs or {}))
+
+    def __call__(self, pct):
+        self.early, self.used, self.last = self.early or bool(self.used), False, pct
+        return self.first if pct < 0.25 else self.then
+
+def _try_last(run, xv):
+    """Raise a `Hint` if the best accuracy of all epochs is returned, not that after the last
+
+    Negative rates undo the training, so the last accuracy is far below the best. The answer has to
+    use them, until the end, and to look at `xv` before: without that, nothing is known."""
+    for seed in range(3):
+        def after(first, then):
+            with _Looks(xv, first, then) as look: return run(look, seed), look
+        try:
+            got, look = after(1., -1.)
+            if not look.early or look.last < 0.8: return
+            half, worst, start = (after(*o)[0] for o in ((1., 0.), (-1., -1.), (0., 0.)))
+        except Exception: return    # a negative rate may be an error
+        if worst < start and got >= half > 0.45:
+            raise Hint('It returns the best accuracy of all epochs, which is too optimistic: the '
+                       'epoch is chosen by the same images. Return the accuracy after the last '
+                       'one.')
+
 @exercise('06.9', 'One run of an experiment')
 def _(answer):
     x, y, xv, yv = _task()
     torch.manual_seed(random.randint(0, 10**6))
-    accs = [as_number(answer(_constant, s, (x, y, xv, yv))) for s in (0, 1, 2, 3)]
-    again = [as_number(answer(_constant, s, (x, y, xv, yv))) for s in (0, 1, 2)]
+    def run(schedule, seed, yv=yv):
+        try: return as_number(answer(schedule, seed, (x, y, xv, yv)))
+        except RuntimeError as e:
+            if 'multi-target' not in str(e): raise
+            raise Hint('The loss gets several numbers for each image, not its class. Is `data` '
+                       'taken apart as `x, y, x_valid, y_valid`, in this order?') from None
+    accs = [run(_constant, s) for s in (0, 1, 2, 3)]
+    again = [run(_constant, s) for s in (0, 1, 2)]
     if max(accs) > 1: raise Hint('Return the accuracy as a fraction, from 0 to 1.')
     if accs[:3] != again:
         raise Hint('The same seed gives different results: call `torch.manual_seed(seed)` before '
@@ -423,16 +477,16 @@ def _(answer):
         raise Hint(f'A constant schedule reaches {np.mean(accs):.0%} where '
                    'guessing gives 25%: train for longer, or at another rate. (Or is it the error '
                    'that you return?)')
-    untrained = as_number(answer(lambda pct: 0., 0, (x, y, xv, yv)))
+    untrained = run(lambda pct: 0., 0)
     if untrained == accs[0] or untrained > 0.6:
         raise Hint('With a schedule that is always 0 the result is the same as with 1: '
                    'the schedule is not used.')
-    noise = np.mean([as_number(answer(_constant, s, (x, y, xv, torch.randint(4, yv.shape))))
-                     for s in range(3)])
+    noise = np.mean([run(_constant, s, torch.randint(4, yv.shape)) for s in range(3)])
     if noise > 0.45:
         raise Hint(f'With random validation labels it still reports {noise:.0%} where '
                    '25% is the best possible: it trains on the validation images, or reports '
                    'training accuracy.')
+    _try_last(run, xv)
 
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #fe6c2792
 def _try_targets(y, hot, lam, order, n):
@@ -498,6 +552,9 @@ def _why_not(net, xb, got, one, two, down):
     if close(got, torch.maximum(one, two)): raise Hint('That is the maximum: take the mean.')
     if close(got, (one*two).sqrt()):
         raise Hint('That is the geometric mean: add the two, and divide by 2.')
+    if close(got, torch.cat([one, two]).view(6, 2, 5).mean(1)):
+        raise Hint('That averages neighbors in the batch. After `torch.cat`, the mirror image of '
+                   'image i is n places further on: `view(2, n, -1).mean(0)`.')
     if close(got.sum(0), torch.ones(5)) or not close(got.sum(1), torch.ones(6)):
         raise Hint('The probabilities of each image should add up to 1: softmax over dimension 1.')
     raise Hint('Average the probabilities of the images and of `xb.flip(-1)`.')
