@@ -20,7 +20,8 @@ from resnet_course.exercises import (
 _diagnoses = [
     # changes of training and validation error, diagnosis, hint
     (0.1, 0.1, 'degradation',
-     'Both errors rise by ten points: the network is worse on its own training images.'),
+     'Both errors rise by ten points: the network is worse on its own training images. Look at '
+     'the training error first.'),
     (0.1, 0, 'degradation',
      'The training error rises while validation stays: look at the training error first.'),
     (-0.04, 0.05, 'overfitting',
