@@ -135,6 +135,16 @@ def close(
     a, b = (plain_tensor(o.detach()).cpu().double() for o in (a, b))
     return torch.allclose(a, b, rtol=tol, atol=tol, equal_nan=True)
 
+def _shape_slip(got, want):
+    "A usual reason why `got` has another shape than `want`, as the end of a sentence; else ''"
+    g, w = tuple(got.shape), tuple(want.shape)
+    if [n for n in g if n != 1] == [n for n in w if n != 1] and len(g) != len(w):
+        if len(g) < len(w):
+            return ': keep the axis of length 1, for example with `keepdim=True` or `unsqueeze`'
+        return ': remove the axis of length 1, for example with `squeeze`'
+    if got.ndim == want.ndim == 2 and close(got.T, want): return ': rows and columns are swapped'
+    return ''
+
 @check_args
 def same(
     got:object, # What the answer returned
@@ -147,7 +157,8 @@ def same(
     if not isinstance(got, Tensor):
         raise Hint(f'It should return a tensor, but returns {kind_of(got)}.')
     if got.shape != want.shape:
-        raise Hint(f'The shape should be {tuple(want.shape)}, but is {tuple(got.shape)}.')
+        raise Hint(f'The shape should be {tuple(want.shape)}, but is {tuple(got.shape)}'
+                   f'{_shape_slip(got, want)}.')
     if not close(got, want, tol): raise Hint(hint)
 
 # %% ../nbs/api/60_exercises.ipynb #73be0ba5

@@ -73,12 +73,23 @@ def _try_formula(near, p, n):
     if near(1.96*math.sqrt(p/n)): raise Hint('Under the square root, p is multiplied by 1 − p.')
     if near(2*sd/math.sqrt(n)): raise Hint('That uses 2; the formula says exactly 1.96.')
     if near(1.96*sd/math.sqrt(n - 1)): raise Hint('Divide by n, not by n − 1.')
+def _try_ends(got, p, half):
+    "Raise a `Hint` if `got` is an interval instead of half its width"
+    if hasattr(got, 'tolist'): got = got.tolist()
+    if not isinstance(got, (tuple, list)) or len(got) != 2: return
+    low, high = map(as_number, got)
+    if math.isclose(low, p - half, rel_tol=1e-3) and math.isclose(high, p + half, rel_tol=1e-3):
+        raise Hint('Those are the two ends of the interval: return only how far it extends on '
+                   'either side of `p`.')
+    raise Hint('It returns two numbers: return only one, half the width of the interval.')
 
 # %% ../../nbs/api/checks/01_first_classifier.ipynb #c135bf9a
 @exercise('01.3', 'Half the width of a 95% confidence interval')
 def _(answer):
     for p, n in [(0.9, 2000), (0.5, 100), (0.987, 431), (0.8, 10)]:
-        got, se = as_number(answer(p, n)), math.sqrt(p*(1 - p)/n)
+        got, se = answer(p, n), math.sqrt(p*(1 - p)/n)
+        _try_ends(got, p, 1.96*se)
+        got = as_number(got)
         def near(o): return math.isclose(got, o, rel_tol=0.01)
         if near(1.96*se): continue
         if near(se):

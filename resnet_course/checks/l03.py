@@ -393,7 +393,9 @@ def _(answer):
     flat = answer(overlap=False)
     if [_pair(p.kernel_size) for p in _find(flat, nn.MaxPool2d)] != [(2, 2)]*3:
         raise Hint('With overlap=False the pooling windows should be 2 wide, with stride 2.')
-    if tuple(flat(x).shape) != (2, 32, 2, 2):
+    y = _run(flat, x)
+    if tuple(y.shape) != (2, 32, 2, 2):
+        _try_padding(flat)
         raise Hint('With overlap=False the output has another size: windows of 2 need no padding.')
     if [p.numel() for p in flat.parameters()] != [p.numel() for p in net.parameters()]:
         raise Hint('`overlap` should change the pooling only.')

@@ -21,7 +21,7 @@ _diagnoses = [
     # changes of training and validation error, diagnosis, hint
     (0.05, 0.05, 'degradation',
      'Both errors rise by five points, and one is enough: the network is worse on its own training '
-     'images.'),
+     'images. Look at the training error first.'),
     (0.1, 0, 'degradation',
      'The training error rises while validation stays the same: look at the training error first.'),
     (-0.04, 0.05, 'overfitting',

@@ -305,6 +305,9 @@ def _try_names(net, want, what):
                    'network, only the first block of a stage has stride 2 or a projection.)')
     if any(k.endswith('bias') for k in extra) and not missing:
         raise Hint(f'{what} has a {extra[0]}: a convolution before BatchNorm needs no bias.')
+    if missing and not extra and all('downsample' in k for k in missing):
+        raise Hint(f'{what} has no {missing[0]}: shortcut B needs a projection wherever the size '
+                   'or the number of channels changes, even where the stride is 1.')
     if missing:
         raise Hint(f'{what} has no {missing[0]}. Name the layers as torchvision does'
                    + (f'; yours has {extra[0]}.' if extra else '.'))
@@ -325,16 +328,19 @@ def _settle(net):
     return net.eval()
 
 # %% ../../nbs/api/checks/05_residual_block.ipynb #d17dac61
-def _bottleneck(b, x, relu1=True, relu2=True, last=True, early=False, skip=True):
+def _bottleneck(b, x, relu1=True, relu2=True, last=True, early=False, skip=True, relu3=False):
     "Outputs of torchvision's bottleneck, or of one with a mistake"
     y = b.bn1(b.conv1(x))
     y = b.bn2(b.conv2(y.relu() if relu1 else y))
     y = b.bn3(b.conv3(y.relu() if relu2 else y))
-    if early: y = y.relu()
+    if early or relu3: y = y.relu()
     if skip: y = y + (x if b.downsample is None else b.downsample(x))
     return y.relu() if last and not early else y
 
 _mistakes = [(dict(early=True), 'The ReLU comes after the sum: relu(F(x) + shortcut).'),
+             (dict(relu3=True), 'There is a ReLU after bn3, too: in the branch, a ReLU follows '
+                                'only the first two convolutions. The last one comes after the '
+                                'sum.'),
              (dict(last=False), 'The ReLU after the sum is missing.'),
              (dict(skip=False), 'Nothing is added: the shortcut is missing.'),
              (dict(relu1=False), 'The ReLU after the first 1×1 convolution is missing.'),
@@ -382,6 +388,11 @@ def _try_bottleneck(net, right, x, name):
         if close(y, right(x)):
             raise Hint('bn1 and bn2 are swapped: bn1 follows conv1, and bn2 follows conv2.')
         right.bn1, right.bn2 = right.bn2, right.bn1
+    for bn in ('bn1', 'bn2', 'bn3'):
+        norm = getattr(right, bn)
+        setattr(right, bn, nn.Identity())
+        if close(y, right(x)): raise Hint(f'{bn} is not used: apply it after conv{bn[-1]}.')
+        setattr(right, bn, norm)
     right.conv1.stride, right.conv2.stride = right.conv2.stride, (1, 1)
     if close(y, right(x)):
         raise Hint('The stride is in the first 1×1 convolution, which is v1: this exercise asks '
@@ -400,7 +411,7 @@ def _(answer):
         _try_own(stem)
         y, calls = _calls(stem.train(), x)
         if y is None: raise Hint('forward returns None: is the `return` missing?')
-        _try_stem(y, [m for m, _, _ in calls], small, size, want)
+        _try_stem(y, calls, small, size, want)
         _try_signs(y, calls)
         pooled = F.max_pool2d(calls[-1][2].relu(), 3, 2, 1)
         if not small and not close(y, pooled):
@@ -410,24 +421,30 @@ def _(answer):
             raise Hint('For small images: convolution, BatchNorm, ReLU, and nothing else.')
 
 # %% ../../nbs/api/checks/05_residual_block.ipynb #4df49499
-def _try_stem(y, layers, small, size, want):
+def _try_stem(y, calls, small, size, want):
     "Raise a `Hint` unless the layers, shape and sign match the stem"
     which = 'small images' if small else 'photos'
+    layers = [m for m, _, _ in calls]
     convs = [m for m in layers if isinstance(m, nn.Conv2d)]
     if len(convs) != 1: raise Hint(f'The stem for {which} has one convolution, yours {len(convs)}.')
     if len(layers) != 2: raise Hint('One BatchNorm follows the convolution.')
     ks = (3, 3) if small else (7, 7)
     if convs[0].kernel_size != ks:
         raise Hint(f'The stem for {which} has a {ks[0]}×{ks[0]} convolution; '
-                   f'yours is {convs[0].kernel_size[0]}×{convs[0].kernel_size[1]}.')
+                   f'yours is {convs[0].kernel_size[0]}×{convs[0].kernel_size[1]}.'
+                   + (' Are the two stems swapped?' if convs[0].kernel_size == (7, 7) else ''))
     if convs[0].bias is not None: raise Hint('A convolution before BatchNorm needs no bias.')
     if y.shape[1] != 8:
         raise Hint(f'With nf=8 the output should have 8 channels, but has {y.shape[1]}: use `n_in` '
                    'and `nf`.')
     if tuple(y.shape) != (2, 8, want, want):
+        side = next(o for m, _, o in calls if isinstance(m, nn.Conv2d)).shape[-1]
+        where = 'check stride and padding of the max pooling (3×3 windows, stride 2, padding 1)'
+        if small: where = 'this stem has no pooling'
+        if side != (size if small else size//2):
+            where = f"the convolution's output has {side} px, so check its stride and padding"
         raise Hint(f'For {which} of {size} px the stem should give maps of {want} px with 8 '
-                   f'channels, '
-                   f'but gives {tuple(y.shape[1:])}: check stride, padding and pooling.')
+                   f'channels, but gives {tuple(y.shape[1:])}: {where}.')
 
 def _try_signs(y, calls):
     "Raise a `Hint` unless the ReLU follows the BatchNorm"

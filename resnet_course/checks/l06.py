@@ -263,12 +263,16 @@ _wrong_shapes = [
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #de6572b5
 @exercise('06.6', 'A schedule with warm-up and cosine')
 def _(answer):
-    for warm in (0.1, 0.25):
+    for warm in (0.1, 0.25, 0):
         pcts = [0, 0.05, 0.1, 0.2, 0.25, 0.4, 0.5, 0.7, 0.9, 0.99]
-        got = [as_number(answer(p, warm)) for p in pcts]
+        try: got = [as_number(answer(p, warm)) for p in pcts]
+        except ZeroDivisionError:
+            if warm: raise
+            raise Hint('With warm=0 it divides by zero. There is no warm-up then: use `pct/warm` '
+                       'only while `pct < warm`.') from None
         def follows(f): return np.allclose(got, [f(p, warm) for p in pcts], atol=1e-6)
         if follows(_warm): continue
-        for wrong, hint in _wrong_shapes:
+        for wrong, hint in _wrong_shapes if warm else ():
             if follows(wrong): raise Hint(hint)
         k = next(i for i, p in enumerate(pcts) if not math.isclose(got[i], _warm(p, warm),
                                                                    abs_tol=1e-6))
@@ -366,7 +370,9 @@ def _try_comparison(answer, seeds):
     called = set()
     def run_a(seed): return called.add('a') or asked.append(seed) or a[seed]
     def run_b(seed): return called.add('b') or asked.append(seed) or b[seed]
-    got = [as_number(o) for o in as_list(answer(run_a, run_b, list(seeds)), 3)]
+    got = answer(run_a, run_b, list(seeds))
+    _try_items(got, [b[s] - a[s] for s in seeds])
+    got = [as_number(o) for o in as_list(got, 3)]
     if set(asked) != set(seeds):
         raise Hint(f'Run both recipes with the seeds given, {seeds}; you asked for '
                    f'{sorted(set(asked))}.')
@@ -412,6 +418,18 @@ def _try_paired(got, diffs, a, b):
         raise Hint('Divide the standard deviation by the square root of n.')
     raise Hint(f'The interval should extend {stats.t.ppf(0.975, n - 1)*se:.3f} on either side; '
                f'yours extends {half:.3f}.')
+def _try_items(got, diffs):
+    "Raise a `Hint` if `got` is only part of the mean and the two ends, or an interval in a tuple"
+    if not isinstance(got, (tuple, list)) or len(got) != 2: return
+    if isinstance(got[1], (tuple, list)):
+        raise Hint('The interval is a pair of its own: return three numbers, the mean and the two '
+                   'ends, `mean, low, high`.')
+    first, mean = as_number(got[0]), np.mean(diffs)
+    if math.isclose(first, mean, rel_tol=1e-4) or math.isclose(first, -mean, rel_tol=1e-4):
+        raise Hint('Those are the mean and one more number: return the two ends of the interval, '
+                   'the mean minus half of the width and the mean plus half of the width.')
+    raise Hint('Those are two numbers: return three, first the mean difference, then the two ends '
+               'of its interval.')
 
 # %% ../../nbs/api/checks/06_training_recipes.ipynb #aafcff1a
 def _task(n=150):

@@ -156,7 +156,9 @@ def _(answer):
         raise Hint('Those are the weights alone: '
                    'gradients and momentum each take the same space again.')
     if near(8*p):
-        raise Hint('Two of the three: weights, gradients, *and* one momentum for each weight.')
+        raise Hint('Two of the three in float32, or two of them in 16 bits? There is a weight, a '
+                   'gradient *and* a momentum for each parameter, and under autocast all three '
+                   'stay in float32.')
     if near(6*p) or near(2*p):
         raise Hint('Two bytes per number? Under autocast weights, gradients and momentum '
                    'stay in float32; only activations are in 16 bits.')
