@@ -65,7 +65,8 @@ def _try_weights(got, grads):
 def _(answer):
     sizes = [32, 32, 7]
     grads = [torch.randn(11) for _ in sizes]
-    got = answer([g.clone() for g in grads], list(sizes))
+    given = [g.clone() for g in grads]
+    got = answer(given, list(sizes))
     weighted = sum(size*g for size, g in zip(sizes, grads))
     mistakes = [
         (sum(grads)/3, 'That weights all shares equally; the short one has fewer images, '
@@ -82,6 +83,9 @@ def _(answer):
     _try_weights(got, grads)
     same(got, weighted/sum(sizes), 'Multiply each gradient by its number of images, add them, '
                                    'and divide by the total number of images.')
+    if not all(torch.equal(g, o) for g, o in zip(given, grads)):
+        raise Hint('Right, but it changes the gradients that it was given: add up without `+=` and '
+                   '`*=`, or start from a copy.')
 
 # %% ../../nbs/api/checks/10_more_data_more_machines.ipynb #2cd716d3
 def _try_even(answer):

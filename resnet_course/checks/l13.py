@@ -362,7 +362,8 @@ def _(answer):
         if got <= 0: raise Hint('A temperature is positive.')
         if 0.8 < got/want < 1.25:
             raise Hint(f'Near, but not within 2%: the smallest loss is at {want:.3f}, you return '
-                       f'{got:.3f}. Use a finer grid, or search again around the best.')
+                       f'{got:.3f}. Use a finer grid, which reaches from 0.05 to 20, or search '
+                           'again around the best.')
         if got >= 100: raise Hint('That looks like the index of the best one: return the T itself.')
         if abs(got - F.cross_entropy(case[0]/want, case[1]).item()) < 1e-2:
             raise Hint('That is the smallest loss: return the T that gives it.')
@@ -386,7 +387,7 @@ def _(answer):
     scores, t = 2*torch.randn(40, 5), random.choice([0.6, 1.7, 3.])
     probs, want = scores.softmax(1), (scores/t).softmax(1)
     got = answer(probs.clone(), t)
-    if close(got, want, 1e-3): return
+    if close(got, want, 1e-5): return
     power = probs**(1/t)
     wrong = [
         (probs, 'Nothing has changed: dividing probabilities by a number and normalizing undoes '
@@ -402,6 +403,8 @@ def _(answer):
         (probs/t + (1 - 1/t)/5, 'That mixes in equal probabilities; divide the *scores* by T.'),
         (power/power.sum(), 'You divide by the sum over all photos: each row has to add up to 1.'),
         ((scores*t).softmax(1), 'The wrong way around: p to the power of 1/T, not T.'),
+        *((((probs + e).log()/t).softmax(1), 'Nearly: a constant is added before the logarithm. '
+           'Use the probabilities themselves.') for e in (1e-2, 1e-3, 1e-4)),
         *(((probs.log()/math.log(b)/t).softmax(1), 'The softmax undoes the *natural* logarithm: '
            f'`log`, not `log{b}`.') for b in (2, 10)),
         ((probs.logit()/t).softmax(1), 'p/(1 − p) is for two classes; with several, the score is '
